@@ -1,0 +1,100 @@
+# The development tasks. `make help` lists them; each installs what it needs on first use.
+
+VENV      := .venv
+BIN       := $(VENV)/bin
+STAMP     := $(VENV)/.installed
+# Processes for the tests; and the interpreter for the environment: empty means the first suitable one (Python 3.11 or later).
+JOBS      ?= 2
+PYTHON    ?=
+# More options for pip, for example PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu".
+PIP_ARGS  ?=
+OUT       ?= demo-out
+PYTEST    := $(BIN)/python -m pytest -n $(JOBS) --benchmark-disable
+NOTEBOOKS := $(wildcard notebooks/*.ipynb)
+CHECK     := build/check
+
+# The caller's Python settings must not reach the tests; nothing here needs a network once it is installed.
+unexport PYTHONPATH PYTHONHOME PYTHONSTARTUP PYTEST_ADDOPTS PYTEST_PLUGINS MYPYPATH VIRTUAL_ENV
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PYTHONNOUSERSITE := 1
+export HF_HUB_OFFLINE := 1
+export OMP_NUM_THREADS := 1
+export MPLBACKEND := Agg
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-fast test-all bench lint format typings wheel docs docs-serve constraints clean distclean
+
+help: ## list the tasks
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(STAMP): pyproject.toml constraints.txt
+	@if [ ! -x $(BIN)/python ]; then \
+	  for python in $(PYTHON) python3 python3.13 python3.12 python3.11 python3.14 python; do \
+	    if "$$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then found=$$python; break; fi; \
+	  done; \
+	  if [ -z "$$found" ]; then \
+	    echo "make: no Python 3.11 or later with venv and ensurepip on PATH; name one: make PYTHON=/path/to/python3" \
+	      "(on Debian and Ubuntu: apt install python3-venv)" >&2; exit 1; \
+	  fi; \
+	  echo "Making $(VENV) with $$("$$found" -c 'import sys; print(sys.executable, sys.version.split()[0])')"; \
+	  "$$found" -m venv $(VENV); \
+	fi
+	@echo "Installing presilicon and what it needs into $(VENV) (a few minutes the first time)"
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt -e ".[trace,dev]"
+	@touch $@
+
+install: $(STAMP) ## make .venv and install into it, in editable mode
+
+demo: $(STAMP) ## predict Llama-3-8B on three GPUs; leaves a timeline and a picture in demo-out
+	$(BIN)/presilicon demo --out $(OUT)
+
+test: $(STAMP) ## all tests but the exhaustive ones
+	$(PYTEST) -m "not exhaustive"
+
+test-fast: $(STAMP) ## leaves out the slow tests too
+	$(PYTEST) -m "not slow and not exhaustive"
+
+test-all: $(STAMP) ## everything, notebooks included
+	$(PYTEST)
+	$(if $(NOTEBOOKS),$(PYTEST) --nbmake $(NOTEBOOKS))
+
+bench: $(STAMP) ## how fast presilicon itself is, on this machine
+	$(BIN)/python -m pytest tests/benchmarks --benchmark-only
+
+# Types and layers are checked on the wheel, since the package map (package-dir) exists only once it is installed.
+wheel: $(STAMP) ## build sdist and wheel into build/dist
+	@rm -rf build/dist $(CHECK) && mkdir -p build
+	$(BIN)/python -m build --no-isolation --outdir build/dist . >build/wheel.log 2>&1 || { cat build/wheel.log; exit 1; }
+	$(BIN)/python -m pip install --quiet --no-deps --no-compile --target $(CHECK) build/dist/*.whl
+
+lint: wheel ## ruff, mypy and the layer contracts
+	$(BIN)/ruff check .
+	cd $(CHECK) && MYPYPATH=. $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache -p presilicon
+	cd $(CHECK) && PYTHONPATH=. $(CURDIR)/$(BIN)/lint-imports --config $(CURDIR)/pyproject.toml --no-cache
+
+format: $(STAMP) ## let ruff fix what it can
+	$(BIN)/ruff check --fix .
+
+typings: ## links for editors: the package as one tree (set MYPYPATH=typings)
+	@rm -rf typings && mkdir -p typings/presilicon
+	@cd typings/presilicon && ln -s ../../src/presilicon/* . && for floor in arch workloads mapping sim validate; do ln -s ../../$$floor .; done
+	@rm -f typings/presilicon/__pycache__
+
+docs: $(STAMP) ## build the documentation into site/
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+docs-serve: docs ## serve it, and rebuild on change
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
+
+constraints: $(STAMP) ## write what is installed now as the new constraints
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[docs]"
+	{ sed -n '/^#/p' constraints.txt; $(BIN)/python -m pip freeze --all --exclude pip --exclude-editable | sed 's/+cpu$$//'; } >constraints.new
+	mv constraints.new constraints.txt && touch $(STAMP)
+
+clean: ## remove what builds, checks and the demo leave
+	rm -rf build dist site typings demo-out *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	find src arch workloads mapping sim validate tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean ## remove the environment too
+	rm -rf $(VENV)

@@ -1,0 +1,68 @@
+"""The numbers of a system as rows for people: what `presilicon systems NAME` prints."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from ..units import format_si
+from .loader import value_at
+from .schema import describe
+from .spec import System
+
+_BINARY: Final = (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10))
+
+
+class Row(NamedTuple):
+    """One number of a system.
+
+    Attributes
+    ----------
+    path
+        As `System.override` takes it.
+    value
+        Formatted with its unit (``"3.352 TB/s"``, ``"50 MiB"``, ``"132"``, ``"nvlink"``).
+    unit
+        Unit in which `System.override` reads a bare number: ``"B/s"``; ``"1"`` for a plain number, ``""`` for words.
+    status
+        ``"sourced"``, ``"fitted"``, ``"assumed"`` or ``"override"``.
+    source
+        Where the number comes from, in words.
+    """
+
+    path: str
+    value: str
+    unit: str
+    status: str
+    source: str
+
+
+def table(system: System) -> list[Row]:
+    """Every number of a system with its source, hardware first, then the calibration constants.
+
+    >>> from presilicon.arch import load
+    >>> tuple(table(load("h100-sxm"))[1])[:4]
+    ('gpu.sm.count', '132', '1', 'sourced')
+    """
+    rows = []
+    for path, unit, _ in describe():
+        if path in system.provenance:
+            origin = system.provenance[path]
+            rows.append(Row(path, format_value(value_at(system, path), unit), unit, origin.status, origin.source))
+    return rows
+
+
+def format_value(value: object, unit: str) -> str:
+    """A value as a device file would write it: binary prefixes where they are whole, rates per clock in full.
+
+    >>> format_value(52428800.0, "B"), format_value(8192.0, "FLOP/clk"), format_value(1.41e9, "Hz")
+    ('50 MiB', '8192 FLOP/clk', '1.41 GHz')
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value).lower() if isinstance(value, bool) else str(value)
+    if unit == "B":
+        for name, size in _BINARY:
+            if value >= size and value % size == 0:
+                return f"{value / size:g} {name}" if value / size < 1e6 else format_si(value, unit, 4)
+    if unit == "clk" or unit.endswith("/clk"):
+        return f"{value:.6g} {unit}"
+    return format_si(value, unit, 4)

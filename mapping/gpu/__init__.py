@@ -1,0 +1,1 @@
+"""GPU kernels: from ops to kernel families, and the closed form of each family."""

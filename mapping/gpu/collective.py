@@ -1,0 +1,362 @@
+"""Closed forms of collectives inside one node: NCCL's rings, NVLS, point-to-point exchange, and custom all-reduce.
+
+Sizes follow nccl-tests: ``message_bytes`` is the whole vector for all-reduce, the gathered output for all-gather, the
+input for reduce-scatter, and what one GPU sends in all (its own part included) for all-to-all.
+
+Every GPU of the group does the same work at the same time, so the time of a collective is that of one GPU: latency of
+the steps, plus the bytes that cross its link in one direction over the bandwidth that the protocol reaches.
+
+Sources
+-------
+Ring traffic of ``2 (n-1)/n`` and ``(n-1)/n``: Patarasuk and Yuan, "Bandwidth optimal all-reduce algorithms for clusters
+of workstations" (JPDC 2009). Steps, and the LL, LL128 and Simple protocols: NCCL, src/graph/tuning.cc. One-shot and
+two-shot kernels: vLLM, csrc/custom_all_reduce.cuh. NVLS traffic of ``1 + 1/n``: each GPU is read once by the switch's
+reduction and stores its n-th part by multicast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from ...errors import TableError, UnknownNameError
+from .machine import KernelTimes, Machine, Number
+
+#: The order in which AIConfigurator's collector runs the operations for each (num_gpus, dtype).
+NCCL_TABLE_ORDER = ("all_gather", "all_to_all", "reduce_scatter", "all_reduce")
+
+Operation = Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all"]
+
+
+@dataclass(frozen=True)
+class Link:
+    """What joins the GPUs of one node; every number may be an array that broadcasts against the message sizes.
+
+    Attributes
+    ----------
+    kind
+        ``"nvlink"``: any GPU to any other through switches at full bandwidth. ``"pcie"``: through the host.
+    bandwidth_bytes_per_s
+        Of one GPU, in one direction (A100 300e9, H100 450e9, B200 900e9, PCIe 4.0 x16 32e9).
+    latency_s
+        From a store to a peer's memory until that peer's poll sees it.
+    max_devices
+        GPUs that the link joins.
+    multicast
+        Whether the switch reduces and multicasts (NVLS; NVLink switches from Hopper on).
+    shared_host
+        Whether transfers between GPUs share host bridges, so that each GPU's bandwidth falls as the group grows. False
+        for NVLink, and for PCIe behind one switch with peer-to-peer transfers; None: true for PCIe.
+    """
+
+    kind: Literal["nvlink", "pcie"]
+    bandwidth_bytes_per_s: Number
+    latency_s: Number
+    max_devices: int = 8
+    multicast: bool = False
+    shared_host: bool | None = None
+
+    @property
+    def shares_host(self) -> bool:
+        """`shared_host`, and where that is not given whether the link is PCIe."""
+        return self.kind == "pcie" if self.shared_host is None else self.shared_host
+
+    @classmethod
+    def of(cls, link: Any, shared_host: bool | None = None) -> Link:
+        """From the link of a device file (anything with this class's first five attributes)."""
+        return cls(link.kind, link.bandwidth_bytes_per_s, link.latency_s, link.max_devices, link.multicast, shared_host)
+
+
+@dataclass(frozen=True)
+class CustomAllReduce:
+    """Which all-reduce kernel a serving framework launches.
+
+    Attributes
+    ----------
+    max_bytes
+        Up to this size its own kernel runs, above it NCCL.
+    pcie_pair
+        Whether its kernel also runs on two GPUs that only PCIe joins.
+    """
+
+    max_bytes: float
+    pcie_pair: bool
+
+
+#: Documented limits of the frameworks' own kernels (max_size of vLLM's and SGLang's CustomAllreduce; TensorRT-LLM's
+#: strategy table leaves the Lamport kernels for NCCL above 1 MiB and needs NVLink).
+CUSTOM_ALL_REDUCE: Mapping[str, CustomAllReduce] = {
+    "vllm": CustomAllReduce(max_bytes=8 * 2**20 - 1, pcie_pair=True),
+    "sglang": CustomAllReduce(max_bytes=8 * 2**20, pcie_pair=True),
+    "trtllm": CustomAllReduce(max_bytes=2**20, pcie_pair=False),
+}
+
+
+def _link_rate(machine: Machine, link: Link, message_bytes: np.ndarray, num_gpus: np.ndarray) -> np.ndarray:
+    """Bytes per second that one GPU sends in one direction while the whole group does, at best.
+
+    Through a shared host every GPU beyond the first pair adds its traffic to the same bridges. Bursts that fit the
+    host's staging cache fare better than bulk.
+    """
+    rate = link.bandwidth_bytes_per_s * machine["collective.link_efficiency"]
+    if not link.shares_host:
+        return np.broadcast_to(rate, np.broadcast_shapes(np.shape(rate), message_bytes.shape))
+    burst = message_bytes <= machine["collective.host_burst_bytes"]
+    bulk = np.where(burst, machine["collective.host_burst_sharing"], 1.0)
+    return rate / (1.0 + bulk * machine["collective.host_sharing"] * np.maximum(num_gpus - 2.0, 0.0))
+
+
+def _steps_and_share(operation: Operation, num_gpus: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Latency steps, and the part of the message that crosses each link in one direction."""
+    peers = np.maximum(num_gpus - 1.0, 0.0)
+    share = peers / np.maximum(num_gpus, 1.0)
+    if operation == "all_reduce":
+        return 2.0 * peers, 2.0 * share
+    if operation == "all_to_all":
+        return np.minimum(peers, 1.0), share
+    return peers, share
+
+
+def _finish(
+    machine: Machine,
+    gpus: np.ndarray,
+    time: np.ndarray,
+    latency: np.ndarray,
+    link_s: np.ndarray,
+    link_bytes: np.ndarray,
+    dram: np.ndarray,
+    choice: Mapping[str, np.ndarray],
+    host: np.ndarray | None = None,
+) -> KernelTimes:
+    """A group of one GPU moves nothing and takes no time."""
+    some = gpus > 1.0
+    shape = np.broadcast_shapes(time.shape, np.shape(machine.clock_hz))
+
+    def spread(value: np.ndarray) -> np.ndarray:
+        return np.broadcast_to(np.where(some, value, 0.0), shape)
+
+    # The host's time for an eager call is a start that nothing on the GPU shortens.
+    start = latency if host is None else np.maximum(latency, host)
+    return KernelTimes(
+        time_s=spread(time),
+        busy_s={"link": spread(link_s), "floor": spread(start), "dram": spread(dram / machine.dram_bytes_per_s)},
+        bytes_moved={"link": spread(link_bytes), "dram": spread(dram), "l2": spread(dram)},
+        clock_hz=np.broadcast_to(np.asarray(machine.clock_hz, dtype=float), shape),
+        choice={name: np.broadcast_to(value, shape) for name, value in choice.items()},
+    )
+
+
+def _tuner_switches(
+    link: Link, belief: Number, operation: Operation, steps: np.ndarray, share: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Message bytes above which NCCL leaves LL, and above which it takes Simple (the second is never the smaller).
+
+    The library compares lines of latency and bandwidth that it assumes (src/graph/tuning.cc, from 2.19 on), so the
+    switch does not depend on what the link in fact gives; ``belief`` is the bus bandwidth that it assumes.
+    """
+    nvlink = link.kind == "nvlink"
+    per_byte = np.maximum(share, 1e-9) / belief
+    ll = 6.6e-6 + (0.6e-6 if nvlink else 1.0e-6) * steps
+    simple = 8.4e-6 + (3.4e-6 if nvlink else 5.7e-6) * steps
+    ll_cost = 4.0 if operation == "all_reduce" else 3.0
+    to_simple = (simple - ll) / (per_byte * (ll_cost - 1.0))
+    if not nvlink:  # LL128 needs 128-byte stores that arrive whole
+        return to_simple, to_simple
+    ll128 = 14.0e-6 + 1.9e-6 * steps
+    to_ll128 = (ll128 - ll) / (per_byte * (ll_cost - 1.0 / 0.92))
+    leave = np.minimum(to_simple, to_ll128)
+    return leave, np.maximum(leave, (simple - ll128) / (per_byte * (1.0 / 0.92 - 1.0)))
+
+
+def _nccl(machine: Machine, link: Link, message_bytes: Any, num_gpus: Any, operation: Operation) -> KernelTimes:
+    size, gpus = np.broadcast_arrays(np.asarray(message_bytes, dtype=float), np.asarray(num_gpus, dtype=float))
+    steps, share = _steps_and_share(operation, gpus)
+    rate = _link_rate(machine, link, size, gpus)
+    hop = machine["collective.hop"] * link.latency_s
+    floor = machine["collective.floor"]
+    if operation == "all_to_all":
+        floor = floor + machine["collective.exchange_floor"]
+        steps = steps + machine["collective.exchange_step"] * np.maximum(gpus - 2.0, 0.0)
+    # A GPU's own part is copied by the same few CTAs, not by the whole GPU.
+    own_copy = 2.0 / np.maximum(gpus, 1.0) / (machine.dram_bytes_per_s * machine["collective.own_copy"])
+
+    # Every store of LL and LL128 carries its flag, so a step is one hop; a step of Simple is a slice and a barrier. A
+    # small message uses one channel (one CTA); more channels join, and have to meet, as it grows.
+    def ll(bytes_: np.ndarray) -> np.ndarray:
+        ramp = machine["collective.channel_ramp"] * bytes_ / (bytes_ + machine["collective.channel_bytes"])
+        return floor + steps * hop + ramp + bytes_ * share / (rate * machine["collective.ll_fraction"])
+
+    def ll128(bytes_: np.ndarray) -> np.ndarray:
+        start = floor + machine["collective.channel_ramp"] + steps * hop * machine["collective.ll128_hops"]
+        return start + bytes_ * share / (rate * machine["collective.ll128_fraction"])
+
+    def simple(bytes_: np.ndarray) -> np.ndarray:
+        start = floor + machine["collective.slice_fill"] + steps * hop * machine["collective.barrier_hops"]
+        return start + bytes_ * (share / rate + own_copy)
+
+    latency = np.broadcast_to(floor + steps * hop, np.broadcast_shapes(size.shape, np.shape(floor + steps * hop)))
+    if operation == "all_to_all":
+        low, bulk = ll(size), simple(size)
+        time, protocol = np.minimum(low, bulk), np.where(low <= bulk, "ll", "simple")
+    else:
+        leave_ll, to_simple = _tuner_switches(link, machine["collective.tuner_bandwidth"], operation, steps, share)
+        # A larger message is never faster: behind a switch, at least what the message at the switch takes.
+        held = ll(np.minimum(size, leave_ll))
+        middle = np.maximum(held, ll128(np.minimum(size, to_simple)))
+        middle = np.where((size > leave_ll) & (to_simple > leave_ll), middle, held)
+        time = np.where(size > to_simple, np.maximum(middle, simple(size)), middle)
+        protocol = np.where(size > to_simple, "simple", np.where(size > leave_ll, "ll128", "ll"))
+    link_bytes = size * share
+    if operation == "all_reduce" and np.any(link.multicast):
+        nvls_bytes = size * (1.0 + 1.0 / np.maximum(gpus, 1.0))
+        nvls = floor + machine["collective.nvls_fill"] + 2.0 * hop
+        nvls_time = nvls + nvls_bytes / (link.bandwidth_bytes_per_s * machine["collective.nvls_efficiency"])
+        better = np.logical_and(link.multicast, gpus > 2.0) & (nvls_time < time)
+        time, latency = np.where(better, nvls_time, time), np.where(better, nvls, latency)
+        protocol, link_bytes = np.where(better, "nvls", protocol), np.where(better, nvls_bytes, link_bytes)
+    passes = 3.0 if operation in ("all_reduce", "reduce_scatter") else 2.0
+    choice = {"protocol": protocol}
+    return _finish(machine, gpus, time, latency, link_bytes / rate, link_bytes, passes * link_bytes, choice)
+
+
+def all_reduce(
+    machine: Machine,
+    link: Link,
+    message_bytes: Any,
+    num_gpus: Any,
+    *,
+    implementation: str = "nccl",
+    eager: bool = False,
+) -> KernelTimes:
+    """All-reduce inside one node.
+
+    Parameters
+    ----------
+    message_bytes, num_gpus
+        Arrays that broadcast together; one GPU takes no time.
+    implementation
+        ``"nccl"``, or a framework of `CUSTOM_ALL_REDUCE`, whose own one-shot or two-shot kernel (the faster of the two)
+        runs up to its documented size limit where its link condition holds, and NCCL elsewhere.
+    eager
+        Launched from the host, call by call, as a framework does outside CUDA graphs: the time is then at least the
+        host's time for one call, and the input is copied first (twice for a custom kernel, whose buffer is registered).
+
+    Raises
+    ------
+    UnknownNameError
+        For an unknown implementation.
+    """
+    size, gpus = np.broadcast_arrays(np.asarray(message_bytes, dtype=float), np.asarray(num_gpus, dtype=float))
+    nccl = _nccl(machine, link, size, gpus, "all_reduce")
+    library_s = nccl.time_s + (_eager_copy(machine, size, 1.0) if eager else 0.0)
+    if implementation == "nccl":
+        own, time, choice = np.zeros(size.shape, dtype=bool), library_s, dict(nccl.choice)
+        link_bytes, latency = nccl.bytes_moved["link"], nccl.busy_s["floor"]
+    elif implementation in CUSTOM_ALL_REDUCE:
+        rule = CUSTOM_ALL_REDUCE[implementation]
+        able = gpus > 1.0 if link.kind == "nvlink" else (gpus == 2.0) & rule.pcie_pair
+        own = able & (size <= rule.max_bytes)
+        # Above the limit the library is at least as slow as the kernel at the limit: a larger message is never faster.
+        limited = np.minimum(size, rule.max_bytes)
+        kernel_s, start_s, kernel_bytes, kernel = _custom_kernel(machine, link, limited, gpus)
+        own_s = kernel_s + (_eager_copy(machine, limited, 2.0) if eager else 0.0)
+        time = np.where(own, own_s, np.where(able, np.maximum(library_s, own_s), library_s))
+        link_bytes = np.where(own, kernel_bytes, nccl.bytes_moved["link"])
+        latency = np.where(own, start_s, nccl.busy_s["floor"])
+        choice = {"protocol": np.where(own, kernel, nccl.choice["protocol"])}
+    else:
+        raise UnknownNameError("all-reduce implementation", implementation, ["nccl", *CUSTOM_ALL_REDUCE])
+    link_s = link_bytes / _link_rate(machine, link, size, gpus)
+    dram = 3.0 * link_bytes
+    if not eager:
+        return _finish(machine, gpus, time, latency, link_s, link_bytes, dram, choice)
+    host: Any = np.where(own, machine["collective.host_custom"], machine["collective.host_nccl"])
+    dram = dram + np.where(own, 4.0, 2.0) * size
+    return _finish(machine, gpus, np.maximum(time, host), latency, link_s, link_bytes, dram, choice, host)
+
+
+def _custom_kernel(
+    machine: Machine, link: Link, size: np.ndarray, gpus: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Time, start-up time, link bytes and name of the faster of the one-shot and two-shot kernels."""
+    peers = np.maximum(gpus - 1.0, 0.0)
+    rate = _link_rate(machine, link, size, gpus)
+    hop = machine["collective.hop"] * link.latency_s
+    start = machine["collective.custom_floor"] + 2.0 * hop  # a barrier before and one after
+    ramp = machine["collective.custom_ramp"] * size / (size + machine["collective.channel_bytes"])
+    # One shot: every GPU reads all of each peer's vector. Two shots: reduce-scatter, barrier, all-gather.
+    one_bytes = peers * size
+    one = start + ramp + one_bytes / (rate * machine["collective.one_shot_fraction"])
+    two_bytes = 2.0 * peers / np.maximum(gpus, 1.0) * size
+    two_start = start + machine["collective.two_shot_floor"] + 2.0 * hop
+    two = two_start + ramp + two_bytes / rate
+    first = one <= two
+    return (
+        np.minimum(one, two), np.where(first, start, two_start), np.where(first, one_bytes, two_bytes),
+        np.where(first, "one_shot", "two_shot"),
+    )  # fmt: skip
+
+
+def _eager_copy(machine: Machine, size: np.ndarray, copies: float) -> np.ndarray:
+    """Seconds for `copies` device-to-device copies of the message."""
+    rate = machine.dram_bytes_per_s * machine["collective.copy_efficiency"]
+    return copies * (2.0 * size / rate + machine["collective.copy_floor"])
+
+
+def all_gather(machine: Machine, link: Link, message_bytes: Any, num_gpus: Any) -> KernelTimes:
+    """NCCL all-gather; ``message_bytes`` is the gathered output. Arrays broadcast together."""
+    return _nccl(machine, link, message_bytes, num_gpus, "all_gather")
+
+
+def reduce_scatter(machine: Machine, link: Link, message_bytes: Any, num_gpus: Any) -> KernelTimes:
+    """NCCL reduce-scatter; ``message_bytes`` is the input of one GPU. Arrays broadcast together."""
+    return _nccl(machine, link, message_bytes, num_gpus, "reduce_scatter")
+
+
+def all_to_all(machine: Machine, link: Link, message_bytes: Any, num_gpus: Any) -> KernelTimes:
+    """All-to-all by NCCL sends and receives; ``message_bytes`` is what one GPU sends in all. Arrays broadcast."""
+    return _nccl(machine, link, message_bytes, num_gpus, "all_to_all")
+
+
+def operation_by_occurrence(*keys: Any) -> np.ndarray:
+    """Operation of each row of an NCCL table without an operation column, by how often its key came before.
+
+    AIConfigurator's tables hold every (dtype, num_gpus, message size) four times, in the order in which its collector
+    runs the operations (`NCCL_TABLE_ORDER`; collector/collect_comm.sh). The rows must be in that order and complete.
+
+    Parameters
+    ----------
+    keys
+        Columns of equal length (dtype, num_gpus, message_size).
+
+    Returns
+    -------
+    Array of operation names, shape ``(rows,)``.
+
+    Raises
+    ------
+    TableError
+        If some key does not occur exactly four times.
+
+    Examples
+    --------
+    >>> operation_by_occurrence([2, 4, 2, 2, 4, 2, 4, 4]).tolist()[:3]
+    ['all_gather', 'all_gather', 'all_to_all']
+    """
+    if len({len(key) for key in keys}) != 1:
+        raise TableError("operation: the key columns differ in length")
+    seen: dict[tuple[Any, ...], int] = {}
+    order = []
+    for key in zip(*keys, strict=True):
+        order.append(seen.get(key, 0))
+        seen[key] = order[-1] + 1
+    wrong = next((key for key, count in seen.items() if count != len(NCCL_TABLE_ORDER)), None)
+    if wrong is not None:
+        raise TableError(
+            f"operation: {wrong} occurs {seen[wrong]} times, expected {len(NCCL_TABLE_ORDER)}: "
+            "the table is not complete, so name the operation in a column"
+        )
+    return np.array(NCCL_TABLE_ORDER)[order]

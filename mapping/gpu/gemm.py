@@ -1,0 +1,426 @@
+"""Closed form of a matrix multiply on a GPU: the best of a set of tiles and split-K factors, as libraries choose.
+
+One CTA computes one tile of C; a round of CTAs runs on all SMs at once. The main loop costs, per element of k, the largest of
+the tensor cores' cycles, the cycles in which the operands pass through shared memory, and a serial latency that one CTA alone
+cannot hide. Beside it stand the L2 traffic of all CTAs and the DRAM traffic of what L2 does not hold; the three overlap (see
+`overlap`). C is written after the main loop. Split-K divides k over CTAs, keeps partial tiles in L2 and adds a reduction kernel.
+Dense work lowers the clock until the power limit is met (`power`).
+
+Constants are in ``arch/constants/gemm.yaml`` and ``power.yaml``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from . import power
+from .machine import KernelTimes, Machine, Number
+
+#: (rows, columns) of C per CTA among which the library chooses, and the split-K factors tried with each.
+TILES: tuple[tuple[int, int], ...] = (
+    (256, 128),
+    (128, 256),
+    (128, 128),
+    (64, 256),
+    (128, 64),
+    (64, 128),
+    (64, 64),
+    (32, 64),
+)
+SPLITS: tuple[int, ...] = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
+
+#: Bytes of k per operand row that one pipeline stage holds at least; k is rounded up to it.
+K_STEP_BYTES = 64.0
+
+#: Elements of k over which the serial latency of one main-loop step is spread.
+SERIAL_STEP = 64.0
+
+#: Weights through which the measured tables cycle before they meet the same one again (AIConfigurator collectors).
+TABLE_WEIGHT_COPIES = 6.0
+
+#: Points worked on at once, so that temporaries stay in cache.
+CHUNK = 4096
+
+
+class _Point(NamedTuple):
+    """What the cycle formula needs, in cycles and bytes; every field is a number or an array of the chunk's shape."""
+
+    m: Any
+    n: Any
+    k: Any
+    batch: Any
+    sm: Any
+    flops_per_clk: Any  # achievable, per SM
+    feed: Any  # operand bytes per clock and SM
+    serial: Any  # cycles per element of k
+    fill: Any  # cycles per round
+    round_gap: Any  # cycles between rounds
+    l2_read: Any  # bytes per clock
+    l2_write: Any
+    a_bytes: Any  # bytes per element
+    w_bytes: Any
+    dequantise: Any  # cycles per weight element and SM, 0 without
+    a_total: Any  # bytes of the whole operand
+    w_total: Any
+    outputs: Any  # elements of C
+    write: Any  # cycles to write C
+    dram: Any  # cycles of DRAM traffic, C included
+    partial_bytes: Any  # per element of a partial tile
+    split_launch: Any  # cycles of the reduction kernel's launch
+
+
+def overlap(a: Any, b: Any) -> Any:
+    """Time of two activities that overlap imperfectly: the longer, plus a share of the shorter that grows as they near.
+
+    A rational stand-in for the 3-norm, within 1.6 % of it, exact at equality and at zero; homogeneous, and increasing in both.
+    """
+    longer = np.maximum(a, b)
+    shorter = np.minimum(a, b)
+    ratio = shorter / np.maximum(longer, 1e-30)
+    return longer + 0.26 * shorter * ratio * ratio
+
+
+def _parts(p: _Point, tile_m: Any, tile_n: Any, split: Any) -> tuple[Any, Any, Any, Any]:
+    """Cycles of compute, of L2 reads and of the split-K reduction, and CTAs, for a tile choice."""
+    rows = np.ceil(p.m / tile_m)
+    columns = np.ceil(p.n / tile_n)
+    tiles = rows * columns * p.batch
+    ctas = tiles * split
+    rounds = np.ceil(ctas / p.sm)
+    step = K_STEP_BYTES / np.minimum(p.a_bytes, 2.0)
+    k_cta = np.ceil(p.k / (split * step)) * step
+    per_k = np.maximum(
+        2.0 * tile_m * tile_n / p.flops_per_clk, (p.m / rows * p.a_bytes + p.n / columns * p.w_bytes) / p.feed
+    )
+    if p.dequantise is not None:
+        per_k = np.maximum(per_k, p.n / columns * p.dequantise)
+    main = np.maximum(rounds * per_k, p.serial) * k_cta + p.fill * rounds + p.round_gap * (rounds - 1.0)
+    l2 = (columns * p.a_total + rows * p.w_total) / p.l2_read
+    divided = np.asarray(split) > 1
+    partials = p.outputs * p.partial_bytes * split
+    compute = main + np.where(divided, partials / p.l2_write, p.write)
+    reduce = np.where(divided, p.split_launch + partials / p.l2_read + p.write, 0.0)
+    return compute, l2, reduce, ctas
+
+
+def _choose(p: _Point, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Tile rows, tile columns and split-K factor with the fewest cycles."""
+    best = np.full(shape, np.inf)
+    choice = np.zeros(shape, dtype=np.int64)
+    for i, (tile_m, tile_n) in enumerate(TILES):
+        rows = np.ceil(p.m / tile_m)
+        columns = np.ceil(p.n / tile_n)
+        tiles = rows * columns * p.batch
+        per_k = np.maximum(
+            2.0 * tile_m * tile_n / p.flops_per_clk, (p.m / rows * p.a_bytes + p.n / columns * p.w_bytes) / p.feed
+        )
+        if p.dequantise is not None:
+            per_k = np.maximum(per_k, p.n / columns * p.dequantise)
+        l2 = (columns * p.a_total + rows * p.w_total) / p.l2_read
+        step = K_STEP_BYTES / np.minimum(p.a_bytes, 2.0)
+        beside = overlap(l2, p.dram)
+        for split in SPLITS:
+            rounds = np.ceil(tiles * split / p.sm)
+            k_cta = np.ceil(p.k / (split * step)) * step
+            cycles = np.maximum(rounds * per_k, p.serial) * k_cta + (p.fill + p.round_gap) * rounds
+            if split == 1:
+                cycles = overlap(cycles + p.write, beside)
+            else:
+                partials = p.outputs * (p.partial_bytes * split)
+                cycles = overlap(cycles + partials / p.l2_write, beside)
+                cycles = cycles + (p.split_launch + partials / p.l2_read + p.write)
+            better = cycles < best
+            np.copyto(best, cycles, where=better)
+            np.copyto(choice, i * len(SPLITS) + SPLITS.index(split), where=better)
+    tile = np.asarray(TILES, dtype=float)[choice // len(SPLITS)]
+    return tile[..., 0], tile[..., 1], np.asarray(SPLITS, dtype=float)[choice % len(SPLITS)]
+
+
+def _cutlass_tiles(m: Any, n: Any) -> tuple[Any, Any, Any]:
+    """Tile that vLLM's CUTLASS 2.x fp8 dispatch for sm_89 takes by powers of two of m and n; it never splits k."""
+    m, n = np.broadcast_arrays(m, n)
+    tile_m = np.select([m <= 32, m <= 64, m <= 128, m <= 256], [32.0, 64.0, 64.0, 64.0], 128.0)
+    tile_n = np.where(m <= 64, 64.0, 128.0)
+    tile_m = np.where((m > 128) & (m <= 256) & (n > 4096), 128.0, tile_m)
+    tile_m = np.where((m > 256) & (n > 4096) & (n <= 8192), 256.0, tile_m)
+    return tile_m, tile_n, np.ones(m.shape)
+
+
+def _vector_width(row_bytes: Any) -> Any:
+    """Share of a 16-byte load that rows of this pitch allow (an odd pitch forces narrow loads)."""
+    whole = np.round(row_bytes)
+    return np.select([whole % 16 == 0, whole % 8 == 0, whole % 4 == 0], [1.0, 0.5, 0.25], 0.125)
+
+
+def gemm(
+    machine: Machine,
+    m: Number,
+    n: Number,
+    k: Number,
+    batch: Number = 1,
+    *,
+    arithmetic: str = "bf16",
+    a_bits: float = 16.0,
+    w_bits: float = 16.0,
+    out_bits: float = 16.0,
+    dequantise: bool = False,
+    quantise_from_bits: float | None = None,
+    weight_copies: float = float("inf"),
+    activation_copies: float = 1.0,
+    library: str = "best",
+) -> KernelTimes:
+    """Time of ``C[m, n] = A[m, k] @ W[k, n]``, ``batch`` times over.
+
+    Parameters
+    ----------
+    machine
+        One GPU, or designs with fields of shape ``(designs, 1)``.
+    m, n, k, batch
+        Sizes; arrays broadcast.
+    arithmetic
+        What the tensor cores execute (a key of ``machine.tensor_flops_per_clk``).
+    a_bits, w_bits, out_bits
+        Bits per element in memory, scales included (W4A16 with groups of 128: ``w_bits=4.125``).
+    dequantise
+        Weights are widened to the arithmetic's format on the fp32 and integer pipes of the SM.
+    quantise_from_bits
+        If given, a kernel before this one narrows A from that many bits to ``a_bits`` (dynamic or static activation scales),
+        and its time is included.
+    weight_copies
+        Distinct weights that are used before the same one comes again: with ``inf`` weights come from DRAM, as in a model
+        larger than L2; the measured tables have `TABLE_WEIGHT_COPIES`.
+    activation_copies
+        The same for A; with 1, A is still in L2 from its producer as far as it fits.
+    library
+        ``"best"``: the best of `TILES` and `SPLITS` (cuBLAS, cuBLASLt, nvJet). ``"cutlass_sm89"``: one tile by powers of two,
+        no split-K, a costly change of rounds (vLLM's fp8 kernels before Hopper).
+
+    Returns
+    -------
+    KernelTimes of the broadcast shape.
+
+    Raises
+    ------
+    KeyError
+        The machine lacks the arithmetic, or a constant.
+    ValueError
+        Unknown library.
+    """
+    if library not in ("best", "cutlass_sm89"):
+        raise ValueError(f"unknown GEMM library {library!r}; known: best, cutlass_sm89")
+    numbers = {
+        "m": m,
+        "n": n,
+        "k": k,
+        "batch": batch,
+        "sm_count": machine.sm_count,
+        "clock_hz": machine.clock_hz,
+        "tensor": machine.tensor_flops_per_clk[arithmetic],
+        "fma": machine.fma_per_clk,
+        "smem": machine.smem_bytes_per_clk,
+        "l2_bytes": machine.l2_bytes,
+        "l2_bytes_per_clk": machine.l2_bytes_per_clk,
+        "dram_bytes_per_s": machine.dram_bytes_per_s,
+        "dram_latency_s": machine.dram_latency_s,
+        "power_limit_w": machine.power_limit_w,
+        "power_idle_w": machine.power_idle_w,
+    } | {name: value for name, value in machine.constants.items() if name.startswith(("gemm.", "power."))}
+    arrays = {name: np.asarray(value, dtype=float) for name, value in numbers.items()}
+    shape = np.broadcast_shapes(*(a.shape for a in arrays.values()))
+    options = (arithmetic, a_bits, w_bits, out_bits, dequantise, quantise_from_bits, weight_copies, activation_copies, library)
+    size = int(np.prod(shape, dtype=np.int64))
+    if size <= CHUNK:
+        return KernelTimes(**_unpack(_chunk(arrays, shape, *options), shape))
+    out: dict[str, np.ndarray] = {}
+    for index in _blocks(shape):
+        block = {name: _take(a, shape, index) for name, a in arrays.items()}
+        block_shape = tuple(s.stop - s.start for s in index)
+        for name, value in _chunk(block, block_shape, *options).items():
+            if name not in out:
+                out[name] = np.empty(shape)
+            out[name][index] = value
+    return KernelTimes(**_unpack(out, shape))
+
+
+def _blocks(shape: tuple[int, ...]) -> list[tuple[slice, ...]]:
+    """Slices that cut an array of this shape into blocks of about CHUNK points, last axis longest."""
+    blocks: list[tuple[slice, ...]] = [()]
+    room = CHUNK
+    cuts: list[list[slice]] = []
+    for length in reversed(shape):
+        step = max(1, min(length, room))
+        cuts.append([slice(i, min(i + step, length)) for i in range(0, length, step)])
+        room = max(1, room // step)
+    for axis in reversed(cuts):
+        blocks = [(*head, cut) for head in blocks for cut in axis]
+    return blocks
+
+
+def _take(a: np.ndarray, shape: tuple[int, ...], index: tuple[slice, ...]) -> np.ndarray:
+    """The part of an array that broadcasts to a block of the whole shape."""
+    own = index[len(shape) - a.ndim :]
+    return a[tuple(cut if length > 1 else slice(None) for cut, length in zip(own, a.shape, strict=True))]
+
+
+def _unpack(flat: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> dict[str, Any]:
+    """Fields of KernelTimes from names such as ``busy_s/dram``."""
+    fields: dict[str, Any] = {"busy_s": {}, "bytes_moved": {}, "choice": {}}
+    for name, value in flat.items():
+        head, _, tail = name.partition("/")
+        whole = np.array(np.broadcast_to(value, shape))
+        if tail:
+            fields[head][tail] = whole
+        else:
+            fields[head] = whole
+    return fields
+
+
+def _chunk(
+    x: Mapping[str, np.ndarray],
+    shape: tuple[int, ...],
+    arithmetic: str,
+    a_bits: float,
+    w_bits: float,
+    out_bits: float,
+    dequantise: bool,
+    quantise_from_bits: float | None,
+    weight_copies: float,
+    activation_copies: float,
+    library: str,
+) -> dict[str, np.ndarray]:
+    """`gemm` for one block of points."""
+    m, n, k, batch, clock, sm = x["m"], x["n"], x["k"], x["batch"], x["clock_hz"], x["sm_count"]
+    a_bytes, w_bytes, out_bytes = a_bits / 8.0, w_bits / 8.0, out_bits / 8.0
+    outputs = m * n * batch
+    a_total = m * k * batch * a_bytes
+    w_total = n * k * batch * w_bytes
+    c_total = outputs * out_bytes
+
+    # What is not in L2: a footprint that is met again in turn misses from `resident` of the capacity on, wholly at its end.
+    capacity = x["l2_bytes"] * x["gemm.l2_capacity"]
+    resident = x["gemm.l2_resident"]
+
+    def missing(footprint: Any) -> Any:
+        return np.clip((footprint / capacity - resident) / (1.0 - resident), 0.0, 1.0)
+
+    once = a_total + w_total + c_total
+    cycle = weight_copies * w_total + activation_copies * a_total + c_total
+    w_missing = missing(cycle)
+    a_missing = missing(once if activation_copies == 1.0 else cycle)
+    c_missing = missing(once)
+
+    # DRAM reads: each operand once, and again for every band of a near-square wave of CTAs when L2 cannot keep it.
+    side = np.sqrt(sm * 32768.0)
+    again = missing(a_total + w_total)
+    reads = np.maximum(
+        a_total * a_missing + w_total * w_missing,
+        again * (a_total * np.maximum(1.0, n / side) + w_total * np.maximum(1.0, m / side)),
+    )
+    dram_bytes = reads + c_total * c_missing
+    dram_per_clk = x["dram_bytes_per_s"] * x["gemm.dram_fraction"] / clock
+    l2_write = x["l2_bytes_per_clk"] * x["gemm.l2_write_fraction"]
+    write_cost = c_missing / dram_per_clk + (1.0 - c_missing) / l2_write
+
+    feed = x["smem"] * x["gemm.feed_fraction"]
+    row_bytes = k * a_bytes
+    if np.any(row_bytes % 16):
+        feed = feed * _vector_width(row_bytes)
+    p = _Point(
+        m=m,
+        n=n,
+        k=k,
+        batch=batch,
+        sm=sm,
+        flops_per_clk=x["tensor"] * x["gemm.tensor_efficiency"],
+        feed=feed,
+        serial=x["gemm.serial_latencies"] * x["dram_latency_s"] * clock / SERIAL_STEP * min(1.0, a_bytes / 2.0),
+        fill=x["gemm.fill_cycles"],
+        round_gap=x["gemm.cutlass_round_cycles"] if library == "cutlass_sm89" else np.asarray(0.0),
+        l2_read=x["l2_bytes_per_clk"] * x["gemm.l2_read_fraction"],
+        l2_write=l2_write,
+        a_bytes=a_bytes,
+        w_bytes=w_bytes,
+        dequantise=x["gemm.dequantise_ops"] / x["fma"] if dequantise else None,
+        a_total=a_total,
+        w_total=w_total,
+        outputs=outputs,
+        write=c_total * write_cost * x["gemm.write_exposed"],
+        dram=dram_bytes / dram_per_clk,
+        partial_bytes=out_bytes,
+        split_launch=x["gemm.split_launch"] * clock,
+    )
+    tile_m, tile_n, split = _choose(p, shape) if library == "best" else _cutlass_tiles(m, n)
+    compute, l2, reduce, ctas = _parts(p, tile_m, tile_n, split)
+
+    flops = 2.0 * m * n * k * batch
+    launch = x["gemm.launch"] + x["gemm.launch_cycles"] / clock
+    boost_s = (overlap(compute, overlap(l2, p.dram)) + reduce) / clock + launch
+    l2_bytes = l2 * p.l2_read + c_total
+    limits = _limits(x)
+    core_j = power.tensor_joules(limits, flops, arithmetic) + power.l2_joules(limits, l2_bytes)
+    ratio = power.clock_ratio(limits, boost_s, core_j, power.dram_joules(limits, dram_bytes))
+    time_s = (overlap(compute / ratio, overlap(l2 / ratio, p.dram)) + reduce) / clock + launch
+    floor_s = launch + np.where(split > 1, x["gemm.split_launch"], 0.0)
+    if quantise_from_bits is not None:
+        narrow_s = _quantise_s(x, m, k, batch, quantise_from_bits / 8.0 + a_bytes, a_missing, p.l2_read, dram_per_clk)
+        time_s = time_s + narrow_s + launch
+        floor_s = floor_s + launch
+        dram_bytes = dram_bytes + m * k * batch * quantise_from_bits / 8.0 * a_missing
+    return {
+        "time_s": time_s,
+        "clock_hz": ratio * clock,
+        "busy_s/tensor": flops / (p.flops_per_clk * sm * clock * ratio),
+        "busy_s/smem": l2 * p.l2_read / (p.feed * np.minimum(sm, ctas) * clock * ratio),
+        "busy_s/l2": (l2 + c_total * (1.0 - c_missing) / l2_write) / (clock * ratio),
+        "busy_s/dram": p.dram / clock,
+        "busy_s/floor": floor_s,
+        "bytes_moved/dram": dram_bytes,
+        "bytes_moved/l2": l2_bytes,
+        "choice/tile_m": tile_m,
+        "choice/tile_n": tile_n,
+        "choice/split_k": split,
+        "choice/ctas": ctas,
+    }
+
+
+def _quantise_s(
+    x: Mapping[str, np.ndarray], m: Any, k: Any, batch: Any, element_bytes: float, missing: Any, l2: Any, dram: Any
+) -> Any:
+    """Seconds of the kernel that narrows A, above its launch: its bytes, or the dispatch of one CTA per row."""
+    n_bytes = m * k * batch * element_bytes
+    cycles = n_bytes * (missing / dram + (1.0 - missing) / l2)
+    return (cycles + m * batch * x["gemm.row_dispatch_cycles"]) / x["clock_hz"]
+
+
+def _limits(x: Mapping[str, np.ndarray]) -> Any:
+    """The numbers of a block that `power` reads, indexed as a Machine is."""
+    return _Limits(x["power_limit_w"], x["power_idle_w"], x)
+
+
+class _Limits(NamedTuple):
+    power_limit_w: Any
+    power_idle_w: Any
+    constants: Mapping[str, np.ndarray]
+
+    def __getitem__(self, name: Any) -> Any:
+        return self.constants[name]
+
+
+def gemm_energy(
+    machine: Machine, times: KernelTimes, flops: Number, arithmetic: str = "bf16"
+) -> dict[str, Any]:
+    """Energy in joules by component (``tensor``, ``l2``, ``dram``, ``static``) of kernels timed by `gemm`."""
+    core = {
+        "tensor": power.tensor_joules(machine, flops, arithmetic),
+        "l2": power.l2_joules(machine, times.bytes_moved["l2"]),
+    }
+    return power.energy_joules(
+        machine,
+        times.time_s,
+        times.clock_hz / machine.clock_hz,
+        core_j=core,
+        memory_j=power.dram_joules(machine, times.bytes_moved["dram"]),
+    )

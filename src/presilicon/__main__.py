@@ -1,0 +1,5 @@
+"""``python -m presilicon``."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,75 @@
+"""Pictures of reports; colours are Okabe and Ito's, which colour-blind readers can tell apart."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .mapping.gpu.lower import arithmetic_of
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from .report import Report
+
+_COLOURS = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000"]
+
+
+def colour(index: int) -> str:
+    """The index-th colour of the palette, repeating."""
+    return _COLOURS[index % len(_COLOURS)]
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Any]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots()
+
+
+def roofline(report: Report) -> Figure:
+    """Achieved FLOP/s of each op over its FLOPs per DRAM byte, under the system's ceilings; area of a dot: share of the time."""
+    import numpy as np
+
+    s = report.simulation
+    frame = report.to_frame()
+    frame = frame[(frame["flops"] > 0) & (frame["time_s"] > 0)]
+    figure, axes = _figure(8.0, 5.0)
+    rates = s.system.gpu.sm.tensor_flops_per_clk
+    used = sorted({str(r.kernel.options["arithmetic"]) for r in s.results if "arithmetic" in r.kernel.options}) or [arithmetic_of("bf16", rates)]
+    intensity = frame["flops"] / frame["dram_bytes"].clip(lower=1.0)
+    low, high = (min(0.1, intensity.min()), max(1e4, intensity.max())) if len(frame) else (0.1, 1e4)
+    x = np.geomspace(low / 2, high * 2, 200)
+    fma = 2 * s.system.gpu.sm.fma_per_clk * s.system.gpu.sm.count * s.system.gpu.clock.boost_hz
+    ceilings = [(f"{a} tensor", s.system.tensor_flops_per_s(a)) for a in used if a in rates] + [("fp32 FMA", fma)]
+    for index, (name, peak) in enumerate(ceilings):
+        axes.plot(x, np.minimum(peak, x * s.system.dram.bandwidth_bytes_per_s) / 1e12, color=colour(7 - index), lw=1.2,
+                  ls="-" if index == 0 else "--", label=f"{name}: {peak / 1e12:.0f} TFLOP/s")
+    for index, (kind, group) in enumerate(frame.groupby("kind", sort=True)):
+        axes.scatter(group["flops"] / group["dram_bytes"].clip(lower=1.0), group["flops"] / group["time_s"] / 1e12,
+                     s=15 + 1500 * group["share"], alpha=0.65, color=colour(index), label=str(kind), edgecolor="none")
+    axes.set(xscale="log", yscale="log", xlabel="FLOPs per DRAM byte", ylabel="TFLOP/s",
+             title=f"{s.graph.name} {s.graph.meta.get('phase', '')} on {s.system.title}")
+    axes.grid(True, which="major", alpha=0.25)
+    axes.legend(fontsize=8, loc="lower right")
+    return figure
+
+
+def timeline(report: Report, max_spans: int = 2000) -> Figure:
+    """Bars of host and GPU over time, coloured by kind; the longest `max_spans` bars when there are more."""
+    s = report.simulation
+    kinds = {r.op.name: r.op.kind for r in s.results}
+    spans = sorted(s.spans, key=lambda span: -span.duration_s)[:max_spans]
+    lanes = sorted({span.lane for span in spans}, reverse=True)
+    palette = {kind: colour(i) for i, kind in enumerate(sorted(set(kinds.values())))}
+    figure, axes = _figure(10.0, 1.2 + 0.6 * len(lanes))
+    for lane_index, lane in enumerate(lanes):
+        for kind in (*palette, ""):
+            bars = [(span.start_s * 1e3, span.duration_s * 1e3) for span in spans
+                    if span.lane == lane and (kinds.get(span.op, "") if lane != "host" else "") == kind]
+            if bars:
+                axes.broken_barh(bars, (lane_index - 0.4, 0.8), facecolors=palette.get(kind, "#999999"), label=kind or "launch")
+    handles, labels = axes.get_legend_handles_labels()
+    unique = dict(zip(labels, handles, strict=True))
+    axes.legend(unique.values(), unique.keys(), fontsize=8, ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.35))
+    axes.set(yticks=range(len(lanes)), yticklabels=lanes, xlabel="ms", title=f"{s.graph.name} on {s.system.name}")
+    return figure

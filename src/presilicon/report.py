@@ -1,0 +1,177 @@
+"""The answer for one graph on one system: tables, pictures, a trace for Perfetto, and how far to believe it."""
+
+from __future__ import annotations
+
+import html
+import os
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import perfetto
+from .arch.intervals import table_for
+from .sim.result import OpResult, Simulation
+from .sim.run import interval_key
+from .units import format_si
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+    from rich.console import Console
+
+
+class Report:
+    """What `presilicon.simulate` returns.
+
+    Parameters
+    ----------
+    simulation
+        The result to report on.
+    """
+
+    def __init__(self, simulation: Simulation) -> None:
+        self.simulation = simulation
+
+    @property
+    def time_s(self) -> float:
+        """Wall time of one step in seconds."""
+        return self.simulation.time_s
+
+    @property
+    def interval_s(self) -> tuple[float, float]:
+        """Low and high end of the time in seconds."""
+        return self.simulation.low_s, self.simulation.high_s
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Tokens that one second produces (decode) or takes in (prefill, training); 0 where the graph has no tokens."""
+        return self.simulation.graph.tokens / self.time_s if self.time_s else 0.0
+
+    @property
+    def energy_j(self) -> Mapping[str, float]:
+        """Joules of one step by component; idle power over the gaps counts as ``static``."""
+        energy = dict(self.simulation.total.energy_j)
+        gap = max(0.0, self.time_s - self.simulation.gpu_busy_s)
+        energy["static"] = energy.get("static", 0.0) + gap * self.simulation.system.power.idle_w
+        return energy
+
+    @property
+    def uncovered(self) -> list[dict[str, Any]]:
+        """Ops of the model that have no formula: target, count, bytes; their time is only that of moving their bytes."""
+        return [vars(u) for u in self.simulation.graph.uncovered]
+
+    @property
+    def assumed(self) -> list[str]:
+        """Numbers of the device that no source gave and a rule filled."""
+        return self.simulation.system.assumed()
+
+    @property
+    def calibration(self) -> dict[str, str]:
+        """Per kernel family of this graph: the source of the interval that applies."""
+        found: dict[str, str] = {}
+        for r in self.simulation.results:
+            key = interval_key(r.kernel.family, r.kernel.options)
+            if key not in found:
+                table, own = table_for(self.simulation.system, key)
+                found[key] = str(table["source"]) if own else f"not calibrated on this GPU; {table['source']}"
+        return found
+
+    def headline(self) -> dict[str, Any]:
+        """The numbers of the first line, as plain data."""
+        s = self.simulation
+        return {
+            "model": s.graph.name, "phase": s.graph.meta.get("phase", ""), "system": s.system.name, "runtime": s.runtime,
+            "fidelity": s.fidelity, "time_s": s.time_s, "low_s": s.low_s, "high_s": s.high_s, "tokens_per_s": self.tokens_per_s,
+            "energy_j": sum(self.energy_j.values()), "flops": s.graph.flops, "limited_by": self.limited_by,
+            "peak_memory_bytes": s.memory.peak_bytes, "fits": s.memory.fits, "uncovered_ops": sum(u.count for u in s.graph.uncovered),
+        }
+
+    @property
+    def limited_by(self) -> str:
+        """``"host"`` when launches set the time, else the resource that limits the largest share of the kernels' time."""
+        if self.simulation.host_limited:
+            return "host"
+        share = self.bottlenecks()
+        return max(share, key=lambda name: share[name]) if share else ""
+
+    def bottlenecks(self) -> dict[str, float]:
+        """Seconds of kernel time by the resource that limits each kernel, plus ``"host"``: gaps in which the GPU waits."""
+        share: dict[str, float] = defaultdict(float)
+        for r in self.simulation.results:
+            share[r.estimate.limiter] += r.estimate.time_s * r.op.count
+        gap = self.time_s - self.simulation.gpu_busy_s
+        if gap > 0:
+            share["host"] = gap
+        return dict(sorted(share.items(), key=lambda item: -item[1]))
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per op: kind, sizes, count, time of one run and of all, share, interval, what limits, achieved rates, energy."""
+        import pandas as pd
+
+        total = sum(r.total.time_s for r in self.simulation.results) or 1.0
+        return pd.DataFrame([_row(r, total) for r in self.simulation.results])
+
+    def by_kind(self) -> pd.DataFrame:
+        """One row per kernel family and limiter: runs, time, share."""
+        frame = self.to_frame()
+        if frame.empty:
+            return frame
+        grouped = frame.groupby(["kind", "limiter"], sort=False).agg(
+            ops=("count", "sum"), time_s=("total_s", "sum"), share=("share", "sum"), energy_j=("energy_j", "sum"))
+        return grouped.sort_values("time_s", ascending=False).reset_index()
+
+    def to_perfetto(self, path: str | os.PathLike[str]) -> Path:
+        """Write the timeline as Chrome trace events, which https://ui.perfetto.dev opens."""
+        return perfetto.write(self.simulation, Path(path))
+
+    def roofline(self) -> Figure:
+        """Every op against the system's roofline."""
+        from .plots import roofline
+
+        return roofline(self)
+
+    def timeline(self, max_spans: int = 2000) -> Figure:
+        """Host and GPU over time."""
+        from .plots import timeline
+
+        return timeline(self, max_spans)
+
+    def summary(self) -> str:
+        """The report as text."""
+        from rich.console import Console
+
+        console = Console(width=110, force_terminal=False, color_system=None)
+        with console.capture() as capture:
+            self.print(console)
+        return capture.get()
+
+    def print(self, console: Console, top: int = 10) -> None:
+        """Print the report to a rich console."""
+        from .tables import print_report
+
+        print_report(self, console, top)
+
+    def __repr__(self) -> str:
+        return (f"Report({self.simulation.graph.name} on {self.simulation.system.name}: {format_si(self.time_s, 's')} "
+                f"[{format_si(self.interval_s[0], 's')}, {format_si(self.interval_s[1], 's')}], limited by {self.limited_by})")
+
+    def _repr_html_(self) -> str:
+        from .tables import summary_lines
+
+        head = "".join(f"<tr><th style='text-align:left'>{html.escape(k)}</th><td style='text-align:left'>{html.escape(v)}</td></tr>"
+                       for k, v in summary_lines(self))
+        frame = self.by_kind()
+        return f"<table>{head}</table>" + frame.to_html(index=False, float_format=lambda x: f"{x:.4g}", escape=True)
+
+
+def _row(r: OpResult, total_s: float) -> dict[str, Any]:
+    e = r.estimate
+    return {
+        "op": r.op.name, "module": r.op.module, "kind": r.op.kind, "family": r.kernel.family,
+        "shape": " ".join(f"{k}={v}" for k, v in r.op.dims.items()), "count": r.op.count, "time_s": e.time_s, "low_s": e.low_s,
+        "high_s": e.high_s, "total_s": e.time_s * r.op.count, "share": e.time_s * r.op.count / total_s, "limiter": e.limiter,
+        "flops": e.flops, "tflops_per_s": e.flops / e.time_s / 1e12 if e.time_s else 0.0,
+        "dram_bytes": e.bytes_moved.get("dram", 0.0), "gb_per_s": e.bytes_moved.get("dram", 0.0) / e.time_s / 1e9 if e.time_s else 0.0,
+        "clock_hz": e.clock_hz, "energy_j": e.total_energy_j * r.op.count, "source": r.op.source,
+    }

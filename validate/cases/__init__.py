@@ -1,0 +1,29 @@
+"""Published results as runnable cases: one YAML per result, with its hardware, workloads, claims and sources as data.
+
+A claim's quantity is computed by a measure, a Python function on presilicon's own models; a case file computes nothing.
+"""
+
+from __future__ import annotations
+
+from . import programs as _programs
+from . import rates as _rates
+from . import simulated as _simulated
+from .case import Case, Claim, read_case
+from .registry import builders, measures
+from .runner import CaseResults, ClaimResult, case_paths, run_case, run_cases, to_csv
+
+__all__ = [
+    "Case",
+    "CaseResults",
+    "Claim",
+    "ClaimResult",
+    "builders",
+    "case_paths",
+    "measures",
+    "read_case",
+    "run_case",
+    "run_cases",
+    "to_csv",
+]
+
+_REGISTERED = (_programs, _rates, _simulated)

@@ -1,0 +1,86 @@
+"""Error of predictions against measurements: MAPE, median, p95, bias, by dtype and size class, worst rows first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: Size classes by measured time.
+SIZE_CLASSES: Final = ((10e-6, "under 10 us"), (100e-6, "10 to 100 us"), (1e-3, "100 us to 1 ms"), (np.inf, "over 1 ms"))
+
+
+@dataclass(frozen=True)
+class ErrorLine:
+    """Error of one group of rows.
+
+    Attributes
+    ----------
+    mape, median, p95
+        Mean, median and 95th percentile of |predicted - measured| / measured.
+    bias
+        exp of the mean of log(predicted / measured), minus 1.
+    coverage
+        Share of measurements within [low, high]; NaN without intervals.
+    """
+
+    group: str
+    rows: int
+    mape: float
+    median: float
+    p95: float
+    bias: float
+    coverage: float
+
+
+def error_line(group: str, measured: np.ndarray, predicted: np.ndarray, low: np.ndarray | None = None,
+               high: np.ndarray | None = None) -> ErrorLine:
+    """Summarise one group; arrays in seconds, of one length.
+
+    >>> error_line("all", np.array([1.0, 2.0]), np.array([1.1, 1.8])).mape
+    0.1
+    """
+    ape = np.abs(predicted - measured) / measured
+    inside = float(np.mean((measured >= low) & (measured <= high))) if low is not None and high is not None else float("nan")
+    return ErrorLine(group, len(measured), float(np.round(np.mean(ape), 12)), float(np.median(ape)), float(np.percentile(ape, 95)),
+                     float(np.exp(np.mean(np.log(predicted / measured))) - 1.0), inside)
+
+
+def error_lines(frame: pd.DataFrame, measured: str, group_columns: tuple[str, ...] = ()) -> list[ErrorLine]:
+    """Lines for all rows, for each value of the group columns, and for each size class.
+
+    Parameters
+    ----------
+    frame
+        Has `measured`, ``predicted_s`` and, if intervals are known, ``low_s`` and ``high_s`` (seconds).
+    measured
+        Column of measured seconds.
+    group_columns
+        Columns to break down by, those that exist (dtype, kernel_source ...).
+    """
+    def line(name: str, part: pd.DataFrame) -> ErrorLine:
+        low, high = (part[c].to_numpy(dtype=float) if c in part else None for c in ("low_s", "high_s"))
+        return error_line(name, part[measured].to_numpy(dtype=float), part["predicted_s"].to_numpy(dtype=float), low, high)
+
+    lines = [line("all", frame)]
+    for column in group_columns:
+        if column in frame and frame[column].nunique() > 1:
+            lines += [line(f"{column} {value}", part) for value, part in frame.groupby(column, sort=True)]
+    previous = 0.0
+    for limit, name in SIZE_CLASSES:
+        part = frame[(frame[measured] >= previous) & (frame[measured] < limit)]
+        if len(part):
+            lines.append(line(name, part))
+        previous = limit
+    return lines
+
+
+def worst_rows(frame: pd.DataFrame, measured: str, count: int = 10) -> pd.DataFrame:
+    """The rows with the largest |log(predicted / measured)|, worst first, with the ratio in column ``ratio``."""
+    ratio = frame["predicted_s"] / frame[measured]
+    order = np.argsort(-np.abs(np.log(ratio.to_numpy(dtype=float))), kind="stable")[:count]
+    return frame.iloc[order].assign(ratio=ratio.iloc[order])

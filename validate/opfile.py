@@ -1,0 +1,260 @@
+"""Op tables as files: read in pieces, predict, write beside the input's columns, summarise the error, and calibrate."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from ..arch import System
+from ..errors import TableError
+from .calibrate import Calibration, Table, calibrate
+from .errors_table import ErrorLine, error_line, error_lines, worst_rows
+from .optable import KINDS, TableKind, check, kind_named, predict
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.console import Console
+
+CHUNK_ROWS: Final = 200_000
+_GROUPS: Final = ("gemm_dtype", "attn_dtype", "kv_cache_dtype", "moe_dtype", "mla_dtype", "nccl_dtype", "allreduce_dtype", "operation",
+                  "num_gpus", "kernel_source", "framework")
+
+
+def kind_from_columns(columns: Sequence[str], isl_all_one: bool) -> TableKind:
+    """The kind of table that has these columns; TableError if none is plain."""
+    have = set(columns)
+    if "gemm_dtype" in have:
+        return KINDS["gemm"]
+    if "moe_dtype" in have:
+        return KINDS["moe"]
+    if have & {"nccl_dtype", "allreduce_dtype"}:
+        return KINDS["collective"]
+    if "mla_dtype" in have and "mla-decode" in KINDS:
+        return KINDS["mla-decode" if isl_all_one else "mla-prefill"]
+    if "attn_dtype" in have and "num_key_value_heads" not in have:
+        return KINDS["encoder-attention"]
+    if "attn_dtype" in have:
+        return KINDS["attention-decode" if isl_all_one else "attention-prefill"]
+    if "d_conv" in have and "scan" in KINDS:
+        return KINDS["scan"]
+    raise TableError(f"cannot tell the kind of table from its columns ({', '.join(columns)}); name it with --kind: {', '.join(KINDS)}")
+
+
+def _chunks(path: Path) -> Iterator[pd.DataFrame]:
+    """Pieces of a CSV; an unreadable or empty file is a TableError."""
+    import pandas as pd
+
+    try:
+        with pd.read_csv(path, chunksize=CHUNK_ROWS, low_memory=False) as reader:
+            empty = True
+            for chunk in reader:
+                empty = False
+                yield chunk.reset_index(drop=True)
+    except OSError as error:
+        raise TableError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise TableError(f"{path}: not a CSV table: {' '.join(str(error).split())}") from None
+    if empty:
+        raise TableError(f"{path}: no rows")
+
+
+def _measured(frame: pd.DataFrame, column: str, where: str, first_row: int) -> np.ndarray:
+    import pandas as pd
+
+    if column not in frame.columns:
+        raise TableError(f"{where}: column {column!r} (measured seconds) is missing (found {', '.join(frame.columns)})")
+    seconds = pd.to_numeric(frame[column], errors="coerce").to_numpy(dtype=float)
+    bad = ~(np.isfinite(seconds) & (seconds > 0))
+    if bad.any():
+        position = int(np.argmax(bad))
+        raise TableError(f"{where}, line {position + first_row}, column {column!r}: expected positive seconds, found {frame[column].iloc[position]!r}")
+    return seconds
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What predicting a file gave."""
+
+    path: Path
+    kind: str
+    system: str
+    rows: int
+    written: Path | None
+    errors: list[ErrorLine] = field(default_factory=list)
+    worst: Any = None
+
+    def lines(self, worst: int = 10) -> Iterator[Any]:
+        """For the console."""
+        yield f"{self.path}: {self.rows} rows of {self.kind} predicted on {self.system}" + (f", written to {self.written}" if self.written else "")
+        if self.errors:
+            yield error_table(self.errors)
+        if self.worst is not None and worst and len(self.worst):
+            from rich.text import Text
+
+            yield "worst rows:"
+            yield Text(self.worst.to_string(index=False, float_format=lambda x: f"{x:.4g}"))
+
+
+def error_table(lines: Sequence[ErrorLine]) -> Any:
+    """A rich table of error lines."""
+    from rich import box
+    from rich.table import Table as RichTable
+
+    table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("group", "rows", "MAPE", "median", "p95", "bias", "in 90 % interval"):
+        table.add_column(name, justify="left" if name == "group" else "right")
+    for line in lines:
+        covered = "-" if np.isnan(line.coverage) else f"{line.coverage:.1%}"
+        table.add_row(line.group, str(line.rows), f"{line.mape:.1%}", f"{line.median:.1%}", f"{line.p95:.1%}", f"{line.bias:+.1%}", covered)
+    return table
+
+
+@contextmanager
+def _replacing(path: Path | None) -> Iterator[Any]:
+    """A text stream that becomes `path` when the block ends well, and vanishes when it does not."""
+    if path is None:
+        yield None
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="") as stream:
+            yield stream
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def predict_file(path: Path, system: System, kind: str | None = None, out: Path | None = None, measured: str | None = None, worst: int = 10,
+                 console: Console | None = None) -> Summary:
+    """Predict every row of a CSV; see ``presilicon ops``.
+
+    Parameters
+    ----------
+    path
+        The table; read in pieces, so any length will do.
+    system
+        The GPU.
+    kind
+        One of the kinds of op table; None: from the columns.
+    out
+        Where to write; appears whole or not at all.
+    measured
+        Column of measured seconds for the error table.
+    worst
+        Rows to list.
+    console
+        Where progress goes; None: nowhere.
+
+    Raises
+    ------
+    TableError
+        Naming file, line and column.
+    """
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    chosen = kind_named(kind) if kind else None
+    kept: list[pd.DataFrame] = []
+    rows = 0
+    with _replacing(out) as stream, Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console,
+                                             disable=console is None, transient=True) as progress:
+        task = progress.add_task(f"predicting {path.name}")
+        for chunk in _chunks(path):
+            if chosen is None:
+                chosen = kind_from_columns(list(chunk.columns), "isl" in chunk and bool((chunk["isl"] == 1).all()))
+            where, first = str(path), rows + 2
+            checked = check(chunk, chosen, where, first)
+            predicted = predict(checked, chosen, system)
+            result = chunk.assign(**{name: predicted[name] for name in ("predicted_s", "low_s", "high_s", "limiter")})
+            if measured is not None:
+                result[measured] = _measured(chunk, measured, where, first)
+                kept.append(result[[c for c in result.columns if c in (*chosen.sizes, *chosen.optional, *_GROUPS, measured, "predicted_s", "low_s",
+                                                                       "high_s", "limiter")]])
+            if stream is not None:
+                result.to_csv(stream, index=False, header=rows == 0)
+            rows += len(chunk)
+            progress.update(task, description=f"predicting {path.name}: {rows} rows")
+    assert chosen is not None
+    errors: list[ErrorLine] = []
+    worst_frame = None
+    if measured is not None:
+        import pandas as pd
+
+        frame = pd.concat(kept, ignore_index=True)
+        errors = error_lines(frame, measured, _GROUPS)
+        worst_frame = worst_rows(frame, measured, worst)
+    return Summary(path, chosen.name, system.name, rows, out, errors, worst_frame)
+
+
+def read_table(path: Path, kind: str | None, measured: str) -> Table:
+    """A whole measured table, checked."""
+    import pandas as pd
+
+    frame = pd.concat(list(_chunks(path)), ignore_index=True)
+    chosen = kind_named(kind) if kind else kind_from_columns(list(frame.columns), "isl" in frame and bool((frame["isl"] == 1).all()))
+    checked = check(frame, chosen, str(path))
+    return Table(path.name, chosen, checked, _measured(frame, measured, str(path), 2))
+
+
+def halves(rows: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Two random halves of row numbers: the split that error claims name."""
+    order = np.random.default_rng(seed).permutation(rows)
+    return order[: rows // 2], order[rows // 2:]
+
+
+@dataclass(frozen=True)
+class CalibrationSummary:
+    """A calibration, and its error on the half that it did not see."""
+
+    calibration: Calibration
+    other_half: list[ErrorLine]
+
+    @property
+    def system(self) -> System:
+        """With the fitted constants."""
+        return self.calibration.system
+
+    def lines(self) -> Iterator[Any]:
+        """For the console."""
+        yield error_table(self.calibration.errors + self.other_half)
+        for name, value in self.calibration.fitted.items():
+            yield f"  {name} = {value:.6g}"
+        if self.calibration.idle:
+            yield "not moved by any row, left as they were: " + ", ".join(self.calibration.idle)
+
+
+def calibrate_files(paths: Sequence[Path], system: System, *, kind: str | None = None, measured: str = "latency_s", source: str | None = None,
+                    half: int | None = None, seed: int = 0, start: System | None = None, show_progress: bool = False) -> CalibrationSummary:
+    """Fit a system to files of measured op tables; see ``presilicon calibrate``."""
+    from rich.progress import Progress
+
+    tables = [read_table(path, kind, measured) for path in paths]
+    fit_on, other = tables, []
+    if half is not None:
+        parts = [halves(len(t.frame), seed) for t in tables]
+        fit_on = [t.rows(p[half]) for t, p in zip(tables, parts, strict=True)]
+        other = [t.rows(p[1 - half]) for t, p in zip(tables, parts, strict=True)]
+    text = source or "fitted by presilicon calibrate on " + ", ".join(t.name for t in tables) + (f" (random half {half}, seed {seed})" if half is not None else "")
+    if start is not None:
+        from ..arch.loader import override
+
+        changes = {f"calibration.{name}": value for name, value in start.calibration.items()}
+        system = override(system, changes, source=f"constants of {start.name}", status="fitted")
+    with Progress(disable=not show_progress, transient=True) as progress:
+        task = progress.add_task("calibrating", total=1.0)
+        result = calibrate(fit_on, system, source=text, seed=seed,
+                           progress=lambda stage, share: progress.update(task, description=stage, completed=share))
+    lines = []
+    for table in other:
+        predicted = predict(table.frame, table.kind, result.system)
+        lines.append(error_line(f"{table.name} other half", table.measured_s, predicted["predicted_s"], predicted["low_s"], predicted["high_s"]))
+    return CalibrationSummary(result, lines)

@@ -1,0 +1,286 @@
+"""Op tables: one measured or wanted operator per row, read from CSV, checked, and predicted in vectorised calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from ..arch import Link, System
+from ..arch.intervals import bounds
+from ..errors import TableError, UnknownNameError
+from ..mapping.gpu import attention_kernels, collective
+from ..mapping.gpu.analytic import evaluate
+from ..mapping.gpu.lower import arithmetic_of
+from ..mapping.gpu.machine import KernelTimes, Machine
+from ..sim.run import interval_key
+from ..workloads.formats import by_name
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SCAN_SOURCES: Final = ("causal_conv1d_fn", "causal_conv1d_update", "fused_recurrent_gated_delta_rule", "selective_state_update",
+                       "mamba_chunk_scan_combined", "chunk_gated_delta_rule")
+_SCAN_COLUMNS: Final = ("batch_size", "seq_len", "d_conv", "num_k_heads", "head_k_dim", "num_v_heads", "head_v_dim", "nheads", "head_dim",
+                        "n_groups", "d_state", "chunk_size")
+
+#: Largest number that a size column may hold; past it products leave the exact range of a double.
+MAX_SIZE: Final = 2**40
+
+
+@dataclass(frozen=True)
+class Call:
+    """Rows of a table that one vectorised call predicts.
+
+    Attributes
+    ----------
+    index
+        Positions of the rows in the table.
+    family, sizes, options
+        As `presilicon.mapping.gpu.analytic.evaluate` takes them.
+    """
+
+    index: np.ndarray
+    family: str
+    sizes: Mapping[str, np.ndarray]
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TableKind:
+    """How the rows of one kind of table become kernels.
+
+    Attributes
+    ----------
+    name
+        As ``--kind`` takes it.
+    sizes
+        Columns of positive whole numbers that must be there.
+    texts
+        Columns of text that must be there, each one of several alternatives.
+    optional
+        Columns of whole numbers that may be absent or empty, with their default.
+    calls
+        Groups the rows of a checked table into calls.
+    """
+
+    name: str
+    sizes: tuple[str, ...]
+    texts: tuple[tuple[str, ...], ...]
+    optional: Mapping[str, int]
+    calls: Callable[[pd.DataFrame, System], Iterator[Call]]
+
+
+def _column(frame: pd.DataFrame, names: Sequence[str], default: str = "") -> pd.Series:
+    import pandas as pd
+
+    for name in names:
+        if name in frame.columns:
+            return frame[name].fillna(default).astype(str)
+    return pd.Series([default] * len(frame), index=frame.index)
+
+
+def _grouped(frame: pd.DataFrame, keys: Mapping[str, pd.Series]) -> Iterator[tuple[np.ndarray, dict[str, str]]]:
+    """Row positions by distinct combination of text columns."""
+    import pandas as pd
+
+    if not len(frame):
+        return
+    labels = pd.DataFrame({name: column.to_numpy() for name, column in keys.items()})
+    for combination, positions in labels.groupby(list(keys), sort=True).indices.items():
+        values = combination if isinstance(combination, tuple) else (combination,)
+        yield np.asarray(positions), dict(zip(keys, (str(v) for v in values), strict=True))
+
+
+def _sizes(frame: pd.DataFrame, index: np.ndarray, names: Mapping[str, str]) -> dict[str, np.ndarray]:
+    return {size: frame[column].to_numpy(dtype=float)[index] for size, column in names.items()}
+
+
+def formats_of(dtype: str) -> tuple[str, float, float, bool]:
+    """Arithmetic, bits of an activation, bits of a weight, and whether weights are dequantised, of a table's dtype name."""
+    fmt = by_name({"fp8_static": "fp8", "fp8_ootb": "fp8", "int8_sq": "int8"}.get(dtype, dtype))
+    if fmt.execution == "dequantise":
+        return fmt.arithmetic, 16.0, fmt.bits, True
+    if dtype.startswith(("w4a16", "w8a16")):
+        return "bf16", 16.0, fmt.bits, True
+    return fmt.arithmetic, fmt.bits, fmt.bits, False
+
+
+def _gemm_calls(frame: pd.DataFrame, system: System) -> Iterator[Call]:
+    for index, key in _grouped(frame, {"dtype": _column(frame, ("gemm_dtype",))}):
+        arithmetic, a_bits, w_bits, dequantise = formats_of(key["dtype"])
+        yield Call(index, "gemm", _sizes(frame, index, {"m": "m", "n": "n", "k": "k"}), {
+            "arithmetic": arithmetic_of(arithmetic, system.gpu.sm.tensor_flops_per_clk), "a_bits": a_bits, "w_bits": w_bits,
+            "out_bits": 16.0, "dequantise": dequantise})
+
+
+def _attention_calls(frame: pd.DataFrame, system: System, *, decode: bool, causal: bool = True) -> Iterator[Call]:
+    keys = {"dtype": _column(frame, ("attn_dtype",), "bfloat16"), "kv": _column(frame, ("kv_cache_dtype", "attn_dtype"), "bfloat16"),
+            "source": _column(frame, ("kernel_source",))}
+    kv_heads = "num_key_value_heads" if "num_key_value_heads" in frame.columns else "num_heads"
+    names = {"batch": "batch_size", "q_heads": "num_heads", "kv_heads": kv_heads, "head_dim": "head_dim", "window": "window_size"}
+    for index, key in _grouped(frame, keys):
+        sizes = _sizes(frame, index, names)
+        query = frame["isl"].to_numpy(dtype=float)[index]
+        past = frame["step"].to_numpy(dtype=float)[index]
+        arithmetic = arithmetic_of(by_name(key["dtype"]).arithmetic, system.gpu.sm.tensor_flops_per_clk)
+        options: dict[str, Any] = {"arithmetic": arithmetic, "kv_bits": by_name(key["kv"]).bits}
+        options |= attention_kernels.implementation_of(key["source"])
+        if decode:
+            yield Call(index, "attention_decode", sizes | {"kv_len": query + past}, options)
+        else:
+            yield Call(index, "attention_prefill", sizes | {"q_len": query, "kv_len": query + past}, options | {"causal": causal})
+
+
+def _moe_calls(frame: pd.DataFrame, system: System) -> Iterator[Call]:
+    keys = {"dtype": _column(frame, ("moe_dtype",)), "distribution": _column(frame, ("distribution",), "balanced")}
+    names = ("num_tokens", "hidden_size", "inter_size", "topk", "num_experts", "moe_tp_size", "moe_ep_size")
+    for index, key in _grouped(frame, keys):
+        arithmetic, a_bits, w_bits, dequantise = formats_of(key["dtype"])
+        yield Call(index, "fused_moe", _sizes(frame, index, {n: n for n in names}), {
+            "arithmetic": arithmetic_of(arithmetic, system.gpu.sm.tensor_flops_per_clk), "w_bits": w_bits,
+            "distribution": key["distribution"]})
+
+
+def _collective_calls(frame: pd.DataFrame, system: System) -> Iterator[Call]:
+    import pandas as pd
+
+    dtype = _column(frame, ("nccl_dtype", "allreduce_dtype", "dtype"), "half")
+    if "operation" in frame.columns:
+        operation = frame["operation"].astype(str)
+    elif "allreduce_dtype" in frame.columns:
+        operation = pd.Series(["all_reduce"] * len(frame), index=frame.index)
+    else:
+        operation = pd.Series(collective.operation_by_occurrence(dtype, frame["num_gpus"], frame["message_size"]), index=frame.index)
+    custom = "allreduce_dtype" in frame.columns
+    keys = {"dtype": dtype, "operation": operation, "framework": _column(frame, ("framework",), "nccl"), "source": _column(frame, ("kernel_source",))}
+    for index, key in _grouped(frame, keys):
+        sizes = {"message_bytes": frame["message_size"].to_numpy(dtype=float)[index] * by_name(key["dtype"]).bytes,
+                 "num_gpus": frame["num_gpus"].to_numpy(dtype=float)[index]}
+        options: dict[str, Any] = {"operation": key["operation"]}
+        if custom:
+            options |= {"implementation": key["framework"], "eager": "eager" in key["source"]}
+        yield Call(index, "collective", sizes, options)
+
+
+def _scan_calls(frame: pd.DataFrame, system: System) -> Iterator[Call]:
+    """Rows of the Mamba-2 and gated-delta-net tables: the kernel is named by ``kernel_source``."""
+    for index, key in _grouped(frame, {"source": _column(frame, ("kernel_source",))}):
+        part = {c: frame[c].to_numpy(dtype=float)[index] for c in _SCAN_COLUMNS if c in frame.columns}
+        sizes: dict[str, np.ndarray] = {"batch": part["batch_size"], "seq_len": part["seq_len"]}
+        if "num_v_heads" in part:  # gated delta net: the convolution's time follows its key channels
+            channels = part["num_k_heads"] * part["head_k_dim"]
+            heads = {"value_heads": part["num_v_heads"], "key_dim": part["head_k_dim"], "value_dim": part["head_v_dim"]}
+        else:
+            channels = part["nheads"] * part["head_dim"] + 2.0 * part["n_groups"] * part["d_state"]
+            heads = {"heads": part["nheads"], "head_dim": part["head_dim"], "state_dim": part["d_state"]}
+        conv = {"channels": channels, "width": part["d_conv"]}
+        source = key["source"]
+        if source == "causal_conv1d_fn":
+            yield Call(index, "scan", sizes | conv, {"variant": "causal_conv1d"})
+        elif source == "causal_conv1d_update":
+            yield Call(index, "scan", {"batch": sizes["batch"]} | conv, {"variant": "causal_conv1d_update"})
+        elif source == "fused_recurrent_gated_delta_rule":
+            yield Call(index, "scan", {"batch": sizes["batch"]} | heads, {"variant": "gated_delta_update", "in_place": False})
+        elif source == "selective_state_update":
+            yield Call(index, "scan", {"batch": sizes["batch"]} | heads, {"variant": "mamba2_update"})
+        elif source == "mamba_chunk_scan_combined":
+            yield Call(index, "scan", sizes | heads | {"groups": part["n_groups"], "chunk": part["chunk_size"]}, {"variant": "mamba2_scan"})
+        elif source == "chunk_gated_delta_rule":
+            yield Call(index, "scan", sizes | heads | {"key_heads": part["num_k_heads"]}, {"variant": "gated_delta"})
+        else:
+            raise UnknownNameError("kernel_source of a scan table", source, SCAN_SOURCES)
+
+
+KINDS: Final = {kind.name: kind for kind in (
+    TableKind("gemm", ("m", "n", "k"), (("gemm_dtype",),), {}, _gemm_calls),
+    TableKind("attention-prefill", ("batch_size", "isl", "num_heads", "num_key_value_heads", "head_dim"), (("attn_dtype",),),
+              {"step": 0, "window_size": 0}, lambda f, s: _attention_calls(f, s, decode=False)),
+    TableKind("attention-decode", ("batch_size", "isl", "num_heads", "num_key_value_heads", "head_dim"), (("attn_dtype",),),
+              {"step": 0, "window_size": 0}, lambda f, s: _attention_calls(f, s, decode=True)),
+    TableKind("encoder-attention", ("batch_size", "isl", "num_heads", "head_dim"), (("attn_dtype",),), {"step": 0, "window_size": 0},
+              lambda f, s: _attention_calls(f, s, decode=False, causal=False)),
+    TableKind("moe", ("num_tokens", "hidden_size", "inter_size", "topk", "num_experts"), (("moe_dtype",),),
+              {"moe_tp_size": 1, "moe_ep_size": 1}, _moe_calls),
+    TableKind("scan", ("batch_size", "seq_len", "d_conv"), (("kernel_source",),), {}, _scan_calls),
+    TableKind("collective", ("num_gpus", "message_size"), (("nccl_dtype", "allreduce_dtype", "dtype"),), {}, _collective_calls),
+)}
+
+
+def kind_named(name: str) -> TableKind:
+    """Look a kind up; unknown names raise with the nearest."""
+    if name not in KINDS:
+        raise UnknownNameError("kind of op table", name, KINDS)
+    return KINDS[name]
+
+
+def check(frame: pd.DataFrame, kind: TableKind, where: str, first_row: int = 2) -> pd.DataFrame:
+    """The table with sizes as numbers and optional columns filled.
+
+    Raises
+    ------
+    TableError
+        A column is missing, or a cell is not a positive whole number; the message names file, line and column.
+    """
+    import pandas as pd
+
+    columns = list(frame.columns)
+    for name in kind.sizes:
+        if name not in columns:
+            raise TableError(f"{where}: column {name!r} is missing; {kind.name} needs {', '.join(kind.sizes)} (found {', '.join(columns)})")
+    for alternatives in kind.texts:
+        if not any(name in columns for name in alternatives):
+            raise TableError(f"{where}: column {' or '.join(map(repr, alternatives))} is missing (found {', '.join(columns)})")
+    checked = frame.copy()
+    for name, default in {**dict.fromkeys(kind.sizes), **kind.optional}.items():
+        if name not in columns:
+            checked[name] = default
+            continue
+        numbers = pd.to_numeric(frame[name], errors="coerce")
+        smallest = 1 if default is None else 0
+        if default is not None:
+            empty = frame[name].isna() | (frame[name].astype(str).str.strip() == "")
+            numbers = numbers.where(~empty, float(default))
+        bad = ~(numbers >= smallest) | (numbers > MAX_SIZE) | (numbers != np.floor(numbers))
+        if bad.any():
+            position = int(np.argmax(bad.to_numpy()))
+            raise TableError(f"{where}, line {position + first_row}, column {name!r}: expected a whole number from {smallest} to 2^40, "
+                             f"found {frame[name].iloc[position]!r}")
+        checked[name] = numbers
+    for alternatives in kind.texts:
+        name = next(n for n in alternatives if n in columns)
+        empty_text = checked[name].isna()
+        if empty_text.any():
+            raise TableError(f"{where}, line {int(np.argmax(empty_text.to_numpy())) + first_row}, column {name!r}: empty")
+    return checked
+
+
+def predict(frame: pd.DataFrame, kind: TableKind, system: System) -> dict[str, np.ndarray]:
+    """Predict every row of a checked table.
+
+    Returns
+    -------
+    dict
+        ``predicted_s``, ``low_s``, ``high_s`` (seconds) and ``limiter``, arrays of one entry per row, and ``interval_key``.
+    """
+    count = len(frame)
+    out: dict[str, np.ndarray] = {name: np.full(count, np.nan) for name in ("predicted_s", "low_s", "high_s")}
+    out["limiter"] = np.full(count, "", dtype=object)
+    out["interval_key"] = np.full(count, "", dtype=object)
+    machine = Machine.of(system)
+    for call in kind.calls(frame, system):
+        times = run(call, machine, system.link)
+        key = interval_key(call.family, dict(call.options))
+        time = np.broadcast_to(times.time_s, call.index.shape)
+        out["predicted_s"][call.index] = time
+        out["low_s"][call.index], out["high_s"][call.index] = bounds(system, key, time)
+        out["limiter"][call.index] = np.broadcast_to(times.limiter(), call.index.shape)
+        out["interval_key"][call.index] = key
+    return out
+
+
+def run(call: Call, machine: Machine, link: Link) -> KernelTimes:
+    """One call through its closed form."""
+    return evaluate(call.family, machine, link, call.sizes, call.options)

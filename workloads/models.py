@@ -1,0 +1,116 @@
+"""`trace_model`: a model by name, by configuration or by a user's function, in one phase, as an `OpGraph`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from ..errors import TraceError, UnknownNameError
+from .graph import OpGraph
+
+Phase = Literal["prefill", "decode", "train"]
+PHASES: Final = ("prefill", "decode", "train")
+CONFIGS: Final = Path(__file__).parent / "configs"
+
+
+def builtin() -> list[str]:
+    """Names of the built-in configurations."""
+    return sorted(path.stem for path in CONFIGS.glob("*.json"))
+
+
+def load_config(model: str | Path) -> tuple[str, dict[str, Any]]:
+    """Name and content of a configuration: built-in name, folder with a config.json, or file.
+
+    Raises
+    ------
+    TraceError
+        Not a JSON object, or cannot be read.
+    UnknownNameError
+        Neither a built-in name nor a path that exists.
+    """
+    path = Path(model)
+    shipped = CONFIGS / f"{str(model).lower()}.json"
+    if str(model) == path.name and shipped.is_file() and not path.exists():
+        path, name = shipped, shipped.stem
+    elif path.is_dir():
+        path, name = path / "config.json", path.resolve().name
+        if not path.is_file():
+            raise TraceError(f"{path.parent}: a folder without config.json")
+    elif path.is_file():
+        name = path.resolve().parent.name if path.name == "config.json" else path.stem
+    else:
+        raise UnknownNameError("model", str(model), builtin(), where="neither a built-in name, nor a file or folder with a config.json")
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise TraceError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except ValueError as error:
+        raise TraceError(f"{path}: not JSON: {error}") from None
+    if not isinstance(data, dict):
+        raise TraceError(f"{path}: a config.json holds a JSON object, not {type(data).__name__}")
+    return name, data
+
+
+def trace_model(model: str | Path, *, phase: Phase = "prefill", batch: int = 1, seq: int = 2048, context: int | None = None,
+                dtype: str = "bfloat16", strict: bool = False, folded: bool = True, attention: str = "sdpa",
+                front_end: str = "auto") -> OpGraph:
+    """Trace a model in one phase.
+
+    Parameters
+    ----------
+    model
+        A built-in name (`builtin`), a folder or file with a Hugging Face ``config.json`` (no weights, no network), or
+        ``file.py:function`` with a function that returns ``(nn.Module, example_inputs)``.
+    phase
+        ``"prefill"``: one forward pass over `batch` sequences of `seq` tokens, logits of the last token only, as serving engines do.
+        ``"decode"``: one new token for each of `batch` sequences, on top of a cache that holds `context` tokens.
+        ``"train"``: forward, backward and one fused AdamW update over `batch` sequences of `seq` tokens.
+    context
+        Tokens in the cache of a decode step; None: `seq`. For an encoder-decoder model these are the decoder's, and `seq` is the encoder's
+        length.
+    dtype
+        Of weights and activations: ``"bfloat16"``, ``"float16"``, ``"float32"``.
+    strict, folded, front_end
+        See `presilicon.workloads.trace`.
+    attention
+        ``"sdpa"`` or ``"eager"``; a model that does not support it runs its eager attention, and ``graph.meta["attention"]`` says so.
+
+    Returns
+    -------
+    OpGraph
+        ``tokens`` is batch * seq (prefill, train) or batch (decode).
+
+    Raises
+    ------
+    TraceError
+        The configuration is not usable, or the model cannot be traced.
+    UnknownNameError
+        No such model, with the nearest names.
+    UncoveredOpError
+        With `strict`, when any operator has no formula.
+    """
+    if phase not in PHASES:
+        raise UnknownNameError("phase", str(phase), PHASES)
+    for label, number in (("batch", batch), ("seq", seq), ("context", context)):
+        if number is not None and (not isinstance(number, int) or number < 1):
+            raise TraceError(f"{label} must be a positive whole number, not {number!r}")
+    text = str(model)
+    if ".py:" in text or text.endswith(".py"):
+        from .pyfile import trace_function
+
+        return trace_function(text, phase=phase, strict=strict, folded=folded, front_end=front_end)
+    name, data = load_config(model)
+    _need_torch(name)
+    from .trace.pretrained import trace_config
+
+    return trace_config(name, data, phase=phase, batch=batch, seq=seq, context=context or seq, dtype=dtype, strict=strict, folded=folded,
+                        attention=attention, front_end=front_end)
+
+
+def _need_torch(name: str) -> None:
+    from importlib.util import find_spec
+
+    for package in ("torch", "transformers"):
+        if find_spec(package) is None:
+            raise TraceError(f"tracing {name!r} needs {package}: pip install 'presilicon[trace]' (a saved graph needs neither)")
