@@ -22,7 +22,7 @@ export OMP_NUM_THREADS := 1
 export MPLBACKEND := Agg
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast test-all bench lint format typings wheel docs docs-serve constraints clean distclean
+.PHONY: help install demo test test-fast test-all bench accuracy lint format typings wheel docs docs-serve constraints clean distclean
 
 help: ## list the tasks
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,6 +61,9 @@ test-all: $(STAMP) ## everything, notebooks included
 bench: $(STAMP) ## how fast presilicon itself is, on this machine
 	$(BIN)/python -m pytest tests/benchmarks --benchmark-only
 
+accuracy: $(STAMP) ## fill the README's accuracy table from measured op tables: make accuracy MEASURED=FOLDER
+	$(BIN)/python docs/accuracy_table.py $(or $(MEASURED),$(error name a folder of op tables: make accuracy MEASURED=FOLDER))
+
 # Types and layers are checked on the wheel, since the package map (package-dir) exists only once it is installed.
 wheel: $(STAMP) ## build sdist and wheel into build/dist
 	@rm -rf build/dist $(CHECK) && mkdir -p build
@@ -70,7 +73,7 @@ wheel: $(STAMP) ## build sdist and wheel into build/dist
 lint: wheel ## ruff, mypy and the layer contracts
 	$(BIN)/ruff check .
 	cd $(CHECK) && MYPYPATH=. $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache -p presilicon
-	cd $(CHECK) && PYTHONPATH=. $(CURDIR)/$(BIN)/lint-imports --config $(CURDIR)/pyproject.toml --no-cache
+	cd $(CHECK) && PYTHONPATH=. $(CURDIR)/$(BIN)/lint-imports --config $(CURDIR)/pyproject.toml --no-cache --no-logo
 
 format: $(STAMP) ## let ruff fix what it can
 	$(BIN)/ruff check --fix .

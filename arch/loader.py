@@ -356,12 +356,14 @@ def save(system: System, path: Path) -> Path:
     """Write a system as a device file, with every number's source; whole or not at all.
 
     Loading the file gives an equal system, and saving that one the same bytes.
+
+    Raises
+    ------
+    OutputError
+        The file cannot be written.
     """
     text = yaml.safe_dump(_plain(system.document), sort_keys=False, allow_unicode=True, width=140)
-    try:
-        write_atomically(path, text.encode())
-    except OSError as error:
-        raise SpecError(f"{path}: cannot be written: {error.strerror or error}") from None
+    write_atomically(path, text.encode())
     return path
 
 

@@ -84,6 +84,7 @@ def _classes(grid: Grid) -> list[list[float]]:
     spread = min(grid.longest, 2.0) - 1.0
     scales = 1.0 + spread * np.linspace(1.0, -1.0, _LENGTH_CLASSES)
     counts = np.diff(np.linspace(0, grid.ctas, _LENGTH_CLASSES + 1).astype(int))
+    scales *= grid.ctas / float(counts @ scales)  # the mean CTA stays the mean
     return [[int(c), float(s)] for c, s in zip(counts, scales, strict=True)]
 
 

@@ -105,3 +105,18 @@ def test_python_blocks_use_public_names(page: str, code: str) -> None:
         assert hasattr(presilicon, name), f"{page}: ps.{name}"
     for name in re.findall(r"\breport\.(\w+)", code):
         assert hasattr(presilicon.Report, name), f"{page}: report.{name}"
+
+
+def test_the_operator_in_the_docs_is_covered(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    from presilicon.workloads.models import trace_model
+    from presilicon.workloads.trace import registry
+
+    (example,) = [body for page, body in _blocks("python") if page == "add-an-op.md"]
+    (tmp_path / "my_model.py").write_text(example, encoding="utf-8")
+    try:
+        graph = trace_model(f"{tmp_path / 'my_model.py'}:build", strict=True)
+    finally:
+        registry.forget("my_lib.scaled_silu")
+    assert [op.kind for op in graph] == ["matmul", "elementwise"]
+    assert graph.flops == 8 * (2 * 1024 * 4096 + 5 * 4096)

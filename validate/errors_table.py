@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -45,9 +46,11 @@ def error_line(group: str, measured: np.ndarray, predicted: np.ndarray, low: np.
     0.1
     """
     ape = np.abs(predicted - measured) / measured
+    with np.errstate(divide="ignore"):  # a prediction of 0 (a collective of one GPU) has a bias of -100 %
+        bias = float(np.exp(np.mean(np.log(predicted / measured))) - 1.0)
     inside = float(np.mean((measured >= low) & (measured <= high))) if low is not None and high is not None else float("nan")
     return ErrorLine(group, len(measured), float(np.round(np.mean(ape), 12)), float(np.median(ape)), float(np.percentile(ape, 95)),
-                     float(np.exp(np.mean(np.log(predicted / measured))) - 1.0), inside)
+                     bias, inside)
 
 
 def error_lines(frame: pd.DataFrame, measured: str, group_columns: tuple[str, ...] = ()) -> list[ErrorLine]:
@@ -69,7 +72,7 @@ def error_lines(frame: pd.DataFrame, measured: str, group_columns: tuple[str, ..
     lines = [line("all", frame)]
     for column in group_columns:
         if column in frame and frame[column].nunique() > 1:
-            lines += [line(f"{column} {value}", part) for value, part in frame.groupby(column, sort=True)]
+            lines += [line(f"{column} {value}", part) for value, part in frame.groupby(column, sort=True, observed=True)]
     previous = 0.0
     for limit, name in SIZE_CLASSES:
         part = frame[(frame[measured] >= previous) & (frame[measured] < limit)]
@@ -79,8 +82,22 @@ def error_lines(frame: pd.DataFrame, measured: str, group_columns: tuple[str, ..
     return lines
 
 
+def joined(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Frames of equal columns one below the other; categories stay categories, which pandas' own concat turns into objects."""
+    import pandas as pd
+
+    def column(name: str) -> Any:
+        columns = [part[name] for part in parts]
+        if isinstance(columns[0].dtype, pd.CategoricalDtype):
+            return pd.api.types.union_categoricals(columns, sort_categories=True)
+        return np.concatenate([c.to_numpy() for c in columns])
+
+    return pd.DataFrame({name: column(name) for name in parts[0].columns})
+
+
 def worst_rows(frame: pd.DataFrame, measured: str, count: int = 10) -> pd.DataFrame:
     """The rows with the largest |log(predicted / measured)|, worst first, with the ratio in column ``ratio``."""
     ratio = frame["predicted_s"] / frame[measured]
-    order = np.argsort(-np.abs(np.log(ratio.to_numpy(dtype=float))), kind="stable")[:count]
+    with np.errstate(divide="ignore"):
+        order = np.argsort(-np.abs(np.log(ratio.to_numpy(dtype=float))), kind="stable")[:count]
     return frame.iloc[order].assign(ratio=ratio.iloc[order])

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -13,23 +11,26 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from ..arch import System
-from ..errors import TableError
+from ..errors import PresiliconError, TableError, shown
+from ..files import replacing
 from .calibrate import Calibration, Table, calibrate
-from .errors_table import ErrorLine, error_line, error_lines, worst_rows
-from .optable import KINDS, TableKind, check, kind_named, predict
+from .csvtable import read_chunks
+from .errors_table import ErrorLine, error_line, error_lines, joined, worst_rows
+from .optable import KINDS, TableKind, check, kind_named, predict, shown_names
 
 if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
 
-CHUNK_ROWS: Final = 200_000
+PREDICTED: Final = ("predicted_s", "low_s", "high_s", "limiter")
 _GROUPS: Final = ("gemm_dtype", "attn_dtype", "kv_cache_dtype", "moe_dtype", "mla_dtype", "nccl_dtype", "allreduce_dtype", "operation",
                   "num_gpus", "kernel_source", "framework")
 
 
-def kind_from_columns(columns: Sequence[str], isl_all_one: bool) -> TableKind:
+def kind_of(frame: pd.DataFrame, where: str) -> TableKind:
     """The kind of table that has these columns; TableError if none is plain."""
-    have = set(columns)
+    have = set(frame.columns)
+    isl_all_one = "isl" in have and bool((frame["isl"].astype(str) == "1").all())
     if "gemm_dtype" in have:
         return KINDS["gemm"]
     if "moe_dtype" in have:
@@ -44,37 +45,21 @@ def kind_from_columns(columns: Sequence[str], isl_all_one: bool) -> TableKind:
         return KINDS["attention-decode" if isl_all_one else "attention-prefill"]
     if "d_conv" in have and "scan" in KINDS:
         return KINDS["scan"]
-    raise TableError(f"cannot tell the kind of table from its columns ({', '.join(columns)}); name it with --kind: {', '.join(KINDS)}")
+    raise TableError(f"{where}: cannot tell the kind of table from its columns ({shown_names(list(frame.columns))}); name it with --kind: "
+                     + ", ".join(KINDS))
 
 
-def _chunks(path: Path) -> Iterator[pd.DataFrame]:
-    """Pieces of a CSV; an unreadable or empty file is a TableError."""
-    import pandas as pd
-
-    try:
-        with pd.read_csv(path, chunksize=CHUNK_ROWS, low_memory=False) as reader:
-            empty = True
-            for chunk in reader:
-                empty = False
-                yield chunk.reset_index(drop=True)
-    except OSError as error:
-        raise TableError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise TableError(f"{path}: not a CSV table: {' '.join(str(error).split())}") from None
-    if empty:
-        raise TableError(f"{path}: no rows")
-
-
-def _measured(frame: pd.DataFrame, column: str, where: str, first_row: int) -> np.ndarray:
+def _measured(frame: pd.DataFrame, column: str, where: str) -> np.ndarray:
     import pandas as pd
 
     if column not in frame.columns:
-        raise TableError(f"{where}: column {column!r} (measured seconds) is missing (found {', '.join(frame.columns)})")
+        raise TableError(f"{where}: column {column!r} (measured seconds) is missing (found {shown_names(list(frame.columns))})")
     seconds = pd.to_numeric(frame[column], errors="coerce").to_numpy(dtype=float)
     bad = ~(np.isfinite(seconds) & (seconds > 0))
     if bad.any():
         position = int(np.argmax(bad))
-        raise TableError(f"{where}, line {position + first_row}, column {column!r}: expected positive seconds, found {frame[column].iloc[position]!r}")
+        raise TableError(f"{where}, line {frame.index[position]}, column {column!r}: expected positive seconds, found "
+                         f"{shown(frame[column].iloc[position])}")
     return seconds
 
 
@@ -116,24 +101,6 @@ def error_table(lines: Sequence[ErrorLine]) -> Any:
     return table
 
 
-@contextmanager
-def _replacing(path: Path | None) -> Iterator[Any]:
-    """A text stream that becomes `path` when the block ends well, and vanishes when it does not."""
-    if path is None:
-        yield None
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as stream:
-            yield stream
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
 def predict_file(path: Path, system: System, kind: str | None = None, out: Path | None = None, measured: str | None = None, worst: int = 10,
                  console: Console | None = None) -> Summary:
     """Predict every row of a CSV; see ``presilicon ops``.
@@ -160,38 +127,38 @@ def predict_file(path: Path, system: System, kind: str | None = None, out: Path 
     TableError
         Naming file, line and column.
     """
+    import pandas as pd
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     chosen = kind_named(kind) if kind else None
+    where = str(path)
     kept: list[pd.DataFrame] = []
+    worst_frame = None
     rows = 0
-    with _replacing(out) as stream, Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console,
+    with replacing(out) if out else nullcontext() as stream, Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console,
                                              disable=console is None, transient=True) as progress:
         task = progress.add_task(f"predicting {path.name}")
-        for chunk in _chunks(path):
-            if chosen is None:
-                chosen = kind_from_columns(list(chunk.columns), "isl" in chunk and bool((chunk["isl"] == 1).all()))
-            where, first = str(path), rows + 2
-            checked = check(chunk, chosen, where, first)
-            predicted = predict(checked, chosen, system)
-            result = chunk.assign(**{name: predicted[name] for name in ("predicted_s", "low_s", "high_s", "limiter")})
-            if measured is not None:
-                result[measured] = _measured(chunk, measured, where, first)
-                kept.append(result[[c for c in result.columns if c in (*chosen.sizes, *chosen.optional, *_GROUPS, measured, "predicted_s", "low_s",
-                                                                       "high_s", "limiter")]])
+        for chunk in read_chunks(path):
+            frame = chunk.frame()
+            chosen = chosen or kind_of(frame, where)
+            checked = check(frame, chosen, where)
+            seconds = _measured(frame, measured, where) if measured is not None else None
+            try:
+                predicted = predict(checked, chosen, system)
+            except PresiliconError as error:
+                raise TableError(f"{where}: {error}") from None
             if stream is not None:
-                result.to_csv(stream, index=False, header=rows == 0)
-            rows += len(chunk)
+                chunk.write(stream, {name: predicted[name].tolist() for name in PREDICTED}, with_header=rows == 0)
+            if seconds is not None and measured is not None:
+                result = checked.assign(**{measured: seconds}, **{name: predicted[name] for name in PREDICTED})
+                groups = [name for name in _GROUPS if name in frame]
+                kept.append(result[[*groups, measured, *PREDICTED[:3]]].astype(dict.fromkeys(groups, "category")))
+                listed = dict.fromkeys([*groups, *chosen.sizes, *chosen.optional, measured, *PREDICTED])
+                worst_frame = worst_rows(pd.concat([worst_frame, result[list(listed)]]), measured, worst)
+            rows += len(frame)
             progress.update(task, description=f"predicting {path.name}: {rows} rows")
     assert chosen is not None
-    errors: list[ErrorLine] = []
-    worst_frame = None
-    if measured is not None:
-        import pandas as pd
-
-        frame = pd.concat(kept, ignore_index=True)
-        errors = error_lines(frame, measured, _GROUPS)
-        worst_frame = worst_rows(frame, measured, worst)
+    errors = error_lines(joined(kept), measured, _GROUPS) if measured is not None else []
     return Summary(path, chosen.name, system.name, rows, out, errors, worst_frame)
 
 
@@ -199,10 +166,10 @@ def read_table(path: Path, kind: str | None, measured: str) -> Table:
     """A whole measured table, checked."""
     import pandas as pd
 
-    frame = pd.concat(list(_chunks(path)), ignore_index=True)
-    chosen = kind_named(kind) if kind else kind_from_columns(list(frame.columns), "isl" in frame and bool((frame["isl"] == 1).all()))
+    frame = pd.concat([chunk.frame() for chunk in read_chunks(path)])
+    chosen = kind_named(kind) if kind else kind_of(frame, str(path))
     checked = check(frame, chosen, str(path))
-    return Table(path.name, chosen, checked, _measured(frame, measured, str(path), 2))
+    return Table(path.name, chosen, checked.reset_index(drop=True), _measured(frame, measured, str(path)))
 
 
 def halves(rows: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -10,8 +10,8 @@ import numpy as np
 
 from ..arch import Link, System
 from ..arch.intervals import bounds
-from ..errors import TableError, UnknownNameError
-from ..mapping.gpu import attention_kernels, collective
+from ..errors import TableError, UnknownNameError, shown
+from ..mapping.gpu import attention_kernels, collective, gemm, moe_kernels
 from ..mapping.gpu.analytic import evaluate
 from ..mapping.gpu.lower import arithmetic_of
 from ..mapping.gpu.machine import KernelTimes, Machine
@@ -21,10 +21,11 @@ from ..workloads.formats import by_name
 if TYPE_CHECKING:
     import pandas as pd
 
-SCAN_SOURCES: Final = ("causal_conv1d_fn", "causal_conv1d_update", "fused_recurrent_gated_delta_rule", "selective_state_update",
-                       "mamba_chunk_scan_combined", "chunk_gated_delta_rule")
-_SCAN_COLUMNS: Final = ("batch_size", "seq_len", "d_conv", "num_k_heads", "head_k_dim", "num_v_heads", "head_v_dim", "nheads", "head_dim",
-                        "n_groups", "d_state", "chunk_size")
+_MAMBA2_SOURCES: Final = ("selective_state_update", "mamba_chunk_scan_combined")
+_GATED_DELTA_SOURCES: Final = ("fused_recurrent_gated_delta_rule", "chunk_gated_delta_rule")
+_MAMBA2_COLUMNS: Final = ("nheads", "head_dim", "n_groups", "d_state", "chunk_size")
+_GATED_DELTA_COLUMNS: Final = ("num_k_heads", "head_k_dim", "num_v_heads", "head_v_dim")
+_SCAN_COLUMNS: Final = ("batch_size", "seq_len", "d_conv", *_GATED_DELTA_COLUMNS, *_MAMBA2_COLUMNS)
 
 #: Largest number that a size column may hold; past it products leave the exact range of a double.
 MAX_SIZE: Final = 2**40
@@ -62,6 +63,10 @@ class TableKind:
         Columns of text that must be there, each one of several alternatives.
     optional
         Columns of whole numbers that may be absent or empty, with their default.
+    either
+        Groups of columns of positive whole numbers, one of which must be there.
+    at_most
+        (smaller, larger) columns of which the first must not exceed the second.
     calls
         Groups the rows of a checked table into calls.
     """
@@ -71,6 +76,8 @@ class TableKind:
     texts: tuple[tuple[str, ...], ...]
     optional: Mapping[str, int]
     calls: Callable[[pd.DataFrame, System], Iterator[Call]]
+    either: tuple[tuple[str, ...], ...] = ()
+    at_most: tuple[tuple[str, str], ...] = ()
 
 
 def _column(frame: pd.DataFrame, names: Sequence[str], default: str = "") -> pd.Series:
@@ -78,7 +85,7 @@ def _column(frame: pd.DataFrame, names: Sequence[str], default: str = "") -> pd.
 
     for name in names:
         if name in frame.columns:
-            return frame[name].fillna(default).astype(str)
+            return frame[name].fillna(default).astype(str).replace("", default)
     return pd.Series([default] * len(frame), index=frame.index)
 
 
@@ -113,7 +120,7 @@ def _gemm_calls(frame: pd.DataFrame, system: System) -> Iterator[Call]:
         arithmetic, a_bits, w_bits, dequantise = formats_of(key["dtype"])
         yield Call(index, "gemm", _sizes(frame, index, {"m": "m", "n": "n", "k": "k"}), {
             "arithmetic": arithmetic_of(arithmetic, system.gpu.sm.tensor_flops_per_clk), "a_bits": a_bits, "w_bits": w_bits,
-            "out_bits": 16.0, "dequantise": dequantise})
+            "out_bits": 16.0, "dequantise": dequantise, "weight_copies": gemm.TABLE_WEIGHT_COPIES})
 
 
 def _attention_calls(frame: pd.DataFrame, system: System, *, decode: bool, causal: bool = True) -> Iterator[Call]:
@@ -135,13 +142,16 @@ def _attention_calls(frame: pd.DataFrame, system: System, *, decode: bool, causa
 
 
 def _moe_calls(frame: pd.DataFrame, system: System) -> Iterator[Call]:
-    keys = {"dtype": _column(frame, ("moe_dtype",)), "distribution": _column(frame, ("distribution",), "balanced")}
+    keys = {"dtype": _column(frame, ("moe_dtype",)), "distribution": _column(frame, ("distribution",), "balanced"),
+            "framework": _column(frame, ("framework",), "sglang"), "version": _column(frame, ("version",))}
     names = ("num_tokens", "hidden_size", "inter_size", "topk", "num_experts", "moe_tp_size", "moe_ep_size")
     for index, key in _grouped(frame, keys):
-        arithmetic, a_bits, w_bits, dequantise = formats_of(key["dtype"])
-        yield Call(index, "fused_moe", _sizes(frame, index, {n: n for n in names}), {
+        arithmetic, _, w_bits, _ = formats_of(key["dtype"])
+        sizes = _sizes(frame, index, {n: n for n in names})
+        sizes["gated"] = moe_kernels.is_gated(key["framework"], key["version"], sizes["hidden_size"], sizes["inter_size"], sizes["topk"])
+        yield Call(index, "fused_moe", sizes, {
             "arithmetic": arithmetic_of(arithmetic, system.gpu.sm.tensor_flops_per_clk), "w_bits": w_bits,
-            "distribution": key["distribution"]})
+            "distribution": key["distribution"], **moe_kernels.implementation_of(key["framework"], key["version"], key["dtype"])})
 
 
 def _collective_calls(frame: pd.DataFrame, system: System) -> Iterator[Call]:
@@ -157,6 +167,8 @@ def _collective_calls(frame: pd.DataFrame, system: System) -> Iterator[Call]:
     custom = "allreduce_dtype" in frame.columns
     keys = {"dtype": dtype, "operation": operation, "framework": _column(frame, ("framework",), "nccl"), "source": _column(frame, ("kernel_source",))}
     for index, key in _grouped(frame, keys):
+        if key["operation"] not in collective.NCCL_TABLE_ORDER:
+            raise UnknownNameError("operation", key["operation"], collective.NCCL_TABLE_ORDER)
         sizes = {"message_bytes": frame["message_size"].to_numpy(dtype=float)[index] * by_name(key["dtype"]).bytes,
                  "num_gpus": frame["num_gpus"].to_numpy(dtype=float)[index]}
         options: dict[str, Any] = {"operation": key["operation"]}
@@ -167,10 +179,11 @@ def _collective_calls(frame: pd.DataFrame, system: System) -> Iterator[Call]:
 
 def _scan_calls(frame: pd.DataFrame, system: System) -> Iterator[Call]:
     """Rows of the Mamba-2 and gated-delta-net tables: the kernel is named by ``kernel_source``."""
+    gated = set(_GATED_DELTA_COLUMNS) <= set(frame.columns)
     for index, key in _grouped(frame, {"source": _column(frame, ("kernel_source",))}):
         part = {c: frame[c].to_numpy(dtype=float)[index] for c in _SCAN_COLUMNS if c in frame.columns}
         sizes: dict[str, np.ndarray] = {"batch": part["batch_size"], "seq_len": part["seq_len"]}
-        if "num_v_heads" in part:  # gated delta net: the convolution's time follows its key channels
+        if gated:  # gated delta net: the convolution's time follows its key channels
             channels = part["num_k_heads"] * part["head_k_dim"]
             heads = {"value_heads": part["num_v_heads"], "key_dim": part["head_k_dim"], "value_dim": part["head_v_dim"]}
         else:
@@ -178,6 +191,9 @@ def _scan_calls(frame: pd.DataFrame, system: System) -> Iterator[Call]:
             heads = {"heads": part["nheads"], "head_dim": part["head_dim"], "state_dim": part["d_state"]}
         conv = {"channels": channels, "width": part["d_conv"]}
         source = key["source"]
+        if source in _MAMBA2_SOURCES if gated else source in _GATED_DELTA_SOURCES:
+            needed = _MAMBA2_COLUMNS if gated else _GATED_DELTA_COLUMNS
+            raise TableError(f"kernel_source {source!r} needs the columns {', '.join(needed)}")
         if source == "causal_conv1d_fn":
             yield Call(index, "scan", sizes | conv, {"variant": "causal_conv1d"})
         elif source == "causal_conv1d_update":
@@ -191,20 +207,24 @@ def _scan_calls(frame: pd.DataFrame, system: System) -> Iterator[Call]:
         elif source == "chunk_gated_delta_rule":
             yield Call(index, "scan", sizes | heads | {"key_heads": part["num_k_heads"]}, {"variant": "gated_delta"})
         else:
-            raise UnknownNameError("kernel_source of a scan table", source, SCAN_SOURCES)
+            raise UnknownNameError("kernel_source of a scan table", source, ("causal_conv1d_fn", "causal_conv1d_update", *_MAMBA2_SOURCES,
+                                                                             *_GATED_DELTA_SOURCES))
 
+
+_KV_HEADS: Final = (("num_key_value_heads", "num_heads"),)
 
 KINDS: Final = {kind.name: kind for kind in (
     TableKind("gemm", ("m", "n", "k"), (("gemm_dtype",),), {}, _gemm_calls),
     TableKind("attention-prefill", ("batch_size", "isl", "num_heads", "num_key_value_heads", "head_dim"), (("attn_dtype",),),
-              {"step": 0, "window_size": 0}, lambda f, s: _attention_calls(f, s, decode=False)),
+              {"step": 0, "window_size": 0}, lambda f, s: _attention_calls(f, s, decode=False), at_most=_KV_HEADS),
     TableKind("attention-decode", ("batch_size", "isl", "num_heads", "num_key_value_heads", "head_dim"), (("attn_dtype",),),
-              {"step": 0, "window_size": 0}, lambda f, s: _attention_calls(f, s, decode=True)),
+              {"step": 0, "window_size": 0}, lambda f, s: _attention_calls(f, s, decode=True), at_most=_KV_HEADS),
     TableKind("encoder-attention", ("batch_size", "isl", "num_heads", "head_dim"), (("attn_dtype",),), {"step": 0, "window_size": 0},
               lambda f, s: _attention_calls(f, s, decode=False, causal=False)),
     TableKind("moe", ("num_tokens", "hidden_size", "inter_size", "topk", "num_experts"), (("moe_dtype",),),
-              {"moe_tp_size": 1, "moe_ep_size": 1}, _moe_calls),
-    TableKind("scan", ("batch_size", "seq_len", "d_conv"), (("kernel_source",),), {}, _scan_calls),
+              {"moe_tp_size": 1, "moe_ep_size": 1}, _moe_calls, at_most=(("topk", "num_experts"),)),
+    TableKind("scan", ("batch_size", "seq_len", "d_conv"), (("kernel_source",),), {}, _scan_calls,
+              either=(_MAMBA2_COLUMNS, _GATED_DELTA_COLUMNS)),
     TableKind("collective", ("num_gpus", "message_size"), (("nccl_dtype", "allreduce_dtype", "dtype"),), {}, _collective_calls),
 )}
 
@@ -216,45 +236,77 @@ def kind_named(name: str) -> TableKind:
     return KINDS[name]
 
 
-def check(frame: pd.DataFrame, kind: TableKind, where: str, first_row: int = 2) -> pd.DataFrame:
+def check(frame: pd.DataFrame, kind: TableKind, where: str) -> pd.DataFrame:
     """The table with sizes as numbers and optional columns filled.
+
+    Parameters
+    ----------
+    frame
+        Cells as text or numbers; the index holds the line of each row.
+    where
+        Name of the table for messages.
 
     Raises
     ------
     TableError
-        A column is missing, or a cell is not a positive whole number; the message names file, line and column.
+        A column is missing, or a cell is not a positive whole number or not a known number format; the message names file, line and
+        column.
     """
+    columns = list(frame.columns)
+    found = f"(found {shown_names(columns)})"
+    groups = [group for group in kind.either if set(group) <= set(columns)] or kind.either[:1]
+    sizes = (*kind.sizes, *(name for group in groups for name in group))
+    for name in sizes:
+        if name not in columns:
+            others = " or ".join(", ".join(group) for group in kind.either)
+            needed = ", ".join(kind.sizes) + (f", and {others}" if others else "")
+            raise TableError(f"{where}: column {name!r} is missing; {kind.name} needs {needed} {found}")
+    checked = frame.copy()
+    for name in sizes:
+        checked[name] = _whole_numbers(frame, name, None, where)
+    for name, default in kind.optional.items():
+        checked[name] = _whole_numbers(frame, name, default, where) if name in columns else default
+    for smaller, larger in kind.at_most:
+        _refuse(checked, smaller, checked[smaller] > checked[larger], f"expected at most {larger} of the same row", where)
+    for alternatives in kind.texts:
+        name = next((n for n in alternatives if n in columns), None)
+        if name is None:
+            raise TableError(f"{where}: column {' or '.join(map(repr, alternatives))} is missing {found}")
+        _refuse(frame, name, frame[name].isna() | (frame[name] == ""), "expected a text", where)
+    for name in columns:
+        if name == "kv_cache_dtype" or any(name in alternatives and name.endswith("dtype") for alternatives in kind.texts):
+            for value in frame[name].dropna().unique():
+                try:
+                    formats_of(str(value) or "bfloat16")
+                except UnknownNameError as error:
+                    raise TableError(f"{where}, line {frame.index[frame[name] == value][0]}, column {name!r}: {error}") from None
+    return checked
+
+
+def _whole_numbers(frame: pd.DataFrame, name: str, default: int | None, where: str) -> pd.Series:
+    """A column as whole numbers from 1, or from `default`, which stands for an empty cell."""
     import pandas as pd
 
-    columns = list(frame.columns)
-    for name in kind.sizes:
-        if name not in columns:
-            raise TableError(f"{where}: column {name!r} is missing; {kind.name} needs {', '.join(kind.sizes)} (found {', '.join(columns)})")
-    for alternatives in kind.texts:
-        if not any(name in columns for name in alternatives):
-            raise TableError(f"{where}: column {' or '.join(map(repr, alternatives))} is missing (found {', '.join(columns)})")
-    checked = frame.copy()
-    for name, default in {**dict.fromkeys(kind.sizes), **kind.optional}.items():
-        if name not in columns:
-            checked[name] = default
-            continue
-        numbers = pd.to_numeric(frame[name], errors="coerce")
-        smallest = 1 if default is None else 0
-        if default is not None:
-            empty = frame[name].isna() | (frame[name].astype(str).str.strip() == "")
-            numbers = numbers.where(~empty, float(default))
-        bad = ~(numbers >= smallest) | (numbers > MAX_SIZE) | (numbers != np.floor(numbers))
-        if bad.any():
-            position = int(np.argmax(bad.to_numpy()))
-            raise TableError(f"{where}, line {position + first_row}, column {name!r}: expected a whole number from {smallest} to 2^40, "
-                             f"found {frame[name].iloc[position]!r}")
-        checked[name] = numbers
-    for alternatives in kind.texts:
-        name = next(n for n in alternatives if n in columns)
-        empty_text = checked[name].isna()
-        if empty_text.any():
-            raise TableError(f"{where}, line {int(np.argmax(empty_text.to_numpy())) + first_row}, column {name!r}: empty")
-    return checked
+    numbers = pd.to_numeric(frame[name], errors="coerce").astype(float)
+    smallest = 1 if default is None else default
+    if default is not None:
+        numbers = numbers.where(~(frame[name].isna() | (frame[name] == "")), float(default))
+    bad = ~(numbers >= smallest) | (numbers > MAX_SIZE) | (numbers != np.floor(numbers))
+    _refuse(frame, name, bad, f"expected a whole number from {smallest} to 2^40", where)
+    return numbers.astype(np.int64)
+
+
+def _refuse(frame: pd.DataFrame, name: str, bad: pd.Series, expected: str, where: str) -> None:
+    """TableError at the first bad row."""
+    if bad.any():
+        position = int(np.argmax(bad.to_numpy()))
+        raise TableError(f"{where}, line {frame.index[position]}, column {name!r}: {expected}, found {shown(frame[name].iloc[position])}")
+
+
+def shown_names(columns: Sequence[str]) -> str:
+    """Names of columns in an error message, cut short."""
+    names = [name if len(name) <= 30 and name.isprintable() else shown(name) for name in columns[:30]]
+    return ", ".join(names) + (", ..." if len(columns) > 30 else "")
 
 
 def predict(frame: pd.DataFrame, kind: TableKind, system: System) -> dict[str, np.ndarray]:

@@ -23,12 +23,32 @@ if TYPE_CHECKING:
     from .trace.registry import formula as formula
 
 _EXPORTS = {
-    "Op": "op", "Operand": "op", "tensor": "op", "OpGraph": "graph", "Memory": "graph", "Uncovered": "graph", "NumberFormat": "formats",
-    "trace_model": "models", "builtin": "models", "formula": "trace.registry",
+    "Op": "op",
+    "Operand": "op",
+    "tensor": "op",
+    "OpGraph": "graph",
+    "Memory": "graph",
+    "Uncovered": "graph",
+    "NumberFormat": "formats",
+    "trace_model": "models",
+    "builtin": "models",
+    "formula": "trace.registry",
 }
 
-__all__ = ["Memory", "NumberFormat", "Op", "OpGraph", "Operand", "Uncovered", "builtin", "formula", "quantise", "tensor", "trace",
-           "trace_model"]
+__all__ = [
+    "Memory",
+    "NumberFormat",
+    "Op",
+    "OpGraph",
+    "Operand",
+    "Uncovered",
+    "builtin",
+    "formula",
+    "quantise",
+    "tensor",
+    "trace",
+    "trace_model",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,6 @@
-"""Modules that can be called: ``presilicon.workloads.trace`` is both the folder of the front end and the function that it is for."""
+"""Modules that can be called: ``presilicon.workloads.trace`` is both the folder of the front end and the function that
+it is for.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ from typing import Any
 
 
 def callable_module(name: str, find: Callable[[], Callable[..., Any]]) -> None:
-    """Let the loaded module `name` be called like the function that `find` gives (and loads, when it is first called)."""
+    """Let the loaded module `name` be called like the function that `find` gives."""
 
     class CallableModule(ModuleType):
         def __call__(self, *args: Any, **kwargs: Any) -> Any:

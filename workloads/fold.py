@@ -1,7 +1,8 @@
 """Folding: blocks that repeat (``layers.0``, ``layers.1`` ...) are kept once, with a count.
 
-Two blocks are equal when their ops agree, in order, in everything but the index in their names, and depend on each other in the same
-way. Equal blocks need not be neighbours: of alternating local and global layers one of each kind is kept.
+Two blocks are equal when their ops agree, in order, in everything but the index in their names, and depend on each
+other in the same way. Equal blocks need not be neighbours: of alternating local and global layers one of each kind is
+kept.
 """
 
 from __future__ import annotations
@@ -17,15 +18,17 @@ from .op import Op
 def fold(graph: OpGraph) -> OpGraph:
     """Keep one of each set of equal blocks.
 
-    FLOPs, bytes and the number of runs do not change: ``sum(op.flops * op.count)`` is the same. An edge between folded blocks becomes an
-    edge between their representatives, or none where that would point backwards in program order (the loop over the blocks).
+    FLOPs, bytes and the number of runs do not change: ``sum(op.flops * op.count)`` is the same. An edge between folded
+    blocks becomes an edge between their representatives, or none where that would point backwards in program order (the
+    loop over the blocks).
 
     Examples
     --------
     >>> from presilicon.workloads.op import tensor
     >>> def relu(i):
     ...     ports = (tensor("x0", "input", "n", "bf16"), tensor("out", "output", "n", "bf16"))
-    ...     return Op(f"layers.{i}.relu", "elementwise", "aten.relu.default", {"n": 8}, ports, {"cmp": 1.0}, module=f"layers.{i}")
+    ...     where = f"layers.{i}"
+    ...     return Op(f"{where}.relu", "elementwise", "aten.relu.default", {"n": 8}, ports, module=where)
     >>> folded = fold(OpGraph("two", [relu(0), relu(1)], [("layers.0.relu", "layers.1.relu", "x0")]))
     >>> [(op.name, op.count) for op in folded]
     [('layers.0.relu', 2)]
@@ -45,15 +48,22 @@ def fold(graph: OpGraph) -> OpGraph:
             positions = _indices(op.module)
             if level < len(positions):
                 parts = op.module.split(".")
-                container = ".".join(parts[:positions[level]])
+                container = ".".join(parts[: positions[level]])
                 key = (str(op.attributes.get("pass", "")), container)
                 blocks[key].setdefault(parts[positions[level]], []).append(name)
         gone: set[str] = set()
         for (_, container), members in blocks.items():
             first: dict[Hashable, list[str]] = {}
             for index, names in members.items():
-                same = first.setdefault(_signature([ops[n] for n in names], [counts[n] for n in names], incoming, f"{container}.{index}" if container
-                                                   else index), names)
+                same = first.setdefault(
+                    _signature(
+                        [ops[n] for n in names],
+                        [counts[n] for n in names],
+                        incoming,
+                        f"{container}.{index}" if container else index,
+                    ),
+                    names,
+                )
                 if same is not names:
                     for mine, theirs in zip(names, same, strict=True):
                         counts[theirs] += counts[mine]
@@ -71,10 +81,20 @@ def _signature(ops: list[Op], counts: list[int], incoming: dict[str, list[tuple[
     """Everything that a block is, except its index and who is outside of it."""
     local = {op.name: i for i, op in enumerate(ops)}
     return tuple(
-        (op.module.removeprefix(prefix), op.kind, op.target, tuple(op.dims.items()), op.operands, tuple(sorted(op.body.items())),
-         repr(sorted(op.attributes.items())), op.iterations, count,
-         tuple(sorted((local[p], label) for p, label in incoming[op.name] if p in local)))
-        for op, count in zip(ops, counts, strict=True))
+        (
+            op.module.removeprefix(prefix),
+            op.kind,
+            op.target,
+            tuple(op.dims.items()),
+            op.operands,
+            tuple(sorted(op.body.items())),
+            repr(sorted(op.attributes.items())),
+            op.iterations,
+            count,
+            tuple(sorted((local[p], label) for p, label in incoming[op.name] if p in local)),
+        )
+        for op, count in zip(ops, counts, strict=True)
+    )
 
 
 def _rebuild(graph: OpGraph, ops: list[Op], twin: dict[str, str]) -> OpGraph:
@@ -89,5 +109,12 @@ def _rebuild(graph: OpGraph, ops: list[Op], twin: dict[str, str]) -> OpGraph:
         u, v = representative(producer), representative(consumer)
         if order[u] < order[v]:
             edges.setdefault((u, v), data["tensor"])
-    return OpGraph(graph.name, ops, [(u, v, t) for (u, v), t in edges.items()], memory=graph.memory, tokens=graph.tokens,
-                   uncovered=graph.uncovered, meta=graph.meta)
+    return OpGraph(
+        graph.name,
+        ops,
+        [(u, v, t) for (u, v), t in edges.items()],
+        memory=graph.memory,
+        tokens=graph.tokens,
+        uncovered=graph.uncovered,
+        meta=graph.meta,
+    )

@@ -1,7 +1,8 @@
 """Number formats: how many bits an element costs in memory, and which arithmetic executes it.
 
-Source of the block-scaled layouts: OCP Microscaling Formats (MX) v1.0 (32 elements, one 8-bit scale); NVIDIA NVFP4 (16 elements, one
-8-bit fp8 scale); group-wise weight-only integers as in GPTQ and AWQ (128 elements, a 16-bit scale, and a zero point of the weight's bits).
+Source of the block-scaled layouts: OCP Microscaling Formats (MX) v1.0 (32 elements, one 8-bit scale); NVIDIA NVFP4 (16
+elements, one 8-bit fp8 scale); group-wise weight-only integers as in GPTQ and AWQ (128 elements, a 16-bit scale, and a
+zero point of the weight's bits).
 """
 
 from __future__ import annotations
@@ -57,41 +58,57 @@ class NumberFormat:
         return self.bits / 8.0
 
 
-_FORMATS: Final = {f.name: f for f in (
-    NumberFormat("fp64", 64, "fp64"),
-    NumberFormat("fp32", 32, "fp32"),
-    NumberFormat("tf32", 32, "tf32"),
-    NumberFormat("bf16", 16, "bf16"),
-    NumberFormat("fp16", 16, "fp16"),
-    NumberFormat("fp8_e4m3", 8, "fp8"),
-    NumberFormat("fp8_e5m2", 8, "fp8"),
-    NumberFormat("fp8_block", 8, "fp8", group_size=128, scale_bits=32),
-    NumberFormat("int8", 8, "int8"),
-    NumberFormat("int4", 4, "int4"),
-    NumberFormat("w8_g128", 8, "bf16", "dequantise", group_size=128, scale_bits=16),
-    NumberFormat("w4_g128", 4, "bf16", "dequantise", group_size=128, scale_bits=16),
-    NumberFormat("w4_g128_zero", 4, "bf16", "dequantise", group_size=128, scale_bits=16, zero_bits=4),
-    NumberFormat("mxfp8", 8, "fp8", group_size=32, scale_bits=8),
-    NumberFormat("mxfp6", 6, "fp8", group_size=32, scale_bits=8),
-    NumberFormat("mxfp4", 4, "fp4", group_size=32, scale_bits=8),
-    NumberFormat("nvfp4", 4, "fp4", group_size=16, scale_bits=8),
-    NumberFormat("int64", 64, "int64"),
-    NumberFormat("int32", 32, "int32"),
-    NumberFormat("int16", 16, "int32"),
-    NumberFormat("uint8", 8, "int8"),
-    NumberFormat("bool", 8, "int32"),
-    NumberFormat("complex64", 64, "fp32"),
-)}
+_FORMATS: Final = {
+    f.name: f
+    for f in (
+        NumberFormat("fp64", 64, "fp64"),
+        NumberFormat("fp32", 32, "fp32"),
+        NumberFormat("tf32", 32, "tf32"),
+        NumberFormat("bf16", 16, "bf16"),
+        NumberFormat("fp16", 16, "fp16"),
+        NumberFormat("fp8_e4m3", 8, "fp8"),
+        NumberFormat("fp8_e5m2", 8, "fp8"),
+        NumberFormat("fp8_block", 8, "fp8", group_size=128, scale_bits=32),
+        NumberFormat("int8", 8, "int8"),
+        NumberFormat("int4", 4, "int4"),
+        NumberFormat("w8_g128", 8, "bf16", "dequantise", group_size=128, scale_bits=16),
+        NumberFormat("w4_g128", 4, "bf16", "dequantise", group_size=128, scale_bits=16),
+        NumberFormat("w4_g128_zero", 4, "bf16", "dequantise", group_size=128, scale_bits=16, zero_bits=4),
+        NumberFormat("mxfp8", 8, "fp8", group_size=32, scale_bits=8),
+        NumberFormat("mxfp6", 6, "fp8", group_size=32, scale_bits=8),
+        NumberFormat("mxfp4", 4, "fp4", group_size=32, scale_bits=8),
+        NumberFormat("nvfp4", 4, "fp4", group_size=16, scale_bits=8),
+        NumberFormat("int64", 64, "int64"),
+        NumberFormat("int32", 32, "int32"),
+        NumberFormat("int16", 16, "int32"),
+        NumberFormat("uint8", 8, "int8"),
+        NumberFormat("bool", 8, "int32"),
+        NumberFormat("complex64", 64, "fp32"),
+    )
+}
 
 _ALIASES: Final = {
-    "bfloat16": "bf16", "float16": "fp16", "half": "fp16", "float32": "fp32", "float": "fp32", "float64": "fp64", "double": "fp64",
-    "fp8": "fp8_e4m3", "float8_e4m3fn": "fp8_e4m3", "float8_e5m2": "fp8_e5m2", "float8_e4m3fnuz": "fp8_e4m3", "w4a16": "w4_g128",
-    "w8a16": "w8_g128", "int4_wo": "w4_g128", "int8_wo": "w8_g128", "w4a16_mxfp4": "mxfp4",
+    "bfloat16": "bf16",
+    "float16": "fp16",
+    "half": "fp16",
+    "float32": "fp32",
+    "float": "fp32",
+    "float64": "fp64",
+    "double": "fp64",
+    "fp8": "fp8_e4m3",
+    "float8_e4m3fn": "fp8_e4m3",
+    "float8_e5m2": "fp8_e5m2",
+    "float8_e4m3fnuz": "fp8_e4m3",
+    "w4a16": "w4_g128",
+    "w8a16": "w8_g128",
+    "int4_wo": "w4_g128",
+    "int8_wo": "w8_g128",
+    "w4a16_mxfp4": "mxfp4",
 }
 
 
 def by_name(name: str) -> NumberFormat:
-    """Look a format up by its name or a usual alias (``"bfloat16"``, ``"w4a16"``); unknown names raise with the nearest.
+    """Look a format up by its name or a usual alias; unknown names raise with the nearest.
 
     >>> by_name("bfloat16").name
     'bf16'

@@ -6,7 +6,7 @@ import gzip
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -42,7 +42,8 @@ class Memory:
     @property
     def peak_bytes(self) -> float:
         """Sum of all parts."""
-        return self.weights_bytes + self.kv_cache_bytes + self.activations_bytes + self.optimizer_bytes + self.gradient_bytes
+        kept = self.weights_bytes + self.kv_cache_bytes + self.optimizer_bytes + self.gradient_bytes
+        return kept + self.activations_bytes
 
 
 @dataclass(frozen=True)
@@ -76,11 +77,20 @@ class OpGraph:
         Two ops share a name, an edge names no op, or the graph has a cycle.
     """
 
-    def __init__(self, name: str, ops: Iterable[Op], edges: Iterable[tuple[str, str, str]] = (), *, memory: Memory | None = None,
-                 tokens: float = 0.0, uncovered: Iterable[Uncovered] = (), meta: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        ops: Iterable[Op],
+        edges: Iterable[tuple[str, str, str]] = (),
+        *,
+        memory: Memory | None = None,
+        tokens: float = 0.0,
+        uncovered: Iterable[Uncovered] = (),
+        meta: Mapping[str, Any] | None = None,
+    ) -> None:
         self.name = name
         self.memory = memory or Memory()
-        self.tokens = tokens
+        self.tokens = float(tokens)
         self.uncovered = tuple(uncovered)
         self.meta = dict(meta or {})
         self.nx = nx.DiGraph()
@@ -124,8 +134,13 @@ class OpGraph:
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
         return {
-            "format": _MAGIC, "version": FORMAT_VERSION, "name": self.name, "tokens": self.tokens, "meta": self.meta,
-            "memory": vars(self.memory), "uncovered": [vars(u) for u in self.uncovered],
+            "format": _MAGIC,
+            "version": FORMAT_VERSION,
+            "name": self.name,
+            "tokens": self.tokens,
+            "meta": self.meta,
+            "memory": vars(self.memory),
+            "uncovered": [vars(u) for u in self.uncovered],
             "ops": [_op_to_dict(op) for op in self],
             "edges": [[u, v, d["tensor"]] for u, v, d in self.nx.edges(data=True)],
         }
@@ -134,15 +149,20 @@ class OpGraph:
     def from_dict(cls, data: Mapping[str, Any], where: str = "graph") -> OpGraph:
         """Inverse of `to_dict`; raises GraphError for anything that is not a graph of a known version."""
         if not isinstance(data, Mapping) or data.get("format") != _MAGIC:
-            raise GraphError(f"{where}: not a presilicon graph (no \"format\": \"{_MAGIC}\")")
+            raise GraphError(f'{where}: not a presilicon graph (no "format": "{_MAGIC}")')
         version = data.get("version")
         if version != FORMAT_VERSION:
             raise GraphError(f"{where}: graph format version {version!r}; this release reads version {FORMAT_VERSION}")
         try:
             return cls(
-                str(data["name"]), [_op_from_dict(d) for d in data["ops"]], [(u, v, t) for u, v, t in data["edges"]],
-                memory=Memory(**data["memory"]), tokens=float(data["tokens"]),
-                uncovered=[Uncovered(**u) for u in data["uncovered"]], meta=data["meta"])
+                str(data["name"]),
+                [_op_from_dict(d) for d in data["ops"]],
+                [(u, v, t) for u, v, t in data["edges"]],
+                memory=Memory(**data["memory"]),
+                tokens=float(data["tokens"]),
+                uncovered=[Uncovered(**u) for u in data["uncovered"]],
+                meta=data["meta"],
+            )
         except GraphError as error:
             raise GraphError(f"{where}: {error}") from None
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -172,10 +192,21 @@ class OpGraph:
 
 def _op_to_dict(op: Op) -> dict[str, Any]:
     data: dict[str, Any] = {
-        "name": op.name, "kind": op.kind, "target": op.target, "dims": dict(op.dims),
-        "operands": [{"name": o.name, "role": o.role, "projection": [[list(t) for t in axis] for axis in o.projection],
-                      "format": o.number_format.name} | ({} if o.elements is None else {"elements": o.elements})
-                     for o in op.operands]}
+        "name": op.name,
+        "kind": op.kind,
+        "target": op.target,
+        "dims": dict(op.dims),
+        "operands": [
+            {
+                "name": o.name,
+                "role": o.role,
+                "projection": [[list(t) for t in axis] for axis in o.projection],
+                "format": o.number_format.name,
+            }
+            | ({} if o.elements is None else {"elements": o.elements})
+            for o in op.operands
+        ],
+    }
     for key in ("body", "attributes"):
         if getattr(op, key):
             data[key] = dict(getattr(op, key))
@@ -187,8 +218,14 @@ def _op_to_dict(op: Op) -> dict[str, Any]:
 
 def _op_from_dict(data: Mapping[str, Any]) -> Op:
     operands = tuple(
-        Operand(o["name"], o["role"], tuple(tuple((str(d), int(s)) for d, s in axis) for axis in o["projection"]), by_name(o["format"]),
-                o.get("elements"))
-        for o in data["operands"])
+        Operand(
+            o["name"],
+            o["role"],
+            tuple(tuple((str(d), int(s)) for d, s in axis) for axis in o["projection"]),
+            by_name(o["format"]),
+            o.get("elements"),
+        )
+        for o in data["operands"]
+    )
     rest = {k: v for k, v in data.items() if k != "operands"}
     return Op(operands=operands, **rest)

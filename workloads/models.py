@@ -40,7 +40,9 @@ def load_config(model: str | Path) -> tuple[str, dict[str, Any]]:
     elif path.is_file():
         name = path.resolve().parent.name if path.name == "config.json" else path.stem
     else:
-        raise UnknownNameError("model", str(model), builtin(), where="neither a built-in name, nor a file or folder with a config.json")
+        raise UnknownNameError(
+            "model", str(model), builtin(), where="neither a built-in name, nor a file or folder with a config.json"
+        )
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -52,9 +54,19 @@ def load_config(model: str | Path) -> tuple[str, dict[str, Any]]:
     return name, data
 
 
-def trace_model(model: str | Path, *, phase: Phase = "prefill", batch: int = 1, seq: int = 2048, context: int | None = None,
-                dtype: str = "bfloat16", strict: bool = False, folded: bool = True, attention: str = "sdpa",
-                front_end: str = "auto") -> OpGraph:
+def trace_model(
+    model: str | Path,
+    *,
+    phase: Phase = "prefill",
+    batch: int = 1,
+    seq: int = 2048,
+    context: int | None = None,
+    dtype: str = "bfloat16",
+    strict: bool = False,
+    folded: bool = True,
+    attention: str = "sdpa",
+    front_end: str = "auto",
+) -> OpGraph:
     """Trace a model in one phase.
 
     Parameters
@@ -63,18 +75,21 @@ def trace_model(model: str | Path, *, phase: Phase = "prefill", batch: int = 1, 
         A built-in name (`builtin`), a folder or file with a Hugging Face ``config.json`` (no weights, no network), or
         ``file.py:function`` with a function that returns ``(nn.Module, example_inputs)``.
     phase
-        ``"prefill"``: one forward pass over `batch` sequences of `seq` tokens, logits of the last token only, as serving engines do.
-        ``"decode"``: one new token for each of `batch` sequences, on top of a cache that holds `context` tokens.
-        ``"train"``: forward, backward and one fused AdamW update over `batch` sequences of `seq` tokens.
+        ``"prefill"``: one forward pass over `batch` sequences of `seq` tokens, logits of the last token only, as
+        serving engines do. ``"decode"``: one new token for each of `batch` sequences, on top of a cache that holds
+        `context` tokens. ``"train"``: forward, backward and one fused AdamW update over `batch` sequences of `seq`
+        tokens.
     context
-        Tokens in the cache of a decode step; None: `seq`. For an encoder-decoder model these are the decoder's, and `seq` is the encoder's
-        length.
+        Tokens in the cache of a decode step; None: `seq`. For an encoder-decoder model these are the decoder's, and
+        `seq` is the encoder's length.
     dtype
         Of weights and activations: ``"bfloat16"``, ``"float16"``, ``"float32"``.
     strict, folded, front_end
         See `presilicon.workloads.trace`.
     attention
-        ``"sdpa"`` or ``"eager"``; a model that does not support it runs its eager attention, and ``graph.meta["attention"]`` says so.
+        ``"sdpa"``: what transformers runs by default. ``"flash"``: one fused kernel that knows windows, soft caps and
+        sinks, as serving engines have. ``"eager"``: matmul, softmax, matmul. A model that does not support the choice
+        runs what it has, and ``graph.meta["attention"]`` says what that was.
 
     Returns
     -------
@@ -104,8 +119,19 @@ def trace_model(model: str | Path, *, phase: Phase = "prefill", batch: int = 1, 
     _need_torch(name)
     from .trace.pretrained import trace_config
 
-    return trace_config(name, data, phase=phase, batch=batch, seq=seq, context=context or seq, dtype=dtype, strict=strict, folded=folded,
-                        attention=attention, front_end=front_end)
+    return trace_config(
+        name,
+        data,
+        phase=phase,
+        batch=batch,
+        seq=seq,
+        context=context or seq,
+        dtype=dtype,
+        strict=strict,
+        folded=folded,
+        attention=attention,
+        front_end=front_end,
+    )
 
 
 def _need_torch(name: str) -> None:
@@ -113,4 +139,6 @@ def _need_torch(name: str) -> None:
 
     for package in ("torch", "transformers"):
         if find_spec(package) is None:
-            raise TraceError(f"tracing {name!r} needs {package}: pip install 'presilicon[trace]' (a saved graph needs neither)")
+            raise TraceError(
+                f"tracing {name!r} needs {package}: pip install 'presilicon[trace]' (a saved graph needs neither)"
+            )

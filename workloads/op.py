@@ -1,7 +1,7 @@
 """One operator as an extended Einsum.
 
-An `Op` names its iteration dimensions, projects each operand onto them, and counts the scalar operations of its body by class.
-FLOPs and bytes are derived from these and are stored nowhere else.
+An `Op` names its iteration dimensions, projects each operand onto them, and counts the scalar operations of its body by
+class. FLOPs and bytes are derived from these and are stored nowhere else.
 """
 
 from __future__ import annotations
@@ -9,19 +9,23 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 from ..errors import GraphError
 from .formats import NumberFormat, by_name
 
-Kind = Literal["matmul", "conv", "attention", "norm", "softmax", "elementwise", "reduce", "scan", "gather", "copy", "collective", "view",
-               "unknown"]
-KINDS: Final = ("matmul", "conv", "attention", "norm", "softmax", "elementwise", "reduce", "scan", "gather", "copy", "collective", "view",
-                "unknown")
+Kind = Literal[
+    "matmul", "conv", "attention", "norm", "softmax", "elementwise", "reduce", "scan", "gather", "copy",
+    "collective", "view", "unknown"
+]  # fmt: skip
+KINDS: Final[tuple[str, ...]] = get_args(Kind)
 
 #: FLOPs that one scalar operation of a class counts for. A multiply-add is two; comparisons and integer work are none.
-FLOPS_PER: Final = {"mac": 2.0, "add": 1.0, "mul": 1.0, "div": 1.0, "exp": 1.0, "rsqrt": 1.0, "tanh": 1.0, "log": 1.0, "cmp": 0.0,
-                    "int": 0.0}
+FLOPS_PER: Final = dict.fromkeys(("add", "mul", "div", "exp", "rsqrt", "tanh", "log"), 1.0) | {
+    "mac": 2.0,
+    "cmp": 0.0,
+    "int": 0.0,
+}
 #: Classes that run on the special-function units of a GPU.
 SPECIAL: Final = ("exp", "rsqrt", "tanh", "log", "div")
 
@@ -37,15 +41,16 @@ class Operand:
     name
         Name of the tensor in the graph.
     role
-        ``"input"``, ``"weight"`` (constant across calls: parameters and buffers), ``"cache"`` (KV cache), or ``"output"``.
+        ``"input"``, ``"weight"`` (constant across calls: parameters and buffers), ``"cache"`` (KV cache), or
+        ``"output"``.
     projection
-        One entry per tensor axis: the iteration dimensions that index it with their strides, ``(("p", 1), ("r", 1))`` for a
-        convolution's input row. An axis without dimensions has extent 1.
+        One entry per tensor axis: the iteration dimensions that index it with their strides, ``(("p", 1), ("r", 1))``
+        for a convolution's input row. An axis without dimensions has extent 1.
     number_format
         Format of its elements.
     elements
-        Elements of the tensor that the op touches, when the projection does not say so (gathered rows, a causal half); None:
-        the product of the axes' extents.
+        Elements of the tensor that the op touches, when the projection does not say so (gathered rows, a causal half);
+        None: the product of the axes' extents.
     """
 
     name: str
@@ -105,10 +110,12 @@ class Op:
             for axis in operand.projection:
                 for dim, _ in axis:
                     if dim not in self.dims:
-                        raise GraphError(f"op {self.name!r}: operand {operand.name!r} uses dimension {dim!r}, which the op lacks")
+                        where = f"op {self.name!r}: operand {operand.name!r}"
+                        raise GraphError(f"{where} uses dimension {dim!r}, which the op lacks")
         unknown = set(self.body) - set(FLOPS_PER)
         if unknown:
-            raise GraphError(f"op {self.name!r}: unknown scalar operation {sorted(unknown)[0]!r}; allowed: {', '.join(FLOPS_PER)}")
+            allowed = ", ".join(FLOPS_PER)
+            raise GraphError(f"op {self.name!r}: unknown scalar operation {min(unknown)!r}; allowed: {allowed}")
 
     @property
     def points(self) -> float:
@@ -157,8 +164,13 @@ class Op:
         return self.flops / moved if moved else math.inf
 
 
-def tensor(name: str, role: Literal["input", "weight", "cache", "output"], axes: str | tuple[str, ...], number_format: str | NumberFormat,
-           elements: int | None = None) -> Operand:
+def tensor(
+    name: str,
+    role: Literal["input", "weight", "cache", "output"],
+    axes: str | tuple[str, ...],
+    number_format: str | NumberFormat,
+    elements: int | None = None,
+) -> Operand:
     """An operand whose axes are each one dimension with stride 1: ``tensor("a", "input", ("m", "k"), "bf16")``."""
     names = tuple(axes.split()) if isinstance(axes, str) else axes
     fmt = by_name(number_format) if isinstance(number_format, str) else number_format

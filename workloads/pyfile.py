@@ -44,7 +44,12 @@ def load_function(text: str) -> tuple[str, Any]:
         sys.path.remove(str(path.resolve().parent))
     found = getattr(module, function, None)
     if found is None:
-        raise UnknownNameError("function", function, [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")], where=str(path))
+        raise UnknownNameError(
+            "function",
+            function,
+            [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")],
+            where=str(path),
+        )
     if not callable(found):
         raise TraceError(f"{text}: {function!r} is a {type(found).__name__}, not a function")
     return str(path), found
@@ -68,14 +73,18 @@ def trace_function(text: str, *, phase: str, strict: bool, folded: bool, front_e
     from .trace.api import trace
 
     if phase == "decode":
-        raise TraceError(f"{text}: a function gives one call of a module; phase 'decode' needs a configuration with a cache "
-                         "(return the decode step's inputs and use phase 'prefill')")
+        raise TraceError(
+            f"{text}: a function gives one call of a module; phase 'decode' needs a configuration with a cache "
+            "(return the decode step's inputs and use phase 'prefill')"
+        )
     try:
         result = function()
     except (Exception, SystemExit) as error:
         raise TraceError(f"{text} raised: {user_line(error, Path(path))}") from error
     if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[0], nn.Module):
-        shown = f"({', '.join(type(r).__name__ for r in result)})" if isinstance(result, tuple) else type(result).__name__
+        shown = (
+            f"({', '.join(type(r).__name__ for r in result)})" if isinstance(result, tuple) else type(result).__name__
+        )
         raise TraceError(f"{text} must return (nn.Module, example_inputs), but returned {shown}")
     module, example = result
     if isinstance(example, torch.Tensor):
@@ -88,16 +97,29 @@ def trace_function(text: str, *, phase: str, strict: bool, folded: bool, front_e
     elif isinstance(example, (tuple, list)):
         args, kwargs = tuple(example), {}
     else:
-        raise TraceError(f"{text}: example_inputs must be a tensor, a tuple, a list or a dict, not {type(example).__name__}")
+        raise TraceError(
+            f"{text}: example_inputs must be a tensor, a tuple, a list or a dict, not {type(example).__name__}"
+        )
     reserved = {"strict", "folded", "name", "front_end", "phase"} & set(kwargs)
     if reserved:
         raise TraceError(f"{text}: example_inputs uses the reserved name {sorted(reserved)[0]!r}; give it by position")
-    return trace(module, *args, strict=strict, folded=folded, name=type(module).__name__, front_end=front_end, phase=phase, **kwargs)
+    return trace(
+        module,
+        *args,
+        strict=strict,
+        folded=folded,
+        name=type(module).__name__,
+        front_end=front_end,
+        phase=phase,
+        **kwargs,
+    )
 
 
 def user_line(error: BaseException, path: Path) -> str:
     """Exception, message and the last line of the user's file on the stack."""
-    line = next((f.lineno for f in reversed(traceback.extract_tb(error.__traceback__)) if Path(f.filename) == path), None)
+    line = next(
+        (f.lineno for f in reversed(traceback.extract_tb(error.__traceback__)) if Path(f.filename) == path), None
+    )
     message = str(error).strip().splitlines()
     where = f" ({path}:{line})" if line else ""
     return f"{type(error).__name__}: {message[0] if message else ''}{where}"

@@ -26,8 +26,7 @@ def _grouped(machine: Machine, link: LinkSpec, sizes: Sizes, options: Mapping[st
 
 
 def _moe(machine: Machine, link: LinkSpec, sizes: Sizes, options: Mapping[str, Any]) -> KernelTimes:
-    return moe.fused_moe(machine, sizes["num_tokens"], sizes["hidden_size"], sizes["inter_size"], sizes["topk"], sizes["num_experts"],
-                         moe_tp_size=sizes.get("moe_tp_size", 1), moe_ep_size=sizes.get("moe_ep_size", 1), **options)
+    return moe.fused_moe(machine, **sizes, **options)
 
 
 def _prefill(machine: Machine, link: LinkSpec, sizes: Sizes, options: Mapping[str, Any]) -> KernelTimes:

@@ -1,10 +1,14 @@
 """Closed form of a matrix multiply on a GPU: the best of a set of tiles and split-K factors, as libraries choose.
 
-One CTA computes one tile of C; a round of CTAs runs on all SMs at once. The main loop costs, per element of k, the largest of
-the tensor cores' cycles, the cycles in which the operands pass through shared memory, and a serial latency that one CTA alone
-cannot hide. Beside it stand the L2 traffic of all CTAs and the DRAM traffic of what L2 does not hold; the three overlap (see
-`overlap`). C is written after the main loop. Split-K divides k over CTAs, keeps partial tiles in L2 and adds a reduction kernel.
-Dense work lowers the clock until the power limit is met (`power`).
+One CTA computes one tile of C; a round of CTAs runs on all SMs at once. The main loop costs, per element of k, the
+largest of the tensor cores' cycles, the cycles in which the operands pass through shared memory, and a serial latency
+that one CTA alone cannot hide. Beside it stand the L2 traffic of all CTAs and the DRAM traffic of what L2 does not
+hold; the three overlap (`overlap`). C is written after the main loop. Split-K divides k over CTAs, keeps partial
+tiles in L2 and adds a reduction kernel. Dense work lowers the clock until the power limit is met (`power`).
+
+With ``best`` every term is the least of increasing functions of the sizes and decreasing functions of the machine, so
+that a larger product is never faster, nor a better machine slower; only rows of k that are not whole 16-byte words
+break the first (they load in narrower pieces, as on the hardware).
 
 Constants are in ``arch/constants/gemm.yaml`` and ``power.yaml``.
 """
@@ -16,21 +20,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ...errors import UnknownNameError
 from . import power
+from .gemm_kernels import CANDIDATES, LIBRARIES, TABLE_WEIGHT_COPIES, cutlass_tiles, table_options
 from .machine import KernelTimes, Machine, Number
 
-#: (rows, columns) of C per CTA among which the library chooses, and the split-K factors tried with each.
-TILES: tuple[tuple[int, int], ...] = (
-    (256, 128),
-    (128, 256),
-    (128, 128),
-    (64, 256),
-    (128, 64),
-    (64, 128),
-    (64, 64),
-    (32, 64),
-)
-SPLITS: tuple[int, ...] = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
+__all__ = ["TABLE_WEIGHT_COPIES", "gemm", "gemm_energy", "overlap", "table_options"]
 
 #: Bytes of k per operand row that one pipeline stage holds at least; k is rounded up to it.
 K_STEP_BYTES = 64.0
@@ -38,11 +33,11 @@ K_STEP_BYTES = 64.0
 #: Elements of k over which the serial latency of one main-loop step is spread.
 SERIAL_STEP = 64.0
 
-#: Weights through which the measured tables cycle before they meet the same one again (AIConfigurator collectors).
-TABLE_WEIGHT_COPIES = 6.0
+#: Elements of k until the main loop's pipeline is full; the fill latency is exposed in that proportion.
+FILL_DEPTH = 128.0
 
 #: Points worked on at once, so that temporaries stay in cache.
-CHUNK = 4096
+CHUNK = 16384
 
 
 class _Point(NamedTuple):
@@ -57,7 +52,7 @@ class _Point(NamedTuple):
     feed: Any  # operand bytes per clock and SM
     serial: Any  # cycles per element of k
     fill: Any  # cycles per round
-    round_gap: Any  # cycles between rounds
+    epilogue: Any  # cycles of a round's epilogue, None where the library overlaps it with the next round
     l2_read: Any  # bytes per clock
     l2_write: Any
     a_bytes: Any  # bytes per element
@@ -75,30 +70,45 @@ class _Point(NamedTuple):
 def overlap(a: Any, b: Any) -> Any:
     """Time of two activities that overlap imperfectly: the longer, plus a share of the shorter that grows as they near.
 
-    A rational stand-in for the 3-norm, within 1.6 % of it, exact at equality and at zero; homogeneous, and increasing in both.
+    A rational stand-in for the 3-norm, within 1.6 % of it, exact at equality and where one is zero; homogeneous, and
+    increasing in both. The longer must be positive.
+
+    >>> float(overlap(2.0, 2.0)), float(overlap(2.0, 0.0))
+    (2.52, 2.0)
     """
     longer = np.maximum(a, b)
     shorter = np.minimum(a, b)
-    ratio = shorter / np.maximum(longer, 1e-30)
+    ratio = shorter / longer
     return longer + 0.26 * shorter * ratio * ratio
 
 
-def _parts(p: _Point, tile_m: Any, tile_n: Any, split: Any) -> tuple[Any, Any, Any, Any]:
-    """Cycles of compute, of L2 reads and of the split-K reduction, and CTAs, for a tile choice."""
+def _k_per_cta(p: _Point, split: Any) -> Any:
+    """Elements of k that one CTA works through, in whole steps."""
+    step = K_STEP_BYTES / min(p.a_bytes, 2.0)
+    return np.ceil(p.k / (split * step)) * step
+
+
+def _per_tile(p: _Point, tile_m: Any, tile_n: Any) -> tuple[Any, Any, Any]:
+    """Tiles of C, busy cycles of an SM per tile and element of k, and cycles in which L2 serves all tiles."""
     rows = np.ceil(p.m / tile_m)
     columns = np.ceil(p.n / tile_n)
-    tiles = rows * columns * p.batch
-    ctas = tiles * split
-    rounds = np.ceil(ctas / p.sm)
-    step = K_STEP_BYTES / np.minimum(p.a_bytes, 2.0)
-    k_cta = np.ceil(p.k / (split * step)) * step
     per_k = np.maximum(
         2.0 * tile_m * tile_n / p.flops_per_clk, (p.m / rows * p.a_bytes + p.n / columns * p.w_bytes) / p.feed
     )
     if p.dequantise is not None:
         per_k = np.maximum(per_k, p.n / columns * p.dequantise)
-    main = np.maximum(rounds * per_k, p.serial) * k_cta + p.fill * rounds + p.round_gap * (rounds - 1.0)
-    l2 = (columns * p.a_total + rows * p.w_total) / p.l2_read
+    return rows * columns * p.batch, per_k, (columns * p.a_total + rows * p.w_total) / p.l2_read
+
+
+def _parts(p: _Point, tile_m: Any, tile_n: Any, split: Any) -> tuple[Any, Any, Any, Any]:
+    """Cycles of compute, of L2 reads and of the split-K reduction, and CTAs, for a tile choice."""
+    tiles, per_k, l2 = _per_tile(p, tile_m, tile_n)
+    ctas = tiles * split
+    rounds = np.ceil(ctas / p.sm)
+    k_cta = _k_per_cta(p, split)
+    main = np.maximum(rounds * per_k, p.serial) * k_cta + p.fill * rounds * np.minimum(1.0, k_cta / FILL_DEPTH)
+    if p.epilogue is not None:
+        main = main + p.epilogue * np.maximum(1.0, (tile_m / 128.0) ** 2) * np.maximum(rounds - 1.0, 0.2 * (p.m > 16))
     divided = np.asarray(split) > 1
     partials = p.outputs * p.partial_bytes * split
     compute = main + np.where(divided, partials / p.l2_write, p.write)
@@ -107,46 +117,33 @@ def _parts(p: _Point, tile_m: Any, tile_n: Any, split: Any) -> tuple[Any, Any, A
 
 
 def _choose(p: _Point, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Tile rows, tile columns and split-K factor with the fewest cycles."""
+    """Tile rows, tile columns and split-K factor with the fewest cycles: `_parts`, with what tiles share done once."""
     best = np.full(shape, np.inf)
     choice = np.zeros(shape, dtype=np.int64)
-    for i, (tile_m, tile_n) in enumerate(TILES):
-        rows = np.ceil(p.m / tile_m)
-        columns = np.ceil(p.n / tile_n)
-        tiles = rows * columns * p.batch
-        per_k = np.maximum(
-            2.0 * tile_m * tile_n / p.flops_per_clk, (p.m / rows * p.a_bytes + p.n / columns * p.w_bytes) / p.feed
-        )
-        if p.dequantise is not None:
-            per_k = np.maximum(per_k, p.n / columns * p.dequantise)
-        l2 = (columns * p.a_total + rows * p.w_total) / p.l2_read
-        step = K_STEP_BYTES / np.minimum(p.a_bytes, 2.0)
-        beside = overlap(l2, p.dram)
-        for split in SPLITS:
-            rounds = np.ceil(tiles * split / p.sm)
-            k_cta = np.ceil(p.k / (split * step)) * step
-            cycles = np.maximum(rounds * per_k, p.serial) * k_cta + (p.fill + p.round_gap) * rounds
-            if split == 1:
-                cycles = overlap(cycles + p.write, beside)
-            else:
-                partials = p.outputs * (p.partial_bytes * split)
-                cycles = overlap(cycles + partials / p.l2_write, beside)
-                cycles = cycles + (p.split_launch + partials / p.l2_read + p.write)
+    shared: dict[int, tuple[Any, Any, Any, Any]] = {}
+    for split in sorted({factor for _, _, splits in CANDIDATES for factor in splits}):
+        k_cta = _k_per_cta(p, split)
+        beside = p.write
+        after: Any = 0.0
+        if split > 1:
+            partials = p.outputs * (p.partial_bytes * split)
+            beside = partials / p.l2_write
+            after = p.split_launch + partials / p.l2_read + p.write
+        shared[split] = k_cta, p.fill * np.minimum(1.0, k_cta / FILL_DEPTH), beside, after
+    tried = 0
+    for tile_m, tile_n, splits in CANDIDATES:
+        tiles, per_k, l2 = _per_tile(p, tile_m, tile_n)
+        memory = overlap(l2, p.dram)
+        for split in splits:
+            k_cta, fill, beside, after = shared[split]
+            rounds = np.ceil((tiles * split if split > 1 else tiles) / p.sm)
+            cycles = overlap(np.maximum(rounds * per_k, p.serial) * k_cta + fill * rounds + beside, memory) + after
             better = cycles < best
             np.copyto(best, cycles, where=better)
-            np.copyto(choice, i * len(SPLITS) + SPLITS.index(split), where=better)
-    tile = np.asarray(TILES, dtype=float)[choice // len(SPLITS)]
-    return tile[..., 0], tile[..., 1], np.asarray(SPLITS, dtype=float)[choice % len(SPLITS)]
-
-
-def _cutlass_tiles(m: Any, n: Any) -> tuple[Any, Any, Any]:
-    """Tile that vLLM's CUTLASS 2.x fp8 dispatch for sm_89 takes by powers of two of m and n; it never splits k."""
-    m, n = np.broadcast_arrays(m, n)
-    tile_m = np.select([m <= 32, m <= 64, m <= 128, m <= 256], [32.0, 64.0, 64.0, 64.0], 128.0)
-    tile_n = np.where(m <= 64, 64.0, 128.0)
-    tile_m = np.where((m > 128) & (m <= 256) & (n > 4096), 128.0, tile_m)
-    tile_m = np.where((m > 256) & (n > 4096) & (n <= 8192), 256.0, tile_m)
-    return tile_m, tile_n, np.ones(m.shape)
+            np.copyto(choice, tried, where=better)
+            tried += 1
+    every = np.asarray([(m, n, s) for m, n, splits in CANDIDATES for s in splits], dtype=float)
+    return every[choice, 0], every[choice, 1], every[choice, 2]
 
 
 def _vector_width(row_bytes: Any) -> Any:
@@ -170,6 +167,7 @@ def gemm(
     quantise_from_bits: float | None = None,
     weight_copies: float = float("inf"),
     activation_copies: float = 1.0,
+    a_reuse: Number = 1.0,
     library: str = "best",
 ) -> KernelTimes:
     """Time of ``C[m, n] = A[m, k] @ W[k, n]``, ``batch`` times over.
@@ -181,22 +179,26 @@ def gemm(
     m, n, k, batch
         Sizes; arrays broadcast.
     arithmetic
-        What the tensor cores execute (a key of ``machine.tensor_flops_per_clk``).
+        What the tensor cores execute (a key of ``machine.tensor_flops_per_clk``), or ``"fma"``: fp32 on the vector
+        lanes.
     a_bits, w_bits, out_bits
         Bits per element in memory, scales included (W4A16 with groups of 128: ``w_bits=4.125``).
     dequantise
         Weights are widened to the arithmetic's format on the fp32 and integer pipes of the SM.
     quantise_from_bits
-        If given, a kernel before this one narrows A from that many bits to ``a_bits`` (dynamic or static activation scales),
-        and its time is included.
+        If given, a kernel before this one narrows A from that many bits to ``a_bits`` (dynamic or static activation
+        scales), and its time is included.
     weight_copies
-        Distinct weights that are used before the same one comes again: with ``inf`` weights come from DRAM, as in a model
-        larger than L2; the measured tables have `TABLE_WEIGHT_COPIES`.
+        Distinct weights that are used before the same one comes again: with ``inf`` weights come from DRAM, as in a
+        model larger than L2; for the measured tables see `gemm_kernels.table_options`. 1 where W is an activation.
     activation_copies
         The same for A; with 1, A is still in L2 from its producer as far as it fits.
+    a_reuse
+        Times that each element of A in memory appears in the [m, k] matrix (the window of an implicit-GEMM
+        convolution).
     library
-        ``"best"``: the best of `TILES` and `SPLITS` (cuBLAS, cuBLASLt, nvJet). ``"cutlass_sm89"``: one tile by powers of two,
-        no split-K, a costly change of rounds (vLLM's fp8 kernels before Hopper).
+        ``"best"``: the best of `CANDIDATES` (cuBLAS, cuBLASLt). ``"cutlass_sm89"``: one tile by powers of two, no
+        split-K, a long epilogue that the next round does not hide (vLLM's fp8 kernels of sm_89).
 
     Returns
     -------
@@ -206,11 +208,12 @@ def gemm(
     ------
     KeyError
         The machine lacks the arithmetic, or a constant.
-    ValueError
+    UnknownNameError
         Unknown library.
     """
-    if library not in ("best", "cutlass_sm89"):
-        raise ValueError(f"unknown GEMM library {library!r}; known: best, cutlass_sm89")
+    if library not in LIBRARIES:
+        raise UnknownNameError("GEMM library", library, LIBRARIES)
+    lanes = 2.0 * np.asarray(machine.fma_per_clk, dtype=float)
     numbers = {
         "m": m,
         "n": n,
@@ -218,7 +221,8 @@ def gemm(
         "batch": batch,
         "sm_count": machine.sm_count,
         "clock_hz": machine.clock_hz,
-        "tensor": machine.tensor_flops_per_clk[arithmetic],
+        "a_reuse": a_reuse,
+        "tensor": lanes if arithmetic == "fma" else machine.tensor_flops_per_clk[arithmetic],
         "fma": machine.fma_per_clk,
         "smem": machine.smem_bytes_per_clk,
         "l2_bytes": machine.l2_bytes,
@@ -230,7 +234,8 @@ def gemm(
     } | {name: value for name, value in machine.constants.items() if name.startswith(("gemm.", "power."))}
     arrays = {name: np.asarray(value, dtype=float) for name, value in numbers.items()}
     shape = np.broadcast_shapes(*(a.shape for a in arrays.values()))
-    options = (arithmetic, a_bits, w_bits, out_bits, dequantise, quantise_from_bits, weight_copies, activation_copies, library)
+    bits = (a_bits, w_bits, out_bits)
+    options = (arithmetic, bits, dequantise, quantise_from_bits, weight_copies, activation_copies, library)
     size = int(np.prod(shape, dtype=np.int64))
     if size <= CHUNK:
         return KernelTimes(**_unpack(_chunk(arrays, shape, *options), shape))
@@ -282,9 +287,7 @@ def _chunk(
     x: Mapping[str, np.ndarray],
     shape: tuple[int, ...],
     arithmetic: str,
-    a_bits: float,
-    w_bits: float,
-    out_bits: float,
+    bits: tuple[float, float, float],
     dequantise: bool,
     quantise_from_bits: float | None,
     weight_copies: float,
@@ -293,39 +296,41 @@ def _chunk(
 ) -> dict[str, np.ndarray]:
     """`gemm` for one block of points."""
     m, n, k, batch, clock, sm = x["m"], x["n"], x["k"], x["batch"], x["clock_hz"], x["sm_count"]
-    a_bytes, w_bytes, out_bytes = a_bits / 8.0, w_bits / 8.0, out_bits / 8.0
+    a_bytes, w_bytes, out_bytes = (width / 8.0 for width in bits)
     outputs = m * n * batch
     a_total = m * k * batch * a_bytes
     w_total = n * k * batch * w_bytes
     c_total = outputs * out_bytes
 
-    # What is not in L2: a footprint that is met again in turn misses from `resident` of the capacity on, wholly at its end.
+    # What is not in L2: a footprint that is met again in turn misses from `resident` of the capacity on, wholly beyond.
     capacity = x["l2_bytes"] * x["gemm.l2_capacity"]
     resident = x["gemm.l2_resident"]
 
     def missing(footprint: Any) -> Any:
         return np.clip((footprint / capacity - resident) / (1.0 - resident), 0.0, 1.0)
 
-    once = a_total + w_total + c_total
-    cycle = weight_copies * w_total + activation_copies * a_total + c_total
+    a_unique = a_total / x["a_reuse"]
+    once = a_unique + w_total + c_total
+    cycle = weight_copies * w_total + activation_copies * a_unique + c_total
     w_missing = missing(cycle)
     a_missing = missing(once if activation_copies == 1.0 else cycle)
     c_missing = missing(once)
 
     # DRAM reads: each operand once, and again for every band of a near-square wave of CTAs when L2 cannot keep it.
     side = np.sqrt(sm * 32768.0)
-    again = missing(a_total + w_total)
+    again = missing(a_unique + w_total)
     reads = np.maximum(
-        a_total * a_missing + w_total * w_missing,
-        again * (a_total * np.maximum(1.0, n / side) + w_total * np.maximum(1.0, m / side)),
+        a_unique * a_missing + w_total * w_missing,
+        again * (a_unique * np.maximum(1.0, n / side) + w_total * np.maximum(1.0, m / side)),
     )
     dram_bytes = reads + c_total * c_missing
     dram_per_clk = x["dram_bytes_per_s"] * x["gemm.dram_fraction"] / clock
+    dram_clk = dram_bytes / dram_per_clk
     l2_write = x["l2_bytes_per_clk"] * x["gemm.l2_write_fraction"]
-    write_cost = c_missing / dram_per_clk + (1.0 - c_missing) / l2_write
+    write_cost = 1.0 / l2_write + c_missing * np.maximum(0.0, 1.0 / dram_per_clk - 1.0 / l2_write)
 
     feed = x["smem"] * x["gemm.feed_fraction"]
-    row_bytes = k * a_bytes
+    row_bytes = k * 2.0 ** np.floor(np.log2(a_bytes))  # without the scales of narrow formats
     if np.any(row_bytes % 16):
         feed = feed * _vector_width(row_bytes)
     p = _Point(
@@ -338,8 +343,8 @@ def _chunk(
         feed=feed,
         serial=x["gemm.serial_latencies"] * x["dram_latency_s"] * clock / SERIAL_STEP * min(1.0, a_bytes / 2.0),
         fill=x["gemm.fill_cycles"],
-        round_gap=x["gemm.cutlass_round_cycles"] if library == "cutlass_sm89" else np.asarray(0.0),
-        l2_read=x["l2_bytes_per_clk"] * x["gemm.l2_read_fraction"],
+        epilogue=x["gemm.cutlass_epilogue_cycles"] if library == "cutlass_sm89" else None,
+        l2_read=x["l2_bytes_per_clk"] * x["gemm.l2_read_fraction"] / x["gemm.cluster_reads"],
         l2_write=l2_write,
         a_bytes=a_bytes,
         w_bytes=w_bytes,
@@ -347,22 +352,26 @@ def _chunk(
         a_total=a_total,
         w_total=w_total,
         outputs=outputs,
-        write=c_total * write_cost * x["gemm.write_exposed"],
-        dram=dram_bytes / dram_per_clk,
+        write=c_total * write_cost * (0.0 if library == "cutlass_sm89" else x["gemm.write_exposed"]),
+        dram=dram_clk + np.minimum(dram_clk, x["gemm.dram_ramp_latencies"] * x["dram_latency_s"] * clock),
         partial_bytes=out_bytes,
         split_launch=x["gemm.split_launch"] * clock,
     )
-    tile_m, tile_n, split = _choose(p, shape) if library == "best" else _cutlass_tiles(m, n)
+    tile_m, tile_n, split = _choose(p, shape) if library == "best" else cutlass_tiles(m, n)
     compute, l2, reduce, ctas = _parts(p, tile_m, tile_n, split)
 
     flops = 2.0 * m * n * k * batch
     launch = x["gemm.launch"] + x["gemm.launch_cycles"] / clock
-    boost_s = (overlap(compute, overlap(l2, p.dram)) + reduce) / clock + launch
-    l2_bytes = l2 * p.l2_read + c_total
+    body_s = overlap(compute, overlap(l2, p.dram)) / clock
+    l2_bytes = l2 * p.l2_read * x["gemm.cluster_reads"] + c_total
+    # Power: reads are counted as of a 128 x 256 tile, so that the clock does not depend on the tile that was chosen.
     limits = _limits(x)
-    core_j = power.tensor_joules(limits, flops, arithmetic) + power.l2_joules(limits, l2_bytes)
-    ratio = power.clock_ratio(limits, boost_s, core_j, power.dram_joules(limits, dram_bytes))
-    time_s = (overlap(compute / ratio, overlap(l2 / ratio, p.dram)) + reduce) / clock + launch
+    per_tile = a_total * np.maximum(1.0, n / 256.0) + w_total * np.maximum(1.0, m / 128.0)
+    core_j = flop_joules(limits, flops, arithmetic)
+    core_j = core_j + power.l2_joules(limits, per_tile * x["gemm.cluster_reads"] + c_total)
+    memory_j = power.dram_joules(limits, dram_bytes)
+    ratio = power.clock_ratio(limits, body_s + reduce / clock + launch, core_j, memory_j)
+    time_s = body_s / ratio + reduce / clock + launch
     floor_s = launch + np.where(split > 1, x["gemm.split_launch"], 0.0)
     if quantise_from_bits is not None:
         narrow_s = _quantise_s(x, m, k, batch, quantise_from_bits / 8.0 + a_bytes, a_missing, p.l2_read, dram_per_clk)
@@ -409,12 +418,15 @@ class _Limits(NamedTuple):
         return self.constants[name]
 
 
-def gemm_energy(
-    machine: Machine, times: KernelTimes, flops: Number, arithmetic: str = "bf16"
-) -> dict[str, Any]:
+def flop_joules(machine: Any, flops: Number, arithmetic: str) -> Any:
+    """Energy of the FLOPs at the boost voltage, on the tensor cores or on the vector lanes (``"fma"``)."""
+    return power.fma_joules(machine, flops) if arithmetic == "fma" else power.tensor_joules(machine, flops, arithmetic)
+
+
+def gemm_energy(machine: Machine, times: KernelTimes, flops: Number, arithmetic: str = "bf16") -> dict[str, Any]:
     """Energy in joules by component (``tensor``, ``l2``, ``dram``, ``static``) of kernels timed by `gemm`."""
     core = {
-        "tensor": power.tensor_joules(machine, flops, arithmetic),
+        "tensor": flop_joules(machine, flops, arithmetic),
         "l2": power.l2_joules(machine, times.bytes_moved["l2"]),
     }
     return power.energy_joules(

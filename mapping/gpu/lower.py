@@ -107,6 +107,11 @@ def _matmul_formats(op: Op, available: Mapping[str, Any]) -> dict[str, Any]:
             "out_bits": out.number_format.bits, "dequantise": w.number_format.bits < a.number_format.bits}
 
 
+def _copies(op: Op) -> float:
+    """Distinct second operands used before the same one comes again: a parameter returns only after all others, an activation at once."""
+    return math.inf if op.operand_bytes("weight", "cache") > 0 else 1.0
+
+
 def _matmul(op: Op, available: Mapping[str, Any]) -> Kernel:
     options = _matmul_formats(op, available)
     d = op.dims
@@ -115,8 +120,7 @@ def _matmul(op: Op, available: Mapping[str, Any]) -> Kernel:
         options["distribution"] = op.attributes.get("distribution", "balanced")
         return Kernel(op.name, "grouped_gemm", sizes, options, op.attributes.get("launches", 1), op.flops)
     batch = math.prod(extent for name, extent in d.items() if name not in ("m", "n", "k"))
-    cold = op.bytes_read - op.operand_bytes("input")
-    options["w_is_weight"] = _operand(op, "input", 1).role != "input" or cold > 0
+    options["weight_copies"] = _copies(op)
     return Kernel(op.name, "gemm", {"m": d["m"], "n": d["n"], "k": d["k"], "batch": batch}, options,
                   op.attributes.get("launches", 1), op.flops)
 
@@ -127,7 +131,7 @@ def _conv(op: Op, available: Mapping[str, Any]) -> Kernel:
     window = math.prod(d.get(x, 1) for x in ("r", "s", "t"))
     if d["c"] * d["m"] == 1 or d["m"] == 1:
         return _memory(op, available)
-    options = _matmul_formats(op, available) | {"w_is_weight": True}
+    options = _matmul_formats(op, available) | {"weight_copies": math.inf}
     return Kernel(op.name, "gemm", {"m": pixels, "n": d["m"], "k": d["c"] * window, "batch": d.get("g", 1)}, options, 1, op.flops)
 
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from ...errors import UnknownNameError
 from .machine import KernelTimes, Machine, Number
-from .moe_kernels import TUNED_TILES, Tile, default_tile, is_tuned
+from .moe_kernels import ROUTER_KERNELS, TUNED_TILES, Tile, default_tile, is_tuned, tile_steps
 
 #: Treatments of (token, expert) pairs whose expert is on another GPU.
 REMOTE_ROWS = ("masked", "computed")
@@ -265,9 +265,9 @@ def _together(machine: Machine, gemm: _Gemm, dram_s: Any, alone: Any) -> Any:
 
 
 def grouped_gemm(
-    machine: Machine, rows: Number, n: Number, k: Number, active: Number, *, row_tiles: Number | None = None,
-    tile: Tile | None = None, span_bytes: Number = 0.0, arithmetic: str = "bf16", w_bits: float = 16,
-    block_scaled: bool = False, warm: bool = True, clock_scale: Number = 1.0,
+    machine: Machine, rows: Number, n: Number, k: Number, groups: Number, *, active: Number | None = None,
+    row_tiles: Number | None = None, tile: Tile | None = None, span_bytes: Number = 0.0, arithmetic: str = "bf16",
+    w_bits: float = 16, block_scaled: bool = False, warm: bool = True, clock_scale: Number = 1.0,
 ) -> KernelTimes:  # fmt: skip
     """One grouped GEMM: each expert's ``[rows_e, k]`` times its own ``[k, n]``, in one launch.
 
@@ -277,12 +277,14 @@ def grouped_gemm(
         Rows over all experts (torch's ``_grouped_mm``: rows of the packed input).
     n, k
         Columns and depth of every expert's weights.
+    groups
+        Experts whose weights are there.
     active
-        Experts (groups) with at least one row.
+        Experts with at least one row; None: the expected number if every row picks an expert at random.
     row_tiles
-        Row blocks after padding each expert to ``tile.m``; None: rows spread evenly over the active experts.
+        Row blocks after padding each expert to ``tile.m``; None: expected for rows spread at random over the experts.
     tile
-        Block sizes; None: the fastest of :data:`TUNED_TILES`, as a library with its own heuristic would choose.
+        Block sizes; None: the fastest of :data:`~.moe_kernels.TUNED_TILES`, as a library with a heuristic chooses.
     span_bytes
         Memory over which the rows of one block are scattered (0: contiguous).
     arithmetic, w_bits
@@ -299,10 +301,13 @@ def grouped_gemm(
     KernelTimes
         Of the broadcast shape.
     """
+    if active is None:
+        empty = np.exp(rows * np.log1p(-1 / np.maximum(groups, 1 + 1e-9)))
+        active = np.maximum(groups * (1 - empty), 1.0)
     best: KernelTimes | None = None
     for choice in [tile] if tile is not None else [Tile(*t) for t in TUNED_TILES]:
         allowed = best is None or _fits(machine, choice, arithmetic)
-        tiles = active * _ceil(rows / active, choice.m) if row_tiles is None else row_tiles
+        tiles = np.maximum(active, rows / choice.m + 0.5 * active) if row_tiles is None else row_tiles
         g = _gemm(machine, choice, rows, n, k, active, tiles, span_bytes, arithmetic=arithmetic, w_bits=w_bits,
                   block_scaled=block_scaled, clock_scale=clock_scale)  # fmt: skip
         capacity = machine["moe.l2_keep"] * machine.l2_bytes
@@ -414,13 +419,17 @@ def fused_moe(
     rows = load.rows + extra
     span = (load.span * load.rows + present * extra) / rows
     fp8 = arithmetic in {"fp8", "int8"}
-    fixed = default_tile(library, present, experts / ep, fp8=fp8, block_scaled=block_scaled)
     if tuned is None:
         tuned = is_tuned(machine.name, experts / ep, inter / tp) & (not fp8) & (w_bits == 16)
-    choices: list[tuple[Tile, Any]] = [(fixed, True)]
+    # the default tile, or that of a larger batch where it would do better: more tokens are then never faster
+    local = experts / ep
+    later = [np.maximum(present, step + 1) for step in tile_steps(library, local)]
+    defaults = [default_tile(library, at, local, fp8=fp8, block_scaled=block_scaled) for at in (present, *later)]
+    choices: list[tuple[Tile, Any]] = [(tile, True) for tile in defaults]
     if np.any(tuned):
         choices += [(Tile(*t), tuned & _fits(machine, Tile(*t), arithmetic)) for t in TUNED_TILES]
-    routed = {"never": 0.0 * ep, "single-rank": ep == 1, "always": ep > 0}[router]
+    kernels = ROUTER_KERNELS[library] if router == "always" else ROUTER_KERNELS["separate"]
+    routed = kernels * {"never": 0.0 * ep, "single-rank": ep == 1, "always": ep > 0}[router]
     best: KernelTimes | None = None
     for tile, allowed in choices:
         tiles = np.select([tile.m == b for b in BLOCK_ROWS], [load.tiles[b] for b in BLOCK_ROWS])
@@ -468,11 +477,11 @@ def _layer(
     if fp8:
         streams.append((present * hidden * 3, present * hidden * 2))
         streams.append((wide + act, wide))
-    streams.append((routed * m * experts * 12, m * experts * 4))
+    streams.append(((routed > 0) * m * experts * 12, m * experts * 4))
     far = sum(moved * (1 - _hit(size, capacity, 1.0)) for moved, size in streams)
     near = sum(moved * _hit(size, capacity, 1.0) for moved, size in streams)
     sort = pairs * machine["moe.sort_cycles"] / clock
-    launches = 6.0 + 2.0 * fp8 + 2.0 * routed
+    launches = 5.0 + (k > 1) + 2.0 * fp8 + routed
     floor = launches * machine["moe.kernel_floor"]
     stream_s = far / dram_rate + near / l2_rate
     up_alone, down_alone = _alone(machine, up, hit), _alone(machine, down, hit)

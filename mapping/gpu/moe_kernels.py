@@ -31,6 +31,9 @@ class Tile:
 #: Libraries whose default tiles are known.
 LIBRARIES: Final = ("sglang", "vllm")
 
+#: Kernels that choose the top-k experts: in the library's layer, and called one by one with copies of their results.
+ROUTER_KERNELS: Final = {"sglang": 1.0, "vllm": 4.0, "separate": 3.0}
+
 #: Tiles (BLOCK_M, BLOCK_N, BLOCK_K, GROUP_M, warps, stages) that stand for what tuning finds.
 TUNED_TILES: Final = (
     (16, 32, 128, 1, 4, 4),
@@ -52,7 +55,7 @@ TUNED_SHAPES: Final[dict[str, frozenset[tuple[int, int]]]] = {
     "l40s": frozenset([(8, 3584), (128, 928), (128, 1856)]),
     "h100-sxm": frozenset(
         [(8, n) for n in (1792, 2048, 3584, 4096, 7168)]
-        + [(16, 1344), (16, 1856), (64, 192), (64, 640), (64, 1280), (64, 1536), (64, 1856)]
+        + [(16, 1344), (16, 1856), (16, 2688), (64, 192), (64, 640), (64, 1280), (64, 1536), (64, 1856)]
         + [(32, n) for n in (224, 448, 896, 928, 1792, 1856)]
         + [(128, n) for n in (192, 232, 352, 384, 464, 704, 768, 928, 1344, 1856, 2688)]
         + [(256, n) for n in (672, 1344, 2688)]
@@ -83,6 +86,11 @@ def is_tuned(device: str, experts: Number, inter_size: Number) -> np.ndarray:
     e, n = np.broadcast_arrays(np.asarray(experts, float), np.asarray(inter_size, float))
     known = np.array([x * 65536.0 + y for x, y in sorted(TUNED_SHAPES.get(device, ()))])
     return np.isin(e * 65536.0 + n, known)
+
+
+def tile_steps(library: str, experts: Number) -> tuple[Number, ...]:
+    """Numbers of tokens above which the library's default tile changes."""
+    return (experts,) if library == "sglang" else (16, 32, 64, 96, 128, 512, 128 * np.asarray(experts, float))
 
 
 def default_tile(
@@ -128,7 +136,7 @@ def default_tile(
     )
 
 
-def implementation_of(framework: str, version: str = "") -> dict[str, Any]:
+def implementation_of(framework: str, version: str = "", dtype: str = "") -> dict[str, Any]:
     """Options of :func:`~.moe.fused_moe` for the rows of an AIConfigurator MoE table.
 
     Parameters
@@ -138,11 +146,14 @@ def implementation_of(framework: str, version: str = "") -> dict[str, Any]:
     version
         Of the framework. SGLang before 0.5.12 was driven kernel by kernel: remote pairs land on the first local expert,
         and the top-k kernels are timed only with one expert-parallel rank. Later versions run the whole layer.
+    dtype
+        The table's name of the number formats. SGLang's Triton path expands ``w4a16_mxfp4`` weights to bf16 when it
+        loads them, so that the kernels read 16 bits.
 
     Returns
     -------
     dict
-        ``library``, ``remote_rows`` and ``router``.
+        ``library``, ``remote_rows``, ``router``, ``block_scaled``, and ``w_bits`` where it is not the format's own.
 
     Raises
     ------
@@ -152,15 +163,18 @@ def implementation_of(framework: str, version: str = "") -> dict[str, Any]:
     Examples
     --------
     >>> implementation_of("sglang", "0.5.10")
-    {'library': 'sglang', 'remote_rows': 'computed', 'router': 'single-rank'}
+    {'library': 'sglang', 'block_scaled': False, 'remote_rows': 'computed', 'router': 'single-rank'}
     """
     library = framework.lower()
     if library not in LIBRARIES:
         raise UnknownNameError("framework of an MoE table", framework, LIBRARIES)
+    options: dict[str, Any] = {"library": library, "block_scaled": dtype == "fp8_block"}
+    if library == "sglang" and dtype == "w4a16_mxfp4":
+        options["w_bits"] = 16.0
     numbers = [int(part) if part.isdigit() else 0 for part in version.split(".")[:3]]
     if library == "sglang" and version and numbers < [0, 5, 12]:
-        return {"library": library, "remote_rows": "computed", "router": "single-rank"}
-    return {"library": library, "remote_rows": "masked", "router": "always"}
+        return options | {"remote_rows": "computed", "router": "single-rank"}
+    return options | {"remote_rows": "masked", "router": "always"}
 
 
 def is_gated(framework: str, version: str, hidden_size: Number, inter_size: Number, topk: Number) -> np.ndarray:

@@ -1,9 +1,9 @@
 """Clock under the power limit, and energy by component, of a GPU kernel.
 
-A kernel at the boost clock would draw ``idle + core energy / time + memory energy / time``. Where that is above the limit, the
-power controller lowers the SM clock, and with it the voltage of the SMs and the L2, until the limit is met. With the voltage
-proportional to the clock down to a floor, core power goes with ``r * max(r, floor)**2`` for a clock ratio ``r``, which has a
-closed solution. Memory energy does not depend on the SM clock.
+A kernel at the boost clock would draw ``idle + core energy / time + memory energy / time``. Where that is above the
+limit, the power controller lowers the SM clock, and with it the voltage of the SMs and the L2, until the limit is
+met. With the voltage proportional to the clock down to a floor, core power goes with ``r * max(r, floor)**2`` for a
+clock ratio ``r``, which has a closed solution. Memory energy does not depend on the SM clock.
 """
 
 from __future__ import annotations
@@ -31,12 +31,15 @@ ARITHMETIC_BITS: Mapping[str, float] = {
 #: The clock never falls below this share of boost; keeps the closed form monotone in every rate of the machine.
 LOWEST_CLOCK_RATIO = 0.4
 
+#: Steps that bring the clock within rounding of its solution between the voltage floor and boost.
+NEWTON_STEPS = 6
+
 
 def tensor_joules(machine: Machine, flops: Number, arithmetic: str = "bf16") -> Any:
     """Energy of matrix FLOPs at the boost voltage, in joules.
 
-    Scales with the operand width as ``(bits / 16) ** power.width_exponent``: array multipliers shrink with the square of the
-    width, adders, registers and wires with its first power or less.
+    Scales with the operand width as ``(bits / 16) ** power.width_exponent``: array multipliers shrink with the square
+    of the width, adders, registers and wires with its first power or less.
     """
     width = (ARITHMETIC_BITS[arithmetic] / 16.0) ** machine["power.width_exponent"]
     return machine["power.joule_per_flop"] * width * flops
@@ -75,17 +78,20 @@ def clock_ratio(machine: Machine, time_s: Number, core_j: Number, memory_j: Numb
 
     Notes
     -----
-    Solves ``idle + memory_j / t + (core_j / t) * r * max(r, v)**2 = limit`` with ``v = power.voltage_floor``. The work is
-    taken to be sustained: the controller reacts within milliseconds, and the tables of large GEMMs show the same ceiling
-    from 0.1 ms to 0.1 s.
+    Balances the energy of a kernel whose time goes with 1 / r: ``core_j * max(r, v)**2 + memory_j = (limit - idle) *
+    time_s / r`` with ``v = power.voltage_floor``: linear in r below v, a cubic above, solved by Newton steps from
+    above. The work is taken to be sustained: the controller reacts within milliseconds, and the tables of large GEMMs
+    show the same ceiling from 0.1 ms to 0.1 s.
     """
-    limit = machine.power_limit_w
-    left = np.maximum(limit - machine.power_idle_w - memory_j / time_s, 0.2 * limit)
-    share = left / np.maximum(core_j / time_s, 1e-30)
+    allowed_j = np.maximum(machine.power_limit_w - machine.power_idle_w, 0.0) * time_s
     floor = machine["power.voltage_floor"]
-    cubic = np.cbrt(np.minimum(share, 1.0))
-    ratio = np.where(cubic >= floor, cubic, share / (floor * floor))
-    return np.clip(ratio, LOWEST_CLOCK_RATIO, 1.0)
+    low = allowed_j / np.maximum(core_j * floor * floor + memory_j, 1e-30)
+    ratio = np.asarray(1.0)
+    for _ in range(NEWTON_STEPS):
+        square = ratio * ratio
+        ratio = (2.0 * core_j * square * ratio + allowed_j) / np.maximum(3.0 * core_j * square + memory_j, 1e-30)
+        ratio = np.minimum(ratio, 1.0)
+    return np.clip(np.where(low < floor, low, np.maximum(ratio, floor)), LOWEST_CLOCK_RATIO, 1.0)
 
 
 def energy_joules(
@@ -106,7 +112,8 @@ def energy_joules(
 
     Returns
     -------
-    The components of `core_j` at the lowered voltage, ``"dram"`` and ``"static"``; their sum over ``time_s`` is the mean power.
+    The components of `core_j` at the lowered voltage, ``"dram"`` and ``"static"``; their sum over ``time_s`` is the
+    mean power.
     """
     voltage = np.maximum(ratio, machine["power.voltage_floor"]) ** 2
     parts: dict[str, Any] = {name: value * voltage for name, value in core_j.items()}

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import sys
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from .errors import PresiliconError
+from .errors import PresiliconError, UnknownNameError
+from .files import check_writable, write_atomically
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -60,8 +61,7 @@ FidelityOption = Annotated[FidelityName, typer.Option(help="analytic: closed for
 
 @app.callback()
 def _options(debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False) -> None:
-    if debug:
-        os.environ["PRESILICON_DEBUG"] = "1"
+    """Listed here; `main` takes --debug out of the arguments, wherever it stands."""
 
 
 def _console() -> Console:
@@ -70,19 +70,26 @@ def _console() -> Console:
     return Console(soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 140)
 
 
-def _graph(model: str, phase: Phase, batch: int, seq: int, context: int, dtype: str, strict: bool) -> OpGraph:
-    """A graph file as it is, anything else traced."""
+def _graph(model: str, strict: bool, call: typer.Context) -> OpGraph:
+    """A graph file as it is, anything else traced with the options of the call."""
+    names = ("phase", "batch", "seq", "context", "dtype")
+    options = {name: getattr(call.params[name], "value", call.params[name]) for name in names}
+    if not model.endswith((".json", ".json.gz")) or Path(model).name == "config.json":
+        from .workloads.models import trace_model
+
+        return trace_model(model, **options, strict=strict)
     from .workloads.graph import OpGraph
 
-    if model.endswith((".json", ".json.gz")) and Path(model).name != "config.json":
-        return OpGraph.load(model)
-    from .workloads.models import trace_model
-
-    return trace_model(model, phase=phase.value, batch=batch, seq=seq, context=context, dtype=dtype, strict=strict)
+    graph = OpGraph.load(model)
+    for name, value in options.items():
+        given = getattr(call.get_parameter_source(name), "name", "") == "COMMANDLINE"
+        if given and graph.meta.get(name, value) != value:
+            raise PresiliconError(f"{model}: traced with {name} {graph.meta[name]}; --{name} {value} cannot change a saved graph")
+    return graph
 
 
 @app.command()
-def predict(model: Model, system: Annotated[list[str], typer.Option("--system", help="Name or device file; repeat to compare.")],
+def predict(call: typer.Context, model: Model, system: Annotated[list[str], typer.Option("--system", help="Name or device file; repeat to compare.")],
             phase: PhaseOption = Phase.PREFILL, batch: Batch = 1, seq: Seq = 2048, context: Context = 4096, dtype: Dtype = "bfloat16",
             runtime: RuntimeOption = RuntimeName.CUDAGRAPH, fidelity: FidelityOption = FidelityName.TILE, strict: Strict = False,
             override: Annotated[list[str] | None, typer.Option("--set", help="PATH=VALUE, such as dram.bandwidth='4 TB/s'; repeatable.")] = None,
@@ -94,8 +101,10 @@ def predict(model: Model, system: Annotated[list[str], typer.Option("--system", 
     from .tables import comparison_table
 
     console = _console()
+    if out is not None:
+        check_writable(out / "report.csv")
     systems = [load(name).override(_assignments(override)) for name in system]
-    graph = _graph(model, phase, batch, seq, context, dtype, strict)
+    graph = _graph(model, strict, call)
     reports = [simulate(graph, s, fidelity=fidelity.value, runtime=runtime.value, strict=strict) for s in systems]
     for report in reports:
         report.print(console, top)
@@ -108,13 +117,15 @@ def predict(model: Model, system: Annotated[list[str], typer.Option("--system", 
 
 
 def _assignments(items: list[str] | None) -> dict[str, Any]:
-    changes: dict[str, Any] = {}
-    for item in items or ():
-        path, sign, value = item.partition("=")
-        if not sign:
-            raise PresiliconError(f"--set {item!r}: expected PATH=VALUE, such as gpu.sm.count=144")
-        changes[path.strip()] = _number_or_text(value.strip())
-    return changes
+    pairs = (_pair(item, "--set", "PATH=VALUE, such as gpu.sm.count=144") for item in items or ())
+    return {path: _number_or_text(value) for path, value in pairs}
+
+
+def _pair(item: str, option: str, form: str) -> tuple[str, str]:
+    name, sign, value = item.partition("=")
+    if not sign:
+        raise PresiliconError(f"{option} {item!r}: expected {form}")
+    return name.strip(), value.strip()
 
 
 def _number_or_text(text: str) -> Any:
@@ -125,27 +136,26 @@ def _number_or_text(text: str) -> Any:
 
 
 def _write_outputs(report: Report, folder: Path) -> None:
-    import io
     import json
 
-    from .files import write_atomically
+    from .plots import svg
 
     s = report.simulation
-    stem = "-".join(filter(None, (s.graph.name.replace("/", "_"), s.graph.meta.get("phase", ""), s.system.name)))
+    stem = "-".join(filter(None, (s.graph.name, s.graph.meta.get("phase", ""), s.system.name))).replace("/", "_")
+    picture = svg(report.roofline())
     write_atomically(folder / f"{stem}.csv", report.to_frame().to_csv(index=False).encode())
     write_atomically(folder / f"{stem}.json", (json.dumps(report.headline(), indent=1) + "\n").encode())
     report.to_perfetto(folder / f"{stem}.perfetto.json")
-    picture = io.BytesIO()
-    report.roofline().savefig(picture, format="svg", metadata={"Date": None})
-    write_atomically(folder / f"{stem}.roofline.svg", picture.getvalue())
+    write_atomically(folder / f"{stem}.roofline.svg", picture)
 
 
 @app.command()
-def trace(model: Model, out: Annotated[Path, typer.Option("-o", "--out", help="Graph file to write (.json or .json.gz).")],
+def trace(call: typer.Context, model: Model, out: Annotated[Path, typer.Option("-o", "--out", help="Graph file to write (.json or .json.gz).")],
           phase: PhaseOption = Phase.PREFILL, batch: Batch = 1, seq: Seq = 2048, context: Context = 4096, dtype: Dtype = "bfloat16",
           strict: Strict = False) -> None:
     """Trace a model into a graph file, which every command takes in place of MODEL without importing torch."""
-    graph = _graph(model, phase, batch, seq, context, dtype, strict)
+    check_writable(out)
+    graph = _graph(model, strict, call)
     graph.save(out)
     console = _console()
     console.print(f"{graph!r} written to {out}", highlight=False)
@@ -210,12 +220,43 @@ def calibrate(tables: Annotated[list[Path], typer.Argument(help="CSV op tables w
     from .validate.opfile import calibrate_files
 
     console = _console()
+    check_writable(out)
     result = calibrate_files(tables, load(system), kind=kind, measured=measured, source=source, half=half, seed=seed,
                              start=load(start) if start else None, show_progress=sys.stderr.isatty())
     save(result.system, out)
     for line in result.lines():
         console.print(line, highlight=False)
     console.print(f"wrote {out}", highlight=False)
+
+
+@app.command()
+def validate(folder: Annotated[Path, typer.Argument(help="Folder of measured op tables, GPU.KIND.csv.")],
+             protocol: Annotated[list[str] | None, typer.Option(help="shipped, held-out, transfer; repeatable; default: all.")] = None,
+             system: Annotated[list[str] | None, typer.Option(help="GPU=NAME: the device file of a GPU in the file names; repeatable.")] = None,
+             kind: Annotated[list[str] | None, typer.Option(help="Only tables of this kind; repeatable.")] = None,
+             seed: Annotated[int, typer.Option(help="Of the random half.")] = 0,
+             out: Annotated[Path | None, typer.Option("-o", "--out", help="Markdown page to write.")] = None) -> None:
+    """Error on measured op tables by protocol (as shipped, held out, transferred from another GPU), worst first."""
+    from rich.progress import Progress
+
+    from .validate import accuracy
+
+    console = _console()
+    if out is not None:
+        check_writable(out)
+    for name in protocol or ():
+        if name not in accuracy.PROTOCOLS:
+            raise UnknownNameError("protocol", name, accuracy.PROTOCOLS)
+    tables = accuracy.find_tables(folder, dict(_pair(item, "--system", "GPU=NAME") for item in system or ()))
+    tables = [(t, s) for t, s in tables if not kind or t.kind.name in kind]
+    with Progress(disable=not sys.stderr.isatty(), transient=True) as progress:
+        task = progress.add_task("validating", total=1.0)
+        entries = accuracy.evaluate_tables(tables, protocol or accuracy.PROTOCOLS, seed=seed,
+                                           progress=lambda stage, share: progress.update(task, description=stage, completed=share))
+    console.print(accuracy.overview(entries), highlight=False, markup=False)
+    if out is not None:
+        write_atomically(out, accuracy.page(entries, "presilicon validate").encode())
+        console.print(f"wrote {out}", highlight=False)
 
 
 @app.command()
@@ -226,6 +267,8 @@ def cases(names: Annotated[list[str] | None, typer.Argument(help="Cases to run; 
     from .validate.cases import run_cases, to_csv
 
     console = _console()
+    if out is not None:
+        check_writable(out)
     results = run_cases(names or [], folder)
     for line in results.lines():
         console.print(line, highlight=False)
@@ -243,18 +286,22 @@ def demo(out: Annotated[Path, typer.Option(help="Folder for what the demo writes
     run(_console(), out, _write_outputs)
 
 
-def main() -> None:
-    """Entry point: an error of presilicon's own is one line on stderr and exit status 2."""
+def main(args: Sequence[str] | None = None) -> NoReturn:
+    """Entry point: an error that the user can mend is one line on stderr and exit status 2, with --debug a traceback."""
+    args = sys.argv[1:] if args is None else list(args)
     try:
-        app(standalone_mode=True)
-    except PresiliconError as error:
-        if os.environ.get("PRESILICON_DEBUG"):
+        app([arg for arg in args if arg != "--debug"], prog_name="presilicon")
+    except (PresiliconError, OSError) as error:
+        if "--debug" in args:
             raise
-        sys.stderr.write(f"presilicon: {error}\n")
+        sys.stderr.write(f"presilicon: {' '.join(str(error).split())}\n")
         sys.exit(2)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
+    except Exception as error:
+        if "--debug" in args:
+            raise
+        sys.stderr.write(f"presilicon: internal error, {type(error).__name__}: {' '.join(str(error).split())} (--debug shows where)\n")
+        sys.exit(1)
+    sys.exit(0)
 
 
 if __name__ == "__main__":

@@ -58,6 +58,10 @@ class CaseError(PresiliconError):
     """A published-result case file is wrong."""
 
 
+class OutputError(PresiliconError):
+    """A file cannot be written where the user wants it."""
+
+
 class MappingError(PresiliconError):
     """An op cannot be mapped onto a device."""
 

@@ -26,6 +26,18 @@ def _figure(width: float, height: float) -> tuple[Figure, Any]:
     return figure, figure.subplots()
 
 
+def svg(figure: Figure) -> bytes:
+    """A figure as SVG: the same figure gives the same bytes."""
+    import io
+
+    from matplotlib import rc_context
+
+    stream = io.BytesIO()
+    with rc_context({"svg.hashsalt": "presilicon"}):
+        figure.savefig(stream, format="svg", metadata={"Date": None})
+    return stream.getvalue()
+
+
 def roofline(report: Report) -> Figure:
     """Achieved FLOP/s of each op over its FLOPs per DRAM byte, under the system's ceilings; area of a dot: share of the time."""
     import numpy as np

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from presilicon.arch import loader
 
 from presilicon import arch
-from presilicon.errors import SpecError, UnknownNameError
+from presilicon.errors import OutputError, SpecError, UnknownNameError
 
 QUICK = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 NAMES = sorted(arch.names())
@@ -187,5 +187,5 @@ def test_value_at_refuses_what_is_not_there() -> None:
 
 def test_saving_where_nothing_can_be_written_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(SpecError, match="cannot be written"):
+    with pytest.raises(OutputError, match="cannot be written"):
         arch.save(arch.load("t4"), tmp_path / "file" / "x.yaml")

@@ -10,7 +10,8 @@ from . import rates as _rates
 from . import simulated as _simulated
 from .case import Case, Claim, read_case
 from .registry import builders, measures
-from .runner import CaseResults, ClaimResult, case_paths, run_case, run_cases, to_csv
+from .results import CaseResults, ClaimResult, to_csv
+from .runner import case_paths, run_case, run_cases
 
 __all__ = [
     "Case",

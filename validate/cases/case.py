@@ -260,7 +260,7 @@ def _claims(case: Case, node: Any, where: str) -> list[Claim]:
     vary = _mapping(spec.get("vary"), f"{where}.vary")
     claimed = spec.get("claimed")
     if not vary:
-        return [_claim(case, spec, {}, claimed, "", where)]
+        return [_claim(case, spec, {}, claimed, where)]
     if not isinstance(claimed, list):
         raise CaseError(f"{where}.claimed: expected a list, one value for each of those under vary, found {claimed!r}")
     for key, values in vary.items():
@@ -270,14 +270,21 @@ def _claims(case: Case, node: Any, where: str) -> list[Claim]:
             )
     points: Sequence[dict[str, Any]] = [{str(k): v[i] for k, v in vary.items()} for i in range(len(claimed))]
     return [
-        _claim(
-            case, spec, point, value, ", ".join(f"{k} {v}" for k, v in point.items() if k != "system"), f"{where}[{i}]"
-        )
+        _claim(case, spec, point, value, f"{where}[{i}]")
         for i, (point, value) in enumerate(zip(points, claimed, strict=True))
     ]
 
 
-def _claim(case: Case, spec: Mapping[str, Any], point: Mapping[str, Any], value: Any, suffix: str, where: str) -> Claim:
+def _label(quantity: str, point: Mapping[str, Any]) -> str:
+    """A quantity with ``{key}`` replaced by its value; where it has none of them, the values stand behind it."""
+    if any(f"{{{key}}}" in quantity for key in point):
+        for key, value in point.items():
+            quantity = quantity.replace(f"{{{key}}}", str(value))
+        return quantity
+    return ", ".join([quantity, *(f"{key} {value}" for key, value in point.items() if key != "system")])
+
+
+def _claim(case: Case, spec: Mapping[str, Any], point: Mapping[str, Any], value: Any, where: str) -> Claim:
     measure = measures.get(_text(spec, "measure", where), f"{where}.measure")
     arguments, changes = _arguments(case, measure, _mapping(spec.get("with"), f"{where}.with"), point, where)
     if value is None:
@@ -298,7 +305,7 @@ def _claim(case: Case, spec: Mapping[str, Any], point: Mapping[str, Any], value:
     note = _optional(spec, "note", where)
     if expected == "miss" and not note:
         raise CaseError(f"{where}: note: missing; an expected miss gives its reason there")
-    quantity = ", ".join(filter(None, (_text(spec, "quantity", where), suffix)))
+    quantity = _label(_text(spec, "quantity", where), point)
     return Claim(
         quantity,
         measure,

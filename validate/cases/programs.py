@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import lru_cache
-from typing import Annotated
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated, Literal
 
 from ...errors import CaseError, UnknownNameError
 from ...workloads import Memory, NumberFormat, Op, Operand, OpGraph, quantise, tensor, trace_model
 from ...workloads.formats import by_name
+from ...workloads.models import load_config
 from .registry import builders
 
 FP16 = by_name("fp16")
@@ -182,7 +186,7 @@ def _attention(
         raise CaseError(f"q_len: {q_len} exceeds kv_len, {kv_len}, with a causal mask")
     dims = {"b": batch, "h": kv_heads, "g": heads // kv_heads, "q": q_len, "s": kv_len, "e": head_dim}
     executed = q_len * kv_len - (q_len * (q_len - 1) // 2 if causal else 0)
-    kept = "cache" if phase == "decode" else "input"
+    kept: Literal["cache", "input"] = "cache" if phase == "decode" else "input"
     return Op(
         name,
         "attention",
@@ -227,6 +231,35 @@ def _traced(name: str, phase: str, batch: int, seq: int, context: int, dtype: st
     if scheme:
         return quantise(_traced(name, phase, batch, seq, context, dtype, ""), scheme)
     return trace_model(name, phase=phase, batch=batch, seq=seq, context=context, dtype=dtype)  # type: ignore[arg-type]
+
+
+@builders.add()
+def model_shard(
+    model: str,
+    devices: int,
+    phase: str = "decode",
+    batch: int = 1,
+    seq: int = 2048,
+    context: int = 2048,
+    dtype: str = "bfloat16",
+) -> OpGraph:
+    """What one of several devices runs of a Llama-like model under tensor parallelism, without its collectives.
+
+    Heads, KV heads, MLP width and vocabulary are divided by `devices`; hidden size and layers are not.
+
+    Source: Shoeybi et al., "Megatron-LM" (arXiv 1909.08053), section 3.
+    """
+    name, config = load_config(model)
+    shard = dict(config)
+    shard["head_dim"] = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+    for key in ("num_attention_heads", "num_key_value_heads", "intermediate_size", "vocab_size"):
+        if not isinstance(config.get(key), int) or config[key] % devices:
+            raise CaseError(f"devices: {key} of {name}, {config.get(key)!r}, is not a multiple of {devices}")
+        shard[key] = config[key] // devices
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / f"{name}-over-{devices}.json"
+        path.write_text(json.dumps(shard), encoding="utf-8")
+        return _traced(str(path), phase, batch, seq, context, dtype, "")
 
 
 @builders.add()

@@ -38,19 +38,20 @@ def _roofline_s(op: Op, system: System) -> float:
     return max(tensor_s, fma_s, special_s, (op.bytes_read + op.bytes_written) / system.dram.bandwidth_bytes_per_s)
 
 
-@measures.add("s")
-def roofline_time(graph: OpGraph, system: System) -> float:
-    """Sum over ops of the larger of compulsory bytes / DRAM bandwidth and work / peak rate, at the boost clock.
-
-    Source: Williams, Waterman and Patterson, "Roofline" (CACM 2009).
-    """
+def _roofline_total_s(graph: OpGraph, system: System) -> float:
     return sum(_roofline_s(op, system) * op.count for op in graph)
 
 
 @measures.add("1")
 def roofline_speedup(graph: OpGraph, baseline: OpGraph, system: System) -> float:
-    """`roofline_time` of the baseline over that of the workload."""
-    return roofline_time(baseline, system) / roofline_time(graph, system)
+    """Roofline time of the baseline over that of the workload.
+
+    An op's roofline time is the larger of its compulsory bytes / DRAM bandwidth and its work / peak rate, at the boost
+    clock.
+
+    Source: Williams, Waterman and Patterson, "Roofline" (CACM 2009).
+    """
+    return _roofline_total_s(baseline, system) / _roofline_total_s(graph, system)
 
 
 @measures.add("B")

@@ -13,7 +13,7 @@ from ...mapping.gpu import collective
 from ...mapping.gpu.lower import lower
 from ...mapping.gpu.machine import KernelTimes, Machine
 from ...workloads import OpGraph
-from .rates import decode_floor, mac_flops
+from .rates import decode_floor
 from .registry import measures
 
 
@@ -110,12 +110,6 @@ def median_kernel_time(graph: OpGraph, system: System, fidelity: str = "tile") -
     return float(np.median([r.estimate.time_s for r in _simulate(graph, system, "cudagraph", fidelity).results]))
 
 
-@measures.add("FLOP/s")
-def rate(graph: OpGraph, system: System, fidelity: str = "tile") -> float:
-    """Multiply-add FLOPs of one step over the predicted GPU time."""
-    return mac_flops(graph) / kernel_time(graph, system, fidelity)
-
-
 def _all_reduce(message: float, devices: int, implementation: str, system: System) -> KernelTimes:
     return collective.all_reduce(
         Machine.of(system),
@@ -155,3 +149,19 @@ def all_gather_bandwidth(message: Annotated[float, "B"], devices: int, system: S
         Machine.of(system), collective.Link.of(system.link), np.array([message]), np.array([float(devices)])
     )
     return message / float(times.time_s[0])
+
+
+@measures.add("s")
+def tensor_parallel_step_time(
+    graph: OpGraph,
+    devices: int,
+    all_reduces: int,
+    message: Annotated[float, "B"],
+    system: System,
+    implementation: str = "nccl",
+    runtime: str = "cudagraph",
+    fidelity: str = "tile",
+) -> float:
+    """`step_time` of one device's shard, and all-reduces that nothing overlaps."""
+    exchange_s = all_reduces * all_reduce_time(message, devices, system, implementation)
+    return step_time(graph, system, runtime, fidelity) + exchange_s

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from ...errors import TraceError
@@ -18,8 +19,16 @@ if TYPE_CHECKING:
     from .step import Step
 
 
-def trace(module: nn.Module, *args: Any, strict: bool = False, folded: bool = True, name: str = "", front_end: str = "auto",
-          phase: str = "prefill", **kwargs: Any) -> OpGraph:
+def trace(
+    module: nn.Module,
+    *args: Any,
+    strict: bool = False,
+    folded: bool = True,
+    name: str = "",
+    front_end: str = "auto",
+    phase: str = "prefill",
+    **kwargs: Any,
+) -> OpGraph:
     """Trace one call of a module, without running it on data.
 
     Parameters
@@ -73,7 +82,11 @@ def _tokens(step: Step) -> float:
     if not step.inputs:
         return 0.0
     shape = step.inputs[0].shape
-    return float(shape[0] * shape[1]) if len(shape) == 2 and not step.inputs[0].is_floating_point() else float(shape[0] if shape else 1)
+    return (
+        float(shape[0] * shape[1])
+        if len(shape) == 2 and not step.inputs[0].is_floating_point()
+        else float(shape[0] if shape else 1)
+    )
 
 
 def versions() -> dict[str, str]:
@@ -88,7 +101,9 @@ def versions() -> dict[str, str]:
     return found
 
 
-def finish(step: Step, name: str, *, meta: Mapping[str, Any], strict: bool, folded: bool, front_end: str, tokens: float) -> OpGraph:
+def finish(
+    step: Step, name: str, *, meta: Mapping[str, Any], strict: bool, folded: bool, front_end: str, tokens: float
+) -> OpGraph:
     """Trace a prepared step, with export and then dispatch, and build its graph."""
     program = capture(step, front_end, name)
     meta = {**meta, "front_end": program.front_end}
@@ -99,27 +114,37 @@ def finish(step: Step, name: str, *, meta: Mapping[str, Any], strict: bool, fold
 
 
 def capture(step: Step, front_end: str, name: str) -> Program:
-    """Run the front ends in turn; the reason why the first failed is kept in the program."""
+    """Run the front ends in turn; the reason why the first failed is kept in the program.
+
+    Each is tried twice: as it is, and with the meta device as the default for tensors that the model makes without
+    naming a device.
+    """
+    import torch
+
     from .dispatch import dispatch_program
     from .export import export_program
 
-    reason = ""
-    if front_end in ("auto", "export"):
-        try:
-            return export_program(step, step.inputs, step.roles)
-        except Exception as error:
-            if front_end == "export":
-                raise TraceError(f"{name}: torch.export failed: {describe(error)}") from error
-            reason = describe(error)
-    elif front_end != "dispatch":
+    runs = {"export": [export_program], "dispatch": [dispatch_program], "auto": [export_program, dispatch_program]}.get(
+        front_end
+    )
+    if runs is None:
         raise TraceError(f"front_end must be 'auto', 'export' or 'dispatch', not {front_end!r}")
-    try:
-        program = dispatch_program(step, step.inputs, step.roles)
-    except Exception as error:
-        tried = f"; torch.export failed first: {reason}" if reason else ""
-        raise TraceError(f"{name} cannot be traced on meta tensors: {describe(error)}{tried}") from error
-    program.reason = reason
-    return program
+    reasons: list[str] = []
+    last: Exception | None = None
+    for run in runs:
+        for device in (nullcontext(), torch.device("meta")):
+            try:
+                with device:
+                    program = run(step, step.inputs, step.roles)
+            except Exception as error:
+                reasons.append(describe(error))
+                last = last or error
+                continue
+            if run is dispatch_program and len(reasons) > 1:
+                program.reason = reasons[0]
+            return program
+    tried = f"; torch.export failed first: {reasons[0]}" if len(runs) > 1 else ""
+    raise TraceError(f"{name} cannot be traced on meta tensors: {reasons[2 * len(runs) - 2]}{tried}") from last
 
 
 def describe(error: BaseException) -> str:
@@ -127,6 +152,10 @@ def describe(error: BaseException) -> str:
     text = str(error).strip().splitlines()
     place = ""
     for frame in traceback.extract_tb(error.__traceback__):
-        if "/torch/" not in frame.filename and "/workloads/" not in frame.filename and not frame.filename.startswith("<"):
+        if (
+            "/torch/" not in frame.filename
+            and "/workloads/" not in frame.filename
+            and not frame.filename.startswith("<")
+        ):
             place = f" (at {frame.filename.rsplit('/', 1)[-1]}:{frame.lineno})"
     return f"{type(error).__name__}: {text[0] if text else ''}{place}"

@@ -33,6 +33,7 @@ POINTWISE = parse_bodies("""
 
 def _register() -> None:
     for name, body in POINTWISE.items():
+
         def run(call: Call, body: dict[str, float] = body) -> Draft:
             return pointwise(call, body)
 
@@ -49,11 +50,16 @@ def softmax_backward(call: Call) -> Draft:
     grad, axis = call["grad_output"], call["dim"]
     cols = grad.shape[axis] if grad.shape else 1
     ports = [read("x0", grad, "r c"), read("x1", call["output"], "r c"), write(call.out, "r c")]
-    return Draft("softmax", {"r": grad.numel // max(cols, 1), "c": cols}, ports, {"mul": 2.0, "add": 2.0}, {"backward": True})
+    return Draft(
+        "softmax", {"r": grad.numel // max(cols, 1), "c": cols}, ports, {"mul": 2.0, "add": 2.0}, {"backward": True}
+    )
 
 
-@formula("aten.native_layer_norm_backward", "aten._fused_rms_norm_backward", "aten.native_group_norm_backward", "aten.native_batch_norm_backward",
-         "aten.cudnn_batch_norm_backward", "aten.batch_norm_backward", "aten._fused_layer_norm_backward")
+@formula("""
+    aten.native_layer_norm_backward aten._fused_rms_norm_backward aten.native_group_norm_backward
+    aten.native_batch_norm_backward aten.cudnn_batch_norm_backward aten.batch_norm_backward
+    aten._fused_layer_norm_backward
+""")
 def norm_backward(call: Call) -> Draft:
     """Gradient of the input (two row sums) and, in a second kernel, of scale and shift (two column sums)."""
     grad = call.get("grad_out", call.get("grad_output"))
@@ -79,31 +85,49 @@ def embedding_backward(call: Call) -> list[Draft]:
     """The gradient is zeroed, indices are sorted, rows are added."""
     grad, indices, out = call["grad_output"], call["indices"], call.out
     width = grad.shape[-1]
-    ports = [read("x0", grad, "n c"), read("index", indices, "n"), write(out, "n c", elements=min(indices.numel * width, out.numel))]
-    return [Draft("copy", {"n": out.numel}, [write(out, "n")], suffix="zeros"),
-            Draft("gather", {"n": indices.numel, "c": width}, ports, {"add": 1.0}, {"scatter": True, "launches": 4})]
+    ports = [
+        read("x0", grad, "n c"),
+        read("index", indices, "n"),
+        write(out, "n c", elements=min(indices.numel * width, out.numel)),
+    ]
+    return [
+        Draft("copy", {"n": out.numel}, [write(out, "n")], suffix="zeros"),
+        Draft("gather", {"n": indices.numel, "c": width}, ports, {"add": 1.0}, {"scatter": True, "launches": 4}),
+    ]
 
 
 @formula("aten.nll_loss_backward", "aten.nll_loss2d_backward")
 def nll_loss_backward(call: Call) -> Draft:
     """A zeroed gradient with one element per row."""
     n = call.out.numel
-    return Draft("elementwise", {"n": n}, [read("target", call["target"], "n", call["target"].numel), write(call.out, "n")], {"add": 1.0},
-                 {"launches": 2})
+    return Draft(
+        "elementwise",
+        {"n": n},
+        [read("target", call["target"], "n", call["target"].numel), write(call.out, "n")],
+        {"add": 1.0},
+        {"launches": 2},
+    )
 
 
-@formula("aten.slice_backward", "aten.select_backward", "aten.diagonal_backward", "aten.constant_pad_nd_backward", "aten.reflection_pad2d_backward",
-         "aten.value_selecting_reduction_backward", "aten.index_select_backward", "aten.trace_backward", "aten.reflection_pad1d_backward",
-         "aten.replication_pad2d_backward", "aten.expand_backward")
+@formula("""
+    aten.slice_backward aten.select_backward aten.diagonal_backward aten.constant_pad_nd_backward
+    aten.reflection_pad2d_backward aten.value_selecting_reduction_backward aten.index_select_backward
+    aten.trace_backward aten.reflection_pad1d_backward aten.replication_pad2d_backward aten.expand_backward
+""")
 def placed(call: Call) -> Draft:
     """A zeroed tensor with the gradient copied into a part of it."""
     grad, out = call.values[0], call.out
-    return Draft("copy", {"n": out.numel}, [read("x0", grad, "n", grad.stored), write(out, "n")], attributes={"launches": 2})
+    return Draft(
+        "copy", {"n": out.numel}, [read("x0", grad, "n", grad.stored), write(out, "n")], attributes={"launches": 2}
+    )
 
 
-@formula("aten.max_pool2d_with_indices_backward", "aten.avg_pool2d_backward", "aten._adaptive_avg_pool2d_backward", "aten.adaptive_max_pool2d_backward",
-         "aten.upsample_bilinear2d_backward", "aten.upsample_nearest2d_backward", "aten.upsample_bicubic2d_backward", "aten.avg_pool3d_backward",
-         "aten.max_pool3d_with_indices_backward", "aten.grid_sampler_2d_backward", "aten.upsample_linear1d_backward")
+@formula("""
+    aten.max_pool2d_with_indices_backward aten.avg_pool2d_backward aten._adaptive_avg_pool2d_backward
+    aten.adaptive_max_pool2d_backward aten.upsample_bilinear2d_backward aten.upsample_nearest2d_backward
+    aten.upsample_bicubic2d_backward aten.avg_pool3d_backward aten.max_pool3d_with_indices_backward
+    aten.grid_sampler_2d_backward aten.upsample_linear1d_backward
+""")
 def spread(call: Call) -> Draft:
     """Each gradient element is added to the pixels that made it."""
     n = max(call.out.numel, call.values[0].numel)
@@ -112,7 +136,9 @@ def spread(call: Call) -> Draft:
     return Draft("elementwise", {"n": n}, ports, {"add": 1.0, "mul": 1.0})
 
 
-@formula("aten.gather_backward", "aten.cumsum_backward", "aten.topk_backward", "aten.index_backward", "aten.sort_backward")
+@formula("""
+    aten.gather_backward aten.cumsum_backward aten.topk_backward aten.index_backward aten.sort_backward
+""")
 def moved(call: Call) -> Draft:
     """Gradients that move through an index."""
     n = call.out.numel

@@ -15,8 +15,18 @@ from .registry import lookup, nearest
 from .values import Call, Draft, Program, read, write
 
 
-def build(program: Program, name: str, *, tokens: float = 0.0, meta: Mapping[str, Any] | None = None, strict: bool = False,
-          extra: tuple[Op, ...] = (), optimizer_bytes: float = 0.0, gradient_bytes: float = 0.0, kept: Set[int] = frozenset()) -> OpGraph:
+def build(
+    program: Program,
+    name: str,
+    *,
+    tokens: float = 0.0,
+    meta: Mapping[str, Any] | None = None,
+    strict: bool = False,
+    extra: tuple[Op, ...] = (),
+    optimizer_bytes: float = 0.0,
+    gradient_bytes: float = 0.0,
+    kept: Set[int] = frozenset(),
+) -> OpGraph:
     """Turn a traced step into a graph of ops, one per kernel (or small fixed group of kernels) that PyTorch launches.
 
     Parameters
@@ -45,9 +55,18 @@ def build(program: Program, name: str, *, tokens: float = 0.0, meta: Mapping[str
             edges |= {(sink, op.name): ["x1"] for sink in sinks}
         ops = [*ops, *extra]
     weights = {v.storage: program.storage_bytes[v.storage] for v in program.inputs if v.role == "weight"}
-    caches = {v.storage: program.storage_bytes[v.storage] for v in (*program.inputs, *program.cache) if v.role == "cache" or v in program.cache}
-    memory = Memory(weights_bytes=float(sum(weights.values())), kv_cache_bytes=float(sum(caches.values())),
-                    activations_bytes=float(activation_peak(program, kept | set(caches))), optimizer_bytes=optimizer_bytes, gradient_bytes=gradient_bytes)
+    caches = {
+        v.storage: program.storage_bytes[v.storage]
+        for v in (*program.inputs, *program.cache)
+        if v.role == "cache" or v in program.cache
+    }
+    memory = Memory(
+        weights_bytes=float(sum(weights.values())),
+        kv_cache_bytes=float(sum(caches.values())),
+        activations_bytes=float(activation_peak(program, kept | set(caches))),
+        optimizer_bytes=optimizer_bytes,
+        gradient_bytes=gradient_bytes,
+    )
     labelled = [(u, v, ",".join(dict.fromkeys(tensors))) for (u, v), tensors in edges.items()]
     return OpGraph(name, ops, labelled, memory=memory, tokens=tokens, uncovered=uncovered, meta=meta)
 
@@ -81,7 +100,7 @@ class _Assembly:
             try:
                 made = function(call)
                 drafts = [made] if isinstance(made, Draft) else list(made or ())
-            except Exception as error:  # noqa: BLE001 - a formula that fails must not stop the trace: the op is reported instead
+            except Exception as error:
                 function, note = None, f"; its formula failed: {type(error).__name__}: {error}"
         if function is None:
             drafts = [unknown(call)]
@@ -94,7 +113,9 @@ class _Assembly:
                 continue  # an empty tensor: nothing is launched
             op = self._finish(call, draft)
             if function is None:
-                self._unknown[call.target].append((op, f"{call.module or 'top level'} ({call.source or 'unknown line'}){note}"))
+                self._unknown[call.target].append(
+                    (op, f"{call.module or 'top level'} ({call.source or 'unknown line'}){note}")
+                )
 
     def _forward(self, call: Call) -> None:
         """Let dependences pass through an operator that costs nothing."""
@@ -109,13 +130,31 @@ class _Assembly:
         self._names[base] += 1
         name = base if self._names[base] == 1 else f"{base}_{self._names[base]}"
         operands = tuple(
-            Operand(port.name, "output" if port.output else port.role or port.value.role, port.axes, by_name(port.value.number_format),
-                    None if port.elements is None else int(port.elements))
-            for port in draft.ports)
+            Operand(
+                port.name,
+                "output" if port.output else port.role or port.value.role,
+                port.axes,
+                by_name(port.value.number_format),
+                None if port.elements is None else int(port.elements),
+            )
+            for port in draft.ports
+        )
         attributes = dict(draft.attributes)
         if call.phase == "backward":
             attributes["pass"] = "backward"
-        op = Op(name, draft.kind, call.target, draft.dims, operands, draft.body, attributes, draft.iterations, 1, call.module, call.source)
+        op = Op(
+            name,
+            draft.kind,
+            call.target,
+            draft.dims,
+            operands,
+            draft.body,
+            attributes,
+            draft.iterations,
+            1,
+            call.module,
+            call.source,
+        )
         for port in draft.ports:
             before = self._writer.get(port.value.storage)
             if before is not None and before != name:
@@ -134,8 +173,10 @@ class _Assembly:
 
     def uncovered(self) -> list[Uncovered]:
         """One entry per target without a formula."""
-        return [Uncovered(target, len(found), sum(op.bytes_read + op.bytes_written for op, _ in found), found[0][1])
-                for target, found in sorted(self._unknown.items())]
+        return [
+            Uncovered(target, len(found), sum(op.bytes_read + op.bytes_written for op, _ in found), found[0][1])
+            for target, found in sorted(self._unknown.items())
+        ]
 
 
 def unknown(call: Call) -> Draft:

@@ -30,8 +30,8 @@ def filled(model: torch.nn.Module, kwargs: dict[str, Any]) -> tuple[str, Any, An
 def in_place(cache: Any, new_tokens: int = 1) -> Any:
     """A copy of a cache whose growing layers write new keys and values into memory that is there already.
 
-    transformers' dynamic layers concatenate, which copies the whole cache in every step; no serving engine does. Layers of other kinds
-    (recurrent states, static layers) stay as they are.
+    transformers' dynamic layers concatenate, which copies the whole cache in every step; no serving engine does. Layers
+    of other kinds (recurrent states, static layers) stay as they are.
     """
     try:
         from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer, EncoderDecoderCache
@@ -70,6 +70,7 @@ _classes: dict[type, type] = {}
 
 def _grown_class(base: type) -> type:
     if base not in _classes:
+
         def update(self: Any, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
             tokens = key_states.shape[-2]
             self.keys[:, :, -tokens:, :].copy_(key_states)
@@ -82,6 +83,9 @@ def _grown_class(base: type) -> type:
         def get_seq_length(self: Any, *args: Any, **kwargs: Any) -> int:
             return int(self.length)
 
-        _classes[base] = type(f"InPlace{base.__name__}", (base,), {"update": update, "get_seq_length": get_seq_length,
-                                                                   "__module__": base.__module__})
+        _classes[base] = type(
+            f"InPlace{base.__name__}",
+            (base,),
+            {"update": update, "get_seq_length": get_seq_length, "__module__": base.__module__},
+        )
     return _classes[base]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from .registry import formula
+from .registry import formula, words
 from .values import Call
 
-CONTROL = """
+CONTROL = words("""
     aten.sym_size aten.sym_stride aten.sym_numel aten.sym_storage_offset aten._assert_async aten._assert_scalar
     aten._assert_tensor_metadata aten.item aten._local_scalar_dense aten.is_nonzero aten.size aten.numel aten.dim
     aten.stride aten._has_compatible_shallow_copy_type aten.is_same_size aten.sym_constrain_range
@@ -16,7 +16,7 @@ CONTROL = """
     aten.is_non_overlapping_and_dense aten._make_dep_token profiler._record_function_enter_new
     profiler._record_function_exit aten.__is__ aten.is_inference aten.is_signed aten._sync aten.align_to
     aten._fused_sdp_choice _operator.getitem aten._debug_has_internal_overlap aten._nested_tensor_size
-""".split()
+""")
 
 
 @formula(*CONTROL)

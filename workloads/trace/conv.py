@@ -1,4 +1,6 @@
-"""Formulas of convolutions: dimensions b (batch), p q z (pixels), m and c (channels of a group), r s t (window), g (groups)."""
+"""Formulas of convolutions: dimensions b (batch), p q z (pixels), m and c (channels of a group), r s t (window), g
+(groups).
+"""
 
 from __future__ import annotations
 
@@ -10,12 +12,22 @@ _PIXELS = ("p", "q", "z")
 _WINDOW = ("r", "s", "t")
 
 
-def convolve(x: Value, w: Value, out: Value, bias: Value | None, stride: list[int], padding: object, dilation: list[int], groups: int,
-             transposed: bool = False, backward: str = "") -> Draft:
+def convolve(
+    x: Value,
+    w: Value,
+    out: Value,
+    bias: Value | None,
+    stride: list[int],
+    padding: object,
+    dilation: list[int],
+    groups: int,
+    transposed: bool = False,
+    backward: str = "",
+) -> Draft:
     """A convolution; a transposed one runs over the pixels of its input and scatters into its output.
 
-    `x`, `w` and `out` are the operands of the forward convolution; with `backward` ("input" or "weight") the same points are
-    visited but that operand is the one written.
+    `x`, `w` and `out` are the operands of the forward convolution; with `backward` ("input" or "weight") the same
+    points are visited but that operand is the one written.
     """
     spatial = len(w.shape) - 2
     stride, dilation = _spread(stride, spatial), _spread(dilation, spatial)
@@ -37,15 +49,22 @@ def convolve(x: Value, w: Value, out: Value, bias: Value | None, stride: list[in
     x_axes = (*batch, in_channels, *(here if transposed else there))
     out_axes = (*batch, out_channels, *(there if transposed else here))
     w_axes = (in_channels, (("m", 1),), *window) if transposed else (out_channels, (("c", 1),), *window)
-    ports = [Port(x, "a", x_axes, backward == "input", x.stored if not transposed else None),
-             Port(w, "w", w_axes, backward == "weight"),
-             Port(out, "out", out_axes, not backward, out.numel if transposed else None)]
+    ports = [
+        Port(x, "a", x_axes, backward == "input", x.stored if not transposed else None),
+        Port(w, "w", w_axes, backward == "weight"),
+        Port(out, "out", out_axes, not backward, out.numel if transposed else None),
+    ]
     if bias is not None:
         ports.insert(2, Port(bias, "bias", (out_channels,)))
     if backward:
         ports.sort(key=lambda port: port.output)
-    attributes = {"stride": stride, "padding": padding if isinstance(padding, str) else list(padding), "dilation": dilation,  # type: ignore[call-overload]
-                  "groups": groups, "transposed": transposed}
+    attributes = {
+        "stride": stride,
+        "padding": padding if isinstance(padding, str) else list(padding),
+        "dilation": dilation,  # type: ignore[call-overload]
+        "groups": groups,
+        "transposed": transposed,
+    }
     if backward:
         attributes["backward"] = backward
     if large.numel == 0:
@@ -61,27 +80,53 @@ def _spread(values: list[int] | int, n: int) -> list[int]:
 @formula("aten.conv1d", "aten.conv2d", "aten.conv3d")
 def conv(call: Call) -> Draft:
     """conv1d, conv2d, conv3d; padding may be "same" or "valid"."""
-    return convolve(call["input"], call["weight"], call.out, call.get("bias"), call["stride"], call["padding"], call["dilation"],
-                    call["groups"])
+    return convolve(
+        call["input"],
+        call["weight"],
+        call.out,
+        call.get("bias"),
+        call["stride"],
+        call["padding"],
+        call["dilation"],
+        call["groups"],
+    )
 
 
 @formula("aten.conv_transpose1d", "aten.conv_transpose2d", "aten.conv_transpose3d")
 def conv_transpose(call: Call) -> Draft:
     """Transposed convolutions."""
-    return convolve(call["input"], call["weight"], call.out, call.get("bias"), call["stride"], call["padding"], call["dilation"],
-                    call["groups"], transposed=True)
+    return convolve(
+        call["input"],
+        call["weight"],
+        call.out,
+        call.get("bias"),
+        call["stride"],
+        call["padding"],
+        call["dilation"],
+        call["groups"],
+        transposed=True,
+    )
 
 
 @formula("aten.convolution", "aten._convolution")
 def convolution(call: Call) -> Draft:
     """The general form."""
-    return convolve(call["input"], call["weight"], call.out, call.get("bias"), call["stride"], call["padding"], call["dilation"],
-                    call["groups"], transposed=call["transposed"])
+    return convolve(
+        call["input"],
+        call["weight"],
+        call.out,
+        call.get("bias"),
+        call["stride"],
+        call["padding"],
+        call["dilation"],
+        call["groups"],
+        transposed=call["transposed"],
+    )
 
 
 @formula("aten.convolution_backward")
 def convolution_backward(call: Call) -> list[Draft]:
-    """Gradients of the input and of the weight, each as many multiply-adds as the forward convolution, and of the bias."""
+    """Gradients of input and weight, each as many multiply-adds as the forward convolution, and of the bias."""
     grad, x, w = call["grad_output"], call["input"], call["weight"]
     mask = call["output_mask"]
     outputs = iter(call.outputs)
@@ -94,10 +139,28 @@ def convolution_backward(call: Call) -> list[Draft]:
             continue
         if kind == "bias":
             rows = out.numel
-            drafts.append(Draft("reduce", {"r": rows, "c": grad.numel // max(rows, 1)},
-                                [Port(grad, "x0", ((("r", 1),), (("c", 1),))), Port(out, "out", ((("r", 1),),), True)], {"add": 1.0},
-                                suffix="grad_bias"))
+            drafts.append(
+                Draft(
+                    "reduce",
+                    {"r": rows, "c": grad.numel // max(rows, 1)},
+                    [Port(grad, "x0", ((("r", 1),), (("c", 1),))), Port(out, "out", ((("r", 1),),), True)],
+                    {"add": 1.0},
+                    suffix="grad_bias",
+                )
+            )
             continue
-        drafts.append(convolve(out if kind == "input" else x, out if kind == "weight" else w, grad, None, call["stride"], call["padding"],
-                               call["dilation"], call["groups"], call["transposed"], backward=kind))
+        drafts.append(
+            convolve(
+                out if kind == "input" else x,
+                out if kind == "weight" else w,
+                grad,
+                None,
+                call["stride"],
+                call["padding"],
+                call["dilation"],
+                call["groups"],
+                call["transposed"],
+                backward=kind,
+            )
+        )
     return drafts

@@ -36,7 +36,9 @@ class Capture(TorchDispatchMode):
         Gives ``"forward"`` or ``"backward"``.
     """
 
-    def __init__(self, recorder: Recorder, where: Callable[[], tuple[str, str]], phase: Callable[[], str] = lambda: "forward") -> None:
+    def __init__(
+        self, recorder: Recorder, where: Callable[[], tuple[str, str]], phase: Callable[[], str] = lambda: "forward"
+    ) -> None:
         super().__init__()
         self._recorder = recorder
         self._where = where
@@ -74,7 +76,9 @@ class Capture(TorchDispatchMode):
         result = func(*args, **kwargs)
         outputs = [t for t in _flat(result) if isinstance(t, torch.Tensor)]
         module, source = self._where()
-        call = self._recorder.call(func, self._record(args), self._record(kwargs), outputs, module=module, source=source, phase=self._phase())
+        call = self._recorder.call(
+            func, self._record(args), self._record(kwargs), outputs, module=module, source=source, phase=self._phase()
+        )
         for tensor, value in zip(outputs, call.outputs, strict=True):
             self.adopt(tensor, value)
         self.calls.append(call)
@@ -128,7 +132,9 @@ def source_line() -> str:
     return ""
 
 
-def declare(recorder: Recorder, capture: Capture, model: torch.nn.Module, inputs: Sequence[torch.Tensor], roles: Sequence[Role]) -> None:
+def declare(
+    recorder: Recorder, capture: Capture, model: torch.nn.Module, inputs: Sequence[torch.Tensor], roles: Sequence[Role]
+) -> None:
     """Make parameters, buffers and inputs known before the step."""
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         capture.adopt(tensor, recorder.declare(tensor, "weight", name))
@@ -149,7 +155,7 @@ def dispatch_program(step: torch.nn.Module, inputs: Sequence[torch.Tensor], role
             outputs = step(*inputs)
         found = [capture.value_of(t) for t in _flat(outputs) if isinstance(t, torch.Tensor)]
         recorder.program.outputs = found
-        recorder.program.cache = found[len(found) - _cached(step):]
+        recorder.program.cache = found[len(found) - _cached(step) :]
     return recorder.program
 
 

@@ -8,7 +8,8 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest import mock
 
-#: Functions of transformers.masking_utils that decide, from the values of a padding mask, whether a dense mask is needed.
+#: Functions of transformers.masking_utils that decide, from the values of a padding mask, whether a dense mask is
+#: needed.
 _DECIDE = ("_ignore_causal_mask_sdpa", "_ignore_bidirectional_mask_sdpa")
 
 
@@ -16,8 +17,8 @@ _DECIDE = ("_ignore_causal_mask_sdpa", "_ignore_bidirectional_mask_sdpa")
 def eager_semantics() -> Iterator[None]:
     """Let a model do what it does on data without padding, rather than what it does while it is exported.
 
-    While it is exported, transformers builds dense masks and looks for packed sequences, and it reads padding masks, whose values do not
-    exist here; a run without padding does none of these.
+    While it is exported, transformers builds dense masks and looks for packed sequences, and it reads padding masks,
+    whose values do not exist here; a run without padding does none of these.
     """
     with ExitStack() as stack:
         for name in ("is_compiling", "is_exporting"):
@@ -29,8 +30,16 @@ def eager_semantics() -> Iterator[None]:
         if hasattr(masking, "find_packed_sequence_indices"):
             stack.enter_context(mock.patch.object(masking, "find_packed_sequence_indices", _none))
         modeling: Any = sys.modules.get("transformers.modeling_utils")
-        if hasattr(modeling, "PreTrainedModel") and hasattr(modeling.PreTrainedModel, "warn_if_padding_and_no_attention_mask"):
-            stack.enter_context(mock.patch.object(modeling.PreTrainedModel, "warn_if_padding_and_no_attention_mask", _none))
+        if hasattr(modeling, "PreTrainedModel") and hasattr(
+            modeling.PreTrainedModel, "warn_if_padding_and_no_attention_mask"
+        ):
+            stack.enter_context(
+                mock.patch.object(modeling.PreTrainedModel, "warn_if_padding_and_no_attention_mask", _none)
+            )
+        if "transformers" in sys.modules:
+            from .fused import fused_scans
+
+            stack.enter_context(fused_scans())
         yield
 
 

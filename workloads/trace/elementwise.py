@@ -12,9 +12,9 @@ MUL: Final = {"mul": 1.0}
 FMA: Final = {"add": 1.0, "mul": 1.0}
 CMP: Final = {"cmp": 1.0}
 
-#: Scalar operations per element, and the operators that need them. Transcendentals without a class of their own are counted by what
-#: the usual implementation does: erf as one exp and a polynomial of eight terms, sin and cos as one special function and a
-#: range reduction, a random number as ten integer operations (Philox).
+#: Scalar operations per element, and the operators that need them. Transcendentals without a class of their own are
+#: counted by what the usual implementation does: erf as one exp and a polynomial of eight terms, sin and cos as one
+#: special function and a range reduction, a random number as ten integer operations (Philox).
 _TABLE: Final = """
     add: add sub rsub frac
     mul: mul neg negative square conj_physical
@@ -107,7 +107,9 @@ def pointwise(call: Call, body: dict[str, float], **attributes: object) -> Draft
     if integral and body:
         body = {"int": sum(body.values())}
     ports = [read(f"x{i}", v, "n", None if v.stored == n else v.stored) for i, v in enumerate(_once(call))]
-    ports += [write(v, "n", "out" if i == 0 else f"out{i}", None if v.numel == n else v.stored) for i, v in enumerate(outputs)]
+    ports += [
+        write(v, "n", "out" if i == 0 else f"out{i}", None if v.numel == n else v.stored) for i, v in enumerate(outputs)
+    ]
     return Draft("elementwise", {"n": n}, ports, dict(body), dict(attributes))
 
 
@@ -141,7 +143,16 @@ _register()
 def power(call: Call) -> Draft:
     """Small whole exponents are multiplications, one half a square root."""
     exponent = call.get("exponent")
-    known = {2: MUL, 3: {"mul": 2.0}, 4: {"mul": 2.0}, 0.5: {"rsqrt": 1.0}, -0.5: {"rsqrt": 1.0}, 1: {}, -1: {"div": 1.0}, -2: {"div": 1.0, "mul": 1.0}}
+    known = {
+        2: MUL,
+        3: {"mul": 2.0},
+        4: {"mul": 2.0},
+        0.5: {"rsqrt": 1.0},
+        -0.5: {"rsqrt": 1.0},
+        1: {},
+        -1: {"div": 1.0},
+        -2: {"div": 1.0, "mul": 1.0},
+    }
     body = known.get(exponent) if isinstance(exponent, (int, float)) else None
     return pointwise(call, BODIES["pow"] if body is None else body)
 
@@ -152,7 +163,9 @@ def gelu(call: Call) -> Draft:
     return pointwise(call, GELU_TANH if call.get("approximate") == "tanh" else GELU_ERF)
 
 
-@formula("aten.dropout", "aten.dropout_", "aten.feature_dropout", "aten.feature_dropout_")
+@formula("""
+    aten.dropout aten.dropout_ aten.feature_dropout aten.feature_dropout_
+""")
 def dropout(call: Call) -> Draft | None:
     """Nothing outside training."""
     if not call.get("train") or call.get("p") == 0:
@@ -160,8 +173,10 @@ def dropout(call: Call) -> Draft | None:
     return pointwise(call, BODIES["dropout"])
 
 
-@formula("aten._foreach_add_", "aten._foreach_mul_", "aten._foreach_lerp_", "aten._foreach_addcdiv_", "aten._foreach_addcmul_",
-         "aten._foreach_sqrt", "aten._foreach_div_", "aten._fused_adamw_", "aten._fused_adam_", "aten._fused_sgd_")
+@formula("""
+    aten._foreach_add_ aten._foreach_mul_ aten._foreach_lerp_ aten._foreach_addcdiv_ aten._foreach_addcmul_
+    aten._foreach_sqrt aten._foreach_div_ aten._fused_adamw_ aten._fused_adam_ aten._fused_sgd_
+""")
 def foreach(call: Call) -> Draft:
     """Multi-tensor updates of optimizers: one pass over all elements."""
     values = call.values

@@ -55,7 +55,7 @@ def export_program(step: torch.nn.Module, inputs: Sequence[torch.Tensor], roles:
     outputs = walker.walk(program.graph_module, env)
     found = [v for v in outputs if isinstance(v, Value)]
     recorder.program.outputs = found
-    recorder.program.cache = found[len(found) - _cached(step):]
+    recorder.program.cache = found[len(found) - _cached(step) :]
     return recorder.program
 
 
@@ -65,14 +65,18 @@ class _Walker:
     def __init__(self, recorder: Recorder) -> None:
         self.recorder = recorder
 
-    def walk(self, module: torch.fx.GraphModule, env: dict[torch.fx.Node, Any], prefix: tuple[str, str] = ("", "")) -> list[Any]:
+    def walk(
+        self, module: torch.fx.GraphModule, env: dict[torch.fx.Node, Any], prefix: tuple[str, str] = ("", "")
+    ) -> list[Any]:
         import torch
 
         result: list[Any] = []
         for node in module.graph.nodes:
             if node.op == "get_attr":
                 found = _attribute(module, node.target)
-                env[node] = self.recorder.declare(found, "input", node.target) if isinstance(found, torch.Tensor) else found
+                env[node] = (
+                    self.recorder.declare(found, "input", node.target) if isinstance(found, torch.Tensor) else found
+                )
             elif node.op == "call_function":
                 env[node] = self._function(node, env, prefix)
             elif node.op == "call_module":
@@ -95,9 +99,9 @@ class _Walker:
             if len(graphs) == 1:
                 position, graph = graphs[0]
                 return self._inline(graph, [a for i, a in enumerate(args) if i > position], node)
-        if not isinstance(node.target, torch._ops.OpOverload):
-            if not any(isinstance(a, Value) for a in _flat((args, list(kwargs.values())))):
-                return node.meta.get("val")
+        touches = any(isinstance(a, Value) for a in _flat((args, list(kwargs.values()))))
+        if not touches and not isinstance(node.target, torch._ops.OpOverload):
+            return node.meta.get("val")  # arithmetic on sizes
         value = node.meta.get("val")
         target, packet = names_of(node.target)
         where, line = _module_path(node) or prefix[0], source_of(node.meta.get("stack_trace")) or prefix[1]
@@ -114,8 +118,7 @@ class _Walker:
         placeholders = [n for n in graph.graph.nodes if n.op == "placeholder"]
         for placeholder, operand in zip(placeholders, operands, strict=False):
             inner[placeholder] = operand
-        results = self.walk(graph, inner, (_module_path(node), source_of(node.meta.get("stack_trace"))))
-        return results
+        return self.walk(graph, inner, (_module_path(node), source_of(node.meta.get("stack_trace"))))
 
     def _decompose(self, node: torch.fx.Node, where: str, line: str) -> Any:
         """Run a composite operator that has no formula on its recorded tensors and record the operators inside it."""
@@ -128,7 +131,7 @@ class _Walker:
         try:
             with torch.inference_mode(), capture:
                 found = node.target.decompose(*args, **kwargs)
-        except Exception:  # noqa: BLE001 - then it stays whole, and is reported as an operator without a formula
+        except Exception:
             return None
         if found is NotImplemented or not capture.recorded:
             return None
@@ -196,4 +199,3 @@ def _repack(template: Any, values: Iterator[Value]) -> Any:
     if isinstance(template, (list, tuple)):
         return [_repack(part, values) for part in template]
     return template
-

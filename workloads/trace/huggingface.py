@@ -1,4 +1,6 @@
-"""transformers models from a configuration: built without weights on the meta device, with example inputs for each phase."""
+"""transformers models from a configuration: built without weights on the meta device, with example inputs for each
+phase.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +15,27 @@ from typing import Any, Final
 
 import torch
 
-from ...errors import TraceError
+from ...errors import TraceError, UnknownNameError
+from . import fused
 
 #: Auto classes tried in turn for a configuration that names no architecture.
-_AUTO: Final = ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM", "AutoModelForSpeechSeq2Seq", "AutoModelForMaskedLM",
-                "AutoModelForImageClassification", "AutoModelForImageTextToText", "AutoModelForMaskGeneration", "AutoModelForObjectDetection",
-                "AutoModelForSemanticSegmentation", "AutoModelForCTC", "AutoModelForAudioClassification", "AutoModel")
+_AUTO: Final = (
+    "AutoModelForCausalLM",
+    "AutoModelForSeq2SeqLM",
+    "AutoModelForSpeechSeq2Seq",
+    "AutoModelForMaskedLM",
+    "AutoModelForImageClassification",
+    "AutoModelForImageTextToText",
+    "AutoModelForMaskGeneration",
+    "AutoModelForObjectDetection",
+    "AutoModelForSemanticSegmentation",
+    "AutoModelForCTC",
+    "AutoModelForAudioClassification",
+    "AutoModel",
+)
+
+#: What a caller may ask for, and what transformers calls it.
+ATTENTION: Final = {"sdpa": "sdpa", "eager": "eager", "flash": fused.FUSED}
 
 
 def config_of(data: Mapping[str, Any], where: str) -> Any:
@@ -35,11 +52,15 @@ def config_of(data: Mapping[str, Any], where: str) -> Any:
     kind = data.pop("model_type", None)
     known = sorted(CONFIG_MAPPING.keys())
     if not isinstance(kind, str):
-        raise TraceError(f"{where}: no \"model_type\"; it names the architecture, one of {len(known)}: llama, gpt2, bert, vit, ...")
+        raise TraceError(
+            f'{where}: no "model_type"; it names the architecture, one of {len(known)}: llama, gpt2, bert, vit, ...'
+        )
     if kind not in CONFIG_MAPPING:
         near = difflib.get_close_matches(kind, known, n=3, cutoff=0.4)
         hint = f"; did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
-        raise TraceError(f"{where}: unknown model_type {kind!r}{hint} (a model with its own code: give file.py:function)")
+        raise TraceError(
+            f"{where}: unknown model_type {kind!r}{hint} (a model with its own code: give file.py:function)"
+        )
     data = {k: v for k, v in data.items() if not k.startswith("_")}  # notes, such as the source of the numbers
     for key in ("quantization_config", "torch_dtype", "dtype", "auto_map", "transformers_version"):
         data.pop(key, None)
@@ -47,13 +68,15 @@ def config_of(data: Mapping[str, Any], where: str) -> Any:
         with quiet():
             return AutoConfig.for_model(kind, **data)
     except Exception as error:
-        raise TraceError(f"{where}: transformers refuses this {kind} configuration: {type(error).__name__}: {error}") from error
+        raise TraceError(
+            f"{where}: transformers refuses this {kind} configuration: {type(error).__name__}: {error}"
+        ) from error
 
 
 def build(config: Any, where: str, dtype: torch.dtype, attention: str) -> tuple[torch.nn.Module, str]:
     """The model of a configuration on the meta device, and the attention implementation that it took.
 
-    A model that does not support `attention` gets eager attention.
+    A model that does not support `attention` gets sdpa, or else eager attention.
     """
     import transformers
 
@@ -67,14 +90,19 @@ def build(config: Any, where: str, dtype: torch.dtype, attention: str) -> tuple[
     if not attempts:
         raise TraceError(f"{where}: transformers has a configuration but no model for {config.model_type!r}")
     factory = attempts[0][0] if isinstance(attempts[0], (tuple, list)) else attempts[0]
+    if attention not in ATTENTION:
+        raise UnknownNameError("attention", attention, ATTENTION)
+    if attention == "flash":
+        fused.register()
     failure: Exception | None = None
-    for implementation in dict.fromkeys((attention, "eager")):
+    for implementation in dict.fromkeys((ATTENTION[attention], "sdpa", "eager")):
         try:
             with quiet(), torch.device("meta"):
                 # Experts take grouped_mm, transformers' own default where a model supports it.
                 model = factory._from_config(copy.deepcopy(config), dtype=dtype, attn_implementation=implementation)
-                return model.eval(), implementation
-        except Exception as error:  # noqa: BLE001 - reported below if the second choice fails as well
+                taken = str(getattr(model.config, "_attn_implementation", None) or implementation)
+                return model.eval(), "flash" if taken == fused.FUSED else taken
+        except Exception as error:
             failure = failure or error
     raise TraceError(f"{where}: {factory.__name__} cannot be built: {type(failure).__name__}: {failure}") from failure
 
@@ -106,7 +134,8 @@ def accepts(model: torch.nn.Module, name: str) -> bool:
 def inputs(model: Any, batch: int, seq: int, dtype: torch.dtype) -> tuple[dict[str, Any], float]:
     """Example inputs of a forward pass, and the tokens (or images, or clips) that it processes.
 
-    Text: `seq` tokens. Images: the size that the configuration names. Audio: `seq` frames of 20 ms, or the fixed length of the encoder.
+    Text: `seq` tokens. Images: the size that the configuration names. Audio: `seq` frames of 20 ms, or the fixed length
+    of the encoder.
     """
     config = model.config
     main = getattr(model, "main_input_name", "input_ids")
@@ -119,7 +148,11 @@ def inputs(model: Any, batch: int, seq: int, dtype: torch.dtype) -> tuple[dict[s
     tokens = float(batch * seq) if "input_ids" in found else float(batch)
     if is_encoder_decoder(model) and accepts(model, "decoder_input_ids"):
         found["decoder_input_ids"] = _ids(batch, 1)
-    if "input_ids" not in found and accepts(model, "input_ids") and main not in ("pixel_values", "input_features", "input_values"):
+    if (
+        "input_ids" not in found
+        and accepts(model, "input_ids")
+        and main not in ("pixel_values", "input_features", "input_values")
+    ):
         found["input_ids"] = _ids(batch, seq)
     return found, tokens
 
@@ -148,12 +181,19 @@ def _one(name: str, config: Any, batch: int, seq: int, dtype: torch.dtype) -> to
         height, width = (size, size) if isinstance(size, int) else tuple(size)[-2:]
         channels = getattr(vision, "num_channels", None) or getattr(vision, "in_channels", None) or 3
         frames = getattr(config, "num_frames", None)
-        shape = (batch, frames, channels, height, width) if frames and name == "pixel_values" and "video" in config.model_type else (
-            batch, channels, height, width)
+        shape = (
+            (batch, frames, channels, height, width)
+            if frames and name == "pixel_values" and "video" in config.model_type
+            else (batch, channels, height, width)
+        )
         return torch.empty(shape, dtype=dtype, device="meta")
     if name == "input_features":
         bins = getattr(config, "num_mel_bins", None) or getattr(config, "input_feat_per_channel", None) or 80
-        frames = 2 * config.max_source_positions if hasattr(config, "max_source_positions") and config.model_type == "whisper" else 2 * seq
+        frames = (
+            2 * config.max_source_positions
+            if hasattr(config, "max_source_positions") and config.model_type == "whisper"
+            else 2 * seq
+        )
         shape = (batch, bins, frames) if config.model_type == "whisper" else (batch, frames, bins)
         return torch.empty(shape, dtype=dtype, device="meta")
     if name == "input_values":
@@ -166,7 +206,9 @@ def _one(name: str, config: Any, batch: int, seq: int, dtype: torch.dtype) -> to
 
 
 def labels(model: Any, given: dict[str, Any], batch: int) -> dict[str, Any]:
-    """Labels for a training step: token ids for language models, one class each for classifiers; none where the model has no loss."""
+    """Labels for a training step: token ids for language models, one class each for classifiers; none where the model
+    has no loss.
+    """
     if not accepts(model, "labels"):
         return {}
     kind = type(model).__name__
@@ -174,7 +216,9 @@ def labels(model: Any, given: dict[str, Any], batch: int) -> dict[str, Any]:
         length = given["input_ids"].shape[1] if "input_ids" in given else 64
         given.pop("decoder_input_ids")
         return {"labels": _ids(batch, length)}
-    if "input_ids" in given and any(part in kind for part in ("CausalLM", "LMHead", "MaskedLM", "TokenClassification", "ConditionalGeneration")):
+    if "input_ids" in given and any(
+        part in kind for part in ("CausalLM", "LMHead", "MaskedLM", "TokenClassification", "ConditionalGeneration")
+    ):
         return {"labels": torch.zeros_like(given["input_ids"])}
     if "Classification" in kind:
         return {"labels": torch.zeros(batch, dtype=torch.long, device="meta")}

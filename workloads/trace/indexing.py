@@ -1,4 +1,4 @@
-"""Formulas of gathers and scatters: dimensions n (rows) and c (their width); the table's elements are what is touched."""
+"""Formulas of gathers and scatters: dimensions n (rows) and c (their width); the table counts what is touched."""
 
 from __future__ import annotations
 
@@ -9,19 +9,37 @@ from .registry import formula
 from .values import Call, Draft, Port, Value, read, write
 
 
-def gather(table: Value, index: list[Value], out: Value, width: int, *, scatter: bool = False, sources: list[Value] | None = None,
-           attributes: dict[str, Any] | None = None) -> Draft:
-    """Rows of `table` picked by `index` into `out`, or, with `scatter`, `sources` written (or added) into rows of `out`."""
+def gather(
+    table: Value,
+    index: list[Value],
+    out: Value,
+    width: int,
+    *,
+    scatter: bool = False,
+    sources: list[Value] | None = None,
+    attributes: dict[str, Any] | None = None,
+) -> Draft:
+    """Rows of `table` picked by `index` into `out`, or, with `scatter`, `sources` written (or added) into rows of
+    `out`.
+    """
     touched = max((v.numel for v in sources or []), default=out.numel) if scatter else out.numel
     rows = touched // max(width, 1)
     ports: list[Port] = []
     if scatter:
-        ports += [read(f"x{i}", v, "n c", None if v.stored == rows * width else v.stored) for i, v in enumerate(sources or [])]
+        ports += [
+            read(f"x{i}", v, "n c", None if v.stored == rows * width else v.stored) for i, v in enumerate(sources or [])
+        ]
     else:
-        ports.append(read("table", table, "n c", min(rows * width, table.stored) if table.stored < rows * width else None))
-    ports += [read(f"index{i}" if i else "index", v, "n", None if v.stored == rows else v.stored) for i, v in enumerate(index)]
+        ports.append(
+            read("table", table, "n c", min(rows * width, table.stored) if table.stored < rows * width else None)
+        )
+    ports += [
+        read(f"index{i}" if i else "index", v, "n", None if v.stored == rows else v.stored) for i, v in enumerate(index)
+    ]
     ports.append(write(out, "n c", elements=rows * width if scatter else None))
-    return Draft("gather", {"n": rows, "c": width}, ports, {}, ({"scatter": True} if scatter else {}) | (attributes or {}))
+    return Draft(
+        "gather", {"n": rows, "c": width}, ports, {}, ({"scatter": True} if scatter else {}) | (attributes or {})
+    )
 
 
 @formula("aten.embedding")
@@ -44,7 +62,7 @@ def embedding_bag(call: Call) -> Draft:
 def index_select(call: Call) -> Draft:
     """Slices along one axis."""
     x, axis = call["self"], call["dim"]
-    return gather(x, [call["index"]], call.out, math.prod(x.shape[axis % len(x.shape) + 1:]) if x.shape else 1)
+    return gather(x, [call["index"]], call.out, math.prod(x.shape[axis % len(x.shape) + 1 :]) if x.shape else 1)
 
 
 @formula("aten.gather", "aten.take_along_dim", "aten.take")
@@ -67,7 +85,9 @@ def _width(x: Value, picks: list[Value | None]) -> int:
     return math.prod(x.shape[skip:])
 
 
-@formula("aten.index_put", "aten.index_put_", "aten._unsafe_index_put", "aten._index_put_impl_")
+@formula("""
+    aten.index_put aten.index_put_ aten._unsafe_index_put aten._index_put_impl_
+""")
 def index_put(call: Call) -> Draft:
     """Scatter by advanced indices; with accumulate the indices are sorted first."""
     x, picks, source = call["self"], call["indices"], call["values"]
@@ -85,9 +105,11 @@ def index_put(call: Call) -> Draft:
     return draft
 
 
-@formula("aten.index_copy", "aten.index_copy_", "aten.index_add", "aten.index_add_", "aten.index_reduce", "aten.index_reduce_", "aten.index_fill",
-         "aten.index_fill_", "aten.scatter", "aten.scatter_", "aten.scatter_add", "aten.scatter_add_", "aten.scatter_reduce", "aten.scatter_reduce_",
-         "aten.masked_scatter", "aten.masked_scatter_", "aten.put_", "aten.put")
+@formula("""
+    aten.index_copy aten.index_copy_ aten.index_add aten.index_add_ aten.index_reduce aten.index_reduce_
+    aten.index_fill aten.index_fill_ aten.scatter aten.scatter_ aten.scatter_add aten.scatter_add_
+    aten.scatter_reduce aten.scatter_reduce_ aten.masked_scatter aten.masked_scatter_ aten.put_ aten.put
+""")
 def scatter(call: Call) -> list[Draft]:
     """Rows or elements written into a tensor; the out-of-place forms copy it first."""
     x = call["self"]
@@ -96,9 +118,11 @@ def scatter(call: Call) -> list[Draft]:
     out = x if call.mutated else call.out
     axis = call.get("dim", 0) or 0
     by_row = "index_" in call.packet and x.shape
-    width = math.prod(x.shape[axis % len(x.shape) + 1:]) if by_row else 1
+    width = math.prod(x.shape[axis % len(x.shape) + 1 :]) if by_row else 1
     sources = [source] if isinstance(source, Value) and source.numel else []
-    draft = gather(x, [index_value] if isinstance(index_value, Value) else [], out, width, scatter=True, sources=sources)
+    draft = gather(
+        x, [index_value] if isinstance(index_value, Value) else [], out, width, scatter=True, sources=sources
+    )
     if not sources and isinstance(index_value, Value):
         draft.dims["n"] = index_value.numel
         draft.ports[-1].elements = index_value.numel * width
@@ -109,7 +133,9 @@ def scatter(call: Call) -> list[Draft]:
     return [Draft("copy", {"n": x.numel}, [read("x0", x, "n"), write(out, "n")], suffix="base"), draft]
 
 
-@formula("aten.masked_select", "aten.nonzero", "aten.argwhere", "aten.nonzero_numpy", "aten.nonzero_static")
+@formula("""
+    aten.masked_select aten.nonzero aten.argwhere aten.nonzero_numpy aten.nonzero_static
+""")
 def compact(call: Call) -> Draft:
     """Count, prefix sum, write: several kernels, and the size returns to the host."""
     x = call.values[0]
@@ -122,5 +148,7 @@ def compact(call: Call) -> Draft:
 def one_hot(call: Call) -> list[Draft]:
     """A fill and a scatter of ones."""
     index_value, out = call["self"], call.out
-    return [Draft("copy", {"n": out.numel}, [write(out, "n")], suffix="zeros"),
-            gather(out, [index_value], out, 1, scatter=True, sources=[index_value])]
+    return [
+        Draft("copy", {"n": out.numel}, [write(out, "n")], suffix="zeros"),
+        gather(out, [index_value], out, 1, scatter=True, sources=[index_value]),
+    ]

@@ -1,4 +1,6 @@
-"""Peak of the intermediate tensors by liveness: a buffer lives from the call that makes it to the last call that touches it or a view."""
+"""Peak of the intermediate tensors by liveness: a buffer lives from the call that makes it to the last call that
+touches it or a view.
+"""
 
 from __future__ import annotations
 

@@ -9,8 +9,19 @@ from .registry import formula
 from .values import Call, Draft, Value, read, write
 
 
-def product(b: int, m: int, n: int, k: int, a: Value, w: Value, out: Value, *, bias: Value | None = None, add: Value | None = None,
-            attributes: dict[str, Any] | None = None) -> Draft:
+def product(
+    b: int,
+    m: int,
+    n: int,
+    k: int,
+    a: Value,
+    w: Value,
+    out: Value,
+    *,
+    bias: Value | None = None,
+    add: Value | None = None,
+    attributes: dict[str, Any] | None = None,
+) -> Draft:
     """``out[b, m, n] = sum over k of a[b, m, k] * w[b, k, n]``; `bias` (n) is a vector, `add` a full addend.
 
     A factor that is broadcast over the batch carries its own number of elements.
@@ -53,7 +64,17 @@ def addmm(call: Call) -> Draft:
     """bias + (m, k) by (k, n)."""
     a, w, bias = call["mat1"], call["mat2"], call["self"]
     vector = len(bias.shape) <= 1
-    return product(1, a.shape[0], w.shape[1], a.shape[1], a, w, call.out, bias=bias if vector else None, add=None if vector else bias)
+    return product(
+        1,
+        a.shape[0],
+        w.shape[1],
+        a.shape[1],
+        a,
+        w,
+        call.out,
+        bias=bias if vector else None,
+        add=None if vector else bias,
+    )
 
 
 @formula("aten._scaled_mm")
@@ -122,7 +143,9 @@ def bilinear(call: Call) -> Draft:
 
 @formula("aten.einsum")
 def einsum(call: Call) -> Draft:
-    """An einsum of one or two factors: labels of both and the output are batch, of one and the output m or n, of both only k."""
+    """An einsum of one or two factors: labels of both and the output are batch, of one and the output m or n, of both
+    only k.
+    """
     operands: list[Value] = list(call["tensors"])
     equation = call["equation"].replace(" ", "")
     left, _, right = equation.partition("->")
@@ -134,7 +157,7 @@ def einsum(call: Call) -> Draft:
         head, dots, tail = term.partition("...")
         middle = len(value.shape) - len(head) - len(tail)
         names = head + "".join(chr(0x3B1 + i) for i in range(middle)) + tail if dots else term
-        rest = max(rest, value.shape[len(head):len(head) + middle] if dots else (), key=len)
+        rest = max(rest, value.shape[len(head) : len(head) + middle] if dots else (), key=len)
         for label, extent in zip(names, value.shape, strict=True):
             sizes[label] = max(sizes.get(label, 1), extent)
         expanded.append(names)
@@ -145,9 +168,15 @@ def einsum(call: Call) -> Draft:
         rows = math.prod(sizes[c] for c in right)
         cols = math.prod(sizes[c] for c in sizes if c not in right)
         body = {"add": 1.0} if cols > 1 else {}
-        return Draft("reduce" if cols > 1 else "copy", {"r": rows, "c": cols} if cols > 1 else {"n": rows},
-                     [read("x0", operands[0], "r c" if cols > 1 else "n", operands[0].stored),
-                      write(call.out, "r" if cols > 1 else "n")], body)
+        return Draft(
+            "reduce" if cols > 1 else "copy",
+            {"r": rows, "c": cols} if cols > 1 else {"n": rows},
+            [
+                read("x0", operands[0], "r c" if cols > 1 else "n", operands[0].stored),
+                write(call.out, "r" if cols > 1 else "n"),
+            ],
+            body,
+        )
     first, others = set(expanded[0]), set("".join(expanded[1:]))
     both = first & others
     b = math.prod(sizes[c] for c in both if c in right)
@@ -159,12 +188,14 @@ def einsum(call: Call) -> Draft:
     return draft
 
 
-@formula("aten._grouped_mm", "aten._scaled_grouped_mm", "transformers.grouped_mm_fallback", "aten._grouped_mm_fallback")
+@formula("""
+    aten._grouped_mm aten._scaled_grouped_mm transformers.grouped_mm_fallback aten._grouped_mm_fallback
+""")
 def grouped_mm(call: Call) -> Draft:
     """Rows sorted by group, each group with its own matrix (experts); routing taken as balanced.
 
-    2-D by 3-D: ``m`` is the number of all routed rows and the weight operand holds every group's matrix. 2-D by 2-D (the weight
-    gradient) splits the inner dimension over the groups.
+    2-D by 3-D: ``m`` is the number of all routed rows and the weight operand holds every group's matrix. 2-D by 2-D
+    (the weight gradient) splits the inner dimension over the groups.
     """
     values = call.values
     a, w, out = values[0], values[1], call.out
@@ -176,8 +207,9 @@ def grouped_mm(call: Call) -> Draft:
         m, k, n = a.shape[1], a.shape[2], w.shape[1]
     elif len(a.shape) == 2:
         m, k, n = a.shape[0], a.shape[1] // max(groups, 1), w.shape[1]
-        attributes["split"] = "k"
-        draft = product(groups, m, n, max(k, 1), a, w, out, attributes=attributes)
+        draft = product(
+            groups, m, n, max(k, 1), a, w, out, attributes={"split_groups": groups, "distribution": "balanced"}
+        )
         draft.ports[-1].elements = out.numel
         return draft
     else:
@@ -187,3 +219,15 @@ def grouped_mm(call: Call) -> Draft:
         ports.append(read("bias", call["bias"], "n", groups * n))
     ports.append(write(out, "b m n"))
     return Draft("matmul", {"b": 1, "m": m, "n": n, "k": k}, ports, {"mac": 1.0}, attributes)
+
+
+@formula("aten.linalg_solve_triangular", "aten.triangular_solve")
+def solve_triangular(call: Call) -> Draft:
+    """X of A X = B with A (.., m, m) triangular: half of a product of A with B (.., m, n)."""
+    values = call.values
+    a, b = (values[0], values[1]) if "linalg" in call.packet else (values[1], values[0])
+    m, n = a.shape[-1], b.numel // max(b.stored // b.shape[-1], 1)
+    batch = b.numel // max(m * n, 1)
+    draft = product(batch, m, n, m, a, b, call.out, attributes={"triangular": True})
+    draft.iterations = float(batch * n) * m * (m + 1) / 2
+    return draft

@@ -7,13 +7,16 @@ import math
 from .registry import formula
 from .values import Call, Draft, Port, Value, read, write
 
-#: Per element: sum, then centred sum of squares (one add, one multiply each with the subtraction), then scale and shift.
+#: Per element: sum, then centred sum of squares (one add, one multiply each with the subtraction), then scale and
+#: shift.
 LAYER_NORM = {"add": 4.0, "mul": 3.0}
 RMS_NORM = {"add": 1.0, "mul": 3.0}
 SOFTMAX = {"cmp": 1.0, "add": 2.0, "exp": 1.0, "mul": 1.0}
 
 
-def normalise(x: Value, out: Value, rows: int, body: dict[str, float], extra: list[tuple[str, Value | None]], *, launches: int = 1) -> Draft:
+def normalise(
+    x: Value, out: Value, rows: int, body: dict[str, float], extra: list[tuple[str, Value | None]], *, launches: int = 1
+) -> Draft:
     """A normalisation over rows of equal length; `extra` are its scale, shift and statistics."""
     cols = x.numel // max(rows, 1)
     ports = [read("x0", x, "r c", None if x.stored == rows * cols else x.stored)]
@@ -58,23 +61,31 @@ def group_norm(call: Call) -> Draft:
     return _statistics(normalise(x, call.out, x.shape[0] * groups, LAYER_NORM, extra), call)
 
 
-@formula("aten.batch_norm", "aten.native_batch_norm", "aten._native_batch_norm_legit", "aten.cudnn_batch_norm", "aten._batch_norm_impl_index",
-         "aten._native_batch_norm_legit_no_training", "aten._batch_norm_with_update", "aten._batch_norm_no_update", "aten.miopen_batch_norm",
-         "aten._native_batch_norm_legit_functional")
+@formula("""
+    aten.batch_norm aten.native_batch_norm aten._native_batch_norm_legit aten.cudnn_batch_norm
+    aten._batch_norm_impl_index aten._native_batch_norm_legit_no_training aten._batch_norm_with_update
+    aten._batch_norm_no_update aten.miopen_batch_norm aten._native_batch_norm_legit_functional
+""")
 def batch_norm(call: Call) -> Draft:
-    """Inference: a scale and a shift per channel from the running statistics. Training: statistics over batch and pixels."""
+    """Inference: a scale and a shift per channel from the running statistics. Training: statistics over batch and
+    pixels.
+    """
     x = call["input"]
     training = bool(call.get("training", call.get("train", "no_training" not in call.packet)))
     channels = x.shape[1] if len(x.shape) > 1 else 1
     extra = [(name, call.get(name)) for name in ("weight", "bias", "running_mean", "running_var")]
-    return _statistics(normalise(x, call.out, channels, LAYER_NORM if training else {"add": 2.0, "mul": 2.0}, extra), call)
+    return _statistics(
+        normalise(x, call.out, channels, LAYER_NORM if training else {"add": 2.0, "mul": 2.0}, extra), call
+    )
 
 
 @formula("aten.instance_norm")
 def instance_norm(call: Call) -> Draft:
     """Over the pixels of each channel of each image."""
     x = call["input"]
-    return normalise(x, call.out, x.shape[0] * x.shape[1], LAYER_NORM, [("weight", call.get("weight")), ("bias", call.get("bias"))])
+    return normalise(
+        x, call.out, x.shape[0] * x.shape[1], LAYER_NORM, [("weight", call.get("weight")), ("bias", call.get("bias"))]
+    )
 
 
 @formula("aten.linalg_vector_norm", "aten.norm", "aten.linalg_norm")
@@ -83,10 +94,17 @@ def vector_norm(call: Call) -> Draft:
     x, out = call["self"], call.out
     rows = max(out.numel, 1)
     cols = x.numel // rows
-    return Draft("reduce", {"r": rows, "c": cols}, [read("x0", x, "r c"), write(out, "r")], {"add": 1.0, "mul": 1.0, "rsqrt": 1.0 / max(cols, 1)})
+    return Draft(
+        "reduce",
+        {"r": rows, "c": cols},
+        [read("x0", x, "r c"), write(out, "r")],
+        {"add": 1.0, "mul": 1.0, "rsqrt": 1.0 / max(cols, 1)},
+    )
 
 
-@formula("aten.softmax", "aten._softmax", "aten.log_softmax", "aten._log_softmax", "aten._safe_softmax", "aten.special_softmax")
+@formula("""
+    aten.softmax aten._softmax aten.log_softmax aten._log_softmax aten._safe_softmax aten.special_softmax
+""")
 def softmax(call: Call) -> Draft:
     """Along one axis; computed in the output's format."""
     x, out = call["self"], call.out
@@ -102,7 +120,12 @@ def logsumexp(call: Call) -> Draft:
     """log sum exp over some axes."""
     x, out = call["self"], call.out
     rows = max(out.numel, 1)
-    return Draft("softmax", {"r": rows, "c": x.numel // rows}, [read("x0", x, "r c"), write(out, "r")], {"cmp": 1.0, "add": 2.0, "exp": 1.0})
+    return Draft(
+        "softmax",
+        {"r": rows, "c": x.numel // rows},
+        [read("x0", x, "r c"), write(out, "r")],
+        {"cmp": 1.0, "add": 2.0, "exp": 1.0},
+    )
 
 
 @formula("aten._weight_norm_interface", "aten._weight_norm")

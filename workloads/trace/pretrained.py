@@ -16,27 +16,59 @@ from .api import describe, finish, versions
 from .step import Step
 from .values import Role
 
-DTYPES: Final = {"bfloat16": torch.bfloat16, "bf16": torch.bfloat16, "float16": torch.float16, "fp16": torch.float16,
-                 "float32": torch.float32, "fp32": torch.float32}
+DTYPES: Final = {
+    "bfloat16": torch.bfloat16,
+    "bf16": torch.bfloat16,
+    "float16": torch.float16,
+    "fp16": torch.float16,
+    "float32": torch.float32,
+    "fp32": torch.float32,
+}
 
 
-def trace_config(name: str, data: Mapping[str, Any], *, phase: str, batch: int, seq: int, context: int, dtype: str, strict: bool,
-                 folded: bool, attention: str, front_end: str) -> OpGraph:
+def trace_config(
+    name: str,
+    data: Mapping[str, Any],
+    *,
+    phase: str,
+    batch: int,
+    seq: int,
+    context: int,
+    dtype: str,
+    strict: bool,
+    folded: bool,
+    attention: str,
+    front_end: str,
+) -> OpGraph:
     """Build the model of a configuration and trace one phase; see `presilicon.workloads.trace_model`."""
     if dtype not in DTYPES:
         raise UnknownNameError("dtype", dtype, DTYPES)
     number = DTYPES[dtype]
     config = hf.config_of(data, name)
     model, implementation = hf.build(config, name, number, attention)
-    meta: dict[str, Any] = {"model": name, "phase": phase, "batch": batch, "seq": seq, "dtype": str(number).removeprefix("torch."),
-                            "attention": implementation, "architecture": type(model).__name__,
-                            "parameters": sum(p.numel() for p in model.parameters()), **versions()}
+    meta: dict[str, Any] = {
+        "model": name,
+        "phase": phase,
+        "batch": batch,
+        "seq": seq,
+        "dtype": str(number).removeprefix("torch."),
+        "attention": implementation,
+        "architecture": type(model).__name__,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        **versions(),
+    }
     with hf.quiet():
         if phase == "train":
             return _train(model, name, meta, batch, seq, number, strict, folded)
-        step, tokens = _prefill(model, batch, seq, number, meta) if phase == "prefill" else _decode(
-            model, name, batch, seq, context, number, meta)
-        return finish(step, name, meta=meta, strict=strict, folded=folded, front_end=front_end, tokens=tokens)
+        step, tokens = (
+            _prefill(model, batch, seq, number, meta)
+            if phase == "prefill"
+            else _decode(model, name, batch, seq, context, number, meta)
+        )
+        graph = finish(step, name, meta=meta, strict=strict, folded=folded, front_end=front_end, tokens=tokens)
+    if not any(op.kind == "attention" for op in graph):
+        graph.meta["attention"] = "none fused"
+    return graph
 
 
 def _prefill(model: Any, batch: int, seq: int, dtype: torch.dtype, meta: dict[str, Any]) -> tuple[Step, float]:
@@ -52,12 +84,14 @@ def _prefill(model: Any, batch: int, seq: int, dtype: torch.dtype, meta: dict[st
 
 def _decodes(model: Any) -> bool:
     try:
-        return bool(model.can_generate()) and not getattr(model.config, "model_type", "") == "bert"
+        return bool(model.can_generate()) and getattr(model.config, "model_type", "") != "bert"
     except AttributeError:
         return False
 
 
-def _decode(model: Any, name: str, batch: int, seq: int, context: int, dtype: torch.dtype, meta: dict[str, Any]) -> tuple[Step, float]:
+def _decode(
+    model: Any, name: str, batch: int, seq: int, context: int, dtype: torch.dtype, meta: dict[str, Any]
+) -> tuple[Step, float]:
     kwargs, _ = hf.inputs(model, batch, seq if hf.is_encoder_decoder(model) else context, dtype)
     one = torch.zeros(batch, 1, dtype=torch.long, device="meta")
     if hf.is_encoder_decoder(model):
@@ -67,9 +101,13 @@ def _decode(model: Any, name: str, batch: int, seq: int, context: int, dtype: to
     try:
         argument, cache, output = caches.filled(model, kwargs)
     except LookupError as error:
-        raise TraceError(f"{name}: {type(model).__name__} does not decode token by token: {error}; use phase='prefill'") from None
+        raise TraceError(
+            f"{name}: {type(model).__name__} does not decode token by token: {error}; use phase='prefill'"
+        ) from None
     except Exception as error:
-        raise TraceError(f"{name}: the cache of a decode step cannot be made on meta tensors: {describe(error)}") from error
+        raise TraceError(
+            f"{name}: the cache of a decode step cannot be made on meta tensors: {describe(error)}"
+        ) from error
     step_kwargs: dict[str, Any] = {argument: caches.in_place(cache), "use_cache": True}
     if hf.is_encoder_decoder(model):
         from transformers.modeling_outputs import BaseModelOutput
@@ -88,7 +126,9 @@ def _decode(model: Any, name: str, batch: int, seq: int, context: int, dtype: to
     return Step(model, (), step_kwargs, role), float(batch)
 
 
-def _train(model: Any, name: str, meta: dict[str, Any], batch: int, seq: int, dtype: torch.dtype, strict: bool, folded: bool) -> OpGraph:
+def _train(
+    model: Any, name: str, meta: dict[str, Any], batch: int, seq: int, dtype: torch.dtype, strict: bool, folded: bool
+) -> OpGraph:
     from .training import train_graph
 
     kwargs, tokens = hf.inputs(model, batch, seq, dtype)

@@ -14,8 +14,16 @@ if TYPE_CHECKING:
     import torch
 
 #: torch dtypes without a format of their own, by what they cost.
-_STAND_IN: Final = {"complex128": "fp64", "complex32": "fp32", "uint16": "int16", "uint32": "int32", "uint64": "int64",
-                    "float4_e2m1fn_x2": "mxfp4", "float8_e8m0fnu": "uint8", "float8_e5m2fnuz": "fp8_e5m2"}
+_STAND_IN: Final = {
+    "complex128": "fp64",
+    "complex32": "fp32",
+    "uint16": "int16",
+    "uint32": "int32",
+    "uint64": "int64",
+    "float4_e2m1fn_x2": "mxfp4",
+    "float8_e8m0fnu": "uint8",
+    "float8_e5m2fnuz": "fp8_e5m2",
+}
 _FRAME: Final = re.compile(r'File "([^"]+)", line (\d+)')
 _LIBRARY: Final = ("/torch/", "<string>", "<eval_with_key>")
 
@@ -47,7 +55,10 @@ def storage_size(tensor: torch.Tensor) -> int:
 
 def names_of(target: Any) -> tuple[str, str]:
     """``("aten.add.Tensor", "aten.add")`` of an overload."""
-    qualified = str(getattr(target, "_qualified_op_name", "") or getattr(getattr(target, "_overloadpacket", None), "_qualified_op_name", ""))
+    qualified = str(
+        getattr(target, "_qualified_op_name", "")
+        or getattr(getattr(target, "_overloadpacket", None), "_qualified_op_name", "")
+    )
     if not qualified:
         text = f"{getattr(target, '__module__', '')}.{getattr(target, '__name__', target)}"
         return text, text
@@ -77,7 +88,11 @@ def module_facts(module: Any) -> dict[str, Any]:
     if isinstance(getattr(module, "is_causal", None), bool):
         facts["causal"] = module.is_causal
     groups = getattr(module, "num_key_value_groups", None)
-    heads = getattr(module, "num_heads", None) or getattr(module, "num_attention_heads", None) or getattr(config, "num_attention_heads", None)
+    heads = (
+        getattr(module, "num_heads", None)
+        or getattr(module, "num_attention_heads", None)
+        or getattr(config, "num_attention_heads", None)
+    )
     if isinstance(groups, int) and isinstance(heads, int) and groups > 0:
         facts |= {"groups": groups, "q_heads": heads, "kv_heads": heads // groups}
     return facts
@@ -115,11 +130,27 @@ class Recorder:
         key = storage_id(tensor)
         if key not in self.program.storage_bytes:
             self.program.storage_bytes[key] = storage_size(tensor)
-        return Value(tuple(int(n) for n in tensor.shape), _strides(tensor), format_name(tensor.dtype), key,
-                     self._roles.get(key, "input"), self._names.get(key, ""), producer)
+        return Value(
+            tuple(int(n) for n in tensor.shape),
+            _strides(tensor),
+            format_name(tensor.dtype),
+            key,
+            self._roles.get(key, "input"),
+            self._names.get(key, ""),
+            producer,
+        )
 
-    def call(self, target: Any, args: Iterable[Any], kwargs: Mapping[str, Any], outputs: Iterable[torch.Tensor], *, module: str = "",
-             source: str = "", phase: str = "forward") -> Call:
+    def call(
+        self,
+        target: Any,
+        args: Iterable[Any],
+        kwargs: Mapping[str, Any],
+        outputs: Iterable[torch.Tensor],
+        *,
+        module: str = "",
+        source: str = "",
+        phase: str = "forward",
+    ) -> Call:
         """Record one operator; tensors among the arguments are given as `Value`."""
         name, packet = names_of(target)
         arguments, mutated = bind(target, list(args), dict(kwargs))

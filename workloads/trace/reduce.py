@@ -36,18 +36,29 @@ def reduction(call: Call, body: dict[str, float], **attributes: Any) -> Draft:
     if not x.is_float and body:
         body = {"int": sum(body.values())}
     ports = [read(f"x{i}", v, "r c", None if v.stored == rows * cols else v.stored) for i, v in enumerate(call.values)]
-    ports += [write(v, "r", "out" if i == 0 else f"out{i}", None if v.numel == rows else v.numel) for i, v in enumerate(call.outputs)]
+    ports += [
+        write(v, "r", "out" if i == 0 else f"out{i}", None if v.numel == rows else v.numel)
+        for i, v in enumerate(call.outputs)
+    ]
     return Draft("reduce", {"r": rows, "c": cols}, ports, dict(body), attributes)
 
 
 def _register() -> None:
     for name, body in SUMS.items():
+
         def run(call: Call, body: dict[str, float] = body) -> Draft:
             values = call.values
             if len(values) == 2 and call.packet in ("aten.max", "aten.min"):  # the binary form is maximum, minimum
                 n = call.out.numel
-                return Draft("elementwise", {"n": n}, [*(read(f"x{i}", v, "n", None if v.stored == n else v.stored)
-                                                        for i, v in enumerate(values)), write(call.out, "n")], {"cmp": 1.0})
+                return Draft(
+                    "elementwise",
+                    {"n": n},
+                    [
+                        *(read(f"x{i}", v, "n", None if v.stored == n else v.stored) for i, v in enumerate(values)),
+                        write(call.out, "n"),
+                    ],
+                    {"cmp": 1.0},
+                )
             return reduction(call, body)
 
         run.__name__ = name
@@ -64,7 +75,10 @@ def along(call: Call, kind: str, body: dict[str, float], **attributes: Any) -> D
     cols = x.shape[axis] if x.shape and isinstance(axis, int) else max(x.numel, 1)
     rows = x.numel // max(cols, 1)
     ports = [read("x0", x, "r c", None if x.stored == rows * cols else x.stored)]
-    ports += [write(v, "r c", "out" if i == 0 else f"out{i}", None if v.numel == rows * cols else v.numel) for i, v in enumerate(call.outputs)]
+    ports += [
+        write(v, "r c", "out" if i == 0 else f"out{i}", None if v.numel == rows * cols else v.numel)
+        for i, v in enumerate(call.outputs)
+    ]
     return Draft(kind, {"r": rows, "c": cols}, ports, body, attributes)  # type: ignore[arg-type]
 
 
@@ -80,7 +94,13 @@ def sort(call: Call) -> Draft:
     x = call["self"]
     axis = call.get("dim", -1)
     cols = x.shape[axis] if x.shape and isinstance(axis, int) else max(x.numel, 1)
-    return along(call, "reduce", {"cmp": float(max(math.ceil(math.log2(max(cols, 2))), 1))}, sort=True, launches=1 if cols <= 4096 else 4)
+    return along(
+        call,
+        "reduce",
+        {"cmp": float(max(math.ceil(math.log2(max(cols, 2))), 1))},
+        sort=True,
+        launches=1 if cols <= 4096 else 4,
+    )
 
 
 @formula("aten.histc", "aten.bincount", "aten.histogram")
@@ -91,7 +111,9 @@ def histogram(call: Call) -> Draft:
     return Draft("reduce", {"r": 1, "c": x.numel}, ports, {"int": 2.0}, {"launches": 2})
 
 
-@formula("aten.unique_consecutive", "aten._unique2", "aten.unique_dim", "aten.multinomial")
+@formula("""
+    aten.unique_consecutive aten._unique2 aten.unique_dim aten.multinomial
+""")
 def unique(call: Call) -> Draft:
     """Sort, compare with the neighbour, compact."""
     return along(call, "reduce", {"cmp": 16.0}, launches=6)
@@ -101,11 +123,18 @@ def unique(call: Call) -> Draft:
 def diff(call: Call) -> Draft:
     """Neighbouring differences."""
     n = call.out.numel
-    return Draft("elementwise", {"n": n}, [*(read(f"x{i}", v, "n", v.stored) for i, v in enumerate(call.values)), write(call.out, "n")], {"add": 1.0})
+    return Draft(
+        "elementwise",
+        {"n": n},
+        [*(read(f"x{i}", v, "n", v.stored) for i, v in enumerate(call.values)), write(call.out, "n")],
+        {"add": 1.0},
+    )
 
 
-@formula("aten.avg_pool1d", "aten.avg_pool2d", "aten.avg_pool3d", "aten.max_pool1d", "aten.max_pool2d", "aten.max_pool3d", "aten.max_pool2d_with_indices",
-         "aten.max_pool3d_with_indices", "aten.max_pool1d_with_indices")
+@formula("""
+    aten.avg_pool1d aten.avg_pool2d aten.avg_pool3d aten.max_pool1d aten.max_pool2d aten.max_pool3d
+    aten.max_pool2d_with_indices aten.max_pool3d_with_indices aten.max_pool1d_with_indices
+""")
 def pool(call: Call) -> Draft:
     """A window per output pixel."""
     x, out = call["self"], call.out
@@ -115,23 +144,42 @@ def pool(call: Call) -> Draft:
     window = math.prod(kernel) if len(kernel) > 1 else kernel[0] ** spatial
     ports = [read("x0", x, "r c", x.stored)]
     ports += [write(v, "r", "out" if i == 0 else f"out{i}") for i, v in enumerate(call.outputs)]
-    return Draft("reduce", {"r": out.numel, "c": window}, ports, {"cmp" if "max" in call.packet else "add": 1.0}, {"window": kernel})
+    return Draft(
+        "reduce",
+        {"r": out.numel, "c": window},
+        ports,
+        {"cmp" if "max" in call.packet else "add": 1.0},
+        {"window": kernel},
+    )
 
 
-@formula("aten.adaptive_avg_pool1d", "aten.adaptive_avg_pool2d", "aten.adaptive_avg_pool3d", "aten._adaptive_avg_pool2d", "aten._adaptive_avg_pool3d",
-         "aten.adaptive_max_pool1d", "aten.adaptive_max_pool2d", "aten.adaptive_max_pool3d")
+@formula("""
+    aten.adaptive_avg_pool1d aten.adaptive_avg_pool2d aten.adaptive_avg_pool3d aten._adaptive_avg_pool2d
+    aten._adaptive_avg_pool3d aten.adaptive_max_pool1d aten.adaptive_max_pool2d aten.adaptive_max_pool3d
+""")
 def adaptive_pool(call: Call) -> Draft:
     """Windows that tile the input."""
     return reduction(call, {"cmp" if "max" in call.packet else "add": 1.0})
 
 
-@formula("aten.upsample_nearest1d", "aten.upsample_nearest2d", "aten.upsample_nearest3d", "aten.upsample_linear1d", "aten.upsample_bilinear2d",
-         "aten.upsample_trilinear3d", "aten.upsample_bicubic2d", "aten._upsample_bicubic2d_aa", "aten._upsample_bilinear2d_aa", "aten.grid_sampler",
-         "aten.grid_sampler_2d", "aten.grid_sampler_3d", "aten._upsample_nearest_exact1d", "aten._upsample_nearest_exact2d",
-         "aten._upsample_nearest_exact3d", "torchvision.roi_align", "aten.affine_grid_generator")
+@formula("""
+    aten.upsample_nearest1d aten.upsample_nearest2d aten.upsample_nearest3d aten.upsample_linear1d
+    aten.upsample_bilinear2d aten.upsample_trilinear3d aten.upsample_bicubic2d aten._upsample_bicubic2d_aa
+    aten._upsample_bilinear2d_aa aten.grid_sampler aten.grid_sampler_2d aten.grid_sampler_3d
+    aten._upsample_nearest_exact1d aten._upsample_nearest_exact2d aten._upsample_nearest_exact3d
+    torchvision.roi_align aten.affine_grid_generator
+""")
 def resample(call: Call) -> Draft:
     """A weighted sum of neighbours per output pixel."""
-    taps = 16.0 if "bicubic" in call.packet else 1.0 if "nearest" in call.packet else 8.0 if "3d" in call.packet or "tri" in call.packet else 4.0
+    taps = (
+        16.0
+        if "bicubic" in call.packet
+        else 1.0
+        if "nearest" in call.packet
+        else 8.0
+        if "3d" in call.packet or "tri" in call.packet
+        else 4.0
+    )
     values: list[Value] = call.values
     n = call.out.numel
     ports = [read(f"x{i}", v, "n", v.stored) for i, v in enumerate(values)]
@@ -139,7 +187,9 @@ def resample(call: Call) -> Draft:
     return Draft("elementwise", {"n": n}, ports, {"add": taps, "mul": taps})
 
 
-@formula("aten.nll_loss", "aten.nll_loss_nd", "aten.nll_loss2d", "aten.nll_loss_forward", "aten.nll_loss2d_forward")
+@formula("""
+    aten.nll_loss aten.nll_loss_nd aten.nll_loss2d aten.nll_loss_forward aten.nll_loss2d_forward
+""")
 def nll_loss(call: Call) -> Draft:
     """Picks one log-probability per row."""
     target = call["target"]
@@ -150,18 +200,37 @@ def nll_loss(call: Call) -> Draft:
 
 @formula("aten.cross_entropy_loss")
 def cross_entropy(call: Call) -> list[Draft]:
-    """log_softmax, then the negative log-likelihood; they run as two kernels over a buffer that the graph does not show."""
+    """log_softmax, then the negative log-likelihood; they run as two kernels over a buffer that the graph does not
+    show.
+    """
     x, target = call["self"], call["target"]
     cols = x.shape[1] if len(x.shape) > 1 else x.shape[0]
     rows = x.numel // max(cols, 1)
-    return [Draft("softmax", {"r": rows, "c": cols}, [read("x0", x, "r c"), write(call.out, "r c", elements=x.numel)],
-                  {"cmp": 1.0, "add": 2.0, "exp": 1.0}, suffix="log_softmax"),
-            Draft("reduce", {"r": 1, "c": rows}, [read("target", target, "r c"), write(call.out, "r")], {"add": 1.0}, suffix="nll_loss")]
+    return [
+        Draft(
+            "softmax",
+            {"r": rows, "c": cols},
+            [read("x0", x, "r c"), write(call.out, "r c", elements=x.numel)],
+            {"cmp": 1.0, "add": 2.0, "exp": 1.0},
+            suffix="log_softmax",
+        ),
+        Draft(
+            "reduce",
+            {"r": 1, "c": rows},
+            [read("target", target, "r c"), write(call.out, "r")],
+            {"add": 1.0},
+            suffix="nll_loss",
+        ),
+    ]
 
 
-@formula("aten.mse_loss", "aten.l1_loss", "aten.smooth_l1_loss", "aten.huber_loss", "aten.binary_cross_entropy", "aten.binary_cross_entropy_with_logits",
-         "aten.kl_div")
+@formula("""
+    aten.mse_loss aten.l1_loss aten.smooth_l1_loss aten.huber_loss aten.binary_cross_entropy
+    aten.binary_cross_entropy_with_logits aten.kl_div
+""")
 def pair_loss(call: Call) -> Draft:
     """A pointwise difference and its mean."""
-    body = {"add": 2.0, "mul": 1.0} | ({"log": 1.0, "exp": 1.0} if "cross_entropy" in call.packet or "kl" in call.packet else {})
+    body = {"add": 2.0, "mul": 1.0} | (
+        {"log": 1.0, "exp": 1.0} if "cross_entropy" in call.packet or "kl" in call.packet else {}
+    )
     return reduction(call, body)

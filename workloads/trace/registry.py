@@ -5,8 +5,8 @@ One decorated function per operator turns a traced call into ops::
     @formula("aten.linear")
     def linear(call): ...
 
-Keys are names (``"aten.linear"`` for every overload, ``"aten.add.Tensor"`` for one), so that reading the table needs no torch. A
-formula returns one `Draft`, several, or None for an operator that costs nothing on the device.
+Keys are names (``"aten.linear"`` for every overload, ``"aten.add.Tensor"`` for one), so that reading the table needs no
+torch. A formula returns one `Draft`, several, or None for an operator that costs nothing on the device.
 """
 
 from __future__ import annotations
@@ -21,12 +21,31 @@ from .values import Call, Draft
 Formula = Callable[[Call], "Draft | Sequence[Draft] | None"]
 
 _FORMULAS: Final[dict[str, Formula]] = {}
-_FAMILIES: Final = ("matmul", "conv", "attention", "norm", "elementwise", "movement", "indexing", "reduce", "scan", "control", "backward")
+_FAMILIES: Final = (
+    "matmul",
+    "conv",
+    "attention",
+    "norm",
+    "elementwise",
+    "movement",
+    "indexing",
+    "reduce",
+    "scan",
+    "control",
+    "backward",
+)
 _loaded: list[str] = []
 
 
+def words(text: str) -> list[str]:
+    """Names written with spaces between them."""
+    return text.split()
+
+
 def formula(*targets: object) -> Callable[[Formula], Formula]:
-    """Register a function as the formula of operators, named by string or given as torch objects.
+    """Register a function as the formula of operators, given as torch objects or named by strings.
+
+    A string may hold several names with spaces between.
 
     Raises
     ------
@@ -40,12 +59,14 @@ def formula(*targets: object) -> Callable[[Formula], Formula]:
     ...     return None
     >>> forget("my_lib.fused_op")
     """
-    names = [t if isinstance(t, str) else operator_name(t) for t in targets]
+    names = [name for t in targets for name in (t.split() if isinstance(t, str) else [operator_name(t)])]
 
     def register(function: Formula) -> Formula:
         for name in names:
             if name in _FORMULAS:
-                raise ValueError(f"operator {name!r} has a formula already: {_FORMULAS[name].__module__}.{_FORMULAS[name].__name__}")
+                raise ValueError(
+                    f"operator {name!r} has a formula already: {_FORMULAS[name].__module__}.{_FORMULAS[name].__name__}"
+                )
             _FORMULAS[name] = function
         return function
 

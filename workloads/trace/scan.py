@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
-from .registry import formula
 from .reduce import along
+from .registry import formula
 from .values import Call, Draft, read, write
 
 
-@formula("aten.cumsum", "aten.cumsum_", "aten.cumprod", "aten.cumprod_", "aten.cummax", "aten.cummin", "aten._cummax_helper")
+@formula("""
+    aten.cumsum aten.cumsum_ aten.cumprod aten.cumprod_ aten.cummax aten.cummin aten._cummax_helper
+""")
 def cumulative(call: Call) -> Draft:
     """A prefix operation along one axis: dimensions r, c."""
     variant = call.packet.removeprefix("aten.").rstrip("_")
-    body = {"mul": 1.0} if "prod" in variant else {"cmp": 1.0} if "m" in variant[3:5] and "sum" not in variant else {"add": 1.0}
+    body = (
+        {"mul": 1.0}
+        if "prod" in variant
+        else {"cmp": 1.0}
+        if "m" in variant[3:5] and "sum" not in variant
+        else {"add": 1.0}
+    )
     return along(call, "scan", body if call["self"].is_float else {"int": 1.0}, variant=variant)
 
 
-@formula("aten.lstm", "aten.gru", "aten.rnn_tanh", "aten.rnn_relu", "aten._thnn_fused_lstm_cell", "aten._thnn_fused_gru_cell", "aten._cudnn_rnn")
+@formula("""
+    aten.lstm aten.gru aten.rnn_tanh aten.rnn_relu aten._thnn_fused_lstm_cell aten._thnn_fused_gru_cell
+    aten._cudnn_rnn
+""")
 def recurrent(call: Call) -> Draft:
-    """A recurrent layer stack: every weight matrix meets every time step in order. Dimensions n (steps times batch), k (weights)."""
+    """A recurrent layer stack: every weight matrix meets every time step in order. Dimensions n (steps times batch), k
+    (weights).
+    """
     values = call.values
     x = values[0]
     weights = [v for v in values if v.role == "weight" and len(v.shape) == 2]
@@ -26,11 +39,20 @@ def recurrent(call: Call) -> Draft:
     ports = [read("x0", x, "n", x.stored)]
     ports += [read(f"w{i}", w, "k", w.numel) for i, w in enumerate(weights)]
     ports.append(write(call.out, "n", elements=call.out.numel))
-    return Draft("scan", {"n": steps, "k": per_step}, ports, {"mac": 1.0}, {"variant": call.packet.removeprefix("aten."), "steps": steps})
+    return Draft(
+        "scan",
+        {"n": steps, "k": per_step},
+        ports,
+        {"mac": 1.0},
+        {"variant": call.packet.removeprefix("aten."), "steps": steps},
+    )
 
 
-@formula("aten.fft_rfft", "aten.fft_irfft", "aten.fft_fft", "aten.fft_ifft", "aten._fft_r2c", "aten._fft_c2r", "aten._fft_c2c", "aten.fft_rfft2",
-         "aten.fft_irfft2", "aten.fft_fftn", "aten.fft_ifftn", "aten.fft_rfftn", "aten.fft_irfftn", "aten.fft_fft2", "aten.fft_ifft2")
+@formula("""
+    aten.fft_rfft aten.fft_irfft aten.fft_fft aten.fft_ifft aten._fft_r2c aten._fft_c2r aten._fft_c2c
+    aten.fft_rfft2 aten.fft_irfft2 aten.fft_fftn aten.fft_ifftn aten.fft_rfftn aten.fft_irfftn aten.fft_fft2
+    aten.fft_ifft2
+""")
 def fft(call: Call) -> Draft:
     """2.5 log2 n adds and multiplies per point (radix-2 count, halves each way)."""
     import math
@@ -41,3 +63,25 @@ def fft(call: Call) -> Draft:
     depth = math.log2(length)
     ports = [read("x0", x, "n", x.stored), write(out, "n", elements=out.numel)]
     return Draft("elementwise", {"n": n}, ports, {"add": 1.5 * depth, "mul": depth}, {"fft": length})
+
+
+@formula("presilicon.selective_scan")
+def selective_scan(call: Call) -> Draft:
+    """Mamba: dimensions b (batch), d (channels), l (length), n (state); a point decays and updates one state element
+    and adds it to the output.
+    """
+    u, a = call["hidden"], call["a"]
+    dims = {"b": u.shape[0], "d": u.shape[1], "l": u.shape[2], "n": a.shape[1]}
+    ports = [
+        read("u", u, "b d l"),
+        read("dt", call["dt"], "b d l", call["dt"].stored),
+        read("A", a, "d n"),
+        read("B", call["b"], "b n l", call["b"].stored),
+        read("C", call["c"], "b n l", call["c"].stored),
+    ]
+    ports += [read(name, call[name], "d", call[name].stored) for name in ("d", "dt_bias") if call[name] is not None]
+    if call["z"] is not None:
+        ports.append(read("z", call["z"], "b d l", call["z"].stored))
+    ports += [write(call.outputs[0], "b d l"), write(call.outputs[1], "b d n", "state")]
+    body = {"exp": 1.0 + 2.0 / dims["n"], "mul": 3.0, "mac": 2.0, "log": 1.0 / dims["n"]}
+    return Draft("scan", dims, ports, body, {"variant": "mamba1"})

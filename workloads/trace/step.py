@@ -45,8 +45,13 @@ class Step(nn.Module):
     The last ``returned.cache`` of the returned tensors are those of a cache.
     """
 
-    def __init__(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any],
-                 role: Callable[[str], Role] = lambda name: "input") -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        role: Callable[[str], Role] = lambda name: "input",
+    ) -> None:
         super().__init__()
         self.model = model
         self.arguments = [("args", args), *kwargs.items()]
@@ -111,14 +116,19 @@ def _is_container(item: Any) -> bool:
     if dataclasses.is_dataclass(item):
         return True
     kind = type(item)
-    return any(base.__module__.startswith(_CONTAINERS) and "ache" in base.__name__ + base.__module__ for base in kind.__mro__) and hasattr(
-        item, "__dict__")
+    return any(
+        base.__module__.startswith(_CONTAINERS) and "ache" in base.__name__ + base.__module__ for base in kind.__mro__
+    ) and hasattr(item, "__dict__")
 
 
 def to_meta(item: Any) -> Any:
     """Tensors of nested arguments as meta tensors of the same shape, strides and dtype."""
     if isinstance(item, torch.Tensor):
-        return item if item.device.type == "meta" else torch.empty_strided(item.shape, item.stride(), dtype=item.dtype, device="meta")
+        return (
+            item
+            if item.device.type == "meta"
+            else torch.empty_strided(item.shape, item.stride(), dtype=item.dtype, device="meta")
+        )
     if isinstance(item, dict) and type(item) is dict:
         return {key: to_meta(part) for key, part in item.items()}
     if isinstance(item, tuple) and hasattr(item, "_fields"):
@@ -140,5 +150,7 @@ def meta_copy(module: nn.Module) -> nn.Module:
         if id(tensor) in memo:
             continue
         twin = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
-        memo[id(tensor)] = nn.Parameter(twin, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else twin
+        memo[id(tensor)] = (
+            nn.Parameter(twin, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else twin
+        )
     return copy.deepcopy(module, memo)

@@ -1,4 +1,6 @@
-"""A training step: forward, backward and optimizer update, recorded by the dispatch mode while autograd runs on meta tensors."""
+"""A training step: forward, backward and optimizer update, recorded by the dispatch mode while autograd runs on meta
+tensors.
+"""
 
 from __future__ import annotations
 
@@ -40,8 +42,16 @@ class FusedAttention(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def _attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attn_mask: torch.Tensor | None = None, dropout_p: float = 0.0,
-               is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False) -> torch.Tensor:
+def _attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attn_mask: torch.Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> torch.Tensor:
     aten = torch.ops.aten
     if query.dim() != 4:
         shape = query.shape
@@ -49,7 +59,9 @@ def _attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attn
         return _attention(*parts, None, dropout_p, is_causal, scale).reshape(*shape[:-1], value.shape[-1])
     half = query.dtype in (torch.bfloat16, torch.float16)
     if attn_mask is None and half and query.shape[-1] == value.shape[-1] <= 256:
-        found: torch.Tensor = aten._scaled_dot_product_flash_attention(query, key, value, dropout_p, is_causal, scale=scale)[0]
+        found: torch.Tensor = aten._scaled_dot_product_flash_attention(
+            query, key, value, dropout_p, is_causal, scale=scale
+        )[0]
         return found
     if key.shape[1] != query.shape[1]:
         groups = query.shape[1] // key.shape[1]
@@ -57,17 +69,29 @@ def _attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attn
     if attn_mask is not None:
         attn_mask = attn_mask.expand(query.shape[0], query.shape[1], query.shape[2], key.shape[2])
         if attn_mask.dtype == torch.bool:
-            attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill(attn_mask.logical_not(), float("-inf"))
-    result: torch.Tensor = aten._scaled_dot_product_efficient_attention(query, key, value, attn_mask, True, dropout_p, is_causal, scale=scale)[0]
+            attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill(
+                attn_mask.logical_not(), float("-inf")
+            )
+    result: torch.Tensor = aten._scaled_dot_product_efficient_attention(
+        query, key, value, attn_mask, True, dropout_p, is_causal, scale=scale
+    )[0]
     return result
 
 
-def train_graph(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], name: str, *, meta: Mapping[str, Any],
-                strict: bool = False, tokens: float = 0.0) -> OpGraph:
+def train_graph(
+    model: torch.nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    name: str,
+    *,
+    meta: Mapping[str, Any],
+    strict: bool = False,
+    tokens: float = 0.0,
+) -> OpGraph:
     """Trace forward, backward and a fused AdamW update.
 
-    The loss is the output's ``loss``, a scalar output, or the mean of its floating-point tensors. Backward ops have the attribute
-    ``pass = "backward"`` and the module of the forward op that they differentiate.
+    The loss is the output's ``loss``, a scalar output, or the mean of its floating-point tensors. Backward ops have the
+    attribute ``pass = "backward"`` and the module of the forward op that they differentiate.
 
     Raises
     ------
@@ -85,10 +109,22 @@ def train_graph(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str,
         model.eval()
     trained = [p for p in model.parameters() if p.requires_grad]
     gradient_bytes = sum(p.numel() * p.element_size() for p in trained)
-    graph = build(program, name, tokens=tokens, strict=strict, extra=tuple(optimizer_ops(trained)), optimizer_bytes=2.0 * gradient_bytes,
-                  gradient_bytes=float(gradient_bytes), kept=gradients,
-                  meta={**meta, "front_end": "dispatch", "front_end_reason": "training runs autograd", "optimizer": "AdamW (fused), state in the parameters' format"})
-    return graph
+    return build(
+        program,
+        name,
+        tokens=tokens,
+        strict=strict,
+        extra=tuple(optimizer_ops(trained)),
+        optimizer_bytes=2.0 * gradient_bytes,
+        gradient_bytes=float(gradient_bytes),
+        kept=gradients,
+        meta={
+            **meta,
+            "front_end": "dispatch",
+            "front_end_reason": "training runs autograd",
+            "optimizer": "AdamW (fused), state in the parameters' format",
+        },
+    )
 
 
 def record(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Program, set[int]]:
@@ -98,6 +134,7 @@ def record(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     last = [("", "")]
     inputs = list(tensors_in([args, kwargs]))
     with module_paths(model) as stack, torch.enable_grad(), eager_semantics(), FusedAttention():
+
         def where() -> tuple[str, str]:
             node = torch._C._current_autograd_node()  # type: ignore[attr-defined]
             if node is None:
@@ -146,10 +183,22 @@ def optimizer_ops(parameters: list[torch.nn.Parameter]) -> list[Op]:
     for number_format, members in groups.items():
         n = sum(p.numel() for p in members)
         fmt = by_name(number_format)
-        reads = [Operand(label, role, axes("n"), fmt) for label, role in  # type: ignore[arg-type]
-                 (("x0", "weight"), ("x1", "input"), ("x2", "input"), ("x3", "input"))]
+        reads = [
+            Operand(label, role, axes("n"), fmt)
+            for label, role in (("x0", "weight"), ("x1", "input"), ("x2", "input"), ("x3", "input"))  # type: ignore[arg-type]
+        ]
         writes = [Operand(label, "output", axes("n"), fmt) for label in ("out", "out1", "out2")]
         launches = max(math.ceil(len(members) / _TENSORS_PER_LAUNCH), math.ceil(n / _ELEMENTS_PER_LAUNCH))
-        ops.append(Op("optimizer.adamw" if len(groups) == 1 else f"optimizer.adamw.{number_format}", "elementwise", "aten._fused_adamw_.default",
-                      {"n": n}, (*reads, *writes), ADAMW, {"launches": launches, "pass": "optimizer"}, module="optimizer"))
+        ops.append(
+            Op(
+                "optimizer.adamw" if len(groups) == 1 else f"optimizer.adamw.{number_format}",
+                "elementwise",
+                "aten._fused_adamw_.default",
+                {"n": n},
+                (*reads, *writes),
+                ADAMW,
+                {"launches": launches, "pass": "optimizer"},
+                module="optimizer",
+            )
+        )
     return ops

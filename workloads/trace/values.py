@@ -1,6 +1,7 @@
 """What a front end records: tensors as `Value`, traced operators as `Call`, the whole step as `Program`.
 
-These hold no torch objects, so that the formulas, which turn a `Call` into `Draft` ops, can be read and tested without torch.
+These hold no torch objects, so that the formulas, which turn a `Call` into `Draft` ops, can be read and tested without
+torch.
 """
 
 from __future__ import annotations
@@ -160,7 +161,7 @@ def write(value: Value, names: str, name: str = "out", elements: int | None = No
 
 @dataclass(slots=True)
 class Program:
-    """A traced step: calls in program order, the tensors that it starts with and returns, and the size of each storage in bytes.
+    """A traced step: calls in program order, the tensors that it starts with and returns, bytes of each storage.
 
     ``cache`` holds those outputs that the next step will read as its cache.
     """
