@@ -1,15 +1,15 @@
 """The `tile` fidelity of GPU kernels: the CTAs of the chosen tiling, dispatched to SMs, contending for L2 and DRAM, on the event engine.
 
 A closed form says what one CTA needs (`KernelTimes.choice`); here the CTAs are played out. CTAs that start together behave alike and move
-as one cohort. A cohort first waits for its pipeline to fill, then streams: its rate is bounded by its share of the SM's pipes and by
-its share of the L2 and DRAM bandwidth, which all running cohorts divide in proportion to their demand. When a cohort ends, its slots
-take the next CTAs in launch order.
+as one cohort: its rate is bounded by the latencies along one CTA's loop, by its share of the SM's pipes, and by its share of the L2 and
+DRAM bandwidth, which all running cohorts divide in proportion to their demand. When a cohort ends, its slots take the next CTAs in
+launch order.
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Final
 
 import numpy as np
@@ -20,6 +20,8 @@ from ..mapping.gpu.machine import KernelTimes, Machine
 
 #: Waves that are played out before the steady ones in the middle are skipped by their period.
 _PLAYED_WAVES: Final = 3
+#: Part of a cohort below which it counts as done (rounding of its rate times the step).
+_DONE: Final = 1e-9
 #: CTA lengths that stand for a kernel whose CTAs differ in length (causal attention).
 _LENGTH_CLASSES: Final = 4
 
@@ -36,12 +38,12 @@ class Grid:
         SMs that take part, and CTAs that fit on one at a time.
     cta_s
         Seconds of a whole SM's pipes that the mean CTA needs.
-    fill_s
-        Seconds before the mean CTA's first result: launch of the CTA and latency of its first loads.
+    alone_s
+        Seconds that the mean CTA takes at least, however idle its SM: the latencies in series along its loop.
     l2_s, dram_s
         Seconds of the whole L2 and DRAM bandwidth that the grid needs.
-    unoverlapped
-        Share of the smaller of compute and memory time that does not hide behind the larger.
+    exposed, exposed_power
+        What does not hide: of two activities of lengths a >= b, ``exposed * b * (b / a) ** exposed_power`` comes on top of a.
     longest
         Longest CTA over the mean one; launched first to last from long to short.
     """
@@ -50,10 +52,11 @@ class Grid:
     sms: int
     resident: int
     cta_s: float
-    fill_s: float
-    l2_s: float
-    dram_s: float
-    unoverlapped: float = 0.0
+    alone_s: float = 0.0
+    l2_s: float = 0.0
+    dram_s: float = 0.0
+    exposed: float = 0.0
+    exposed_power: float = 0.0
     longest: float = 1.0
 
 
@@ -61,14 +64,13 @@ class Grid:
 class _Cohort:
     count: int
     scale: float
-    fill_left_s: float
     left: float = 1.0
 
 
 def play_grid(grid: Grid) -> float:
     """Seconds from the first CTA's start to the last one's end.
 
-    >>> round(play_grid(Grid(ctas=4, sms=2, resident=1, cta_s=1.0, fill_s=0.0, l2_s=0.0, dram_s=0.0)), 9)
+    >>> play_grid(Grid(ctas=4, sms=2, resident=1, cta_s=1.0))
     2.0
     """
     env = simpy.Environment()
@@ -96,23 +98,18 @@ def _dispatch(env: simpy.Environment, grid: Grid) -> Generator[Any, Any, None]:
     while waiting or running:
         while waiting and free:
             count = int(min(free, waiting[0][0]))
-            running.append(_Cohort(count, waiting[0][1], grid.fill_s))
+            running.append(_Cohort(count, waiting[0][1]))
             free -= count
             waiting[0][0] -= count
             if not waiting[0][0]:
                 waiting.pop(0)
         rates = _rates(grid, running)
-        step = min(c.fill_left_s if c.fill_left_s > 0 else c.left / rate for c, rate in zip(running, rates, strict=True))
+        step = min(cohort.left / rate for cohort, rate in zip(running, rates, strict=True))
         yield env.timeout(step)
         for cohort, rate in zip(running, rates, strict=True):
-            if cohort.fill_left_s > 0:
-                cohort.fill_left_s = max(0.0, cohort.fill_left_s - step)
-                cohort.fill_left_s = cohort.fill_left_s if cohort.fill_left_s > 1e-15 else 0.0
-            else:
-                cohort.left -= rate * step
-        done = [c for c in running if c.left <= 1e-9 and c.fill_left_s == 0]
-        running = [c for c in running if c.left > 1e-9 or c.fill_left_s > 0]
-        free += sum(c.count for c in done)
+            cohort.left -= rate * step
+        free += sum(c.count for c in running if c.left <= _DONE)
+        running = [c for c in running if c.left > _DONE]
         if not running and waiting:  # a whole wave ended at once: the next ones repeat it
             waves, period, wave_start = waves + 1, env.now - wave_start, float(env.now)
             skip = int(waiting[0][0] // slots) - 1
@@ -123,23 +120,25 @@ def _dispatch(env: simpy.Environment, grid: Grid) -> Generator[Any, Any, None]:
 
 
 def _rates(grid: Grid, running: Sequence[_Cohort]) -> list[float]:
-    """Fraction of itself that each cohort completes per second; a filling cohort has none."""
-    streaming = [c for c in running if c.fill_left_s == 0]
-    per_sm = max(1.0, float(np.ceil(sum(c.count for c in streaming) / grid.sms)))
-    wish: list[float] = []
+    """Fraction of itself that each cohort completes per second."""
+    per_sm = max(1.0, float(np.ceil(sum(c.count for c in running) / grid.sms)))
+    wish = []
     for cohort in running:
-        if cohort.fill_left_s > 0:
-            wish.append(0.0)
-            continue
-        compute = per_sm * grid.cta_s * cohort.scale
-        memory = max(grid.l2_s, grid.dram_s) / grid.ctas * cohort.scale * cohort.count
-        alone = max(compute, memory) + grid.unoverlapped * min(compute, memory)
-        wish.append(1.0 / max(alone, 1e-15))
+        compute = cohort.scale * max(per_sm * grid.cta_s, grid.alone_s)
+        part = cohort.scale * cohort.count / grid.ctas
+        memory = _together(grid, grid.l2_s * part, grid.dram_s * part)
+        wish.append(1.0 / max(_together(grid, compute, memory), 1e-15))
     share = 1.0
     for total_s in (grid.l2_s, grid.dram_s):
         demand = sum(rate * cohort.count * cohort.scale * total_s / grid.ctas for rate, cohort in zip(wish, running, strict=True))
         share = max(share, demand)
     return [rate / share for rate in wish]
+
+
+def _together(grid: Grid, a: float, b: float) -> float:
+    """Time of two activities at once; see `Grid.exposed`."""
+    longer, shorter = max(a, b), min(a, b)
+    return longer + grid.exposed * shorter * (shorter / longer) ** grid.exposed_power if longer > 0 else 0.0
 
 
 def refine(kernels: Sequence[Kernel], times: KernelTimes, machine: Machine) -> KernelTimes:
@@ -150,8 +149,8 @@ def refine(kernels: Sequence[Kernel], times: KernelTimes, machine: Machine) -> K
     kernels
         One group, in the order of the arrays.
     times
-        What the closed form found; `choice` holds ``ctas``, ``resident``, ``cta_s``, ``fill_s`` (and optionally ``unoverlapped``,
-        ``longest``), `busy_s` holds ``l2``, ``dram`` and ``floor``.
+        What the closed form found; `choice` holds the fields of `Grid` that describe CTAs, and ``extra_s``, the seconds outside of
+        the grid (launch, further kernels); ``l2_s`` and ``dram_s`` are the busy times where `choice` does not give them.
     machine
         One GPU, not an array of designs.
 
@@ -161,23 +160,23 @@ def refine(kernels: Sequence[Kernel], times: KernelTimes, machine: Machine) -> K
         With `time_s` played out; unchanged where `choice` describes no CTAs (collectives).
     """
     choice = times.choice
-    if not {"ctas", "resident", "cta_s", "fill_s"} <= set(choice):
+    if not {"ctas", "resident", "cta_s", "extra_s"} <= set(choice):
         return times
     shape = (len(kernels),)
 
-    def column(values: Any, default: float = 0.0) -> np.ndarray:
-        return np.broadcast_to(np.asarray(default if values is None else values, dtype=float), shape)
+    def column(values: Any) -> np.ndarray:
+        return np.broadcast_to(np.asarray(values, dtype=float), shape)
 
-    columns = {name: column(choice.get(name), default) for name, default in
-               (("ctas", 1.0), ("resident", 1.0), ("cta_s", 0.0), ("fill_s", 0.0), ("unoverlapped", 0.0), ("longest", 1.0), ("extra_s", 0.0))}
-    l2, dram, floor = (column(times.busy_s.get(name)) for name in ("l2", "dram", "floor"))
+    described = {name: column(times.busy_s.get(name.removesuffix("_s"), 0.0)) for name in ("l2_s", "dram_s")}
+    described |= {field.name: column(choice[field.name]) for field in fields(Grid)
+                  if field.name in choice and field.name not in ("ctas", "sms", "resident")}
+    ctas, resident, extra_s = (column(choice[name]) for name in ("ctas", "resident", "extra_s"))
     played = np.empty(shape)
     seen: dict[Grid, float] = {}
     for i in range(len(kernels)):
-        grid = Grid(max(1, round(columns["ctas"][i])), round(float(machine.sm_count)), max(1, int(columns["resident"][i])),
-                    float(columns["cta_s"][i]), float(columns["fill_s"][i]), float(l2[i]), float(dram[i]),
-                    float(columns["unoverlapped"][i]), float(columns["longest"][i]))
+        grid = Grid(ctas=max(1, round(ctas[i])), sms=round(float(machine.sm_count)), resident=max(1, int(resident[i])),
+                    **{name: float(values[i]) for name, values in described.items()})
         if grid not in seen:
             seen[grid] = play_grid(grid)
-        played[i] = seen[grid] + floor[i] + columns["extra_s"][i]
+        played[i] = seen[grid] + extra_s[i]
     return replace(times, time_s=played)

@@ -116,11 +116,11 @@ def formats_of(dtype: str) -> tuple[str, float, float, bool]:
 
 
 def _gemm_calls(frame: pd.DataFrame, system: System) -> Iterator[Call]:
-    for index, key in _grouped(frame, {"dtype": _column(frame, ("gemm_dtype",))}):
+    for index, key in _grouped(frame, {"dtype": _column(frame, ("gemm_dtype",)), "source": _column(frame, ("kernel_source",))}):
         arithmetic, a_bits, w_bits, dequantise = formats_of(key["dtype"])
         yield Call(index, "gemm", _sizes(frame, index, {"m": "m", "n": "n", "k": "k"}), {
             "arithmetic": arithmetic_of(arithmetic, system.gpu.sm.tensor_flops_per_clk), "a_bits": a_bits, "w_bits": w_bits,
-            "out_bits": 16.0, "dequantise": dequantise, "weight_copies": gemm.TABLE_WEIGHT_COPIES})
+            "out_bits": 16.0, "dequantise": dequantise, **gemm.table_options(key["dtype"], key["source"], system.generation)})
 
 
 def _attention_calls(frame: pd.DataFrame, system: System, *, decode: bool, causal: bool = True) -> Iterator[Call]:
@@ -267,7 +267,7 @@ def check(frame: pd.DataFrame, kind: TableKind, where: str) -> pd.DataFrame:
     for name, default in kind.optional.items():
         checked[name] = _whole_numbers(frame, name, default, where) if name in columns else default
     for smaller, larger in kind.at_most:
-        _refuse(checked, smaller, checked[smaller] > checked[larger], f"expected at most {larger} of the same row", where)
+        _refuse(frame, smaller, checked[smaller] > checked[larger], f"expected at most {larger} of the same row", where)
     for alternatives in kind.texts:
         name = next((n for n in alternatives if n in columns), None)
         if name is None:

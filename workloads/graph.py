@@ -93,7 +93,7 @@ class OpGraph:
         self.tokens = float(tokens)
         self.uncovered = tuple(uncovered)
         self.meta = dict(meta or {})
-        self.nx = nx.DiGraph()
+        self.nx: nx.DiGraph[str] = nx.DiGraph()
         for op in ops:
             if op.name in self.nx:
                 raise GraphError(f"graph {name!r}: two ops are named {op.name!r}")

@@ -18,7 +18,7 @@ Sizes = Mapping[str, np.ndarray]
 
 
 def _gemm(machine: Machine, link: LinkSpec, sizes: Sizes, options: Mapping[str, Any]) -> KernelTimes:
-    return gemm.gemm(machine, sizes["m"], sizes["n"], sizes["k"], sizes.get("batch", 1), **options)
+    return gemm.gemm(machine, **sizes, **options)
 
 
 def _grouped(machine: Machine, link: LinkSpec, sizes: Sizes, options: Mapping[str, Any]) -> KernelTimes:

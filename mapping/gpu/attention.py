@@ -184,7 +184,7 @@ def _kernel(machine: Machine, kernel: AttentionKernel, work: _Work, kv_aliased: 
         dram_s = dram_bytes * (1.0 / (m["attention.dram_efficiency"] * m.dram_bytes_per_s) + refill_s)
         l2_s = l2_bytes / (m["attention.l2_efficiency"] * m.l2_bytes_per_clk * clock)
         always = kernel.split == "even"
-        combine_s = m["attention.launch"] * lookup(kernel.companions, work.qk_dim) + np.where(split | always, m["attention.launch"] * kernel.combine_launches, 0.0) + np.where(
+        combine_s = m["attention.launch"] / clock * lookup(kernel.companions, work.qk_dim) + np.where(split | always, m["attention.launch"] / clock * kernel.combine_launches, 0.0) + np.where(
             split, splits * kernel.combine_cycles / clock, 0.0)
         scale = ctas * steps / m.sm_count / clock
         found = {
@@ -310,14 +310,14 @@ def _finish(machine: Machine, implementation: Implementation, work: _Work, found
     """Floor, further launches and clock under the power limit around the attention kernel."""
     m = machine
     launches = launches + np.where(work.kv_element < 2, implementation.launches_fp8, 0.0)
-    floor_s = m["attention.floor"] + m["attention.launch"] * launches
+    floor_s = (m["attention.floor"] + m["attention.launch"] * launches) / m.clock_hz
     stream_s = _stream_s(m, moved)
     boost_s = _alone_s(m, found)
     ratio: Any = 1.0
     if "power.joule_per_flop" in m.constants:
         name = work.arithmetic if work.arithmetic in power.ARITHMETIC_BITS else "bf16"
-        vector_flops = 2.0 * (implementation.prefill.softmax_ops + 2.0) * found["scores"]
-        core_j = power.tensor_joules(m, found["flops"], name) + power.fma_joules(m, vector_flops) + power.l2_joules(m, found["l2_bytes"])
+        softmax_j = m["attention.joule_per_score"] * found["scores"]
+        core_j = power.tensor_joules(m, found["flops"], name) + softmax_j + power.l2_joules(m, found["l2_bytes"])
         ratio = power.clock_ratio(m, boost_s, core_j, power.dram_joules(m, found["dram_bytes"]))
     time_s = floor_s + _alone_s(m, found, ratio) + stream_s + projection_s
     time_s = np.maximum(time_s, implementation.host_s)

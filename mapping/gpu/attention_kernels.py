@@ -185,8 +185,8 @@ class Implementation:
     fallback_bits: float = 8.0
     one_token_decodes: bool = False
     prefill_reads_cache: bool = True
-    launches_prefill: float = 1.0
-    launches_decode: float = 1.0
+    launches_prefill: float = 0.0
+    launches_decode: float = 0.0
     launches_fp8: float = 0.0
     query_passes: float = 0.0
     kv_passes: float = 1.0
@@ -204,34 +204,34 @@ _16: Final[Table] = {1024: 16}
 _32: Final[Table] = {1024: 32}
 
 # FlashAttention 2: the split kernel of paged caches (vLLM), and the dense kernel.
-_FA2_PAGED = AttentionKernel(tile_q=64, tile_kv={64: 256, 128: 128, 1024: 64}, heads_outermost=True, padded=_BY_32)
-_FA2_DECODE = replace(_FA2_PAGED, pack=64, packs_windows=False, split="slots", combine_cycles=460.0)
+_FA2_PAGED = AttentionKernel(tile_q=64, tile_kv={64: 256, 128: 128, 1024: 64}, heads_outermost=True, padded=_BY_32, cta_cycles=2700.0)
+_FA2_DECODE = replace(_FA2_PAGED, pack=64, packs_windows=False, split="slots", combine_cycles=400.0)
 _FA2_DENSE = AttentionKernel(tile_q=128, tile_kv={64: 128, 128: 64, 1024: 64}, reader_rows={128: 32, 1024: 16}, warps={128: 4, 1024: 8},
                              padded=_BY_32, cta_cycles=1100.0)
 # FlashAttention 3 on sm_80 and sm_89: every call packs groups.
 _FA3 = AttentionKernel(tile_q=128, tile_kv={64: 112, 128: 64, 192: 64, 1024: 48}, reader_rows={128: 32, 1024: 16}, warps={128: 4, 1024: 8},
-                       pack=128, padded=_BY_32)
-_FA3_SPLIT = replace(_FA3, tile_kv={64: 80, 96: 48, 128: 112, 192: 64, 1024: 64}, reader_rows={96: 32, 1024: 16}, warps={96: 4, 1024: 8}, split="even")
+                       pack=128, padded=_BY_32, cta_cycles=3300.0)
+_FA3_SPLIT = replace(_FA3, tile_kv={64: 80, 96: 48, 128: 112, 192: 64, 1024: 64}, reader_rows={96: 32, 1024: 16}, warps={96: 4, 1024: 8}, split="even", cta_cycles=11000.0, combine_cycles=210.0)
 # TensorRT-LLM: fmha_v2 without and with granular tiling, XQA, masked multi-head attention.
-_FMHA = AttentionKernel(tile_q=64, tile_kv={1024: 32}, padded=_FMHA_PADDING, spill={128: 1.0, 1024: 1.5}, row_cycles=20.0)
-_FMHA_TILED = AttentionKernel(tile_q=64, tile_kv={1024: 128}, padded=_FMHA_PADDING)
+_FMHA = AttentionKernel(tile_q=64, tile_kv={1024: 32}, padded=_FMHA_PADDING, spill={128: 1.0, 1024: 1.9}, cta_cycles=1800.0, row_cycles=41.0, softmax_ops=7.9, step_cycles=250.0)
+_FMHA_TILED = AttentionKernel(tile_q=64, tile_kv={1024: 128}, padded=_FMHA_PADDING, cta_cycles=2000.0, row_cycles=15.0, softmax_ops=14.0, step_cycles=160.0)
 _FMHA_192 = AttentionKernel(tile_q=64, tile_kv={1024: 64}, softmax_ops=9.0, cta_cycles=2800.0)
 _FMHA_LATENT = AttentionKernel(tile_q=64, tile_kv={1024: 64}, pack=64, cta_cycles=4400.0, step_cycles=1800.0)
-_FMHA_FP8 = replace(_FMHA, companions={64: 1.5, 192: 0.0, 1024: 1.5}, spill={64: 5.0, 128: 0.9, 192: 1.2, 1024: 6.8})
+_FMHA_FP8 = replace(_FMHA, companions={64: 2.0, 192: 0.0, 1024: 2.0}, spill={64: 4.5, 128: 0.99, 192: 1.3, 1024: 7.3})
 _XQA = AttentionKernel(tile_q=32, tile_kv={1024: 128}, pack=32, split="waves", combine_launches=0.0, combine_cycles=0.0, padded=_FMHA_PADDING,
-                       most_resident=1.0)
-_XQA_FP8 = replace(_XQA, split="none", unpack_ops_fp8=4.4)
-_MMHA = AttentionKernel(tile_q=0, tile_kv={1024: 64}, split="sm", combine_launches=1.5, combine_cycles=0.0, padded=_FMHA_PADDING, most_resident=8.0)
-_MMHA_FP8 = replace(_MMHA, unpack_ops_fp8=45.0)
+                       most_resident=1.0, cta_cycles=4900.0)
+_XQA_FP8 = replace(_XQA, split="none", unpack_ops_fp8=5.4)
+_MMHA = AttentionKernel(tile_q=0, tile_kv={1024: 16}, split="sm", combine_launches=1.5, combine_cycles=0.0, padded=_FMHA_PADDING, most_resident=8.0, cta_cycles=2300.0, step_cycles=260.0, unpack_ops=2.8)
+_MMHA_FP8 = replace(_MMHA, cta_cycles=7900.0, step_cycles=1000.0, unpack_ops_fp8=46.0)
 # FlashInfer: query tiles of 16, 64 and 128 packed rows; CUDA-core decode for groups of 1 and 2.
-_FI_128 = AttentionKernel(tile_q=128, tile_kv={64: 64, 1024: 32}, reader_rows=_32, pack=128, split="slots", most_head_dim=128)
-_FI_64 = AttentionKernel(tile_q=64, tile_kv={64: 128, 128: 64, 1024: 32}, pack=64, split="slots")
-_FI = AttentionKernel(tile_q=16, tile_kv={64: 128, 1024: 64}, pack=16, split="slots", wider=(_FI_64, _FI_128))
-_FI_CUDA = AttentionKernel(tile_q=0, tile_kv={1024: 64}, pack=8, split="slots", most_resident=8.0)
+_FI_128 = AttentionKernel(tile_q=128, tile_kv={64: 64, 1024: 32}, reader_rows=_32, pack=128, split="slots", most_head_dim=128, cta_cycles=2500.0, dim_cycles=15.0, step_cycles=390.0, combine_cycles=35.0, unpack_ops_fp8=9.1)
+_FI_64 = AttentionKernel(tile_q=64, tile_kv={64: 128, 128: 64, 1024: 32}, pack=64, split="slots", cta_cycles=2500.0, dim_cycles=15.0, step_cycles=390.0, combine_cycles=35.0, unpack_ops_fp8=9.1)
+_FI = AttentionKernel(tile_q=16, tile_kv={64: 128, 1024: 64}, pack=16, split="slots", wider=(_FI_64, _FI_128), cta_cycles=2500.0, dim_cycles=15.0, step_cycles=390.0, combine_cycles=35.0, unpack_ops_fp8=9.1)
+_FI_CUDA = AttentionKernel(tile_q=0, tile_kv={1024: 16}, pack=8, split="slots", most_resident=8.0, cta_cycles=1900.0, unpack_ops=2.6)
 # Triton.
-_TRITON = AttentionKernel(tile_q=64, tile_kv={1024: 64}, padded=_POWERS, tiles_outermost=True)
+_TRITON = AttentionKernel(tile_q=64, tile_kv={1024: 64}, padded=_POWERS, tiles_outermost=True, cta_cycles=6700.0, softmax_ops=20.0, step_cycles=790.0, unpack_ops_fp8=1.8)
 _TRITON_DENSE = replace(_TRITON, spill={64: 1.0, 1024: 3.1}, softmax_ops=6.2, cta_cycles=200.0)
-_TRITON_DECODE = AttentionKernel(tile_q=16, tile_kv={1024: 32}, pack=16, split="slots", padded=_POWERS)
+_TRITON_DECODE = AttentionKernel(tile_q=16, tile_kv={1024: 32}, pack=16, split="slots", padded=_POWERS, cta_cycles=320.0, dim_cycles=36.0, step_cycles=620.0)
 
 _TRITON_LATENT = AttentionKernel(tile_q=16, tile_kv={1024: 64}, pack=16, split="four", cta_cycles=20000.0, step_cycles=7300.0)
 
@@ -249,16 +249,17 @@ _HOPPER_DECODE = replace(_FLASH_DECODE, stages=2)
 #: By the name that a call's ``implementation`` option takes.
 IMPLEMENTATIONS: Final[Mapping[str, Implementation]] = {
     "flash": Implementation(_FLASH, _FLASH_DECODE),
-    "fa3": Implementation(_FA3, _FA3, split_kernel=_FA3_SPLIT),
+    "fa3": Implementation(_FA3, _FA3, split_kernel=_FA3_SPLIT, launches_prefill=1.0, launches_decode=1.0),
     "fa2": Implementation(_FA2_PAGED, _FA2_DECODE, one_token_decodes=True, regroups=True),
-    "fa2-dense": Implementation(_FA2_DENSE, _FA2_DENSE, launches_prefill=0.0, kv_passes=0.0),
+    "fa2-dense": Implementation(_FA2_DENSE, _FA2_DENSE, kv_passes=0.0),
     "trtllm": Implementation(_FMHA, _XQA, prefill_long=_FMHA_TILED, prefill_fp8=_FMHA_FP8, decode_fp8=_XQA_FP8, fallback=_MMHA,
-                             fallback_fp8=_MMHA_FP8, fallback_few=True, prefill_reads_cache=False, query_passes=1.0, kv_aliased=True),
+                             fallback_fp8=_MMHA_FP8, fallback_few=True, prefill_reads_cache=False, launches_prefill=1.0, launches_decode=1.0, query_passes=1.0,
+                             kv_aliased=True),
     "flashinfer": Implementation(replace(_FI, skips_window=False), _FI, fallback=_FI_CUDA, fallback_below=2.0, fallback_above=np.inf,
-                                 fallback_bits=16.0),
+                                 fallback_bits=16.0, launches_fp8=1.0),
     "flashinfer-vllm": Implementation(_FI, _FI, fallback=_FI_CUDA, fallback_below=2.0, fallback_above=np.inf, fallback_bits=16.0,
-                                      one_token_decodes=True),
-    "triton": Implementation(replace(_TRITON, skips_window=False), _TRITON_DECODE, prefill_dense=_TRITON_DENSE),
+                                      one_token_decodes=True, launches_prefill=1.0, launches_decode=1.0, launches_fp8=1.0),
+    "triton": Implementation(replace(_TRITON, skips_window=False), _TRITON_DECODE, prefill_dense=_TRITON_DENSE, launches_prefill=1.0, launches_decode=1.0),
     "triton-vllm": Implementation(_TRITON, _TRITON_DECODE),
     "trtllm-mla": Implementation(_FMHA_192, _FMHA_LATENT, launches_prefill=1.4, launches_decode=0.0, query_passes=1.0, kv_passes=0.0),
     "triton-mla": Implementation(replace(_FA2_DENSE, padded=_BY_64), _TRITON_LATENT, latent_projection=512.0, host_s=3.4e-4),

@@ -31,10 +31,7 @@ def kernel_energy(kernels: Sequence[Kernel], times: KernelTimes, machine: Machin
     """
     flops = np.array([kernel.flops for kernel in kernels])
     arithmetic = kernels[0].options.get("arithmetic", "fma")
-    if arithmetic in power.ARITHMETIC_BITS:
-        core = {"tensor": power.tensor_joules(machine, flops, arithmetic)}
-    else:
-        core = {"fma": power.fma_joules(machine, flops)}
+    core = {"fma" if arithmetic == "fma" else "tensor": power.flop_joules(machine, flops, arithmetic)}
     core["l2"] = power.l2_joules(machine, times.bytes_moved.get("l2", 0.0))
     memory = power.dram_joules(machine, times.bytes_moved.get("dram", 0.0))
     return power.energy_joules(machine, times.time_s, times.clock_hz / machine.clock_hz, core_j=core, memory_j=memory)

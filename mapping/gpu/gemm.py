@@ -25,7 +25,7 @@ from . import power
 from .gemm_kernels import CANDIDATES, LIBRARIES, TABLE_WEIGHT_COPIES, cutlass_tiles, table_options
 from .machine import KernelTimes, Machine, Number
 
-__all__ = ["TABLE_WEIGHT_COPIES", "gemm", "gemm_energy", "overlap", "table_options"]
+__all__ = ["TABLE_WEIGHT_COPIES", "gemm", "overlap", "table_options"]
 
 #: Bytes of k per operand row that one pipeline stage holds at least; k is rounded up to it.
 K_STEP_BYTES = 64.0
@@ -35,6 +35,9 @@ SERIAL_STEP = 64.0
 
 #: Elements of k until the main loop's pipeline is full; the fill latency is exposed in that proportion.
 FILL_DEPTH = 128.0
+
+#: Share of the shorter of two equally long activities that does not hide behind the other (a 3-norm has 2^(1/3) - 1).
+EXPOSED = 0.26
 
 #: Points worked on at once, so that temporaries stay in cache.
 CHUNK = 16384
@@ -79,7 +82,7 @@ def overlap(a: Any, b: Any) -> Any:
     longer = np.maximum(a, b)
     shorter = np.minimum(a, b)
     ratio = shorter / longer
-    return longer + 0.26 * shorter * ratio * ratio
+    return longer + EXPOSED * shorter * ratio * ratio
 
 
 def _k_per_cta(p: _Point, split: Any) -> Any:
@@ -100,20 +103,42 @@ def _per_tile(p: _Point, tile_m: Any, tile_n: Any) -> tuple[Any, Any, Any]:
     return rows * columns * p.batch, per_k, (columns * p.a_total + rows * p.w_total) / p.l2_read
 
 
-def _parts(p: _Point, tile_m: Any, tile_n: Any, split: Any) -> tuple[Any, Any, Any, Any]:
-    """Cycles of compute, of L2 reads and of the split-K reduction, and CTAs, for a tile choice."""
+class _Parts(NamedTuple):
+    """A tile choice in cycles."""
+
+    compute: Any  # of the whole grid
+    l2: Any  # of L2 reads
+    reduce: Any  # of the split-K reduction
+    ctas: Any
+    cta: Any  # of an SM, per CTA
+    alone: Any  # of a CTA that has the SM to itself, at least
+
+
+def _parts(p: _Point, tile_m: Any, tile_n: Any, split: Any) -> _Parts:
+    """Cycles of a tile choice."""
     tiles, per_k, l2 = _per_tile(p, tile_m, tile_n)
     ctas = tiles * split
     rounds = np.ceil(ctas / p.sm)
     k_cta = _k_per_cta(p, split)
-    main = np.maximum(rounds * per_k, p.serial) * k_cta + p.fill * rounds * np.minimum(1.0, k_cta / FILL_DEPTH)
+    fill = p.fill * np.minimum(1.0, k_cta / FILL_DEPTH)
+    main = np.maximum(rounds * per_k, p.serial) * k_cta + fill * rounds
+    cta = per_k * k_cta + fill
     if p.epilogue is not None:
-        main = main + p.epilogue * np.maximum(1.0, (tile_m / 128.0) ** 2) * np.maximum(rounds - 1.0, 0.2 * (p.m > 16))
+        epilogue = p.epilogue * np.maximum(1.0, (tile_m / 128.0) ** 2) * np.maximum(rounds - 1.0, 0.2 * (p.m > 16))
+        main, cta = main + epilogue, cta + epilogue / rounds
     divided = np.asarray(split) > 1
     partials = p.outputs * p.partial_bytes * split
-    compute = main + np.where(divided, partials / p.l2_write, p.write)
+    write = np.where(divided, partials / p.l2_write, p.write)
     reduce = np.where(divided, p.split_launch + partials / p.l2_read + p.write, 0.0)
-    return compute, l2, reduce, ctas
+    return _Parts(main + write, l2, reduce, ctas, cta + write * np.minimum(p.sm, ctas) / ctas, p.serial * k_cta + fill)
+
+
+def _resident(x: Mapping[str, np.ndarray], tile_m: Any, tile_n: Any) -> Any:
+    """CTAs that an SM holds: three stages of operands in shared memory; accumulators and 64 further registers for each of
+    the threads, of which 128 work on 128 x 64 elements of C."""
+    stages = 3.0 * (tile_m + tile_n) * K_STEP_BYTES
+    registers = tile_m * tile_n * (1.0 + 64.0 / 64.0)
+    return np.clip(np.floor(np.minimum(x["smem_bytes"] / stages, x["registers"] / registers)), 1.0, 4.0)
 
 
 def _choose(p: _Point, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -225,6 +250,8 @@ def gemm(
         "tensor": lanes if arithmetic == "fma" else machine.tensor_flops_per_clk[arithmetic],
         "fma": machine.fma_per_clk,
         "smem": machine.smem_bytes_per_clk,
+        "smem_bytes": machine.smem_bytes,
+        "registers": machine.registers,
         "l2_bytes": machine.l2_bytes,
         "l2_bytes_per_clk": machine.l2_bytes_per_clk,
         "dram_bytes_per_s": machine.dram_bytes_per_s,
@@ -358,16 +385,17 @@ def _chunk(
         split_launch=x["gemm.split_launch"] * clock,
     )
     tile_m, tile_n, split = _choose(p, shape) if library == "best" else cutlass_tiles(m, n)
-    compute, l2, reduce, ctas = _parts(p, tile_m, tile_n, split)
+    parts = _parts(p, tile_m, tile_n, split)
+    l2, reduce, ctas = parts.l2, parts.reduce, parts.ctas
 
     flops = 2.0 * m * n * k * batch
     launch = x["gemm.launch"] + x["gemm.launch_cycles"] / clock
-    body_s = overlap(compute, overlap(l2, p.dram)) / clock
+    body_s = overlap(parts.compute, overlap(l2, p.dram)) / clock
     l2_bytes = l2 * p.l2_read * x["gemm.cluster_reads"] + c_total
     # Power: reads are counted as of a 128 x 256 tile, so that the clock does not depend on the tile that was chosen.
     limits = _limits(x)
     per_tile = a_total * np.maximum(1.0, n / 256.0) + w_total * np.maximum(1.0, m / 128.0)
-    core_j = flop_joules(limits, flops, arithmetic)
+    core_j = power.flop_joules(limits, flops, arithmetic)
     core_j = core_j + power.l2_joules(limits, per_tile * x["gemm.cluster_reads"] + c_total)
     memory_j = power.dram_joules(limits, dram_bytes)
     ratio = power.clock_ratio(limits, body_s + reduce / clock + launch, core_j, memory_j)
@@ -392,6 +420,13 @@ def _chunk(
         "choice/tile_n": tile_n,
         "choice/split_k": split,
         "choice/ctas": ctas,
+        "choice/resident": _resident(x, tile_m, tile_n),
+        "choice/cta_s": parts.cta / (clock * ratio),
+        "choice/alone_s": parts.alone / (clock * ratio),
+        "choice/l2_s": l2 / (clock * ratio),
+        "choice/extra_s": time_s - body_s / ratio,
+        "choice/exposed": np.asarray(EXPOSED),
+        "choice/exposed_power": np.asarray(2.0),
     }
 
 
@@ -416,23 +451,3 @@ class _Limits(NamedTuple):
 
     def __getitem__(self, name: Any) -> Any:
         return self.constants[name]
-
-
-def flop_joules(machine: Any, flops: Number, arithmetic: str) -> Any:
-    """Energy of the FLOPs at the boost voltage, on the tensor cores or on the vector lanes (``"fma"``)."""
-    return power.fma_joules(machine, flops) if arithmetic == "fma" else power.tensor_joules(machine, flops, arithmetic)
-
-
-def gemm_energy(machine: Machine, times: KernelTimes, flops: Number, arithmetic: str = "bf16") -> dict[str, Any]:
-    """Energy in joules by component (``tensor``, ``l2``, ``dram``, ``static``) of kernels timed by `gemm`."""
-    core = {
-        "tensor": flop_joules(machine, flops, arithmetic),
-        "l2": power.l2_joules(machine, times.bytes_moved["l2"]),
-    }
-    return power.energy_joules(
-        machine,
-        times.time_s,
-        times.clock_hz / machine.clock_hz,
-        core_j=core,
-        memory_j=power.dram_joules(machine, times.bytes_moved["dram"]),
-    )

@@ -132,7 +132,8 @@ def _conv(op: Op, available: Mapping[str, Any]) -> Kernel:
     if d["c"] * d["m"] == 1 or d["m"] == 1:
         return _memory(op, available)
     options = _matmul_formats(op, available) | {"weight_copies": math.inf}
-    return Kernel(op.name, "gemm", {"m": pixels, "n": d["m"], "k": d["c"] * window, "batch": d.get("g", 1)}, options, 1, op.flops)
+    sizes = {"m": pixels, "n": d["m"], "k": d["c"] * window, "batch": d.get("g", 1), "a_reuse": window}
+    return Kernel(op.name, "gemm", sizes, options, 1, op.flops)
 
 
 def _attention(op: Op, available: Mapping[str, Any]) -> Kernel:

@@ -50,6 +50,11 @@ def fma_joules(machine: Machine, flops: Number) -> Any:
     return machine["power.joule_per_vector_flop"] * flops
 
 
+def flop_joules(machine: Machine, flops: Number, arithmetic: str) -> Any:
+    """Energy of FLOPs at the boost voltage, on the tensor cores or, for ``"fma"``, on the vector lanes, in joules."""
+    return fma_joules(machine, flops) if arithmetic == "fma" else tensor_joules(machine, flops, arithmetic)
+
+
 def l2_joules(machine: Machine, n_bytes: Number) -> Any:
     """Energy of moving bytes from L2 into the SMs at the boost voltage, in joules."""
     return machine["power.joule_per_l2_byte"] * n_bytes

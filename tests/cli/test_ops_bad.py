@@ -16,9 +16,9 @@ TABLES: dict[str, tuple[str | bytes, str]] = {
     "blank": ("\n\n", "empty; expected a header and rows"),
     "header only": (HEADER + "\n", "no rows below the header"),
     "binary": (b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR\xff\xfe", "not a CSV table in UTF-8"),
-    "nul bytes": (b"\x00" * 64, "columns"),
+    "nul bytes": (b"\x00" * 64, "no rows below the header"),
     "utf-16": (f"{HEADER}\n{ROW}\n".encode("utf-16"), "not a CSV table in UTF-8"),
-    "missing column": (f"gemm_dtype,m,n\nbfloat16,1,2\n", "column 'k' is missing; gemm needs m, n, k (found gemm_dtype, m, n)"),
+    "missing column": ("gemm_dtype,m,n\nbfloat16,1,2\n", "column 'k' is missing; gemm needs m, n, k (found gemm_dtype, m, n)"),
     "column twice": (f"{HEADER},m\n{ROW},1\n", "line 1: column 'm' is there twice"),
     "semicolons": (f"{HEADER}\n{ROW}\n".replace(",", ";"), "line 1: columns are separated by semicolons; expected commas"),
     "tabs": (f"{HEADER}\n{ROW}\n".replace(",", "\t"), "separated by tabs"),
@@ -78,7 +78,7 @@ def test_missing_measurements(tmp_path: Path, fails: Callable[..., str]) -> None
 KINDS = {
     "decode: more KV heads than heads": (
         "attention-decode", "batch_size,isl,num_heads,num_key_value_heads,head_dim,attn_dtype", "1,1,8,16,128,bfloat16",
-        "line 2, column 'num_key_value_heads': expected at most num_heads of the same row, found 16"),
+        "line 2, column 'num_key_value_heads': expected at most num_heads of the same row, found '16'"),
     "prefill: window below 0": (
         "attention-prefill", "batch_size,isl,num_heads,num_key_value_heads,head_dim,attn_dtype,window_size", "1,1,8,8,128,bfloat16,-1",
         "line 2, column 'window_size': expected a whole number from 0 to 2^40, found '-1'"),
@@ -87,7 +87,7 @@ KINDS = {
         "line 2, column 'kv_cache_dtype': unknown number format 'fp9'"),
     "moe: more experts per token than experts": (
         "moe", "num_tokens,hidden_size,inter_size,topk,num_experts,moe_dtype", "1,64,64,9,8,bfloat16",
-        "line 2, column 'topk': expected at most num_experts of the same row, found 9"),
+        "line 2, column 'topk': expected at most num_experts of the same row, found '9'"),
     "moe: no tensor parallelism at all": (
         "moe", "num_tokens,hidden_size,inter_size,topk,num_experts,moe_dtype,moe_tp_size", "1,64,64,2,8,bfloat16,0",
         "line 2, column 'moe_tp_size': expected a whole number from 1 to 2^40, found '0'"),

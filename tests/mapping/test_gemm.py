@@ -15,7 +15,9 @@ from presilicon.arch import load
 from presilicon.errors import UnknownNameError
 from presilicon.mapping.gpu import gemm as module
 from presilicon.mapping.gpu import power
-from presilicon.mapping.gpu.gemm import gemm, gemm_energy, table_options
+from presilicon.mapping.gpu.energy import kernel_energy
+from presilicon.mapping.gpu.gemm import gemm, table_options
+from presilicon.mapping.gpu.lower import Kernel
 from presilicon.mapping.gpu.machine import Machine
 
 MEASURED = Path(__file__).resolve().parents[3] / "shared" / "measured"
@@ -154,7 +156,7 @@ def test_clock_falls_until_power_meets_the_limit() -> None:
     free = gemm(replace(gpu, power_limit_w=2000.0), 16384, 16384, 16384, arithmetic="fp8", a_bits=8.0, w_bits=8.0)
     assert hot.clock_hz < 0.9 * gpu.clock_hz
     assert free.clock_hz == gpu.clock_hz
-    energy = gemm_energy(gpu, hot, 2.0 * 16384**3, "fp8")
+    energy = kernel_energy([Kernel("mm", "gemm", {}, {"arithmetic": "fp8"}, flops=2.0 * 16384**3)], hot, gpu)
     assert set(energy) == {"tensor", "l2", "dram", "static"}
     assert sum(energy.values()) / hot.time_s == pytest.approx(gpu.power_limit_w, rel=0.1)
 

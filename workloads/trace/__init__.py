@@ -8,15 +8,24 @@ them and finds the memory they need.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .._callable import callable_module
+
+if TYPE_CHECKING:
+    from .api import trace as trace
 
 
 def _find() -> Callable[..., Any]:
     from .api import trace
 
     return trace
+
+
+def __getattr__(name: str) -> Any:
+    if name == "trace":
+        return _find()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 callable_module(__name__, _find)

@@ -12,7 +12,7 @@ from ..graph import Memory, OpGraph, Uncovered
 from ..op import Op, Operand
 from .liveness import activation_peak
 from .registry import lookup, nearest
-from .values import Call, Draft, Program, read, write
+from .values import Call, Draft, Program, Value, read, write
 
 
 def build(
@@ -164,7 +164,7 @@ class _Assembly:
                 self._writer[port.value.storage] = name
         for label in call.mutated:  # written arguments that the formula did not list
             value = call.arguments.get(label)
-            if hasattr(value, "storage"):
+            if isinstance(value, Value):
                 self._writer[value.storage] = name
         for value in call.outputs:
             self._writer.setdefault(value.storage, name)

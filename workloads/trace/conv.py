@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ..op import Axis
 from .registry import formula
 from .values import Call, Draft, Port, Value
@@ -18,7 +20,7 @@ def convolve(
     out: Value,
     bias: Value | None,
     stride: list[int],
-    padding: object,
+    padding: str | Sequence[int],
     dilation: list[int],
     groups: int,
     transposed: bool = False,
@@ -61,7 +63,7 @@ def convolve(
     attributes = {
         "stride": stride,
         "padding": padding if isinstance(padding, str) else list(padding),
-        "dilation": dilation,  # type: ignore[call-overload]
+        "dilation": dilation,
         "groups": groups,
         "transposed": transposed,
     }

@@ -181,11 +181,8 @@ def _one(name: str, config: Any, batch: int, seq: int, dtype: torch.dtype) -> to
         height, width = (size, size) if isinstance(size, int) else tuple(size)[-2:]
         channels = getattr(vision, "num_channels", None) or getattr(vision, "in_channels", None) or 3
         frames = getattr(config, "num_frames", None)
-        shape = (
-            (batch, frames, channels, height, width)
-            if frames and name == "pixel_values" and "video" in config.model_type
-            else (batch, channels, height, width)
-        )
+        images = (batch, frames) if frames and not _has_vision(config) else (batch,)
+        shape: tuple[int, ...] = (*images, channels, height, width)
         return torch.empty(shape, dtype=dtype, device="meta")
     if name == "input_features":
         bins = getattr(config, "num_mel_bins", None) or getattr(config, "input_feat_per_channel", None) or 80

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from .registry import formula
 from .values import Call, Draft, Port, Value, read, write
@@ -15,7 +16,13 @@ SOFTMAX = {"cmp": 1.0, "add": 2.0, "exp": 1.0, "mul": 1.0}
 
 
 def normalise(
-    x: Value, out: Value, rows: int, body: dict[str, float], extra: list[tuple[str, Value | None]], *, launches: int = 1
+    x: Value,
+    out: Value,
+    rows: int,
+    body: dict[str, float],
+    extra: Sequence[tuple[str, Value | None]],
+    *,
+    launches: int = 1,
 ) -> Draft:
     """A normalisation over rows of equal length; `extra` are its scale, shift and statistics."""
     cols = x.numel // max(rows, 1)

@@ -55,8 +55,8 @@ def _attention(
     aten = torch.ops.aten
     if query.dim() != 4:
         shape = query.shape
-        parts = [t.reshape(-1, 1, *t.shape[-2:]) for t in (query, key, value)]
-        return _attention(*parts, None, dropout_p, is_causal, scale).reshape(*shape[:-1], value.shape[-1])
+        q, k, v = (t.reshape(-1, 1, *t.shape[-2:]) for t in (query, key, value))
+        return _attention(q, k, v, None, dropout_p, is_causal, scale).reshape(*shape[:-1], value.shape[-1])
     half = query.dtype in (torch.bfloat16, torch.float16)
     if attn_mask is None and half and query.shape[-1] == value.shape[-1] <= 256:
         found: torch.Tensor = aten._scaled_dot_product_flash_attention(
@@ -136,7 +136,7 @@ def record(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     with module_paths(model) as stack, torch.enable_grad(), eager_semantics(), FusedAttention():
 
         def where() -> tuple[str, str]:
-            node = torch._C._current_autograd_node()  # type: ignore[attr-defined]
+            node = torch._C._current_autograd_node()
             if node is None:
                 found = (stack[-1], source_line())
                 origin.setdefault(torch.autograd._get_sequence_nr() - 1, found)
@@ -145,14 +145,14 @@ def record(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
             return last[0]
 
         def phase() -> str:
-            return "forward" if torch._C._current_autograd_node() is None else "backward"  # type: ignore[attr-defined]
+            return "forward" if torch._C._current_autograd_node() is None else "backward"
 
         capture = Capture(recorder, where, phase)
         declare(recorder, capture, model, inputs, ["input"] * len(inputs))
         with capture:
             output = model(*args, **kwargs)
             loss = _loss(output)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
         gradients = {storage_id(p.grad) for p in model.parameters() if p.grad is not None}
         if not gradients:
             raise TraceError("no parameter of the model got a gradient")
@@ -183,10 +183,8 @@ def optimizer_ops(parameters: list[torch.nn.Parameter]) -> list[Op]:
     for number_format, members in groups.items():
         n = sum(p.numel() for p in members)
         fmt = by_name(number_format)
-        reads = [
-            Operand(label, role, axes("n"), fmt)
-            for label, role in (("x0", "weight"), ("x1", "input"), ("x2", "input"), ("x3", "input"))  # type: ignore[arg-type]
-        ]
+        reads = [Operand("x0", "weight", axes("n"), fmt)]
+        reads += [Operand(label, "input", axes("n"), fmt) for label in ("x1", "x2", "x3")]  # gradient and two moments
         writes = [Operand(label, "output", axes("n"), fmt) for label in ("out", "out1", "out2")]
         launches = max(math.ceil(len(members) / _TENSORS_PER_LAUNCH), math.ceil(n / _ELEMENTS_PER_LAUNCH))
         ops.append(
