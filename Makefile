@@ -61,8 +61,12 @@ test-all: $(STAMP) ## everything, notebooks included
 bench: $(STAMP) ## how fast presilicon itself is, on this machine
 	$(BIN)/python -m pytest tests/benchmarks --benchmark-only
 
-accuracy: $(STAMP) ## fill the README's accuracy table from measured op tables: make accuracy MEASURED=FOLDER
-	$(BIN)/python docs/accuracy_table.py $(or $(MEASURED),$(error name a folder of op tables: make accuracy MEASURED=FOLDER))
+accuracy: $(STAMP) ## error tables from measured op tables, into docs/ and README.md: make accuracy MEASURED=FOLDER
+	$(BIN)/presilicon validate $(or $(MEASURED),$(error name a folder of op tables: make accuracy MEASURED=FOLDER)) \
+	  --system a100_sxm=a100-sxm-80gb --protocol held-out --protocol transfer --out docs/error-tables.md
+	@{ sed '/<!-- accuracy:begin/q' README.md; awk '/^## Overview/ {on = 1; next} on && /^## / {exit} on && /^\|/' docs/error-tables.md; \
+	  printf '\nBy data type and size, and the worst rows: [error tables](docs/error-tables.md).\n'; \
+	  sed -n '/<!-- accuracy:end/,$$p' README.md; } >README.new && mv README.new README.md
 
 # Types and layers are checked on the wheel, since the package map (package-dir) exists only once it is installed.
 wheel: $(STAMP) ## build sdist and wheel into build/dist

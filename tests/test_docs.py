@@ -57,7 +57,7 @@ def test_command_lines_parse(words: list[str], commands: dict[str, Any]) -> None
     context = commands[words[0]].make_context(words[0], words[1:])
     if _capitals(words):
         return
-    named = context.params.get("system") or context.params.get("name") or []
+    named = [] if words[0] == "validate" else context.params.get("system") or context.params.get("name") or []
     for name in [named] if isinstance(named, str) else named:
         assert name in arch.names() or name.endswith(".yaml")
     model = context.params.get("model", "")

@@ -106,7 +106,7 @@ def evaluate_tables(tables: Sequence[tuple[Table, System]], protocols: Iterable[
             entries.append(_entry(table.rows(other), system, fit.system, protocol))
         else:
             for donor_table, donor in tables:
-                if donor.name == system.name or donor_table.kind.name != table.kind.name:
+                if donor.name == system.name or _sort(donor_table) != _sort(table):
                     continue
                 key = (donor_table.name, donor.name)
                 if key not in fitted:
@@ -114,6 +114,11 @@ def evaluate_tables(tables: Sequence[tuple[Table, System]], protocols: Iterable[
                 entries.append(_entry(table, system, with_constants(system, fitted[key], table.kind.name), f"transfer from {donor.name}"))
     progress("done", 1.0)
     return entries
+
+
+def _sort(table: Table) -> str:
+    """What the file holds: its name without the GPU."""
+    return table.name.partition(".")[2]
 
 
 def with_constants(system: System, donor: System, kind: str | None = None) -> System:

@@ -228,10 +228,12 @@ def _cross_validate(constants: Sequence[Constant], tables: Sequence[Table], syst
     folds = []
     for table in tables:
         labels = shape_groups(table)
+        if labels.max() == 0:  # one shape only: its rows are held out one by one
+            labels = np.arange(len(labels))
         of_group = rng.permutation(labels.max() + 1) % FOLDS
         folds.append(of_group[labels])
     predictions = [np.full(len(t.frame), np.nan) for t in tables]
-    for fold in range(FOLDS):
+    for fold in sorted({int(number) for f in folds for number in f}):
         train = [t.rows(np.flatnonzero(f != fold)) for t, f in zip(tables, folds, strict=True)]
         values = _fit(constants, [t for t in train if len(t.frame)], system, best, max(200, fit_rows // 2), seed,
                       lambda share, at=fold: progress((at + share) / FOLDS), evaluations=6)

@@ -28,20 +28,21 @@ def interval_table(predicted_s: np.ndarray, measured_s: np.ndarray, *, coverage:
     """
     predicted_s, measured_s = np.asarray(predicted_s, dtype=float), np.asarray(measured_s, dtype=float)
     bins = int(np.clip(len(predicted_s) // MIN_ROWS_PER_BIN, 1, MAX_BINS))
-    edges = np.unique(np.quantile(predicted_s, np.linspace(0.0, 1.0, bins + 1)))
+    edges = np.unique([float(f"{edge:.5g}") for edge in np.quantile(predicted_s, np.linspace(0.0, 1.0, bins + 1))])
     if len(edges) < 2:
         edges = np.array([edges[0], edges[0] * 1.001])
     ratio = measured_s / predicted_s
     index = np.clip(np.searchsorted(edges, predicted_s, side="right") - 1, 0, len(edges) - 2)
     alpha = (1.0 - coverage) / 2.0
     ends = [_quantiles(ratio[index == b], alpha) if np.any(index == b) else _quantiles(ratio, alpha) for b in range(len(edges) - 1)]
-    return {"coverage": coverage, "edges_s": [float(f"{e:.5g}") for e in edges], "low": [float(f"{low:.4g}") for low, _ in ends],
+    return {"coverage": coverage, "edges_s": edges.tolist(), "low": [float(f"{low:.4g}") for low, _ in ends],
             "high": [float(f"{high:.4g}") for _, high in ends], "rows": len(predicted_s), "source": source}
 
 
 def _quantiles(ratio: np.ndarray, alpha: float) -> tuple[float, float]:
     ordered = np.sort(ratio)
     n = len(ordered)
-    high = min(n, int(np.ceil((n + 1) * (1.0 - alpha)))) - 1
-    low = max(1, int(np.floor((n + 1) * alpha))) - 1
+    rank = (n + 1) * alpha + 1e-9  # (1 - 0.9) / 2 is a little below 0.05
+    high = min(n, int(np.ceil(n + 1 - rank))) - 1
+    low = max(1, int(np.floor(rank))) - 1
     return float(ordered[low]), float(ordered[high])

@@ -74,10 +74,12 @@ class Summary:
     written: Path | None
     errors: list[ErrorLine] = field(default_factory=list)
     worst: Any = None
+    notes: tuple[str, ...] = ()
 
     def lines(self, worst: int = 10) -> Iterator[Any]:
         """For the console."""
         yield f"{self.path}: {self.rows} rows of {self.kind} predicted on {self.system}" + (f", written to {self.written}" if self.written else "")
+        yield from self.notes
         if self.errors:
             yield error_table(self.errors)
         if self.worst is not None and worst and len(self.worst):
@@ -90,6 +92,7 @@ class Summary:
 def error_table(lines: Sequence[ErrorLine]) -> Any:
     """A rich table of error lines."""
     from rich import box
+    from rich.markup import escape
     from rich.table import Table as RichTable
 
     table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
@@ -97,7 +100,7 @@ def error_table(lines: Sequence[ErrorLine]) -> Any:
         table.add_column(name, justify="left" if name == "group" else "right")
     for line in lines:
         covered = "-" if np.isnan(line.coverage) else f"{line.coverage:.1%}"
-        table.add_row(line.group, str(line.rows), f"{line.mape:.1%}", f"{line.median:.1%}", f"{line.p95:.1%}", f"{line.bias:+.1%}", covered)
+        table.add_row(escape(line.group), str(line.rows), f"{line.mape:.1%}", f"{line.median:.1%}", f"{line.p95:.1%}", f"{line.bias:+.1%}", covered)
     return table
 
 
@@ -134,6 +137,7 @@ def predict_file(path: Path, system: System, kind: str | None = None, out: Path 
     where = str(path)
     kept: list[pd.DataFrame] = []
     worst_frame = None
+    notes: dict[str, None] = {}
     rows = 0
     with replacing(out) if out else nullcontext() as stream, Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console,
                                              disable=console is None, transient=True) as progress:
@@ -142,6 +146,8 @@ def predict_file(path: Path, system: System, kind: str | None = None, out: Path 
             frame = chunk.frame()
             chosen = chosen or kind_of(frame, where)
             checked = check(frame, chosen, where)
+            if "note" in checked.attrs:
+                notes[checked.attrs["note"]] = None
             seconds = _measured(frame, measured, where) if measured is not None else None
             try:
                 predicted = predict(checked, chosen, system)
@@ -151,7 +157,7 @@ def predict_file(path: Path, system: System, kind: str | None = None, out: Path 
                 chunk.write(stream, {name: predicted[name].tolist() for name in PREDICTED}, with_header=rows == 0)
             if seconds is not None and measured is not None:
                 result = checked.assign(**{measured: seconds}, **{name: predicted[name] for name in PREDICTED})
-                groups = [name for name in _GROUPS if name in frame]
+                groups = [name for name in _GROUPS if name in checked]
                 kept.append(result[[*groups, measured, *PREDICTED[:3]]].astype(dict.fromkeys(groups, "category")))
                 listed = dict.fromkeys([*groups, *chosen.sizes, *chosen.optional, measured, *PREDICTED])
                 worst_frame = worst_rows(pd.concat([worst_frame, result[list(listed)]]), measured, worst)
@@ -159,7 +165,7 @@ def predict_file(path: Path, system: System, kind: str | None = None, out: Path 
             progress.update(task, description=f"predicting {path.name}: {rows} rows")
     assert chosen is not None
     errors = error_lines(joined(kept), measured, _GROUPS) if measured is not None else []
-    return Summary(path, chosen.name, system.name, rows, out, errors, worst_frame)
+    return Summary(path, chosen.name, system.name, rows, out, errors, worst_frame, tuple(notes))
 
 
 def read_table(path: Path, kind: str | None, measured: str) -> Table:

@@ -67,6 +67,8 @@ class TableKind:
         Groups of columns of positive whole numbers, one of which must be there.
     at_most
         (smaller, larger) columns of which the first must not exceed the second.
+    complete
+        Fills columns that can be told from the others; what it assumes stands in the table's ``attrs["note"]``.
     calls
         Groups the rows of a checked table into calls.
     """
@@ -78,6 +80,7 @@ class TableKind:
     calls: Callable[[pd.DataFrame, System], Iterator[Call]]
     either: tuple[tuple[str, ...], ...] = ()
     at_most: tuple[tuple[str, str], ...] = ()
+    complete: Callable[[pd.DataFrame], pd.DataFrame] = lambda frame: frame
 
 
 def _column(frame: pd.DataFrame, names: Sequence[str], default: str = "") -> pd.Series:
@@ -118,9 +121,11 @@ def formats_of(dtype: str) -> tuple[str, float, float, bool]:
 def _gemm_calls(frame: pd.DataFrame, system: System) -> Iterator[Call]:
     for index, key in _grouped(frame, {"dtype": _column(frame, ("gemm_dtype",)), "source": _column(frame, ("kernel_source",))}):
         arithmetic, a_bits, w_bits, dequantise = formats_of(key["dtype"])
+        # Wide activations have one way of being measured, whatever name the table gives them.
+        dtype = key["dtype"] if a_bits < 16.0 else "bfloat16"
         yield Call(index, "gemm", _sizes(frame, index, {"m": "m", "n": "n", "k": "k"}), {
             "arithmetic": arithmetic_of(arithmetic, system.gpu.sm.tensor_flops_per_clk), "a_bits": a_bits, "w_bits": w_bits,
-            "out_bits": 16.0, "dequantise": dequantise, **gemm.table_options(key["dtype"], key["source"], system.generation)})
+            "out_bits": 16.0, "dequantise": dequantise, **gemm.table_options(dtype, key["source"], system.generation)})
 
 
 def _attention_calls(frame: pd.DataFrame, system: System, *, decode: bool, causal: bool = True) -> Iterator[Call]:
@@ -155,17 +160,9 @@ def _moe_calls(frame: pd.DataFrame, system: System) -> Iterator[Call]:
 
 
 def _collective_calls(frame: pd.DataFrame, system: System) -> Iterator[Call]:
-    import pandas as pd
-
-    dtype = _column(frame, ("nccl_dtype", "allreduce_dtype", "dtype"), "half")
-    if "operation" in frame.columns:
-        operation = frame["operation"].astype(str)
-    elif "allreduce_dtype" in frame.columns:
-        operation = pd.Series(["all_reduce"] * len(frame), index=frame.index)
-    else:
-        operation = pd.Series(collective.operation_by_occurrence(dtype, frame["num_gpus"], frame["message_size"]), index=frame.index)
     custom = "allreduce_dtype" in frame.columns
-    keys = {"dtype": dtype, "operation": operation, "framework": _column(frame, ("framework",), "nccl"), "source": _column(frame, ("kernel_source",))}
+    keys = {"dtype": _column(frame, ("nccl_dtype", "allreduce_dtype", "dtype"), "half"), "operation": _column(frame, ("operation",), "all_reduce"),
+            "framework": _column(frame, ("framework",), "nccl"), "source": _column(frame, ("kernel_source",))}
     for index, key in _grouped(frame, keys):
         if key["operation"] not in collective.NCCL_TABLE_ORDER:
             raise UnknownNameError("operation", key["operation"], collective.NCCL_TABLE_ORDER)
@@ -175,6 +172,21 @@ def _collective_calls(frame: pd.DataFrame, system: System) -> Iterator[Call]:
         if custom:
             options |= {"implementation": key["framework"], "eager": "eager" in key["source"]}
         yield Call(index, "collective", sizes, options)
+
+
+def _name_operations(frame: pd.DataFrame) -> pd.DataFrame:
+    """A collective table with an ``operation`` column: an NCCL table without one is taken in its collector's order if it is complete, and as
+    all-reduce, which the note says, if it is not."""
+    if "operation" in frame.columns:
+        return frame
+    if "nccl_dtype" not in frame.columns:
+        return frame.assign(operation="all_reduce")
+    try:
+        return frame.assign(operation=collective.operation_by_occurrence(frame["nccl_dtype"], frame["num_gpus"], frame["message_size"]))
+    except TableError as error:
+        named = frame.assign(operation="all_reduce")
+        named.attrs["note"] = f"assumed all_reduce in every row ({error})"
+        return named
 
 
 def _scan_calls(frame: pd.DataFrame, system: System) -> Iterator[Call]:
@@ -225,7 +237,8 @@ KINDS: Final = {kind.name: kind for kind in (
               {"moe_tp_size": 1, "moe_ep_size": 1}, _moe_calls, at_most=(("topk", "num_experts"),)),
     TableKind("scan", ("batch_size", "seq_len", "d_conv"), (("kernel_source",),), {}, _scan_calls,
               either=(_MAMBA2_COLUMNS, _GATED_DELTA_COLUMNS)),
-    TableKind("collective", ("num_gpus", "message_size"), (("nccl_dtype", "allreduce_dtype", "dtype"),), {}, _collective_calls),
+    TableKind("collective", ("num_gpus", "message_size"), (("nccl_dtype", "allreduce_dtype", "dtype"),), {}, _collective_calls,
+              complete=_name_operations),
 )}
 
 
@@ -280,7 +293,7 @@ def check(frame: pd.DataFrame, kind: TableKind, where: str) -> pd.DataFrame:
                     formats_of(str(value) or "bfloat16")
                 except UnknownNameError as error:
                     raise TableError(f"{where}, line {frame.index[frame[name] == value][0]}, column {name!r}: {error}") from None
-    return checked
+    return kind.complete(checked)
 
 
 def _whole_numbers(frame: pd.DataFrame, name: str, default: int | None, where: str) -> pd.Series:

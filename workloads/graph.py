@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +13,15 @@ from typing import Any, Final
 
 import networkx as nx
 
-from ..errors import GraphError
+from ..errors import GraphError, PresiliconError, shown
 from ..files import write_atomically
 from .formats import by_name
 from .op import Op, Operand
 
 FORMAT_VERSION: Final = 1
 _MAGIC: Final = "presilicon-graph"
+#: Largest number that a graph file may hold; FLOPs and bytes derived from it stay finite.
+_LARGEST: Final = 2.0**62
 
 
 @dataclass(frozen=True)
@@ -154,6 +157,8 @@ class OpGraph:
         if version != FORMAT_VERSION:
             raise GraphError(f"{where}: graph format version {version!r}; this release reads version {FORMAT_VERSION}")
         try:
+            _check_numbers(data["memory"], "memory")
+            _check_numbers({"tokens": data["tokens"]}, "graph")
             return cls(
                 str(data["name"]),
                 [_op_from_dict(d) for d in data["ops"]],
@@ -163,7 +168,7 @@ class OpGraph:
                 uncovered=[Uncovered(**u) for u in data["uncovered"]],
                 meta=data["meta"],
             )
-        except GraphError as error:
+        except PresiliconError as error:
             raise GraphError(f"{where}: {error}") from None
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise GraphError(f"{where}: damaged graph: {type(error).__name__}: {error}") from error
@@ -185,7 +190,7 @@ class OpGraph:
             data = json.loads(gzip.decompress(payload) if source.suffix == ".gz" else payload)
         except OSError as error:
             raise GraphError(f"{source}: cannot be read: {error.strerror or error}") from None
-        except (ValueError, EOFError) as error:
+        except (ValueError, EOFError, RecursionError, zlib.error) as error:
             raise GraphError(f"{source}: not a graph file, or cut short: {error}") from None
         return cls.from_dict(data, where=str(source))
 
@@ -216,7 +221,25 @@ def _op_to_dict(op: Op) -> dict[str, Any]:
     return data
 
 
+def _check_numbers(node: Any, where: str, smallest: float = 0.0) -> None:
+    """GraphError unless every value of a mapping is a number of a size that the models can work with."""
+    if not isinstance(node, Mapping):
+        raise GraphError(f"{where}: expected a mapping of names to numbers, found {shown(node)}")
+    for name, value in node.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not smallest <= value <= _LARGEST:
+            raise GraphError(f"{where}.{name}: expected a number from {smallest:g} to 2^62, found {shown(value)}")
+
+
 def _op_from_dict(data: Mapping[str, Any]) -> Op:
+    where = f"op {data['name']!r}"
+    for section in ("dims", "body"):
+        _check_numbers(data.get(section, {}), f"{where}: {section}")
+    _check_numbers({"iterations": data.get("iterations") or 0, "count": data.get("count", 1)}, where)
+    for operand in data["operands"]:
+        _check_numbers({"elements": operand.get("elements") or 0}, f"{where}: {operand['name']}")
+        _check_numbers(
+            {str(d): s for axis in operand["projection"] for d, s in axis}, f"{where}: {operand['name']}", -_LARGEST
+        )
     operands = tuple(
         Operand(
             o["name"],

@@ -65,6 +65,7 @@ def trace_model(
     strict: bool = False,
     folded: bool = True,
     attention: str = "sdpa",
+    scans: str = "torch",
     front_end: str = "auto",
 ) -> OpGraph:
     """Trace a model in one phase.
@@ -90,6 +91,10 @@ def trace_model(
         ``"sdpa"``: what transformers runs by default. ``"flash"``: one fused kernel that knows windows, soft caps and
         sinks, as serving engines have. ``"eager"``: matmul, softmax, matmul. A model that does not support the choice
         runs what it has, and ``graph.meta["attention"]`` says what that was.
+
+    scans
+        State-space and linear-attention layers: ``"torch"``, transformers' own code in plain torch, or ``"fused"``, the
+        kernels of mamba_ssm, causal_conv1d and flash-linear-attention. Loops over single tokens are always fused.
 
     Returns
     -------
@@ -130,6 +135,7 @@ def trace_model(
         strict=strict,
         folded=folded,
         attention=attention,
+        scans=scans,
         front_end=front_end,
     )
 

@@ -103,16 +103,11 @@ def trace_function(text: str, *, phase: str, strict: bool, folded: bool, front_e
     reserved = {"strict", "folded", "name", "front_end", "phase"} & set(kwargs)
     if reserved:
         raise TraceError(f"{text}: example_inputs uses the reserved name {sorted(reserved)[0]!r}; give it by position")
-    return trace(
-        module,
-        *args,
-        strict=strict,
-        folded=folded,
-        name=type(module).__name__,
-        front_end=front_end,
-        phase=phase,
-        **kwargs,
-    )
+    options: dict[str, Any] = {"strict": strict, "folded": folded, "front_end": front_end, "phase": phase}
+    try:
+        return trace(module, *args, name=type(module).__name__, **options, **kwargs)
+    except TraceError as error:
+        raise type(error)(f"{text}: {error}") from error
 
 
 def user_line(error: BaseException, path: Path) -> str:

@@ -75,9 +75,15 @@ def _graph(model: str, strict: bool, call: typer.Context) -> OpGraph:
     names = ("phase", "batch", "seq", "context", "dtype")
     options = {name: getattr(call.params[name], "value", call.params[name]) for name in names}
     if not model.endswith((".json", ".json.gz")) or Path(model).name == "config.json":
+        import logging
+
         from .workloads.models import trace_model
 
-        return trace_model(model, **options, strict=strict)
+        logging.disable(logging.CRITICAL)  # torch logs tracebacks of what the error then says in one line
+        try:
+            return trace_model(model, **options, strict=strict)
+        finally:
+            logging.disable(logging.NOTSET)
     from .workloads.graph import OpGraph
 
     graph = OpGraph.load(model)
@@ -113,7 +119,7 @@ def predict(call: typer.Context, model: Model, system: Annotated[list[str], type
     if out is not None:
         for report in reports:
             _write_outputs(report, out)
-        console.print(f"wrote {out}", highlight=False)
+        console.print(f"wrote {out}", highlight=False, markup=False)
 
 
 def _assignments(items: list[str] | None) -> dict[str, Any]:
@@ -158,9 +164,9 @@ def trace(call: typer.Context, model: Model, out: Annotated[Path, typer.Option("
     graph = _graph(model, strict, call)
     graph.save(out)
     console = _console()
-    console.print(f"{graph!r} written to {out}", highlight=False)
+    console.print(f"{graph!r} written to {out}", highlight=False, markup=False)
     for u in graph.uncovered:
-        console.print(f"uncovered: {u.target} x{u.count} ({u.example})", style="bold red", highlight=False)
+        console.print(f"uncovered: {u.target} x{u.count} ({u.example})", style="bold red", highlight=False, markup=False)
 
 
 @app.command()
@@ -183,7 +189,7 @@ def systems(name: Annotated[str | None, typer.Argument(help="One system: show ev
                                       ("DRAM", "right"), ("memory", "right"), ("power", "right"), ("calibrated", "left")], rows))
         return
     system = arch.load(name)
-    console.print(f"{system.title} ({system.name}), generation {system.generation}", highlight=False)
+    console.print(f"{system.title} ({system.name}), generation {system.generation}", highlight=False, markup=False)
     console.print(make_table("", [("path", "left"), ("value", "right"), ("status", "left"), ("source", "left")],
                              [(r.path, r.value, r.status, r.source) for r in table(system)]))
 
@@ -202,7 +208,7 @@ def ops(table: Annotated[Path, typer.Argument(help="CSV, one operator per row.")
     console = _console()
     summary = predict_file(table, load(system), kind, out, measured, worst, console if sys.stderr.isatty() else None)
     for line in summary.lines(worst):
-        console.print(line, highlight=False)
+        console.print(line, highlight=False, markup=False)
 
 
 @app.command()
@@ -225,8 +231,8 @@ def calibrate(tables: Annotated[list[Path], typer.Argument(help="CSV op tables w
                              start=load(start) if start else None, show_progress=sys.stderr.isatty())
     save(result.system, out)
     for line in result.lines():
-        console.print(line, highlight=False)
-    console.print(f"wrote {out}", highlight=False)
+        console.print(line, highlight=False, markup=False)
+    console.print(f"wrote {out}", highlight=False, markup=False)
 
 
 @app.command()
@@ -256,7 +262,7 @@ def validate(folder: Annotated[Path, typer.Argument(help="Folder of measured op 
     console.print(accuracy.overview(entries), highlight=False, markup=False)
     if out is not None:
         write_atomically(out, accuracy.page(entries, "presilicon validate").encode())
-        console.print(f"wrote {out}", highlight=False)
+        console.print(f"wrote {out}", highlight=False, markup=False)
 
 
 @app.command()
@@ -271,7 +277,7 @@ def cases(names: Annotated[list[str] | None, typer.Argument(help="Cases to run; 
         check_writable(out)
     results = run_cases(names or [], folder)
     for line in results.lines():
-        console.print(line, highlight=False)
+        console.print(line, highlight=False, markup=False)
     if out is not None:
         to_csv(results, out)
     if not results.all_within:

@@ -32,4 +32,4 @@ def run(console: Console, folder: Path, write: Callable[[Report, Path], None]) -
     for phase in ("prefill", "decode"):
         console.print(comparison_table([r for r in reports if r.simulation.graph.meta.get("phase") == phase]))
     console.print(f"Timelines (open *.perfetto.json at ui.perfetto.dev), rooflines (*.svg), tables (*.csv) and graphs are in {folder.resolve()}",
-                  highlight=False, soft_wrap=True)
+                  highlight=False, markup=False, soft_wrap=True)

@@ -66,6 +66,10 @@ class MappingError(PresiliconError):
     """An op cannot be mapped onto a device."""
 
 
+class KernelError(PresiliconError):
+    """A Triton kernel cannot be bound to its arguments, compiled, or followed through its control flow."""
+
+
 def _nearest(name: str, known: list[str]) -> list[str]:
     """Up to three names that start as the wrong one, or else those that are alike; capitals do not count."""
     folded = {other.casefold(): other for other in known}

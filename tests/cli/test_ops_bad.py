@@ -95,8 +95,6 @@ KINDS = {
         "moe", "num_tokens,hidden_size,inter_size,topk,num_experts,moe_dtype,distribution", "1,64,64,2,8,bfloat16,gaussian", "'gaussian'"),
     "collective: unknown operation": (
         "collective", "num_gpus,message_size,dtype,operation", "2,1024,half,all_reduse", "unknown operation 'all_reduse'; did you mean 'all_reduce'"),
-    "collective: operation not told": (
-        "collective", "num_gpus,message_size,nccl_dtype", "2,1024,half", "name the operation in a column"),
     "scan: unknown kernel": (
         "scan", "batch_size,seq_len,d_conv,nheads,head_dim,n_groups,d_state,chunk_size,kernel_source", "1,1,4,8,64,1,128,256,mamba9", "'mamba9'"),
     "scan: kernel of the other family": (

@@ -28,7 +28,13 @@ SMALL: dict[str, dict[str, Any]] = {
     "qwen3-8b": _LLM | {"head_dim": 16},
     "qwen3-30b-a3b": _LLM | {"head_dim": 16, "num_experts": 8, "moe_intermediate_size": 32, "num_experts_per_tok": 2},
     "gemma-2-9b": _LLM | {"head_dim": 16, "num_hidden_layers": 4, "sliding_window": 24},
-    "gemma-3-4b": _LLM | {"head_dim": 16, "num_hidden_layers": 7, "sliding_window": 24},
+    "gemma-3-4b": _LLM
+    | {
+        "head_dim": 16,
+        "num_hidden_layers": 4,
+        "sliding_window": 24,
+        "layer_types": ["sliding_attention", "sliding_attention", "full_attention", "sliding_attention"],
+    },
     "phi-3-mini": _LLM | {"num_key_value_heads": 4, "sliding_window": 24},
     "gpt2": {"n_embd": 64, "n_layer": 3, "n_head": 4, "vocab_size": 256, "bos_token_id": 0, "eos_token_id": 0},
     "gpt-neox-20b": _LLM,

@@ -19,6 +19,7 @@ from presilicon.workloads.fold import fold
 from presilicon.workloads.trace import huggingface, pretrained
 from presilicon.workloads.trace.api import finish
 from presilicon.workloads.trace.eager import eager_semantics
+from presilicon.workloads.trace.fused_scans import fused_scans
 from presilicon.workloads.trace.step import Step
 
 from .small import DECODES, SMALL, config, mac_flops
@@ -142,6 +143,22 @@ def test_fused_attention_reads_windows_caps_and_sinks() -> None:
         ops = [op for op in graph_of(step, name, tokens) if op.kind == "attention"]
         assert {op.attributes["window"] for op in ops} == {0, 24}
         assert all(attribute in op.attributes for op in ops)
+
+
+@pytest.mark.parametrize("phase", ["prefill", "decode"])
+def test_fused_scans_stand_for_the_torch_code(phase: str) -> None:
+    step, tokens = prepare("mamba2-2.7b", phase)
+    plain = graph_of(step, "mamba2", tokens)
+    with fused_scans():
+        fused = graph_of(step, "mamba2", tokens)
+    variants = {op.attributes["variant"] for op in fused if op.kind == "scan"}
+    assert variants == (
+        {"mamba2_scan", "causal_conv1d"} if phase == "prefill" else {"mamba2_update", "causal_conv1d_update"}
+    )
+    assert len(fused) < len(plain) / 1.4
+    assert sum(op.bytes_read for op in fused) < sum(op.bytes_read for op in plain)
+    assert fused.flops == pytest.approx(plain.flops, rel=0.35)
+    assert fused.memory.kv_cache_bytes == plain.memory.kv_cache_bytes
 
 
 def test_names_are_unique_and_readable_and_say_where() -> None:

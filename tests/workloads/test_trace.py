@@ -89,6 +89,17 @@ def test_einsum(equation: str, shapes: tuple[tuple[int, ...], ...], dims: tuple[
     assert tuple(graph.ops[0].dims.values()) == dims
 
 
+def test_einsum_of_three_goes_from_left_to_right_and_without_a_sum_it_is_a_product() -> None:
+    parts = (torch.zeros(3, 4), torch.zeros(4, 5), torch.zeros(5, 6))
+    graph = trace(Lambda(lambda *p: torch.einsum("ij,jk,kl->il", *p)), *parts)
+    assert [tuple(op.dims.values()) for op in graph] == [(1, 3, 5, 4), (1, 3, 6, 5)]
+    assert len(graph.nx.edges) == 1
+    graph = trace(Lambda(lambda x, y: torch.einsum("i,j->ij", x, y)), torch.zeros(3), torch.zeros(4))
+    assert kinds(graph) == ["elementwise"]
+    graph = trace(Lambda(lambda x: torch.einsum("ij->i", x)), torch.zeros(3, 4))
+    assert kinds(graph) == ["reduce"]
+
+
 def test_strided_dilated_grouped_convolution() -> None:
     conv = nn.Conv2d(8, 12, 3, stride=2, padding=1, dilation=2, groups=4)
     op = trace(conv, torch.zeros(2, 8, 17, 17)).ops[0]

@@ -220,17 +220,28 @@ def model(
     seq: int = 2048,
     context: int = 2048,
     dtype: str = "bfloat16",
+    attention: str = "sdpa",
     quantise: str = "",
 ) -> OpGraph:
     """A real model traced by its configuration (see `presilicon.workloads.trace_model`), quantised on request."""
-    return _traced(model, phase, batch, seq, context, dtype, quantise)
+    return _traced(model, phase, batch, seq, context, dtype, attention, quantise)
 
 
 @lru_cache(maxsize=32)
-def _traced(name: str, phase: str, batch: int, seq: int, context: int, dtype: str, scheme: str) -> OpGraph:
+def _traced(
+    name: str, phase: str, batch: int, seq: int, context: int, dtype: str, attention: str, scheme: str
+) -> OpGraph:
     if scheme:
-        return quantise(_traced(name, phase, batch, seq, context, dtype, ""), scheme)
-    return trace_model(name, phase=phase, batch=batch, seq=seq, context=context, dtype=dtype)  # type: ignore[arg-type]
+        return quantise(_traced(name, phase, batch, seq, context, dtype, attention, ""), scheme)
+    return trace_model(
+        name,
+        phase=phase,
+        batch=batch,
+        seq=seq,
+        context=context,
+        dtype=dtype,
+        attention=attention,  # type: ignore[arg-type]
+    )
 
 
 @builders.add()
@@ -259,7 +270,7 @@ def model_shard(
     with TemporaryDirectory() as folder:
         path = Path(folder) / f"{name}-over-{devices}.json"
         path.write_text(json.dumps(shard), encoding="utf-8")
-        return _traced(str(path), phase, batch, seq, context, dtype, "")
+        return _traced(str(path), phase, batch, seq, context, dtype, "sdpa", "")
 
 
 @builders.add()

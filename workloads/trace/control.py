@@ -6,7 +6,7 @@ from .registry import formula, words
 from .values import Call
 
 CONTROL = words("""
-    aten.sym_size aten.sym_stride aten.sym_numel aten.sym_storage_offset aten._assert_async aten._assert_scalar
+    aten.sym_size aten._linalg_check_errors aten.sym_stride aten.sym_numel aten.sym_storage_offset aten._assert_async aten._assert_scalar
     aten._assert_tensor_metadata aten.item aten._local_scalar_dense aten.is_nonzero aten.size aten.numel aten.dim
     aten.stride aten._has_compatible_shallow_copy_type aten.is_same_size aten.sym_constrain_range
     aten.record_stream aten.sym_constrain_range_for_size aten._functional_assert_async aten.result_type

@@ -1,22 +1,17 @@
-"""Operators that stand for fused kernels which torch itself does not have: attention with windows and sinks, scans.
+"""Operators that stand for fused kernels which torch itself does not have: attention with windows, caps and sinks.
 
-Models of transformers reach them through its own registries of kernels. They have shapes but no arithmetic: only meta
+Models of transformers reach it through its own registry of attentions. It has shapes but no arithmetic: only meta
 tensors pass.
 """
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from typing import Any, Final
-from unittest import mock
 
 import torch
 
 #: Name under which transformers knows the attention.
 FUSED: Final = "presilicon_fused"
-_SCAN: Final = "mamba_selective_scan"
 
 
 @torch.library.custom_op("presilicon::attention", mutates_args=())
@@ -46,37 +41,6 @@ def _(
     softcap: float,
 ) -> torch.Tensor:
     return query.new_empty(query.shape[0], query.shape[2], query.shape[1], value.shape[3])
-
-
-@torch.library.custom_op("presilicon::selective_scan", mutates_args=())
-def selective_scan(
-    hidden: torch.Tensor,
-    dt: torch.Tensor,
-    a: torch.Tensor,
-    b: torch.Tensor,
-    c: torch.Tensor,
-    d: torch.Tensor | None,
-    z: torch.Tensor | None,
-    dt_bias: torch.Tensor | None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mamba's scan over hidden (batch, channels, length) with a state of (channels, n); returns the output and the last
-    state.
-    """
-    raise NotImplementedError("presilicon::selective_scan has a shape but no arithmetic")
-
-
-@selective_scan.register_fake
-def _(
-    hidden: torch.Tensor,
-    dt: torch.Tensor,
-    a: torch.Tensor,
-    b: torch.Tensor,
-    c: torch.Tensor,
-    d: torch.Tensor | None,
-    z: torch.Tensor | None,
-    dt_bias: torch.Tensor | None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    return torch.empty_like(hidden), hidden.new_empty(hidden.shape[0], hidden.shape[1], a.shape[1])
 
 
 def register() -> None:
@@ -111,29 +75,3 @@ def _interface(
     bias = position_bias if position_bias is not None else attention_mask
     found = attention(query, key, value, bias, s_aux, causal, int(sliding_window or 0), float(softcap or 0.0))
     return found, None
-
-
-@contextmanager
-def fused_scans() -> Iterator[None]:
-    """Replace the sequential loops of transformers' Mamba models by one scan operator."""
-    with ExitStack() as stack:
-        for name, module in list(sys.modules.items()):
-            if name.startswith("transformers.models.") and callable(vars(module).get(_SCAN)):
-                stack.enter_context(mock.patch.object(module, _SCAN, _scan))
-        yield
-
-
-def _scan(
-    hidden_states: torch.Tensor,
-    dt: torch.Tensor,
-    A: torch.Tensor,  # noqa: N803
-    B: torch.Tensor,  # noqa: N803
-    C: torch.Tensor,  # noqa: N803
-    D: torch.Tensor | None = None,  # noqa: N803
-    z: torch.Tensor | None = None,
-    delta_bias: torch.Tensor | None = None,
-    return_last_state: bool = False,
-    **kwargs: Any,
-) -> Any:
-    output, state = selective_scan(hidden_states, dt, A, B, C, D, z, delta_bias)
-    return (output, state) if return_last_state else output

@@ -103,7 +103,7 @@ def build(config: Any, where: str, dtype: torch.dtype, attention: str) -> tuple[
                 taken = str(getattr(model.config, "_attn_implementation", None) or implementation)
                 return model.eval(), "flash" if taken == fused.FUSED else taken
         except Exception as error:
-            failure = failure or error
+            failure = error
     raise TraceError(f"{where}: {factory.__name__} cannot be built: {type(failure).__name__}: {failure}") from failure
 
 

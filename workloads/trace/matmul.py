@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from .registry import formula
@@ -141,60 +140,14 @@ def bilinear(call: Call) -> Draft:
     return product(1, rows, w.shape[0] * w.shape[2], w.shape[1], x1, w, call.out, attributes={"second": x2.numel})
 
 
-@formula("aten.einsum")
-def einsum(call: Call) -> Draft:
-    """An einsum of one or two factors: labels of both and the output are batch, of one and the output m or n, of both
-    only k.
-    """
-    operands: list[Value] = list(call["tensors"])
-    equation = call["equation"].replace(" ", "")
-    left, _, right = equation.partition("->")
-    terms = left.split(",")
-    sizes: dict[str, int] = {}
-    expanded: list[str] = []
-    rest: tuple[int, ...] = ()
-    for term, value in zip(terms, operands, strict=True):
-        head, dots, tail = term.partition("...")
-        middle = len(value.shape) - len(head) - len(tail)
-        names = head + "".join(chr(0x3B1 + i) for i in range(middle)) + tail if dots else term
-        rest = max(rest, value.shape[len(head) : len(head) + middle] if dots else (), key=len)
-        for label, extent in zip(names, value.shape, strict=True):
-            sizes[label] = max(sizes.get(label, 1), extent)
-        expanded.append(names)
-    if "->" not in equation:
-        right = "".join(sorted(c for c in sizes if sum(t.count(c) for t in expanded) == 1))
-    right = right.replace("...", "".join(chr(0x3B1 + i) for i in range(len(rest))))
-    if len(operands) == 1:
-        rows = math.prod(sizes[c] for c in right)
-        cols = math.prod(sizes[c] for c in sizes if c not in right)
-        body = {"add": 1.0} if cols > 1 else {}
-        return Draft(
-            "reduce" if cols > 1 else "copy",
-            {"r": rows, "c": cols} if cols > 1 else {"n": rows},
-            [
-                read("x0", operands[0], "r c" if cols > 1 else "n", operands[0].stored),
-                write(call.out, "r" if cols > 1 else "n"),
-            ],
-            body,
-        )
-    first, others = set(expanded[0]), set("".join(expanded[1:]))
-    both = first & others
-    b = math.prod(sizes[c] for c in both if c in right)
-    k = math.prod(sizes[c] for c in sizes if c not in right)
-    m = math.prod(sizes[c] for c in first - others if c in right)
-    n = math.prod(sizes[c] for c in others - first if c in right)
-    draft = product(b, m, n, k, operands[0], operands[1], call.out, attributes={"equation": call["equation"]})
-    draft.ports[2:2] = [read(f"w{i}", v, "b k n", v.stored) for i, v in enumerate(operands[2:], 2)]
-    return draft
-
-
 @formula("""
     aten._grouped_mm aten._scaled_grouped_mm transformers.grouped_mm_fallback aten._grouped_mm_fallback
 """)
 def grouped_mm(call: Call) -> Draft:
     """Rows sorted by group, each group with its own matrix (experts); routing taken as balanced.
 
-    2-D by 3-D: ``m`` is the number of all routed rows and the weight operand holds every group's matrix. 2-D by 2-D
+    2-D by 3-D: ``m`` is the number of all routed rows, and the weight operand counts the matrices of the
+    groups that have rows. 2-D by 2-D
     (the weight gradient) splits the inner dimension over the groups.
     """
     values = call.values
@@ -214,9 +167,9 @@ def grouped_mm(call: Call) -> Draft:
         return draft
     else:
         return product(a.shape[0], a.shape[1], w.shape[2], a.shape[2], a, w, out, attributes=attributes)
-    ports = [read("a", a, "b m k", _unless(a.stored, m * k)), read("w", w, "k n", groups * n * k)]
+    ports = [read("a", a, "b m k", _unless(a.stored, m * k)), read("w", w, "k n", min(groups, m) * n * k)]
     if call.get("bias") is not None:
-        ports.append(read("bias", call["bias"], "n", groups * n))
+        ports.append(read("bias", call["bias"], "n", min(groups, m) * n))
     ports.append(write(out, "b m n"))
     return Draft("matmul", {"b": 1, "m": m, "n": n, "k": k}, ports, {"mac": 1.0}, attributes)
 

@@ -13,6 +13,7 @@ from ..graph import OpGraph
 from . import cache as caches
 from . import huggingface as hf
 from .api import describe, finish, versions
+from .fused_scans import fused_scans
 from .step import Step
 from .values import Role
 
@@ -38,11 +39,14 @@ def trace_config(
     strict: bool,
     folded: bool,
     attention: str,
+    scans: str,
     front_end: str,
 ) -> OpGraph:
     """Build the model of a configuration and trace one phase; see `presilicon.workloads.trace_model`."""
     if dtype not in DTYPES:
         raise UnknownNameError("dtype", dtype, DTYPES)
+    if scans not in ("torch", "fused"):
+        raise UnknownNameError("choice of scans", scans, ("torch", "fused"))
     number = DTYPES[dtype]
     config = hf.config_of(data, name)
     model, implementation = hf.build(config, name, number, attention)
@@ -53,11 +57,12 @@ def trace_config(
         "seq": seq,
         "dtype": str(number).removeprefix("torch."),
         "attention": implementation,
+        "scans": scans,
         "architecture": type(model).__name__,
         "parameters": sum(p.numel() for p in model.parameters()),
         **versions(),
     }
-    with hf.quiet():
+    with hf.quiet(), fused_scans(every=scans == "fused"):
         if phase == "train":
             return _train(model, name, meta, batch, seq, number, strict, folded)
         step, tokens = (

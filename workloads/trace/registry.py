@@ -23,6 +23,7 @@ Formula = Callable[[Call], "Draft | Sequence[Draft] | None"]
 _FORMULAS: Final[dict[str, Formula]] = {}
 _FAMILIES: Final = (
     "matmul",
+    "einsum",
     "conv",
     "attention",
     "norm",
@@ -31,6 +32,7 @@ _FAMILIES: Final = (
     "indexing",
     "reduce",
     "scan",
+    "state_space",
     "control",
     "backward",
 )

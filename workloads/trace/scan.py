@@ -63,25 +63,3 @@ def fft(call: Call) -> Draft:
     depth = math.log2(length)
     ports = [read("x0", x, "n", x.stored), write(out, "n", elements=out.numel)]
     return Draft("elementwise", {"n": n}, ports, {"add": 1.5 * depth, "mul": depth}, {"fft": length})
-
-
-@formula("presilicon.selective_scan")
-def selective_scan(call: Call) -> Draft:
-    """Mamba: dimensions b (batch), d (channels), l (length), n (state); a point decays and updates one state element
-    and adds it to the output.
-    """
-    u, a = call["hidden"], call["a"]
-    dims = {"b": u.shape[0], "d": u.shape[1], "l": u.shape[2], "n": a.shape[1]}
-    ports = [
-        read("u", u, "b d l"),
-        read("dt", call["dt"], "b d l", call["dt"].stored),
-        read("A", a, "d n"),
-        read("B", call["b"], "b n l", call["b"].stored),
-        read("C", call["c"], "b n l", call["c"].stored),
-    ]
-    ports += [read(name, call[name], "d", call[name].stored) for name in ("d", "dt_bias") if call[name] is not None]
-    if call["z"] is not None:
-        ports.append(read("z", call["z"], "b d l", call["z"].stored))
-    ports += [write(call.outputs[0], "b d l"), write(call.outputs[1], "b d n", "state")]
-    body = {"exp": 1.0 + 2.0 / dims["n"], "mul": 3.0, "mac": 2.0, "log": 1.0 / dims["n"]}
-    return Draft("scan", dims, ports, body, {"variant": "mamba1"})

@@ -1,0 +1,376 @@
+"""A layer as a systolic array sees it: P pixels by F filters, summed over a window of W, in G independent groups.
+
+Every convolution and matrix product is such a problem (im2col). `lower` makes one from an `Op`, `conv` and `gemm` from
+sizes, `read_topology` from a SCALE-Sim topology file. Beside the sizes a `Layer` keeps where each element lies, so that
+the closed forms (`systolic`) and the per-cycle trace (`presilicon.sim.systolic`) start from the same description.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import MappingError, shown
+from ..workloads.op import Op, Operand
+
+Dims = tuple[tuple[str, int], ...]
+Role = Literal["ifmap", "filter", "ofmap"]
+Space = Literal["p", "f", "w", "g"]
+Ints = npt.NDArray[np.int64]
+#: The index spaces by which each operand is addressed, beside the group.
+SPACES: dict[Role, tuple[Space, Space]] = {"ifmap": ("p", "w"), "filter": ("w", "f"), "ofmap": ("p", "f")}
+
+
+@dataclass(frozen=True)
+class TensorAxis:
+    """One axis of a stored tensor: coordinate = offset + sum of dimension x stride; outside 0..size-1 it is padding."""
+
+    size: int
+    strides: tuple[tuple[str, int], ...]
+    offset: int = 0
+
+
+@dataclass(frozen=True)
+class Sliding:
+    """An input axis along which a window slides: coordinate = offset + pixel * stride + tap * dilation."""
+
+    pixel: str
+    pixels: int
+    stride: int
+    tap: str
+    taps: int
+    dilation: int
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A (P, F, W) problem in G groups, with the layout of its operands.
+
+    Attributes
+    ----------
+    name
+        For messages and tables.
+    pixels, filters, window, groups
+        The dimensions that make up P, F, W and G with their extents, the last running fastest.
+    ifmap, filter, ofmap
+        Axes of the stored tensors, row-major.
+    """
+
+    name: str
+    pixels: Dims
+    filters: Dims
+    window: Dims
+    groups: Dims
+    ifmap: tuple[TensorAxis, ...]
+    filter: tuple[TensorAxis, ...]
+    ofmap: tuple[TensorAxis, ...]
+
+    def __post_init__(self) -> None:
+        for what, dims in (("pixels", self.pixels), ("filters", self.filters), ("window", self.window), ("groups", self.groups)):
+            for dim, extent in dims:
+                _positive(self.name, f"{what}: {dim}", extent)
+        if self.macs >= 2**62:
+            raise MappingError(f"layer {self.name!r}: {self.macs:.3g} multiply-adds are more than the 4.6e18 that can be counted")
+
+    @cached_property
+    def p(self) -> int:
+        """Output pixels of one group (M of a GEMM)."""
+        return math.prod(int(n) for _, n in self.pixels)
+
+    @cached_property
+    def f(self) -> int:
+        """Filters of one group (N of a GEMM)."""
+        return math.prod(int(n) for _, n in self.filters)
+
+    @cached_property
+    def w(self) -> int:
+        """Elements of the window of one group (K of a GEMM)."""
+        return math.prod(int(n) for _, n in self.window)
+
+    @cached_property
+    def g(self) -> int:
+        """Independent groups (batched products, grouped and depthwise convolutions)."""
+        return math.prod(int(n) for _, n in self.groups)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds, those with padding included."""
+        return self.p * self.f * self.w * self.g
+
+    @cached_property
+    def ifmap_elements(self) -> int:
+        """(pixel, window position) pairs of one group whose input element is stored: P x W less the padding."""
+        total = self.p * self.w
+        extents = dict(self.pixels) | dict(self.window)
+        for axis, checked in zip(self.ifmap, self.padded_axes("ifmap"), strict=True):
+            if checked:
+                at = _coordinates(axis, [(d, extents[d]) for d, _ in axis.strides if d in extents])
+                total = total // at.size * int(np.count_nonzero((at >= 0) & (at < axis.size)))
+        return total
+
+    @cached_property
+    def sliding(self) -> tuple[Sliding, ...]:
+        """The axes of the input along which the window slides, in the order of the tensor's axes."""
+        pixels, taps = dict(self.pixels), dict(self.window)
+        found = []
+        for axis in self.ifmap:
+            here = [(d, s) for d, s in axis.strides if d in pixels]
+            there = [(d, s) for d, s in axis.strides if d in taps]
+            if len(here) == len(there) == 1:
+                (pixel, stride), (tap, dilation) = here[0], there[0]
+                found.append(Sliding(pixel, pixels[pixel], stride, tap, taps[tap], dilation, axis.offset, axis.size))
+        return tuple(found)
+
+    def dims(self, space: Space) -> Dims:
+        """The dimensions of one index space."""
+        return {"p": self.pixels, "f": self.filters, "w": self.window, "g": self.groups}[space]
+
+    def axes(self, role: Role) -> tuple[TensorAxis, ...]:
+        """The axes of one operand."""
+        return {"ifmap": self.ifmap, "filter": self.filter, "ofmap": self.ofmap}[role]
+
+    def elements(self, role: Role) -> int:
+        """Stored elements of one operand, all groups."""
+        return math.prod(axis.size for axis in self.axes(role))
+
+    def padded_axes(self, role: Role) -> tuple[bool, ...]:
+        """For each axis of an operand: whether some of its coordinates are padding."""
+        extents = {d: n for space in (*SPACES[role], "g") for d, n in self.dims(space)}
+        return tuple(
+            axis.offset < 0 or axis.offset + sum(s * (extents[d] - 1) for d, s in axis.strides if d in extents) >= axis.size
+            for axis in self.axes(role)
+        )
+
+    def addresses(self, role: Role, space: Space, offset: int = 0) -> Ints:
+        """Share of each index of one space in the address of an element, in elements; the shares add up.
+
+        The constant part (and `offset`) is in the share of the group.
+        """
+        pitch, total = 1, np.zeros(math.prod(int(n) for _, n in self.dims(space)), dtype=np.int64)
+        if space == "g":
+            total += offset
+        for axis in reversed(self.axes(role)):
+            total += pitch * self._share(axis, space)
+            pitch *= axis.size
+        return total
+
+    def coordinates(self, role: Role, space: Space) -> list[Ints]:
+        """The same for the coordinate along each axis that reaches into padding."""
+        padded = zip(self.axes(role), self.padded_axes(role), strict=True)
+        return [self._share(axis, space) for axis, outside in padded if outside]
+
+    def _share(self, axis: TensorAxis, space: Space) -> Ints:
+        dims = self.dims(space)
+        return _coordinates(TensorAxis(axis.size, axis.strides, axis.offset if space == "g" else 0), dims).ravel()
+
+
+def _coordinates(axis: TensorAxis, dims: Sequence[tuple[str, int]]) -> Ints:
+    """Coordinate along an axis for every index of some dimensions: array of their extents."""
+    strides = dict(axis.strides)
+    at = np.full([n for _, n in dims], axis.offset, dtype=np.int64)
+    for i, (dim, extent) in enumerate(dims):
+        if dim in strides:
+            at += (strides[dim] * np.arange(extent)).reshape([-1 if j == i else 1 for j in range(len(dims))])
+    return at
+
+
+def _positive(name: str, what: str, value: object) -> None:
+    if isinstance(value, bool) or not hasattr(value, "__index__") or value.__index__() < 1:
+        raise MappingError(f"layer {name!r}: {what}: expected an integer of 1 or more, found {shown(value)}")
+
+
+def gemm(name: str, m: int, n: int, k: int, batch: int = 1) -> Layer:
+    """``out[b, m, n] = sum over k of a[b, m, k] * w[b, n, k]``: P = m, F = n, W = k, one group a batch entry.
+
+    The weights lie k fastest, as SCALE-Sim addresses them.
+
+    Examples
+    --------
+    >>> layer = gemm("qkv", m=512, n=768, k=64)
+    >>> layer.p, layer.f, layer.w
+    (512, 768, 64)
+    """
+    for what, size in (("m", m), ("n", n), ("k", k), ("batch", batch)):
+        _positive(name, what, size)
+    b = TensorAxis(batch, (("b", 1),))
+    m_, n_, k_ = (TensorAxis(size, ((dim, 1),)) for dim, size in (("m", m), ("n", n), ("k", k)))
+    return Layer(name, (("m", m),), (("n", n),), (("k", k),), (("b", batch),), (b, m_, k_), (b, n_, k_), (b, m_, n_))
+
+
+def conv(
+    name: str,
+    height: int,
+    width: int,
+    filter_h: int,
+    filter_w: int,
+    channels: int,
+    filters: int,
+    *,
+    stride: tuple[int, int] = (1, 1),
+    padding: tuple[int, int] = (0, 0),
+    dilation: tuple[int, int] = (1, 1),
+    batch: int = 1,
+    groups: int = 1,
+    ceil_mode: bool = False,
+) -> Layer:
+    """A 2-D convolution; tensors lie channels last, window positions run row, column, channel.
+
+    Parameters
+    ----------
+    height, width, channels
+        Of the stored input, all groups; `filters` too counts all groups.
+    ceil_mode
+        Round the number of output pixels up, so that the last window may hang over the edge, as SCALE-Sim does.
+
+    Raises
+    ------
+    MappingError
+        A size below 1, a filter larger than the padded input, channels or filters that the groups do not divide.
+
+    Examples
+    --------
+    >>> layer = conv("conv1", 224, 224, 7, 7, 3, 64, stride=(2, 2), padding=(3, 3))
+    >>> layer.p, layer.f, layer.w
+    (12544, 64, 147)
+    """
+    for what, size in (("height", height), ("width", width), ("filter_h", filter_h), ("filter_w", filter_w), ("batch", batch),
+                       ("channels", channels), ("filters", filters), ("groups", groups), ("stride", stride[0]),
+                       ("stride", stride[1]), ("dilation", dilation[0]), ("dilation", dilation[1]), ("padding + 1", padding[0] + 1),
+                       ("padding + 1", padding[1] + 1)):
+        _positive(name, what, size)
+    for what, count in (("channels", channels), ("filters", filters)):
+        if count % groups:
+            raise MappingError(f"layer {name!r}: {what}: {count} do not divide into {groups} groups")
+    pixels = []
+    for what, size, taps, i in (("height", height, filter_h, 0), ("width", width, filter_w, 1)):
+        span, room = dilation[i] * (taps - 1) + 1, size + 2 * padding[i]
+        if span > room:
+            raise MappingError(f"layer {name!r}: filter {what}: {span} is larger than the input's {room} (padding and dilation included)")
+        pixels.append((-((span - room) // stride[i]) if ceil_mode else (room - span) // stride[i]) + 1)
+    c, m = channels // groups, filters // groups
+    b = TensorAxis(batch, (("b", 1),))
+    y = TensorAxis(height, (("p", stride[0]), ("r", dilation[0])), -padding[0])
+    x = TensorAxis(width, (("q", stride[1]), ("s", dilation[1])), -padding[1])
+    out = TensorAxis(filters, (("g", m), ("m", 1)))
+    return Layer(
+        name,
+        (("b", batch), ("p", pixels[0]), ("q", pixels[1])),
+        (("m", m),),
+        (("r", filter_h), ("s", filter_w), ("c", c)),
+        (("g", groups),),
+        (b, y, x, TensorAxis(channels, (("g", c), ("c", 1)))),
+        (out, *(TensorAxis(n, ((d, 1),)) for d, n in (("r", filter_h), ("s", filter_w), ("c", c)))),
+        (b, TensorAxis(pixels[0], (("p", 1),)), TensorAxis(pixels[1], (("q", 1),)), out),
+    )
+
+
+def lower(op: Op) -> Layer:
+    """The problem that an op is: dimensions of the input and the output are pixels, of the filter and the output filters,
+    of both factors the window, of all three groups.
+
+    The filter is the factor with the role ``weight``, else the second one. Sliding windows keep stride, dilation and
+    padding. Where the output itself slides (transposed convolutions, gradients of inputs) the array computes the P x F
+    products, and adding them up where they overlap is left to another engine.
+
+    Raises
+    ------
+    MappingError
+        The op is not one dense product of two operands, or has an extent of 0; names the op and the reason.
+    """
+    where = f"op {op.name!r} ({op.target})"
+    if op.kind not in ("matmul", "conv"):
+        raise MappingError(f"{where}: a systolic array runs ops of kind matmul and conv, found {op.kind!r}")
+    if op.iterations is not None:
+        raise MappingError(f"{where}: not a dense product: {op.iterations:.6g} of {math.prod(op.dims.values())} points are executed")
+    if op.body.get("mac") != 1.0:
+        raise MappingError(f"{where}: expected one multiply-add a point, found {shown(dict(op.body))}")
+    for dim, extent in op.dims.items():
+        if extent < 1:
+            raise MappingError(f"{where}: dimension {dim!r}: expected 1 or more, found {extent}")
+    outs = [o for o in op.operands if o.role == "output"]
+    if len(outs) != 1:
+        raise MappingError(f"{where}: expected one output, found {len(outs)}")
+    kept = _used(outs[0])
+    factors = [o for o in op.operands if o.role != "output" and _used(o) - kept]
+    if len(factors) != 2:
+        names = ", ".join(o.name for o in factors) or "none"
+        raise MappingError(f"{where}: expected two operands that are multiplied and summed, found {len(factors)}: {names}")
+    left, right = factors if factors[0].role != "weight" or factors[1].role == "weight" else factors[::-1]
+    if op.kind == "matmul" and op.attributes.get("distribution") == "balanced" and right.elements is not None:
+        return _balanced_experts(op, right.elements)
+    dims: dict[str, list[tuple[str, int]]] = {"p": [], "f": [], "w": [], "g": []}
+    membership = {(True, False, True): "p", (False, True, True): "f", (True, True, False): "w", (True, True, True): "g"}
+    for dim, extent in op.dims.items():
+        inside = (dim in _used(left), dim in _used(right), dim in kept)
+        space = membership.get(inside)
+        if space is not None:
+            dims[space].append((dim, extent))
+        elif extent > 1:
+            found = [o.name for o, there in zip((left, right, outs[0]), inside, strict=True) if there]
+            raise MappingError(f"{where}: dimension {dim!r} of extent {extent} is only in {', '.join(found) or 'no operand'};"
+                               " a product has each dimension in two or three of its operands")
+    slides = any(len(axis) > 1 and len({membership.get((d in _used(left), d in _used(right), True)) for d, _ in axis} - {"g"}) > 1
+                 for axis in outs[0].projection)
+    out = tuple(TensorAxis(n, ((d, 1),)) for s in ("g", "p", "f") for d, n in dims[s]) if slides else _axes(op, outs[0])
+    return Layer(op.name, *(tuple(dims[s]) for s in ("p", "f", "w", "g")), _input_axes(op, left, where), _axes(op, right), out)
+
+
+def _used(operand: Operand) -> set[str]:
+    return {dim for axis in operand.projection for dim, _ in axis}
+
+
+def _axes(op: Op, operand: Operand) -> tuple[TensorAxis, ...]:
+    return tuple(TensorAxis(n, axis) for n, axis in zip(op.extent(operand), operand.projection, strict=True))
+
+
+def _balanced_experts(op: Op, weights: int) -> Layer:
+    """A grouped product whose rows are routed evenly: each expert gets its share, rounded up."""
+    m, n, k = (op.dims[d] for d in "mnk")
+    experts = max(weights // (n * k), 1)
+    return gemm(op.name, -(-m // experts), n, k, batch=experts)
+
+
+def _input_axes(op: Op, operand: Operand, where: str) -> tuple[TensorAxis, ...]:
+    """Axes of the input with the padding put back: a projection starts at the first window, not at the tensor's edge.
+
+    The stored size of a sliding axis is known up to the stride (the last columns may be left over); the number of stored
+    elements settles it.
+    """
+    axes = _axes(op, operand)
+    sliding = [i for i, axis in enumerate(operand.projection) if len(axis) == 2 and "g" not in dict(axis)]
+    padding = op.attributes.get("padding")
+    if not sliding or op.kind != "conv" or op.attributes.get("transposed"):
+        return axes
+    before, smallest = {}, {}
+    for n, i in enumerate(sliding):
+        (_, stride), (tap, dilation) = axes[i].strides
+        if padding == "same":
+            both = dilation * (op.dims[tap] - 1)
+            before[i] = both // 2
+        else:
+            before[i] = 0 if padding in (None, "valid") else _entry(padding, n, where)
+            both = 2 * before[i]
+        smallest[i] = range(max(axes[i].size - both, 1), max(axes[i].size - both, 1) + max(stride, 1))
+    rest = math.prod(axis.size for i, axis in enumerate(axes) if i not in sliding)
+    fits = (sizes for sizes in itertools.product(*(smallest[i] for i in sliding)) if math.prod(sizes) * rest == operand.elements)
+    sizes = next(fits, tuple(smallest[i].start for i in sliding))
+    stored = dict(zip(sliding, sizes, strict=True))
+    return tuple(TensorAxis(stored.get(i, axis.size), axis.strides, -before.get(i, 0)) for i, axis in enumerate(axes))
+
+
+def _entry(padding: object, n: int, where: str) -> int:
+    values = padding if isinstance(padding, Sequence) and not isinstance(padding, str) else [padding]
+    value = values[min(n, len(values) - 1)] if values else 0
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise MappingError(f"{where}: padding: expected integers of 0 or more, 'same' or 'valid', found {shown(padding)}")
+    return value

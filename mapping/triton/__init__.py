@@ -1,0 +1,1 @@
+"""Triton kernels without a GPU: compiled, disassembled, and followed instruction by instruction."""

@@ -1,0 +1,80 @@
+"""A bounded folder of compiled kernels, by content; several processes may read and write it at once.
+
+An entry is one file: a magic line, a JSON head that names and measures the parts that follow, then the parts, compressed.
+Whole files appear by renaming, so that a reader sees an entry or none; an entry that does not check is treated as absent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import zlib
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from ...errors import OutputError
+from ...files import write_atomically
+
+_MAGIC = b"presilicon kernel 1\n"
+#: The folder is kept below this size; the entries that were used longest ago go first.
+LIMIT_BYTES = 512 * 2**20
+
+
+def cache_folder() -> Path:
+    """``$PRESILICON_CACHE``, or ``presilicon`` in the user's cache folder; kernels lie in ``kernels`` below it."""
+    own = os.environ.get("PRESILICON_CACHE")
+    base = Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "presilicon"
+    return base / "kernels"
+
+
+def load(folder: Path, key: str) -> tuple[dict[str, Any], dict[str, bytes]] | None:
+    """Head and parts of an entry; None where there is none, or it is damaged."""
+    path = folder / f"{key}.kernel"
+    try:
+        raw = path.read_bytes()
+        if not raw.startswith(_MAGIC):
+            return None
+        size = int.from_bytes(raw[len(_MAGIC):len(_MAGIC) + 4], "little")
+        at = len(_MAGIC) + 4 + size
+        head = json.loads(raw[at - size:at])
+        parts = {}
+        for name, length, digest in head.pop("parts"):
+            packed = raw[at:at + length]
+            if hashlib.sha256(packed).hexdigest() != digest:
+                return None
+            parts[name] = zlib.decompress(packed)
+            at += length
+    except (OSError, ValueError, KeyError, TypeError, zlib.error):
+        return None
+    with suppress(OSError):
+        os.utime(path)
+    return head, parts
+
+
+def store(folder: Path, key: str, head: Mapping[str, Any], parts: Mapping[str, bytes]) -> None:
+    """Write an entry, and drop the oldest ones where the folder grows too large; a folder that cannot be written is let be."""
+    packed = {name: zlib.compress(part, 1) for name, part in parts.items()}
+    listed = [(name, len(part), hashlib.sha256(part).hexdigest()) for name, part in packed.items()]
+    text = json.dumps({**head, "parts": listed}).encode()
+    with suppress(OutputError, OSError):
+        write_atomically(folder / f"{key}.kernel", b"".join([_MAGIC, len(text).to_bytes(4, "little"), text, *packed.values()]))
+        trim(folder, LIMIT_BYTES)
+
+
+def trim(folder: Path, limit_bytes: int) -> None:
+    """Remove the entries used longest ago until the folder holds no more than `limit_bytes`."""
+    entries = []
+    for path in folder.glob("*.kernel"):
+        with suppress(OSError):
+            state = path.stat()
+            entries.append((state.st_mtime, state.st_size, path))
+    total = sum(size for _, size, _ in entries)
+    for _, size, path in sorted(entries):
+        if total <= limit_bytes:
+            break
+        with suppress(OSError):
+            path.unlink()
+        total -= size

@@ -1,0 +1,213 @@
+"""Compile a launch for a GPU that is not there, and keep what the compiler said of it.
+
+The stages are Triton's own (`backend.add_stages`), run in order on an explicit `GPUTarget`; what a GPU would be asked for
+(registers, shared memory, spills) is read from the cubin.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib
+import io
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ...errors import KernelError
+from . import cache
+from .cubin import CubinInfo, read_cubin
+from .launch import Grid, Launch, bind_launch, place_of
+from .tools import require_triton, run_on_cubin
+
+_SCHEMA = "3"
+_TEXTS = ("ttir", "ttgir", "ptx", "sass")
+_SASS_OPTIONS = ("-c", "-hex", "-gi", "-ndf")
+
+
+@dataclass(frozen=True)
+class CompiledKernel:
+    """A kernel as ptxas left it, for one specialisation and one target.
+
+    Attributes
+    ----------
+    name
+        The entry point.
+    target
+        Compute capability.
+    ttir, ttgir, ptx, sass
+        Texts of each level; `sass` is ``nvdisasm -c -hex -gi``.
+    cubin
+        The machine code.
+    num_warps
+        Warps a CTA, those of warp-specialised partitions included.
+    num_ctas, num_stages
+        CTAs a cluster; pipeline stages asked for.
+    shared_bytes
+        Dynamic shared memory a CTA, as the launch asks for it.
+    tensor_memory_columns
+        Columns of tensor memory a CTA (sm_100); 0 elsewhere.
+    registers, stack_bytes
+        Registers a thread as allocated by ptxas; bytes of local memory a thread (spills).
+    metadata
+        All that Triton's stages noted, as JSON values.
+    source_file, source_line
+        Where the kernel is defined.
+    key
+        The content's hash, by which it is cached.
+    """
+
+    name: str
+    target: int
+    ttir: str = field(repr=False)
+    ttgir: str = field(repr=False)
+    ptx: str = field(repr=False)
+    sass: str = field(repr=False)
+    cubin: bytes = field(repr=False)
+    num_warps: int
+    num_ctas: int
+    num_stages: int
+    shared_bytes: int
+    tensor_memory_columns: int
+    registers: int
+    stack_bytes: int
+    metadata: Mapping[str, Any] = field(repr=False)
+    source_file: str
+    source_line: int
+    key: str = field(repr=False)
+
+    @property
+    def threads(self) -> int:
+        """Threads a CTA."""
+        return self.num_warps * 32
+
+    @cached_property
+    def layout(self) -> CubinInfo:
+        """Parameter layout and resources as the cubin states them."""
+        return read_cubin(self.cubin)
+
+    @property
+    def static_shared_bytes(self) -> int:
+        """Shared memory that the code declares beside the dynamic part, without what the system reserves."""
+        return max(0, self.layout.static_shared_bytes - (1024 if self.target >= 90 else 0))
+
+
+def _environment() -> dict[str, str]:
+    """Settings that change what Triton compiles."""
+    library = importlib.import_module("triton._C.libtriton")
+    getter = getattr(library, "get_cache_invalidating_env_vars", None)
+    return dict(getter()) if getter else {}
+
+
+def _source(launch: Launch) -> Any:
+    source = importlib.import_module("triton.compiler.compiler").ASTSource
+    return source(launch.function, dict(launch.signature), dict(launch.constexprs), dict(launch.attributes))
+
+
+def content_key(launch: Launch) -> str:
+    """Hash of everything that the machine code depends on: source and closure, specialisation, options, target, Triton."""
+    triton = require_triton()
+    try:
+        source = _source(launch).hash()
+    except Exception as error:
+        raise KernelError(f"{place_of(launch.function)} does not compile: {type(error).__name__}: {error}") from error
+    parts = [_SCHEMA, triton.__version__, str(launch.target), source, launch.options.hash(), launch.function.file_name,
+             json.dumps(sorted(_environment().items()))]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _run_stages(launch: Launch) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Texts by stage and the metadata; raises what Triton raises."""
+    compiler = importlib.import_module("triton.compiler.compiler")
+    ir = importlib.import_module("triton._C.libtriton").ir
+    backend = compiler.make_backend(compiler.GPUTarget("cuda", launch.target, 32))
+    source, options = _source(launch), launch.options
+    context = ir.context()
+    ir.load_dialects(context)
+    backend.load_dialects(context)
+    metadata: dict[str, Any] = {**options.__dict__}
+    module = source.make_ir(backend.target, options, backend.get_codegen_implementation(options), backend.get_module_map(),
+                            context)
+    stages: dict[str, Any] = {}
+    backend.add_stages(stages, options, source.language)
+    made: dict[str, Any] = {}
+    for name, stage in stages.items():
+        module = stage(module, metadata)
+        made[name] = module if isinstance(module, bytes) else str(module)
+    return made, metadata
+
+
+def _compile(launch: Launch) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Head and parts of a cache entry."""
+    printed = io.StringIO()
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(printed):
+            warnings.simplefilter("ignore")
+            made, metadata = _run_stages(launch)
+    except Exception as error:
+        said = str(error).strip() or type(error).__name__
+        cause = error.__cause__
+        while cause is not None:
+            said += f"\n{type(cause).__name__}: {cause}" if str(cause) and str(cause) not in said else ""
+            cause = cause.__cause__
+        raise KernelError(f"{place_of(launch.function)} does not compile for sm_{launch.target}: {said}") from error
+    cubin = made["cubin"]
+    made["sass"] = run_on_cubin("nvdisasm", _SASS_OPTIONS, cubin)
+    info = read_cubin(cubin)
+    head = {
+        "name": info.name, "num_warps": int(metadata.get("num_warps", launch.options.num_warps)),
+        "num_ctas": launch.options.num_ctas, "num_stages": launch.options.num_stages,
+        "shared_bytes": int(metadata.get("shared") or 0), "tensor_memory_columns": int(metadata.get("tmem_size") or 0),
+        "registers": info.registers, "stack_bytes": info.stack_bytes,
+        "metadata": json.loads(json.dumps(metadata, default=str)),
+    }
+    parts = {name: made[name].encode() for name in _TEXTS} | {"cubin": cubin}
+    return head, parts
+
+
+def compile_launch(launch: Launch, *, cached: bool = True, folder: Path | None = None) -> CompiledKernel:
+    """Compile a bound launch, or take it from the cache.
+
+    Parameters
+    ----------
+    launch
+        From `bind_launch`.
+    cached
+        False compiles anew and leaves the cache alone.
+    folder
+        Cache folder; `cache_folder` by default.
+
+    Raises
+    ------
+    KernelError
+        The kernel does not compile; the message is Triton's (or ptxas's), behind the kernel's file and line.
+    """
+    key = content_key(launch)
+    folder = folder or cache.cache_folder()
+    entry = cache.load(folder, key) if cached else None
+    if entry is None or not {*_TEXTS, "cubin"} <= entry[1].keys():
+        entry = _compile(launch)
+        if cached:
+            cache.store(folder, key, *entry)
+    head, parts = entry
+    function = launch.function
+    return CompiledKernel(target=launch.target, cubin=parts["cubin"], source_file=function.file_name,
+                          source_line=function.def_file_line_number if hasattr(function, "def_file_line_number")
+                          else function.starting_line_number, key=key, **{name: parts[name].decode() for name in _TEXTS}, **head)
+
+
+def compile_kernel(kernel: Any, grid: Grid, args: Sequence[Any], meta: Mapping[str, Any] | None = None, *,
+                   target: int | str, config: Any = None) -> CompiledKernel:
+    """Compile ``kernel[grid](*args, **meta)`` for a GPU that need not be there; see `bind_launch` for the arguments."""
+    return compile_launch(bind_launch(kernel, grid, args, meta, target=target, config=config))
+
+
+def resource_usage(compiled: CompiledKernel) -> dict[str, int]:
+    """What ``cuobjdump -res-usage`` says of the cubin: ``REG``, ``STACK``, ``SHARED``, ``LOCAL``, ``CONSTANT[0]`` and others."""
+    text = run_on_cubin("cuobjdump", ["-res-usage"], compiled.cubin)
+    pairs = (item.rsplit(":", 1) for item in text.split() if ":" in item)
+    return {name: int(value) for name, value in pairs if value.isdecimal()}

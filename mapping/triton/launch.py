@@ -1,0 +1,350 @@
+"""From ``kernel[grid](*args, **meta)`` to what a launch would pass on: specialised arguments, grid, parameter bytes.
+
+The binding and the specialisation are Triton's own functions, so that a kernel is compiled for the very signature that a
+launch on a GPU would compile it for (divisibility by 16, equal to 1, dtypes, constexprs, tensor descriptors).
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import math
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ...errors import KernelError, shown
+from .tools import parse_target, require_triton
+
+#: A grid as a launch takes it: one to three sizes, or a function of the bound arguments that returns them.
+Grid = Sequence[int] | Callable[[dict[str, Any]], Sequence[int]] | int
+
+_GRID_LIMITS = (2**31 - 1, 65535, 65535)
+#: Allocations start at multiples of this, as torch's caching allocator places them.
+_ALIGNMENT = 512
+_FIRST_ADDRESS = 0x7F00_0000_0000
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """The memory behind a pointer argument, at an address that we choose.
+
+    Attributes
+    ----------
+    address
+        First byte of the tensor (its storage offset included).
+    start, size_bytes
+        The storage that holds it; tensors that share a storage share both.
+    data
+        The storage's bytes where the argument was a tensor with values (on the CPU), so that loads from it are known;
+        None for meta tensors.
+    """
+
+    address: int
+    start: int
+    size_bytes: int
+    data: np.ndarray | None = field(default=None, repr=False, compare=False)
+
+
+@dataclass(frozen=True)
+class TensorMap:
+    """A tensor descriptor argument (TMA): what the host would encode into a CUtensorMap."""
+
+    buffer: Buffer
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    block_shape: tuple[int, ...]
+    element_bytes: int
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One kernel launch, bound to its arguments and specialised for a target.
+
+    Attributes
+    ----------
+    function
+        The `triton.JITFunction`.
+    target
+        Compute capability (90 is sm_90).
+    grid
+        Numbers of program ids along x, y and z.
+    arguments
+        Values by parameter name, constexprs included, tensors as `Buffer`, tensor descriptors as `TensorMap`.
+    signature
+        Triton types by parameter name: ``"*bf16"``, ``"i32"``, ``"constexpr"``.
+    options
+        The backend's options (`CUDAOptions`): num_warps, num_stages, num_ctas and the rest.
+    constexprs, attributes
+        As `ASTSource` takes them.
+    buffers
+        Every storage once, in order of address.
+    """
+
+    function: Any = field(repr=False)
+    target: int
+    grid: tuple[int, int, int]
+    arguments: Mapping[str, Any] = field(repr=False)
+    signature: Mapping[str, Any]
+    options: Any = field(repr=False)
+    constexprs: Mapping[tuple[int, ...], Any] = field(repr=False)
+    attributes: Mapping[tuple[int, ...], Any] = field(repr=False)
+    buffers: tuple[Buffer, ...] = field(repr=False, default=())
+
+    @property
+    def name(self) -> str:
+        """The kernel's function name."""
+        return str(self.function.__name__)
+
+    @property
+    def programs(self) -> int:
+        """Number of program ids in the grid."""
+        return math.prod(self.grid)
+
+
+class _Pointer:
+    """Stands for a tensor in Triton's specialisation: a dtype and an address, no device."""
+
+    def __init__(self, dtype: Any, buffer: Buffer) -> None:
+        self.dtype, self.buffer = dtype, buffer
+
+    def data_ptr(self) -> int:
+        return self.buffer.address
+
+
+class _Memory:
+    """Gives each storage an address, and the same storage the same one."""
+
+    def __init__(self) -> None:
+        self.next = _FIRST_ADDRESS
+        self.storages: dict[int, Buffer] = {}
+        self.alive: list[Any] = []
+
+    def buffer(self, tensor: Any, where: str) -> Buffer:
+        item = tensor.element_size() if hasattr(tensor, "element_size") else tensor.dtype.itemsize
+        offset = tensor.storage_offset() if hasattr(tensor, "storage_offset") else 0
+        if hasattr(tensor, "untyped_storage"):
+            storage = tensor.untyped_storage()
+            key, size = storage._cdata, int(storage.nbytes())
+            self.alive.append(storage)
+        else:
+            key, size = id(tensor), math.prod(tensor.shape) * item
+            self.alive.append(tensor)
+        extent = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True)) if math.prod(tensor.shape) else -1
+        size = max(size, (offset + extent + 1) * item)
+        if key not in self.storages:
+            self.storages[key] = Buffer(self.next, self.next, size, _values(tensor, where))
+            self.next += -(-max(size, 1) // _ALIGNMENT) * _ALIGNMENT + _ALIGNMENT
+        start = self.storages[key]
+        return Buffer(start.start + offset * item, start.start, start.size_bytes, start.data)
+
+
+def _values(tensor: Any, where: str) -> np.ndarray | None:
+    """The bytes of a tensor's whole storage, or None where it has no values."""
+    kind = getattr(getattr(tensor, "device", None), "type", "meta")
+    fake = type(tensor).__name__ in ("FakeTensor", "FunctionalTensor")
+    if kind == "cuda" and not fake:
+        torch = sys.modules.get("torch")
+        if torch is None or not torch.cuda.is_available():
+            raise KernelError(f"{where} is a CUDA tensor on a machine without CUDA; pass torch.empty(..., device='meta')")
+        return None
+    if kind != "cpu" or fake:
+        return None
+    torch = sys.modules["torch"]
+    flat = torch.empty(0, dtype=torch.uint8).set_(tensor.untyped_storage())
+    return np.asarray(flat.numpy())
+
+
+def _is_tensor(value: Any) -> bool:
+    return hasattr(value, "data_ptr") and hasattr(value, "dtype") and hasattr(value, "shape")
+
+
+def _is_descriptor(value: Any) -> bool:
+    return all(hasattr(value, name) for name in ("base", "shape", "strides", "block_shape"))
+
+
+def _stand_in(value: Any, memory: _Memory, where: str) -> Any:
+    """`value` with its tensors replaced by pointers; lists and other values stay, for Triton to judge."""
+    if isinstance(value, tuple):
+        inner = [_stand_in(item, memory, where) for item in value]
+        return type(value)(*inner) if hasattr(value, "_fields") else tuple(inner)
+    return _Pointer(value.dtype, memory.buffer(value, where)) if _is_tensor(value) else value
+
+
+def _plain(value: Any, memory: _Memory, where: str) -> Any:
+    """What the parameter buffer is filled from: numbers, `Buffer`, `TensorMap`, tuples of them."""
+    if isinstance(value, tuple):
+        return tuple(_plain(item, memory, where) for item in value)
+    if isinstance(value, _Pointer):
+        return value.buffer
+    if _is_descriptor(value):
+        item = value.base.element_size() if hasattr(value.base, "element_size") else value.base.dtype.itemsize
+        return TensorMap(memory.buffer(value.base, where), tuple(map(int, value.shape)), tuple(map(int, value.strides)),
+                         tuple(map(int, value.block_shape)), item)
+    return getattr(value, "value", value) if type(value).__name__ == "constexpr" else value
+
+
+def place_of(function: Any) -> str:
+    """``file.py:12: kernel 'name'`` for messages."""
+    file = getattr(function, "file_name", "") or inspect.getfile(function.fn)
+    line = getattr(function, "def_file_line_number", None) or getattr(function, "starting_line_number", 0)
+    return f"{file}:{line}: kernel {function.__name__!r}"
+
+
+def unwrap(kernel: Any) -> Any:
+    """The `JITFunction` inside autotune and heuristics wrappers.
+
+    Raises
+    ------
+    KernelError
+        `kernel` is no Triton kernel.
+    """
+    require_triton()
+    inner = kernel
+    while not hasattr(inner, "params") and hasattr(inner, "fn"):
+        inner = inner.fn
+    if not hasattr(inner, "cache_key") or not hasattr(inner, "params"):
+        raise KernelError(f"not a @triton.jit function: {shown(kernel)}")
+    return inner
+
+
+def configs_of(kernel: Any, args: Sequence[Any] = (), meta: Mapping[str, Any] | None = None) -> list[Any]:
+    """The `triton.Config`s that an autotuned kernel chooses from for these arguments, early pruning applied.
+
+    Returns
+    -------
+    Empty for a kernel that is not autotuned.
+
+    Raises
+    ------
+    KernelError
+        The pruning function failed (it may want values or a GPU).
+    """
+    layer = kernel
+    while not hasattr(layer, "configs") and hasattr(layer, "fn") and not hasattr(layer, "params"):
+        layer = layer.fn
+    if not hasattr(layer, "configs"):
+        return []
+    if getattr(layer, "early_config_prune", None) is None:
+        return list(layer.configs)
+    named = dict(zip(layer.arg_names, args, strict=False))
+    try:
+        return list(layer.early_config_prune(layer.configs, named, **dict(meta or {})))
+    except Exception as error:
+        raise KernelError(f"{place_of(unwrap(kernel))}: early_config_prune failed: {type(error).__name__}: {error}") from error
+
+
+def _choose(kernel: Any, args: Sequence[Any], meta: Mapping[str, Any], config: Any) -> Any:
+    """The config for an autotuned layer."""
+    if config is not None and not isinstance(config, int | str):
+        return config
+    configs = configs_of(kernel, args, meta)
+    if isinstance(config, int):
+        if not -len(configs) <= config < len(configs):
+            raise KernelError(f"{place_of(unwrap(kernel))}: config {config} of {len(configs)}")
+        return configs[config]
+    if len(configs) == 1 or config == "first":
+        return configs[0]
+    raise KernelError(f"{place_of(unwrap(kernel))} is autotuned over {len(configs)} configs: pass config= (a triton.Config, its "
+                      "number, or 'first'), or bind one launch for each of configs_of(kernel)")
+
+
+def _resolve(kernel: Any, args: Sequence[Any], meta: dict[str, Any], config: Any) -> tuple[Any, dict[str, Any]]:
+    """Apply autotune and heuristics layers from the outside in, as their `run` methods do."""
+    layer = kernel
+    while not hasattr(layer, "params"):
+        if hasattr(layer, "configs"):
+            chosen = _choose(layer, args, meta, config)
+            clash = meta.keys() & chosen.kwargs.keys()
+            if clash:
+                raise KernelError(f"{place_of(unwrap(kernel))}: {', '.join(sorted(clash))} given although the config sets them")
+            meta |= chosen.all_kwargs()
+            if chosen.pre_hook is not None:
+                chosen.pre_hook({**dict(zip(layer.arg_names, args, strict=False)), **meta})
+        elif hasattr(layer, "values") and isinstance(layer.values, Mapping):
+            for name, rule in layer.values.items():
+                try:
+                    meta[name] = rule({**dict(zip(layer.arg_names, args, strict=False)), **meta})
+                except Exception as error:
+                    raise KernelError(f"{place_of(unwrap(kernel))}: heuristic for {name!r} failed: "
+                                      f"{type(error).__name__}: {error}") from error
+        elif not hasattr(layer, "fn"):
+            unwrap(kernel)
+        layer = layer.fn
+    return layer, meta
+
+
+def _evaluate_grid(grid: Grid, bound: dict[str, Any], where: str) -> tuple[int, int, int]:
+    if callable(grid):
+        try:
+            grid = grid(bound)
+        except Exception as error:
+            raise KernelError(f"{where}: the grid function failed on these arguments, which carry no data "
+                              f"({type(error).__name__}: {error}); it may read shapes and constants only") from error
+    sizes = (grid,) if isinstance(grid, int) else tuple(grid)
+    if not 1 <= len(sizes) <= 3:
+        raise KernelError(f"{where}: a grid has one to three sizes, not {shown(sizes)}")
+    full = []
+    for axis, size in enumerate((*sizes, 1, 1)[:3]):
+        try:
+            number = int(size)
+        except Exception as error:
+            raise KernelError(f"{where}: grid size {axis} is {shown(size)}, not a number ({error})") from None
+        if not 1 <= number <= _GRID_LIMITS[axis]:
+            raise KernelError(f"{where}: grid size {axis} is {number}; allowed are 1 to {_GRID_LIMITS[axis]}")
+        full.append(number)
+    return full[0], full[1], full[2]
+
+
+def bind_launch(kernel: Any, grid: Grid, args: Sequence[Any], meta: Mapping[str, Any] | None = None, *,
+                target: int | str, config: Any = None) -> Launch:
+    """Bind ``kernel[grid](*args, **meta)`` for a GPU that need not be there.
+
+    Parameters
+    ----------
+    kernel
+        A `@triton.jit` function, plain or under `@triton.autotune` and `@triton.heuristics`.
+    grid, args, meta
+        As at a launch. Tensors are meta tensors (``torch.empty(..., device="meta")``); a CPU tensor's values are known
+        to the program that follows from it, which resolves data-dependent loops.
+    target
+        Compute capability: 90, ``"sm_90"``.
+    config
+        For an autotuned kernel: a `triton.Config`, its number in `configs_of`, or ``"first"``.
+
+    Raises
+    ------
+    KernelError
+        Wrong number or kind of arguments, a grid that cannot be evaluated without data, a CUDA tensor without CUDA,
+        several configs and none chosen. Every message names the kernel's file and line.
+    UnknownNameError
+        An unknown target.
+    """
+    require_triton()
+    capability = parse_target(target)
+    function, meta = _resolve(kernel, args, dict(meta or {}), config)
+    where = place_of(function)
+    compiler = importlib.import_module("triton.compiler.compiler")
+    jit = importlib.import_module("triton.runtime.jit")
+    knobs = importlib.import_module("triton.knobs")
+    backend = compiler.make_backend(compiler.GPUTarget("cuda", capability, 32))
+    memory = _Memory()
+    names = [param.name for param in function.params]
+    positional = [_stand_in(value, memory, f"{where}: argument {names[i] if i < len(names) else i!r}")
+                  for i, value in enumerate(args)]
+    keyword = {name: _stand_in(value, memory, f"{where}: argument {name!r}") for name, value in meta.items()}
+    keyword.setdefault("debug", getattr(function, "debug", None) or getattr(knobs.runtime, "debug", False))
+    try:
+        binder = jit.create_function_from_signature(function.signature, function.params, backend)
+        bound, specialization, extra = binder(*positional, **keyword)
+        options, signature, constexprs, attributes = function._pack_args(backend, keyword, bound, specialization, extra)
+    except (TypeError, KeyError, ValueError, AssertionError) as error:
+        message = str(error.args[0] if error.args else error).replace("dynamic_func()", "it")
+        raise KernelError(f"{where} cannot be launched with these arguments: {message}\n"
+                          f"  its signature: ({', '.join(names)})") from error
+    arguments = {name: _plain(value, memory, f"{where}: argument {name!r}") for name, value in bound.items()}
+    return Launch(function, capability, _evaluate_grid(grid, bound, where), arguments, signature, options, constexprs,
+                  attributes, tuple(memory.storages.values()))

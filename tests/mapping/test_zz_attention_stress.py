@@ -1,0 +1,268 @@
+"""Closed forms of attention: physics that must hold for any sizes, and the error on measured rows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from presilicon.arch import load
+from presilicon.errors import MappingError
+from presilicon.mapping.gpu.attention import attention_decode, attention_prefill
+from presilicon.mapping.gpu.attention_kernels import IMPLEMENTATIONS, implementation_of, resolve
+from presilicon.mapping.gpu.machine import KernelTimes, Machine
+
+MEASURED = Path(__file__).resolve().parents[3] / "shared" / "measured"
+SYSTEMS = ("a100-sxm-80gb", "l40s", "h100-sxm", "b200", "v100-sxm", "t4")
+BETTER = (
+    "sm_count",
+    "clock_hz",
+    "dram_bytes_per_s",
+    "l2_bytes",
+    "l2_bytes_per_clk",
+    "power_limit_w",
+    "sfu_per_clk",
+    "fma_per_clk",
+    "smem_bytes_per_clk",
+)
+
+shapes = st.fixed_dictionaries(
+    {
+        "batch": st.integers(1, 64),
+        "kv_len": st.integers(1, 20000),
+        "kv_heads": st.sampled_from([1, 2, 4, 8, 32]),
+        "group": st.sampled_from([1, 2, 4, 8, 12]),
+        "head_dim": st.sampled_from([64, 80, 128, 192, 256]),
+    }
+)
+
+
+def machine(name: str) -> Machine:
+    return Machine.of(load(name))
+
+
+def run(m: Machine, shape: dict[str, int], *, decode: bool, q_len: int | None = None) -> KernelTimes:
+    heads = shape["kv_heads"] * shape["group"]
+    if decode:
+        return attention_decode(m, shape["batch"], shape["kv_len"], heads, shape["kv_heads"], shape["head_dim"])
+    return attention_prefill(
+        m, shape["batch"], q_len or shape["kv_len"], shape["kv_len"], heads, shape["kv_heads"], shape["head_dim"]
+    )
+
+
+def peak(m: Machine) -> float:
+    return float(
+        max(rate for name, rate in m.tensor_flops_per_clk.items() if name in {"bf16", "fp16"}) * m.sm_count * m.clock_hz
+    )
+
+
+@settings(deadline=None, max_examples=3000)
+@given(shape=shapes, name=st.sampled_from(SYSTEMS), decode=st.booleans())
+def test_never_beats_the_tensor_roofline(shape: dict[str, int], name: str, decode: bool) -> None:
+    m = machine(name)
+    times = run(m, shape, decode=decode)
+    n = shape["kv_len"]
+    pairs = n if decode else n * (n + 1) / 2
+    flops = 4.0 * shape["batch"] * shape["kv_heads"] * shape["group"] * shape["head_dim"] * pairs
+    assert times.time_s >= flops / peak(m)
+
+
+@settings(deadline=None, max_examples=3000)
+@given(
+    shape=shapes,
+    name=st.sampled_from(SYSTEMS),
+    decode=st.booleans(),
+    field=st.sampled_from(BETTER),
+    more=st.floats(1.01, 3.0),
+)
+def test_a_better_machine_is_never_slower(
+    shape: dict[str, int], name: str, decode: bool, field: str, more: float
+) -> None:
+    m = machine(name)
+    value = getattr(m, field) * more
+    better = replace(m, **{field: np.ceil(value) if field == "sm_count" else value})
+    assert run(better, shape, decode=decode).time_s <= run(m, shape, decode=decode).time_s * (1 + 1e-9)
+
+
+@settings(deadline=None, max_examples=3000)
+@given(
+    shape=shapes,
+    name=st.sampled_from(SYSTEMS),
+    decode=st.booleans(),
+    grown=st.sampled_from(["batch", "kv_len", "kv_heads"]),
+)
+def test_twice_the_work_is_never_faster(shape: dict[str, int], name: str, decode: bool, grown: str) -> None:
+    m = machine(name)
+    twice = shape | {grown: 2 * shape[grown]}
+    assert run(m, twice, decode=decode).time_s >= run(m, shape, decode=decode).time_s * (1 - 1e-9)
+
+
+@pytest.mark.parametrize("implementation", sorted(IMPLEMENTATIONS))
+def test_designs_broadcast_against_ops(implementation: str) -> None:
+    m = machine("a100-sxm-80gb")
+    designs = replace(
+        m, sm_count=np.array([[54.0], [108.0], [216.0]]), l2_bytes=m.l2_bytes * np.array([[0.5], [1.0], [2.0]])
+    )
+    batch, kv_len = np.array([1.0, 16.0, 64.0, 300.0]), np.array([33.0, 500.0, 4096.0, 20.0])
+    for decode in (True, False):
+        form = attention_decode if decode else attention_prefill
+        sizes = (batch, kv_len, 32, 8, 128) if decode else (batch, kv_len, kv_len, 32, 8, 128)
+        many = form(
+            designs,
+            *sizes,
+            implementation=implementation,
+            kv_bits=np.array([16, 8, 16, 8]),
+            window=np.array([0, 128, 0, 64]),
+        )
+        assert many.time_s.shape == (3, 4)
+        assert all(
+            value.shape == (3, 4)
+            for value in (*many.busy_s.values(), *many.bytes_moved.values(), *many.choice.values())
+        )
+        one = form(
+            m, *sizes, implementation=implementation, kv_bits=np.array([16, 8, 16, 8]), window=np.array([0, 128, 0, 64])
+        )
+        np.testing.assert_allclose(many.time_s[1], one.time_s)
+
+
+def test_a_window_and_a_mask_save_work() -> None:
+    m = machine("a100-sxm-80gb")
+    full = attention_prefill(m, 4, 16384, 16384, 32, 8, 128)
+    assert attention_prefill(m, 4, 16384, 16384, 32, 8, 128, window=1024).time_s < 0.25 * full.time_s
+    both = attention_prefill(m, 4, 16384, 16384, 32, 8, 128, causal=False)
+    assert 1.8 * full.time_s < both.time_s < 2.1 * full.time_s
+    wide = attention_decode(m, 64, 32768, 32, 8, 128)
+    assert attention_decode(m, 64, 32768, 32, 8, 128, window=1024).bytes_moved["dram"] < 0.1 * wide.bytes_moved["dram"]
+
+
+def test_grouped_heads_share_the_cache_in_decode() -> None:
+    m = machine("h100-sxm")
+    grouped, own = attention_decode(m, 64, 8192, 32, 8, 128), attention_decode(m, 64, 8192, 32, 32, 128)
+    assert own.bytes_moved["dram"] == pytest.approx(4 * grouped.bytes_moved["dram"], rel=0.01)
+    assert own.time_s > 3.5 * grouped.time_s
+
+
+def test_an_fp8_cache_halves_the_bytes() -> None:
+    m = machine("l40s")
+    wide, narrow = (attention_decode(m, 128, 8192, 32, 8, 128, kv_bits=bits) for bits in (16, 8))
+    assert narrow.bytes_moved["dram"] == pytest.approx(0.5 * wide.bytes_moved["dram"], rel=0.01)
+    assert narrow.time_s < 0.65 * wide.time_s
+
+
+def test_a_latent_cache_is_read_once_for_keys_and_values() -> None:
+    m = machine("h100-sxm")
+    latent = attention_decode(m, 64, 8192, 128, 1, 576, v_head_dim=512)
+    cache = 64 * 8192 * 576 * 2
+    assert cache <= latent.bytes_moved["dram"] < 1.1 * cache
+
+
+def test_a_cache_that_fits_in_l2_is_not_read_from_dram() -> None:
+    m = machine("l40s")
+    assert attention_decode(m, 8, 4096, 32, 4, 128).bytes_moved["dram"] == 0
+    assert attention_decode(m, 8, 65536, 32, 8, 128).bytes_moved["dram"] > 8 * 65536 * 8 * 512
+
+
+def test_short_grids_are_split_along_the_cache() -> None:
+    m = machine("a100-sxm-80gb")
+    short, long = attention_decode(m, 1, 65536, 32, 8, 128), attention_decode(m, 256, 4096, 32, 8, 128)
+    assert short.choice["split_kv"] > 4
+    assert long.choice["split_kv"] == 1
+
+
+def test_kernel_sources_name_implementations() -> None:
+    assert implementation_of("torch_flow") == {"implementation": "trtllm"}
+    assert implementation_of(float("nan")) == implementation_of("unheard of") == {}
+    assert resolve("fa3", "sm_90") is not resolve("fa3", "sm_80")
+    with pytest.raises(MappingError, match="trtlm"):
+        attention_decode(machine("l40s"), 1, 128, 8, 8, 64, implementation="trtlm")
+
+
+@pytest.mark.parametrize(
+    ("name", "low", "high"), [("a100-sxm-80gb", 0.54, 0.70), ("l40s", 0.48, 0.62), ("h100-sxm", 0.52, 0.72)]
+)
+def test_long_prefill_reaches_the_published_share_of_peak(name: str, low: float, high: float) -> None:
+    """gpu.md section 4: flash attention, 4,096 tokens and more, head_dim 128."""
+    m = machine(name)
+    tokens = np.array([4096.0, 8192.0, 16384.0])
+    times = attention_prefill(m, 4, tokens, tokens, 32, 8, 128)
+    share = 4.0 * 4 * 32 * 128 * tokens * (tokens + 1) / 2 / times.time_s / peak(m)
+    assert np.all((low < share) & (share < high))
+
+
+@pytest.mark.parametrize(
+    ("name", "low", "high"), [("a100-sxm-80gb", 0.70, 0.87), ("l40s", 0.74, 0.88), ("h100-sxm", 0.80, 0.93)]
+)
+def test_long_decode_reaches_the_published_share_of_bandwidth(name: str, low: float, high: float) -> None:
+    m = machine(name)
+    times = attention_decode(m, 128, 16384, 32, 8, 128)
+    share = 128 * 16384 * 8 * 512 / times.time_s / m.dram_bytes_per_s
+    assert low < share < high
+
+
+@pytest.mark.parametrize(
+    ("system", "table", "bar"),
+    [
+        ("a100-sxm-80gb", "a100_sxm.context_attention", 0.07),
+        ("a100-sxm-80gb", "a100_sxm.generation_attention", 0.11),
+        ("l40s", "l40s.context_attention", 0.145),
+        ("l40s", "l40s.generation_attention", 0.15),
+        ("l40s", "l40s.encoder_attention", 0.15),
+        ("a100-sxm-80gb", "a100_sxm.context_mla", 0.13),
+        ("a100-sxm-80gb", "a100_sxm.generation_mla", 0.13),
+    ],
+)
+def test_error_on_measured_rows(system: str, table: str, bar: float) -> None:
+    """Mean absolute relative error over all rows of a table, constants as the device and generation files give them."""
+    path = MEASURED / f"{table}.csv"
+    if not path.exists():
+        pytest.skip(f"no measured table {path}")
+    pd = pytest.importorskip("pandas")
+    m = machine(system)
+    frame = pd.read_csv(path)
+    frame["arithmetic"] = np.where(frame.get("attn_dtype", frame.get("mla_dtype")) == "fp8", "fp8", "bf16")
+    predicted = np.zeros(len(frame))
+    for (source, arithmetic), index in frame.groupby(["kernel_source", "arithmetic"]).indices.items():
+        rows = frame.iloc[index]
+        kv_heads = rows.get("num_key_value_heads", rows["num_heads"]).to_numpy()
+        kv_len = (rows["isl"] + rows.get("step", 0)).to_numpy()
+        window = rows["window_size"].fillna(0).to_numpy() if "window_size" in rows else 0
+        cache = rows.get("kv_cache_dtype", rows["arithmetic"])
+        options = {
+            "arithmetic": arithmetic,
+            "kv_bits": np.where(cache == "fp8", 8, 16),
+            "window": window,
+        } | implementation_of(source)
+        latent = table.endswith("mla")
+        if "generation" in table:
+            dims, v_dim = (576, 512) if latent else (rows["head_dim"].to_numpy(), None)
+            times = attention_decode(
+                m,
+                rows["batch_size"].to_numpy(),
+                kv_len,
+                rows["num_heads"].to_numpy(),
+                1 if latent else kv_heads,
+                dims,
+                v_head_dim=v_dim,
+                **options,
+            )
+        else:
+            dims, v_dim = (192, 128) if latent else (rows["head_dim"].to_numpy(), None)
+            times = attention_prefill(
+                m,
+                rows["batch_size"].to_numpy(),
+                rows["isl"].to_numpy(),
+                kv_len,
+                rows["num_heads"].to_numpy(),
+                kv_heads,
+                dims,
+                v_head_dim=v_dim,
+                causal="encoder" not in table,
+                **options,
+            )
+        predicted[index] = times.time_s
+    error = np.abs(predicted / frame["latency_s"].to_numpy() - 1)
+    assert error.mean() < bar
