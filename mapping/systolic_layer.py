@@ -1,25 +1,23 @@
 """A layer as a systolic array sees it: P pixels by F filters, summed over a window of W, in G independent groups.
 
-Every convolution and matrix product is such a problem (im2col). `lower` makes one from an `Op`, `conv` and `gemm` from
-sizes, `read_topology` from a SCALE-Sim topology file. Beside the sizes a `Layer` keeps where each element lies, so that
-the closed forms (`systolic`) and the per-cycle trace (`presilicon.sim.systolic`) start from the same description.
+Every convolution and matrix product is such a problem (im2col). `conv` and `gemm` make one from sizes,
+`systolic_lower.lower` from an `Op`, `systolic_lower.read_topology` from a SCALE-Sim topology file. Beside the sizes a
+`Layer` keeps where each element lies, so that the closed forms (`systolic`) and the per-cycle trace
+(`presilicon.sim.systolic`) start from the same description.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import MappingError, shown
-from ..workloads.op import Op, Operand
 
 Dims = tuple[tuple[str, int], ...]
 Role = Literal["ifmap", "filter", "ofmap"]
@@ -76,11 +74,13 @@ class Layer:
     ofmap: tuple[TensorAxis, ...]
 
     def __post_init__(self) -> None:
-        for what, dims in (("pixels", self.pixels), ("filters", self.filters), ("window", self.window), ("groups", self.groups)):
-            for dim, extent in dims:
+        for what in ("pixels", "filters", "window", "groups"):
+            for dim, extent in getattr(self, what):
                 _positive(self.name, f"{what}: {dim}", extent)
         if self.macs >= 2**62:
-            raise MappingError(f"layer {self.name!r}: {self.macs:.3g} multiply-adds are more than the 4.6e18 that can be counted")
+            raise MappingError(
+                f"layer {self.name!r}: {self.macs:.3g} multiply-adds, more than the 4.6e18 that can be counted"
+            )
 
     @cached_property
     def p(self) -> int:
@@ -147,7 +147,8 @@ class Layer:
         """For each axis of an operand: whether some of its coordinates are padding."""
         extents = {d: n for space in (*SPACES[role], "g") for d, n in self.dims(space)}
         return tuple(
-            axis.offset < 0 or axis.offset + sum(s * (extents[d] - 1) for d, s in axis.strides if d in extents) >= axis.size
+            axis.offset < 0
+            or axis.offset + sum(s * (extents[d] - 1) for d, s in axis.strides if d in extents) >= axis.size
             for axis in self.axes(role)
         )
 
@@ -243,10 +244,22 @@ def conv(
     >>> layer.p, layer.f, layer.w
     (12544, 64, 147)
     """
-    for what, size in (("height", height), ("width", width), ("filter_h", filter_h), ("filter_w", filter_w), ("batch", batch),
-                       ("channels", channels), ("filters", filters), ("groups", groups), ("stride", stride[0]),
-                       ("stride", stride[1]), ("dilation", dilation[0]), ("dilation", dilation[1]), ("padding + 1", padding[0] + 1),
-                       ("padding + 1", padding[1] + 1)):
+    for what, size in (
+        ("height", height),
+        ("width", width),
+        ("filter_h", filter_h),
+        ("filter_w", filter_w),
+        ("batch", batch),
+        ("channels", channels),
+        ("filters", filters),
+        ("groups", groups),
+        ("stride", stride[0]),
+        ("stride", stride[1]),
+        ("dilation", dilation[0]),
+        ("dilation", dilation[1]),
+        ("padding + 1", padding[0] + 1),
+        ("padding + 1", padding[1] + 1),
+    ):
         _positive(name, what, size)
     for what, count in (("channels", channels), ("filters", filters)):
         if count % groups:
@@ -255,7 +268,9 @@ def conv(
     for what, size, taps, i in (("height", height, filter_h, 0), ("width", width, filter_w, 1)):
         span, room = dilation[i] * (taps - 1) + 1, size + 2 * padding[i]
         if span > room:
-            raise MappingError(f"layer {name!r}: filter {what}: {span} is larger than the input's {room} (padding and dilation included)")
+            raise MappingError(
+                f"layer {name!r}: filter {what}: {span} is larger than the input's {room} (padding and dilation included)"
+            )
         pixels.append((-((span - room) // stride[i]) if ceil_mode else (room - span) // stride[i]) + 1)
     c, m = channels // groups, filters // groups
     b = TensorAxis(batch, (("b", 1),))
@@ -272,105 +287,3 @@ def conv(
         (out, *(TensorAxis(n, ((d, 1),)) for d, n in (("r", filter_h), ("s", filter_w), ("c", c)))),
         (b, TensorAxis(pixels[0], (("p", 1),)), TensorAxis(pixels[1], (("q", 1),)), out),
     )
-
-
-def lower(op: Op) -> Layer:
-    """The problem that an op is: dimensions of the input and the output are pixels, of the filter and the output filters,
-    of both factors the window, of all three groups.
-
-    The filter is the factor with the role ``weight``, else the second one. Sliding windows keep stride, dilation and
-    padding. Where the output itself slides (transposed convolutions, gradients of inputs) the array computes the P x F
-    products, and adding them up where they overlap is left to another engine.
-
-    Raises
-    ------
-    MappingError
-        The op is not one dense product of two operands, or has an extent of 0; names the op and the reason.
-    """
-    where = f"op {op.name!r} ({op.target})"
-    if op.kind not in ("matmul", "conv"):
-        raise MappingError(f"{where}: a systolic array runs ops of kind matmul and conv, found {op.kind!r}")
-    if op.iterations is not None:
-        raise MappingError(f"{where}: not a dense product: {op.iterations:.6g} of {math.prod(op.dims.values())} points are executed")
-    if op.body.get("mac") != 1.0:
-        raise MappingError(f"{where}: expected one multiply-add a point, found {shown(dict(op.body))}")
-    for dim, extent in op.dims.items():
-        if extent < 1:
-            raise MappingError(f"{where}: dimension {dim!r}: expected 1 or more, found {extent}")
-    outs = [o for o in op.operands if o.role == "output"]
-    if len(outs) != 1:
-        raise MappingError(f"{where}: expected one output, found {len(outs)}")
-    kept = _used(outs[0])
-    factors = [o for o in op.operands if o.role != "output" and _used(o) - kept]
-    if len(factors) != 2:
-        names = ", ".join(o.name for o in factors) or "none"
-        raise MappingError(f"{where}: expected two operands that are multiplied and summed, found {len(factors)}: {names}")
-    left, right = factors if factors[0].role != "weight" or factors[1].role == "weight" else factors[::-1]
-    if op.kind == "matmul" and op.attributes.get("distribution") == "balanced" and right.elements is not None:
-        return _balanced_experts(op, right.elements)
-    dims: dict[str, list[tuple[str, int]]] = {"p": [], "f": [], "w": [], "g": []}
-    membership = {(True, False, True): "p", (False, True, True): "f", (True, True, False): "w", (True, True, True): "g"}
-    for dim, extent in op.dims.items():
-        inside = (dim in _used(left), dim in _used(right), dim in kept)
-        space = membership.get(inside)
-        if space is not None:
-            dims[space].append((dim, extent))
-        elif extent > 1:
-            found = [o.name for o, there in zip((left, right, outs[0]), inside, strict=True) if there]
-            raise MappingError(f"{where}: dimension {dim!r} of extent {extent} is only in {', '.join(found) or 'no operand'};"
-                               " a product has each dimension in two or three of its operands")
-    slides = any(len(axis) > 1 and len({membership.get((d in _used(left), d in _used(right), True)) for d, _ in axis} - {"g"}) > 1
-                 for axis in outs[0].projection)
-    out = tuple(TensorAxis(n, ((d, 1),)) for s in ("g", "p", "f") for d, n in dims[s]) if slides else _axes(op, outs[0])
-    return Layer(op.name, *(tuple(dims[s]) for s in ("p", "f", "w", "g")), _input_axes(op, left, where), _axes(op, right), out)
-
-
-def _used(operand: Operand) -> set[str]:
-    return {dim for axis in operand.projection for dim, _ in axis}
-
-
-def _axes(op: Op, operand: Operand) -> tuple[TensorAxis, ...]:
-    return tuple(TensorAxis(n, axis) for n, axis in zip(op.extent(operand), operand.projection, strict=True))
-
-
-def _balanced_experts(op: Op, weights: int) -> Layer:
-    """A grouped product whose rows are routed evenly: each expert gets its share, rounded up."""
-    m, n, k = (op.dims[d] for d in "mnk")
-    experts = max(weights // (n * k), 1)
-    return gemm(op.name, -(-m // experts), n, k, batch=experts)
-
-
-def _input_axes(op: Op, operand: Operand, where: str) -> tuple[TensorAxis, ...]:
-    """Axes of the input with the padding put back: a projection starts at the first window, not at the tensor's edge.
-
-    The stored size of a sliding axis is known up to the stride (the last columns may be left over); the number of stored
-    elements settles it.
-    """
-    axes = _axes(op, operand)
-    sliding = [i for i, axis in enumerate(operand.projection) if len(axis) == 2 and "g" not in dict(axis)]
-    padding = op.attributes.get("padding")
-    if not sliding or op.kind != "conv" or op.attributes.get("transposed"):
-        return axes
-    before, smallest = {}, {}
-    for n, i in enumerate(sliding):
-        (_, stride), (tap, dilation) = axes[i].strides
-        if padding == "same":
-            both = dilation * (op.dims[tap] - 1)
-            before[i] = both // 2
-        else:
-            before[i] = 0 if padding in (None, "valid") else _entry(padding, n, where)
-            both = 2 * before[i]
-        smallest[i] = range(max(axes[i].size - both, 1), max(axes[i].size - both, 1) + max(stride, 1))
-    rest = math.prod(axis.size for i, axis in enumerate(axes) if i not in sliding)
-    fits = (sizes for sizes in itertools.product(*(smallest[i] for i in sliding)) if math.prod(sizes) * rest == operand.elements)
-    sizes = next(fits, tuple(smallest[i].start for i in sliding))
-    stored = dict(zip(sliding, sizes, strict=True))
-    return tuple(TensorAxis(stored.get(i, axis.size), axis.strides, -before.get(i, 0)) for i, axis in enumerate(axes))
-
-
-def _entry(padding: object, n: int, where: str) -> int:
-    values = padding if isinstance(padding, Sequence) and not isinstance(padding, str) else [padding]
-    value = values[min(n, len(values) - 1)] if values else 0
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise MappingError(f"{where}: padding: expected integers of 0 or more, 'same' or 'valid', found {shown(padding)}")
-    return value

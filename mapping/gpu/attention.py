@@ -144,8 +144,8 @@ def _finish(
     if "power.joule_per_flop" in m.constants:
         name = work.arithmetic if work.arithmetic in power.ARITHMETIC_BITS else "bf16"
         softmax_j = power.fma_joules(m, 2.0 * (implementation.prefill.softmax_ops + 2.0) * found["scores"])
-        core_j = power.tensor_joules(m, found["flops"], name) + softmax_j + power.l2_joules(m, found["l2_bytes"])
-        ratio = power.clock_ratio(m, np.maximum(found["compute_s"], found["l2_s"]), core_j)
+        core_j = power.tensor_joules(m, found["flops"], name) + softmax_j
+        ratio = power.clock_ratio(m, found["compute_s"], core_j)
     time_s = floor_s + kernel_s(m, found, ratio) + stream_s + projection_s
     time_s = np.maximum(time_s, implementation.host_s)
     shape = time_s.shape
@@ -153,7 +153,7 @@ def _finish(
         "tensor": found["tensor"] / ratio,
         "fma": found["vector"] / ratio,
         "smem": found["smem"] / ratio,
-        "l2": found["l2_s"] / ratio,
+        "l2": found["l2_s"],
         "dram": found["dram_s"] + stream_s,
         "floor": floor_s + found["combine_s"],
     }

@@ -73,7 +73,7 @@ def _steps(work: Work, tile_tokens: Any, q_tiles: Any, tile_kv: Any) -> tuple[An
         skipped = count * (shift / tile_kv + tile_tokens / tile_kv * (first + q_tiles - 1.0) / 2.0 - 0.75)
         total = total - np.where(count > 0, np.maximum(skipped, 0.0), 0.0)
         longest = np.minimum(full, np.ceil((window + tile_tokens) / tile_kv) + 0.5)
-        single = full - np.floor(np.maximum(shift, 0.0) / tile_kv)
+        single = np.minimum(full, np.ceil((window + work.q_len - 1.0) / tile_kv))  # of caches that end with a tile
         total = np.where(q_tiles <= 1, single, total)
         longest = np.where(q_tiles <= 1, single, longest)
     mean = np.maximum(total / q_tiles, 1.0)
@@ -104,8 +104,12 @@ def _splits(
         piece = np.ceil(EVEN_MARGIN * grid * steps / machine.sm_count)
         most = np.clip(np.floor(machine.sm_count / (grid / work.batch)), 1.0, 128.0)
         return [np.clip(np.ceil(steps / piece), 1.0, most) * one]
-    fills = (machine.sm_count,) if kernel.split == "sm" else (machine.sm_count, slots)
-    return [one] + [np.clip(np.floor(fill / grid), 1.0, np.minimum(128.0, longest)) * one for fill in fills]
+    fills = (
+        (machine.sm_count,) if kernel.split == "sm" else (machine.sm_count, np.minimum(2.0 * machine.sm_count, slots))
+    )
+    most = np.minimum(128.0, longest)
+    pieces = [np.ceil(longest / np.clip(np.floor(fill / grid), 1.0, most)) for fill in fills]
+    return [one] + [np.ceil(longest / piece) * one for piece in pieces]
 
 
 def _step_cycles(
@@ -131,8 +135,12 @@ def _waves_cycles(kernel: AttentionKernel, machine: Machine, ctas: Any, slots: A
     cycles: Any = 0.0
     for per_step, lanes in ((shared, machine.sm_count), (alone, slots)):
         one, most, waves = outside + steps * per_step, outside + piece * per_step, ctas / lanes
-        uneven = np.maximum(most, waves * one + kernel.tail * most)
-        cycles = np.maximum(cycles, np.where(piece > steps * 1.0001, uneven, np.ceil(waves) * one))
+        # An even grid runs in whole waves; in an uneven one short CTAs fill the gaps, and the longest make a tail.
+        spread = most - one
+        whole = np.clip(1.0 - 4.0 * spread / most, 0.0, 1.0)
+        filled = one * (waves + whole * (np.ceil(waves) - waves))
+        tail = 2.0 * kernel.tail * spread * np.clip(waves - 1.0, 0.0, 1.0)
+        cycles = np.maximum(cycles, np.maximum(most, filled + tail))
     return cycles
 
 
@@ -200,7 +208,7 @@ def kernel_times(machine: Machine, kernel: AttentionKernel, work: Work, kv_alias
     for splits in _splits(m, kernel, work, grid, longest, slots, tile_kv):
         split = splits > 1
         piece = np.where(split, np.ceil(longest / splits), longest)
-        steps = np.where(split, np.where(q_tiles > 1, np.minimum(piece, mean / splits + 0.5), piece), mean)
+        steps = np.where(split, piece * mean / longest, mean)
         if kernel.split == "waves":  # pieces of the whole cache, those outside the window empty
             piece = np.ceil(np.minimum(longest, np.ceil(work.kv_len / tile_kv) / splits))
             steps = np.where(longest * tile_kv >= work.kv_len, piece, longest / splits)
@@ -236,8 +244,8 @@ def kernel_times(machine: Machine, kernel: AttentionKernel, work: Work, kv_alias
             "tensor": scale * matrix,
             "smem": scale * smem,
             "vector": scale * vector,
-            "scores": ctas * steps * rows * tile_kv,
-            "flops": 2.0 * ctas * steps * rows * tile_kv * dims if kernel.tile_q else 0.0 * ctas,
+            "scores": grid * mean * rows * tile_kv,
+            "flops": 2.0 * grid * mean * rows * tile_kv * dims if kernel.tile_q else 0.0 * ctas,
             "tile_q": float(kernel.tile_q) + 0.0 * ctas,
             "tile_kv": tile_kv + 0.0 * ctas,
             "split_kv": splits,
@@ -249,8 +257,8 @@ def kernel_times(machine: Machine, kernel: AttentionKernel, work: Work, kv_alias
 
 
 def kernel_s(machine: Machine, found: Found, ratio: Any = 1.0) -> Any:
-    """Time of a kernel whose SMs and L2 run at a ratio of the boost clock."""
-    core, memory = found["compute_s"] / ratio, np.maximum(found["l2_s"] / ratio, found["dram_s"])
+    """Time of a kernel whose SMs run at a ratio of the boost clock."""
+    core, memory = found["compute_s"] / ratio, np.maximum(found["l2_s"], found["dram_s"])
     exposed = machine["attention.unoverlapped_memory"] / found["stages"] * np.minimum(core, memory)
     return np.maximum(core, memory) + exposed + found["combine_s"]
 

@@ -117,7 +117,7 @@ def _matmul(op: Op, available: Mapping[str, Any]) -> Kernel:
     d = op.dims
     if "groups" in op.attributes:
         sizes = {"rows": d["m"], "n": d["n"], "k": d["k"], "groups": op.attributes["groups"]}
-        options["distribution"] = op.attributes.get("distribution", "balanced")
+        options = {"arithmetic": options["arithmetic"], "w_bits": options["w_bits"]}
         return Kernel(op.name, "grouped_gemm", sizes, options, op.attributes.get("launches", 1), op.flops)
     batch = math.prod(extent for name, extent in d.items() if name not in ("m", "n", "k"))
     options["weight_copies"] = _copies(op)

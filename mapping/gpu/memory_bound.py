@@ -112,4 +112,10 @@ def memory_kernel(
         },
         bytes_moved={"dram": np.broadcast_to(dram, time.shape), "l2": np.broadcast_to(total, time.shape)},
         clock_hz=np.broadcast_to(np.asarray(clock, dtype=float), time.shape),
+        choice={
+            "ctas": np.ceil(count),
+            "resident": np.floor(slots),
+            "cta_s": np.maximum(fma_s, sfu_s) * np.minimum(sms, np.ceil(count)) / np.ceil(count),
+            "extra_s": time - throughput,
+        },
     )

@@ -10,6 +10,7 @@ import importlib
 import inspect
 import math
 import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -340,7 +341,9 @@ def bind_launch(kernel: Any, grid: Grid, args: Sequence[Any], meta: Mapping[str,
     try:
         binder = jit.create_function_from_signature(function.signature, function.params, backend)
         bound, specialization, extra = binder(*positional, **keyword)
-        options, signature, constexprs, attributes = function._pack_args(backend, keyword, bound, specialization, extra)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            options, signature, constexprs, attributes = function._pack_args(backend, keyword, bound, specialization, extra)
     except (TypeError, KeyError, ValueError, AssertionError) as error:
         message = str(error.args[0] if error.args else error).replace("dynamic_func()", "it")
         raise KernelError(f"{where} cannot be launched with these arguments: {message}\n"

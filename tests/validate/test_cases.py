@@ -216,6 +216,13 @@ def test_an_expected_miss_that_hits_is_said(tmp_path: Path) -> None:
     assert any("although expected to miss" in str(line) for line in run_cases(folder=tmp_path).lines())
 
 
+def test_a_figure_that_constants_lean_on_is_marked(tmp_path: Path) -> None:
+    write(tmp_path, claim={"seen": True})
+    results = run_cases(folder=tmp_path)
+    assert results.rows()[0]["seen"] is True
+    assert any("lean on these 1 figures" in str(line) for line in results.lines())
+
+
 def test_worst_come_first(tmp_path: Path) -> None:
     write(tmp_path, claim={"vary": {"m": [1024, 1000, 10]}, "claimed": [2.0 * 1024**3] * 3, "tolerance": "5 %"})
     results = run_cases(folder=tmp_path)
@@ -337,6 +344,7 @@ CLAIM: dict[str, tuple[dict[str, Any], str]] = {
         r"claims\[0\]\.with\.rate: expected a quantity in FLOP/s",
     ),
     "expected miss without a reason": ({"expected": "miss"}, r"claims\[0\]: note: missing"),
+    "seen that is no flag": ({"seen": "yes"}, r"claims\[0\]\.seen: expected true or false, found 'yes'"),
     "unknown expectation": (
         {"expected": "misses", "note": "x"},
         r"claims\[0\]\.expected: unknown expectation 'misses'; did you mean 'miss'",

@@ -16,18 +16,8 @@ from ...workloads.formats import by_name
 from .registry import Entry, Parameter, builders, measures, unknown
 
 _CASE_KEYS: Final = ("name", "title", "source", "notes", "formats", "systems", "workloads", "claims")
-_CLAIM_KEYS: Final = (
-    "quantity",
-    "measure",
-    "with",
-    "vary",
-    "claimed",
-    "tolerance",
-    "tolerance_abs",
-    "source",
-    "note",
-    "expected",
-)
+_CLAIM_KEYS: Final = ("quantity", "measure", "with", "vary", "claimed", "tolerance", "tolerance_abs", "source", "note",
+                      "expected", "seen")  # fmt: skip
 _FORMAT_KEYS: Final = ("element_bits", "arithmetic", "execution", "group_size", "scale_bits", "zero_bits", "index_bits")
 _EXECUTIONS: Final = ("native", "dequantise", "bit-serial", "look-up")
 
@@ -59,6 +49,8 @@ class Claim:
         Whether the tolerance was given as a share of the claimed value.
     expected_miss
         The model is known not to reach it, for the reason that `note` gives; such a miss does not fail a run.
+    seen
+        A constant of the model leans on this figure, so that agreement is consistency, not prediction.
     """
 
     quantity: str
@@ -71,6 +63,7 @@ class Claim:
     source: str
     note: str
     expected_miss: bool
+    seen: bool
     where: str
 
 
@@ -303,6 +296,9 @@ def _claim(case: Case, spec: Mapping[str, Any], point: Mapping[str, Any], value:
     if expected not in ("within", "miss"):
         raise unknown("expectation", expected, ("within", "miss"), f"{where}.expected")
     note = _optional(spec, "note", where)
+    seen = spec.get("seen", False)
+    if not isinstance(seen, bool):
+        raise CaseError(f"{where}.seen: expected true or false, found {seen!r}")
     if expected == "miss" and not note:
         raise CaseError(f"{where}: note: missing; an expected miss gives its reason there")
     quantity = _label(_text(spec, "quantity", where), point)
@@ -317,6 +313,7 @@ def _claim(case: Case, spec: Mapping[str, Any], point: Mapping[str, Any], value:
         _optional(spec, "source", where) or case.source,
         note,
         expected == "miss",
+        seen,
         where,
     )
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from ...errors import CaseError, UnknownNameError
 from ...workloads import Memory, NumberFormat, Op, Operand, OpGraph, quantise, tensor, trace_model
@@ -233,15 +233,8 @@ def _traced(
 ) -> OpGraph:
     if scheme:
         return quantise(_traced(name, phase, batch, seq, context, dtype, attention, ""), scheme)
-    return trace_model(
-        name,
-        phase=phase,
-        batch=batch,
-        seq=seq,
-        context=context,
-        dtype=dtype,
-        attention=attention,  # type: ignore[arg-type]
-    )
+    step: Any = phase  # trace_model refuses what is no phase
+    return trace_model(name, phase=step, batch=batch, seq=seq, context=context, dtype=dtype, attention=attention)
 
 
 @builders.add()

@@ -112,6 +112,11 @@ class CaseResults:
             if cases[name].notes:
                 yield Text(f"{name}: {cases[name].notes}")
         within, skipped, expected, missed = (sum(r.verdict == mark for r in self.results) for mark in _MARKS)
+        leaned = sum(r.claim.seen for r in self.results)
+        if leaned:
+            yield Text(
+                f"* constants of the model lean on these {leaned} figures: agreement is consistency, not prediction"
+            )
         yield Text(
             f"{len(self.results)} claims of {len(cases)} cases: {within} within tolerance, "
             f"{expected} expected misses, {missed} misses" + (f", {skipped} not run" if skipped else "")
@@ -136,7 +141,7 @@ class CaseResults:
                 predicted,
                 _error(r),
                 _tolerance(r.claim),
-                r.verdict,
+                r.verdict + " *" * r.claim.seen,
             )
             table.add_row(*(Text(cell) for cell in cells), style="red" if r.verdict == "MISS" else "")
         return table
@@ -154,6 +159,7 @@ class CaseResults:
                 "error": r.error,
                 "tolerance": r.claim.tolerance,
                 "verdict": r.verdict,
+                "seen": r.claim.seen,
                 "measure": r.claim.measure.name,
                 "source": r.claim.source,
                 "note": r.claim.note,

@@ -73,38 +73,50 @@ def config_of(data: Mapping[str, Any], where: str) -> Any:
         ) from error
 
 
+def classes_of(config: Any, where: str) -> list[Any]:
+    """Model classes of a configuration: the architecture that it names, or those that transformers has for its type."""
+    import transformers
+
+    named = [
+        getattr(transformers, n) for n in (getattr(config, "architectures", None) or []) if hasattr(transformers, n)
+    ]
+    if named:
+        return named[:1]
+    found: list[Any] = []
+    for auto in _AUTO:
+        factory = getattr(transformers, auto, None)
+        if factory is not None and type(config) in factory._model_mapping:
+            classes = factory._model_mapping[type(config)]
+            found.append(classes[0] if isinstance(classes, (tuple, list)) else classes)
+    if not found:
+        raise TraceError(f"{where}: transformers has a configuration but no model for {config.model_type!r}")
+    return found
+
+
 def build(config: Any, where: str, dtype: torch.dtype, attention: str) -> tuple[torch.nn.Module, str]:
     """The model of a configuration on the meta device, and the attention implementation that it took.
 
     A model that does not support `attention` gets sdpa, or else eager attention.
     """
-    import transformers
-
-    names = [n for n in (getattr(config, "architectures", None) or []) if hasattr(transformers, n)]
-    attempts: list[Any] = [getattr(transformers, n) for n in names[:1]]
-    if not attempts:
-        for auto in _AUTO:
-            factory = getattr(transformers, auto, None)
-            if factory is not None and type(config) in factory._model_mapping:
-                attempts.append(factory._model_mapping[type(config)])
-    if not attempts:
-        raise TraceError(f"{where}: transformers has a configuration but no model for {config.model_type!r}")
-    factory = attempts[0][0] if isinstance(attempts[0], (tuple, list)) else attempts[0]
     if attention not in ATTENTION:
         raise UnknownNameError("attention", attention, ATTENTION)
     if attention == "flash":
         fused.register()
-    failure: Exception | None = None
-    for implementation in dict.fromkeys((ATTENTION[attention], "sdpa", "eager")):
-        try:
-            with quiet(), torch.device("meta"):
-                # Experts take grouped_mm, transformers' own default where a model supports it.
-                model = factory._from_config(copy.deepcopy(config), dtype=dtype, attn_implementation=implementation)
-                taken = str(getattr(model.config, "_attn_implementation", None) or implementation)
-                return model.eval(), "flash" if taken == fused.FUSED else taken
-        except Exception as error:
-            failure = error
-    raise TraceError(f"{where}: {factory.__name__} cannot be built: {type(failure).__name__}: {failure}") from failure
+    classes = classes_of(config, where)
+    failures: list[Exception] = []
+    for factory in classes:
+        for implementation in dict.fromkeys((ATTENTION[attention], "sdpa", "eager")):
+            try:
+                with quiet(), torch.device("meta"):
+                    # Experts take grouped_mm, transformers' own default where a model supports it.
+                    model = factory._from_config(copy.deepcopy(config), dtype=dtype, attn_implementation=implementation)
+                    taken = str(getattr(model.config, "_attn_implementation", None) or implementation)
+                    return model.eval(), "flash" if taken == fused.FUSED else taken
+            except Exception as error:
+                failures.append(error)
+    last = failures[min(2, len(failures) - 1)]
+    reason = (str(last).strip().splitlines() or [""])[0]
+    raise TraceError(f"{where}: {classes[0].__name__} cannot be built: {type(last).__name__}: {reason}") from last
 
 
 @contextmanager

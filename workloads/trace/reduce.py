@@ -226,7 +226,8 @@ def cross_entropy(call: Call) -> list[Draft]:
 
 @formula("""
     aten.mse_loss aten.l1_loss aten.smooth_l1_loss aten.huber_loss aten.binary_cross_entropy
-    aten.binary_cross_entropy_with_logits aten.kl_div aten.multi_margin_loss aten.soft_margin_loss aten.multilabel_margin_loss
+    aten.binary_cross_entropy_with_logits aten.kl_div aten.multi_margin_loss aten.soft_margin_loss
+    aten.multilabel_margin_loss
 """)
 def pair_loss(call: Call) -> Draft:
     """A pointwise difference and its mean."""
