@@ -297,10 +297,7 @@ def _one_row_stationary(layer: Layer, array: SystolicArray) -> tuple[int, ...]:
     strips = -(-shape.output_rows // array.cols)
     folds = layer.g * strips * shape.row_folds
     stream = layer.f * shape.pixels * shape.taps
-    if options.overlap:
-        cycles = folds * stream + array.rows - 1
-    else:
-        cycles = folds * (stream + array.rows - 1)
+    cycles = folds * stream + (array.rows - 1) * (1 if options.overlap else folds)
     passes = -(-layer.f // array.filters_per_pe)
     rows_read = _distinct_rows(shape, array, options)
     across = int(np.prod([_distinct(axis, options) for axis in shape.horizontal], dtype=np.int64))

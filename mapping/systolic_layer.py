@@ -161,16 +161,17 @@ class Layer:
         if space == "g":
             total += offset
         for axis in reversed(self.axes(role)):
-            total += pitch * self._share(axis, space)
+            total += pitch * self.share(axis, space)
             pitch *= axis.size
         return total
 
     def coordinates(self, role: Role, space: Space) -> list[Ints]:
         """The same for the coordinate along each axis that reaches into padding."""
         padded = zip(self.axes(role), self.padded_axes(role), strict=True)
-        return [self._share(axis, space) for axis, outside in padded if outside]
+        return [self.share(axis, space) for axis, outside in padded if outside]
 
-    def _share(self, axis: TensorAxis, space: Space) -> Ints:
+    def share(self, axis: TensorAxis, space: Space) -> Ints:
+        """Share of each index of one space in the coordinate along an axis; the axis's offset is in the group's."""
         dims = self.dims(space)
         return _coordinates(TensorAxis(axis.size, axis.strides, axis.offset if space == "g" else 0), dims).ravel()
 
@@ -269,7 +270,7 @@ def conv(
         span, room = dilation[i] * (taps - 1) + 1, size + 2 * padding[i]
         if span > room:
             raise MappingError(
-                f"layer {name!r}: filter {what}: {span} is larger than the input's {room} (padding and dilation included)"
+                f"layer {name!r}: filter {what}: {span} is larger than the input, {room} (with padding and dilation)"
             )
         pixels.append((-((span - room) // stride[i]) if ceil_mode else (room - span) // stride[i]) + 1)
     c, m = channels // groups, filters // groups

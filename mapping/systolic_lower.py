@@ -17,11 +17,11 @@ from .systolic_layer import Layer, TensorAxis, conv, gemm
 def lower(op: Op) -> Layer:
     """The problem that an op is.
 
-    Dimensions of the input and the output are pixels, of the filter and the output filters, of both factors the window,
-    of all three groups. The filter is the factor with the role ``weight``, else the second one. Sliding windows keep
-    stride, dilation and padding. Where the output itself slides (transposed convolutions, gradients of inputs) the array
-    computes the P x F products, and adding them up where they overlap is left to another engine. A product of routed
-    experts is one group an expert, each with its share of the rows, rounded up.
+    Dimensions of the input and the output are pixels, of the filter and the output filters, of both factors the
+    window, of all three groups. The filter is the factor with the role ``weight``, else the second one. Sliding windows
+    keep stride, dilation and padding. Where the output itself slides (transposed convolutions, gradients of inputs) the
+    array computes the P x F products, and adding them up where they overlap is left to another engine. A product of
+    routed experts is one group an expert, each with its share of the rows, rounded up.
 
     Raises
     ------
@@ -143,13 +143,14 @@ def read_topology(
     kind
         Of all rows; None: a header that names M, N and K, or else three sizes in the first row, mean GEMM.
     depthwise
-        Rows with ``DP`` in their names: ``"split"`` gives one layer a channel, as SCALE-Sim counts them, ``"grouped"`` one
-        layer with a group a channel.
+        Rows with ``DP`` in their names: ``"split"`` gives one layer a channel, as SCALE-Sim counts them, ``"grouped"``
+        one layer with a group a channel.
 
     Raises
     ------
     MappingError
-        A missing file, a row with too few columns or text in place of a size, a size that cannot be; names file and line.
+        A missing file, a row with too few columns or text in place of a size, a size that cannot be; names the file and
+        the line.
     """
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()

@@ -8,7 +8,6 @@ from typing import Any, Final
 
 import numpy as np
 
-from . import power
 from .attention_grid import RAMP, Found, Work, kernel_s, kernel_times, select, tensor_rate
 from .attention_kernels import resolve
 from .attention_types import AttentionKernel, Implementation, lookup
@@ -140,13 +139,8 @@ def _finish(
     launches = launches + np.where(work.kv_element < 2, implementation.launches_fp8, 0.0)
     floor_s = (m["attention.floor"] + m["attention.launch"] * launches) / m.clock_hz
     stream_s = _stream_s(m, moved)
-    ratio: Any = 1.0
-    if "power.joule_per_flop" in m.constants:
-        name = work.arithmetic if work.arithmetic in power.ARITHMETIC_BITS else "bf16"
-        softmax_j = power.fma_joules(m, 2.0 * (implementation.prefill.softmax_ops + 2.0) * found["scores"])
-        core_j = power.tensor_joules(m, found["flops"], name) + softmax_j
-        ratio = power.clock_ratio(m, found["compute_s"], core_j)
-    time_s = floor_s + kernel_s(m, found, ratio) + stream_s + projection_s
+    ratio = found["ratio"]
+    time_s = floor_s + kernel_s(m, found) + stream_s + projection_s
     time_s = np.maximum(time_s, implementation.host_s)
     shape = time_s.shape
     busy = {

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from . import power
 from .attention_types import AttentionKernel, lookup
 from .machine import Machine
 
@@ -85,6 +86,7 @@ def _splits(
     kernel: AttentionKernel,
     work: Work,
     grid: Any,
+    q_tiles: Any,
     longest: Any,
     slots: Any,
     tile_kv: Any,
@@ -104,9 +106,9 @@ def _splits(
         piece = np.ceil(EVEN_MARGIN * grid * steps / machine.sm_count)
         most = np.clip(np.floor(machine.sm_count / (grid / work.batch)), 1.0, 128.0)
         return [np.clip(np.ceil(steps / piece), 1.0, most) * one]
-    fills = (
-        (machine.sm_count,) if kernel.split == "sm" else (machine.sm_count, np.minimum(2.0 * machine.sm_count, slots))
-    )
+    # More than an SM's worth of pieces only for single query tiles, whose pieces are all alike.
+    twice = np.where(q_tiles > 1, machine.sm_count, np.minimum(2.0 * machine.sm_count, slots))
+    fills = (machine.sm_count,) if kernel.split == "sm" else (machine.sm_count, twice)
     most = np.minimum(128.0, longest)
     pieces = [np.ceil(longest / np.clip(np.floor(fill / grid), 1.0, most)) for fill in fills]
     return [one] + [np.ceil(longest / piece) * one for piece in pieces]
@@ -142,6 +144,15 @@ def _waves_cycles(kernel: AttentionKernel, machine: Machine, ctas: Any, slots: A
         tail = 2.0 * kernel.tail * spread * np.clip(waves - 1.0, 0.0, 1.0)
         cycles = np.maximum(cycles, np.maximum(most, filled + tail))
     return cycles
+
+
+def _clock_ratio(machine: Machine, kernel: AttentionKernel, work: Work, compute_s: Any, flops: Any, scores: Any) -> Any:
+    """SM clock under the power limit, over boost: matrix products, and a few vector instructions per score."""
+    if "power.joule_per_flop" not in machine.constants:
+        return np.ones_like(compute_s)
+    name = work.arithmetic if work.arithmetic in power.ARITHMETIC_BITS else "bf16"
+    vector_j = power.fma_joules(machine, 2.0 * (kernel.softmax_ops + 2.0) * scores)
+    return power.clock_ratio(machine, compute_s, power.tensor_joules(machine, flops, name) + vector_j)
 
 
 def _dram_bytes(
@@ -205,7 +216,7 @@ def kernel_times(machine: Machine, kernel: AttentionKernel, work: Work, kv_alias
     all_kv_bytes = work.batch * work.kv_heads * visible * token_bytes
     keep = m["attention.l2_resident"] * m.l2_bytes
     best: Found = {}
-    for splits in _splits(m, kernel, work, grid, longest, slots, tile_kv):
+    for splits in _splits(m, kernel, work, grid, q_tiles, longest, slots, tile_kv):
         split = splits > 1
         piece = np.where(split, np.ceil(longest / splits), longest)
         steps = np.where(split, piece * mean / longest, mean)
@@ -234,6 +245,8 @@ def kernel_times(machine: Machine, kernel: AttentionKernel, work: Work, kv_alias
             + np.where(split, splits * kernel.combine_cycles / clock, 0.0)
         )
         scale = ctas * steps / m.sm_count / clock
+        scores = grid * mean * rows * tile_kv
+        flops = 2.0 * scores * dims if kernel.tile_q else 0.0 * scores
         found = {
             "compute_s": compute_s,
             "l2_s": l2_s,
@@ -244,8 +257,7 @@ def kernel_times(machine: Machine, kernel: AttentionKernel, work: Work, kv_alias
             "tensor": scale * matrix,
             "smem": scale * smem,
             "vector": scale * vector,
-            "scores": grid * mean * rows * tile_kv,
-            "flops": 2.0 * grid * mean * rows * tile_kv * dims if kernel.tile_q else 0.0 * ctas,
+            "ratio": _clock_ratio(m, kernel, work, compute_s, flops, scores),
             "tile_q": float(kernel.tile_q) + 0.0 * ctas,
             "tile_kv": tile_kv + 0.0 * ctas,
             "split_kv": splits,
@@ -256,9 +268,9 @@ def kernel_times(machine: Machine, kernel: AttentionKernel, work: Work, kv_alias
     return best
 
 
-def kernel_s(machine: Machine, found: Found, ratio: Any = 1.0) -> Any:
-    """Time of a kernel whose SMs run at a ratio of the boost clock."""
-    core, memory = found["compute_s"] / ratio, np.maximum(found["l2_s"], found["dram_s"])
+def kernel_s(machine: Machine, found: Found) -> Any:
+    """Time of a kernel, its SMs at their share of the boost clock."""
+    core, memory = found["compute_s"] / found["ratio"], np.maximum(found["l2_s"], found["dram_s"])
     exposed = machine["attention.unoverlapped_memory"] / found["stages"] * np.minimum(core, memory)
     return np.maximum(core, memory) + exposed + found["combine_s"]
 

@@ -11,8 +11,13 @@ import hashlib
 import importlib
 import io
 import json
+import os
+import re
+import sys
+import tempfile
+import threading
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +31,7 @@ from .tools import require_triton, run_on_cubin
 
 _SCHEMA = "3"
 _TEXTS = ("ttir", "ttgir", "ptx", "sass")
+_ONE_AT_A_TIME = threading.RLock()
 _SASS_OPTIONS = ("-c", "-hex", "-gi", "-ndf")
 
 
@@ -141,15 +147,32 @@ def _run_stages(launch: Launch) -> tuple[dict[str, Any], dict[str, Any]]:
     return made, metadata
 
 
+@contextlib.contextmanager
+def _quietly(notes: list[str]) -> Iterator[None]:
+    """Keep Triton's Python and C++ sides from printing; MLIR's errors go into `notes`, where they stand for a message."""
+    with _ONE_AT_A_TIME, tempfile.TemporaryFile() as said, warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        sys.stderr.flush()
+        kept = os.dup(2)
+        os.dup2(said.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            said.seek(0)
+            text = said.read().decode(errors="replace")
+            notes += dict.fromkeys(line for line in text.splitlines() if re.search(r":\d+:\d+: error: |^error: ", line))
+
+
 def _compile(launch: Launch) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Head and parts of a cache entry."""
-    printed = io.StringIO()
+    notes: list[str] = []
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(printed):
-            warnings.simplefilter("ignore")
+        with _quietly(notes):
             made, metadata = _run_stages(launch)
     except Exception as error:
-        said = str(error).strip() or type(error).__name__
+        said = "\n".join([*notes, str(error).strip() or type(error).__name__])
         cause = error.__cause__
         while cause is not None:
             said += f"\n{type(cause).__name__}: {cause}" if str(cause) and str(cause) not in said else ""

@@ -220,7 +220,7 @@ def test_a_figure_that_constants_lean_on_is_marked(tmp_path: Path) -> None:
     write(tmp_path, claim={"seen": True})
     results = run_cases(folder=tmp_path)
     assert results.rows()[0]["seen"] is True
-    assert any("lean on these 1 figures" in str(line) for line in results.lines())
+    assert any("lean on these figures (1)" in str(line) for line in results.lines())
 
 
 def test_worst_come_first(tmp_path: Path) -> None:

@@ -42,6 +42,11 @@ def test_views_are_free_and_edges_pass_through_them() -> None:
     assert list(graph.nx.edges) == [("mul", "add")]
 
 
+def test_in_place_views_are_free_too() -> None:
+    graph = trace(Lambda(lambda x: (x * 2).unsqueeze_(0).transpose_(0, 1).squeeze_().exp()), torch.zeros(32))
+    assert list(graph.nx.edges) == [("mul", "exp")]
+
+
 def test_a_reshape_that_must_copy_is_a_copy() -> None:
     graph = trace(Lambda(lambda x: x.t().reshape(-1)), torch.zeros(4, 8))
     assert kinds(graph) == ["copy"]

@@ -100,11 +100,11 @@ class CaseResults:
         yield self._table()
         misses: dict[tuple[str, str, str], list[str]] = {}
         for r in self.results:
+            what = f"{r.claim.quantity} ({r.system})" if r.system else r.claim.quantity
             if r.verdict != "within":
-                cause = r.not_run or r.claim.note
-                misses.setdefault((r.verdict, r.case.name, cause), []).append(r.claim.quantity)
+                misses.setdefault((r.verdict, r.case.name, r.not_run or r.claim.note), []).append(what)
             elif r.claim.expected_miss:
-                yield Text(f"within, although expected to miss: {r.case.name}: {r.claim.quantity}")
+                yield Text(f"within, although expected to miss: {r.case.name}: {what}")
         for (verdict, name, note), quantities in misses.items():
             yield Text(f"{verdict}: {name}: {'; '.join(quantities)}: {note or 'no cause is known'}")
         cases = {r.case.name: r.case for r in self.results}
@@ -115,7 +115,7 @@ class CaseResults:
         leaned = sum(r.claim.seen for r in self.results)
         if leaned:
             yield Text(
-                f"* constants of the model lean on these {leaned} figures: agreement is consistency, not prediction"
+                f"* constants of the model lean on these figures ({leaned}): agreement is consistency, not prediction"
             )
         yield Text(
             f"{len(self.results)} claims of {len(cases)} cases: {within} within tolerance, "

@@ -14,9 +14,9 @@ VIEWS = words("""
     permute expand expand_as broadcast_to slice select narrow split split_with_sizes tensor_split chunk unbind
     unsafe_split unsafe_chunk unsafe_split_with_sizes hsplit vsplit dsplit diagonal as_strided movedim moveaxis
     swapaxes swapdims adjoint mT mH numpy_T unfold ravel view_as_real view_as_complex _conj conj resolve_conj
-    resolve_neg real imag contiguous to type_as _to_copy clone atleast_1d atleast_2d atleast_3d squeeze_
-    unsqueeze_ transpose_ t_ matrix_H positive _neg_view meshgrid broadcast_tensors cpu cuda float half bfloat16
-    long int bool double identity _cast_Float _cast_Half
+    resolve_neg real imag contiguous to type_as _to_copy clone atleast_1d atleast_2d atleast_3d matrix_H positive
+    _neg_view meshgrid broadcast_tensors cpu cuda float half bfloat16 long int bool double identity _cast_Float
+    _cast_Half
 """)
 
 COPIES = words("""
@@ -36,7 +36,8 @@ FACTORIES = words("""
 
 FREE = words("""
     empty empty_like new_empty empty_strided new_empty_strided empty_permuted resize_ set_ tensor detach detach_
-    alias lift_fresh lift_fresh_copy lift requires_grad_ data rename refine_names pin_memory
+    alias lift_fresh lift_fresh_copy lift requires_grad_ data rename refine_names pin_memory squeeze_ unsqueeze_
+    transpose_ t_ as_strided_ swapaxes_ swapdims_ resize_as_ view_
 """)
 
 

@@ -1,0 +1,282 @@
+"""Values of the SASS interpreter, and the operations on them that are more than one line of Python.
+
+A register holds, for the threads of a group, one of three things: a Python int (the same in every thread), a uint64 array
+with one 32-bit value a thread, or an `Unknown` (it depends on data). Predicates are bools, bool arrays or `Unknown`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+M32, M64, SIGN = 0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF, 0x80000000
+Value = Any
+
+
+class Unknown:
+    """A value that depends on data; `cause` says on which. Arithmetic with it gives it back."""
+
+    __slots__ = ("cause",)
+    __array_ufunc__ = None
+    __hash__ = object.__hash__
+
+    def __init__(self, cause: str) -> None:
+        self.cause = cause
+
+    def __repr__(self) -> str:
+        return f"Unknown({self.cause!r})"
+
+    def __bool__(self) -> bool:
+        raise TypeError(f"the truth of {self!r} was asked for")
+
+    def _same(self, other: Value) -> Unknown:
+        return self
+
+    __add__ = __radd__ = __sub__ = __rsub__ = __xor__ = __rxor__ = _same
+    __lshift__ = __rlshift__ = __rshift__ = __rrshift__ = _same
+    __lt__ = __le__ = __gt__ = __ge__ = _same
+
+    def __eq__(self, other: Value) -> Any:
+        return self
+
+    def __ne__(self, other: Value) -> Any:
+        return self
+
+    def __and__(self, other: Value) -> Value:
+        if other is False or (type(other) is int and other == 0):
+            return other
+        return self
+
+    def __or__(self, other: Value) -> Value:
+        return other if other is True else self
+
+    def __mul__(self, other: Value) -> Value:
+        return 0 if type(other) is int and other == 0 else self
+
+    __rand__, __ror__, __rmul__ = __and__, __or__, __mul__
+
+
+def select(condition: Value, yes: Value, no: Value) -> Value:
+    """`yes` where the condition holds, else `no`."""
+    if condition is True or yes is no:
+        return yes
+    if condition is False:
+        return no
+    if type(condition) is Unknown:
+        return condition
+    if type(yes) is Unknown:
+        return yes if condition.any() else no
+    if type(no) is Unknown:
+        return no if not condition.all() else yes
+    if type(yes) is bool or type(no) is bool or getattr(yes, "dtype", None) == bool:
+        return np.where(condition, yes, no)
+    return np.where(condition, np.uint64(yes) if type(yes) is int else yes, np.uint64(no) if type(no) is int else no)
+
+
+def as_number(flag: Value) -> Value:
+    """A predicate as 0 or 1."""
+    if type(flag) is bool:
+        return int(flag)
+    return flag if type(flag) is Unknown else flag.astype(np.uint64)
+
+
+def as_flag(value: Value) -> Value:
+    """Whether a number is not zero."""
+    return value != 0
+
+
+def absolute(value: Value) -> Value:
+    """|value| of a signed 32-bit number."""
+    if type(value) is int:
+        return value if value < SIGN else (1 << 32) - value
+    return value if type(value) is Unknown else np.where(value < SIGN, value, (1 << 32) - value)
+
+
+def lookup3(table: int, a: Value, b: Value, c: Value) -> Value:
+    """LOP3: the bitwise function of three inputs with this truth table (0xF0, 0xCC, 0xAA stand for a, b and c)."""
+    result: Value = 0
+    for row in range(8):
+        if table >> row & 1:
+            term = a if row & 4 else a ^ M32
+            term = term & (b if row & 2 else b ^ M32)
+            result = result | (term & (c if row & 1 else c ^ M32))
+    return result
+
+
+def lookup3_flags(table: int, a: Value, b: Value, c: Value) -> Value:
+    """PLOP3: the same of three predicates."""
+    result: Value = False
+    for row in range(8):
+        if table >> row & 1:
+            term = a if row & 4 else a ^ True
+            term = term & (b if row & 2 else b ^ True)
+            result = result | (term & (c if row & 1 else c ^ True))
+    return result
+
+
+def clamp_shift(amount: Value, most: int) -> Value:
+    """A shift amount, cut to `most`."""
+    if type(amount) is int:
+        return min(amount, most)
+    return amount if type(amount) is Unknown else np.minimum(amount, np.uint64(most))
+
+
+def shift_left(value: Value, amount: Value) -> Value:
+    """value << amount of 64 bits, for amounts up to 64."""
+    if type(value) is Unknown or type(amount) is Unknown:
+        return value if type(value) is Unknown else amount
+    if type(amount) is int:
+        return 0 if amount >= 64 else (value << amount) & M64
+    shifted = (value if type(value) is not int else np.uint64(value)) << np.minimum(amount, np.uint64(63))
+    return np.where(amount < 64, shifted, np.uint64(0))
+
+
+def shift_right(value: Value, amount: Value) -> Value:
+    """value >> amount of 64 bits, logical, for amounts up to 64."""
+    if type(value) is Unknown or type(amount) is Unknown:
+        return value if type(value) is Unknown else amount
+    if type(amount) is int:
+        return 0 if amount >= 64 else value >> amount
+    shifted = (value if type(value) is not int else np.uint64(value)) >> np.minimum(amount, np.uint64(63))
+    return np.where(amount < 64, shifted, np.uint64(0))
+
+
+def sign_extend(value: Value) -> Value:
+    """A 32-bit number as two's complement of 64 bits."""
+    return ((value ^ SIGN) + 0xFFFFFFFF80000000) & M64
+
+
+def arithmetic_right(value: Value, amount: Value) -> Value:
+    """value >> amount of a signed 32-bit number."""
+    amount = clamp_shift(amount, 31)
+    return shift_right(sign_extend(value), amount) & M32
+
+
+def arithmetic_right64(value: Value, amount: Value) -> Value:
+    """value >> amount of a signed 64-bit number."""
+    amount = clamp_shift(amount, 63)
+    top = value >> 63
+    fill = (shift_left(M64, 64 - amount) if type(amount) is int else (M64 ^ shift_right(M64, amount))) * top
+    return shift_right(value, amount) | (fill & M64)
+
+
+def minmax(smaller: Value, a: Value, b: Value, signed: bool) -> Value:
+    """The smaller or the larger of two numbers."""
+    flip = SIGN if signed else 0
+    return select(((a ^ flip) < (b ^ flip)) ^ smaller, b, a)
+
+
+def permute_bytes(a: Value, selector: Value, c: Value) -> Value:
+    """PRMT: four bytes picked from the eight of (c, a); bit 3 of a nibble replicates the byte's sign."""
+    if type(selector) is not int:
+        return selector if type(selector) is Unknown else Unknown("PRMT with a selector that differs by thread")
+    result: Value = 0
+    for place in range(4):
+        nibble = selector >> 4 * place & 15
+        byte = ((a if nibble & 7 < 4 else c) >> 8 * (nibble & 3)) & 0xFF
+        if nibble & 8:
+            byte = (byte >> 7) * 0xFF
+        result = result | (byte << 8 * place)
+    return result
+
+
+def leading_one(value: Value, signed: bool, distance: bool) -> Value:
+    """FLO: number of the highest set bit (of the highest bit unlike the sign, if signed), all ones for none.
+
+    With `distance`, how far it must be shifted left to reach bit 31.
+    """
+    if type(value) is Unknown:
+        return value
+    if signed:
+        value = select(value >= SIGN, value ^ M32, value)
+    if type(value) is int:
+        place = value.bit_length() - 1
+        return M32 if place < 0 else 31 - place if distance else place
+    place = np.zeros_like(value)
+    rest = value.copy()
+    for step in (16, 8, 4, 2, 1):
+        high = rest >> step > 0
+        place = np.where(high, place + step, place)
+        rest = np.where(high, rest >> step, rest)
+    return np.where(value == 0, np.uint64(M32), 31 - place if distance else place)
+
+
+def count_ones(value: Value) -> Value:
+    """POPC."""
+    if type(value) is int:
+        return value.bit_count()
+    return value if type(value) is Unknown else np.bitwise_count(value).astype(np.uint64)
+
+
+def reverse_bits(value: Value) -> Value:
+    """BREV."""
+    for step, mask in ((1, 0x55555555), (2, 0x33333333), (4, 0x0F0F0F0F), (8, 0x00FF00FF), (16, 0x0000FFFF)):
+        value = ((value >> step) & mask) | ((value & mask) << step)
+    return value & M32
+
+
+def sign_from(value: Value, bits: Value, signed: bool) -> Value:
+    """SGXT: the lowest `bits` bits, sign- or zero-extended."""
+    if type(bits) is not int:
+        return bits if type(bits) is Unknown else Unknown("SGXT with a width that differs by thread")
+    bits = min(bits, 32)
+    kept = value & ((1 << bits) - 1)
+    if not signed or not bits:
+        return kept
+    half = 1 << (bits - 1)
+    return ((kept ^ half) + ((1 << 32) - half)) & M32
+
+
+def bit_mask(position: Value, width: Value) -> Value:
+    """BMSK: `width` ones from `position` on."""
+    ones = shift_left(1, clamp_shift(width, 32))
+    return shift_left((ones + M64) & M64 if type(ones) is not Unknown else ones, clamp_shift(position, 32)) & M32
+
+
+def to_float(value: Value, bits: int, signed: bool, upward: bool) -> Value:
+    """I2F: bits of the float32 next to an integer, rounded to nearest or upward."""
+    if type(value) is Unknown:
+        return value
+    many = np.atleast_1d(np.asarray(value, dtype=np.uint64))
+    negative = (many >> np.uint64(bits - 1) == 1) if signed else np.zeros(many.shape, dtype=bool)
+    size = np.where(negative, (~many + np.uint64(1)) & np.uint64(M32 if bits == 32 else M64), many)
+    result = size.astype(np.float32)
+    if upward:
+        back = np.where(result >= 2.0**64, np.inf, result.astype(np.float64))
+        low = np.where(np.isfinite(back), back, 0).astype(np.uint64) < size
+        result = np.where(low & np.isfinite(back), np.nextafter(result, np.float32(np.inf)), result)
+    raw = np.where(negative, -result, result).astype(np.float32).view(np.uint32).astype(np.uint64)
+    return int(raw[0]) if type(value) is int else raw
+
+
+def reciprocal(value: Value) -> Value:
+    """MUFU.RCP: bits of 1 / x of a float32, rounded to nearest (the hardware's last bit may differ)."""
+    if type(value) is Unknown:
+        return value
+    many = np.atleast_1d(np.asarray(value, dtype=np.uint64)).astype(np.uint32).view(np.float32)
+    with np.errstate(divide="ignore", over="ignore"):
+        raw = (np.float32(1) / many).view(np.uint32).astype(np.uint64)
+    return int(raw[0]) if type(value) is int else raw
+
+
+def to_integer(value: Value, bits: int, signed: bool) -> Value:
+    """F2I with truncation: a float32 as an integer of `bits` bits, clamped."""
+    if type(value) is Unknown:
+        return value
+    many = np.atleast_1d(np.asarray(value, dtype=np.uint64)).astype(np.uint32).view(np.float32).astype(np.float64)
+    low, high = (-2.0**(bits - 1), 2.0**(bits - 1)) if signed else (0.0, 2.0**bits)
+    whole = np.trunc(np.nan_to_num(many, nan=0.0, posinf=high, neginf=low))
+    top = np.uint64((1 << (bits - signed)) - 1)
+    inside = np.clip(whole, low, np.nextafter(high, 0))
+    raw = np.where(inside < 0, (~np.abs(inside).astype(np.uint64) + np.uint64(1)), np.maximum(inside, 0).astype(np.uint64))
+    raw = np.where(whole >= high, top, raw) & np.uint64(M32 if bits == 32 else M64)
+    return int(raw[0]) if type(value) is int else raw
+
+
+def mixed(name: str, *operands: Value) -> Unknown:
+    """The result of an operation that is not evaluated: unknown, for the reason of its first unknown operand."""
+    for operand in operands:
+        if type(operand) is Unknown:
+            return operand
+    return Unknown(f"the result of {name}")
