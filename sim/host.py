@@ -65,14 +65,14 @@ def play(launches: Sequence[Launch], host: Host, runtime: Runtime) -> HostTimeli
     env = simpy.Environment()
     queue: simpy.Store = simpy.Store(env, capacity=max(1, int(host.queue_depth)))
     spans: list[Span] = []
-    busy = {"host": 0.0, "gpu": 0.0, "first": -1.0}
+    busy = {"host": 0.0, "gpu": 0.0, "first": -1.0, "end": 0.0}
     if runtime == "eager":
         env.process(_cpu(env, queue, launches, host, spans, busy))
     else:
         env.process(_graph(env, queue, launches, host, spans, busy))
     env.process(_gpu(env, queue, len(launches), 0.0 if runtime != "eager" else host.stream_gap_s, spans, busy))
     env.run()
-    return HostTimeline(float(env.now), busy["gpu"], busy["host"], max(0.0, busy["first"]), tuple(spans))
+    return HostTimeline(busy["end"] if launches else float(env.now), busy["gpu"], busy["host"], max(0.0, busy["first"]), tuple(spans))
 
 
 def _cpu(env: simpy.Environment, queue: simpy.Store, launches: Iterable[Launch], host: Host, spans: list[Span],
@@ -100,7 +100,9 @@ def _gpu(env: simpy.Environment, queue: simpy.Store, count: int, gap_s: float, s
         launch = yield queue.get()
         if busy["first"] < 0:
             busy["first"] = float(env.now)
-        start, duration = env.now, launch.gpu_s + gap_s * launch.kernels
-        yield env.timeout(duration)
+        start = env.now
+        yield env.timeout(launch.gpu_s + gap_s * (launch.kernels - 1))
+        busy["end"] = float(env.now)
         spans.append(Span(launch.name, "gpu", float(start), launch.gpu_s, launch.name))
         busy["gpu"] += launch.gpu_s
+        yield env.timeout(gap_s)

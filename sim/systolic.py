@@ -23,8 +23,8 @@ from ..mapping.systolic_layer import SPACES, Ints, Layer, Role, Space
 
 Engine = Literal["auto", "numpy", "numba"]
 ENGINES = ("auto", "numpy", "numba")
-#: Addresses beyond which compiling the walk (about a second) pays.
-COMPILE_ABOVE = 20_000_000
+#: Addresses beyond which compiling the walk (one to two seconds, once a process) pays.
+COMPILE_ABOVE = 200_000_000
 #: Addresses that one NumPy step holds in memory at once.
 CHUNK = 1 << 20
 #: Addresses that `demand` lays out at most (4 GiB).
@@ -191,7 +191,7 @@ def walk(layer: Layer, array: SystolicArray, engine: Engine = "auto") -> Walk:
     Parameters
     ----------
     engine
-        ``"numba"`` compiles the walk, ``"numpy"`` does without, ``"auto"`` compiles when it pays and numba is there.
+        ``"numba"`` compiles the walk, ``"numpy"`` does without, ``"auto"`` compiles when numba is there and it pays.
 
     Raises
     ------
@@ -352,7 +352,8 @@ _Visit = Callable[[Streams, Schedule, _Tables], tuple[Ints, Ints, int]]
 
 
 def _visitor(engine: Engine, addresses: int) -> _Visit:
-    if engine == "numpy" or (engine == "auto" and addresses < COMPILE_ABOVE):
+    compiled = _compiled.cache_info().currsize > 0
+    if engine == "numpy" or (engine == "auto" and addresses < COMPILE_ABOVE and not compiled):
         return _visit_numpy
     kernel = _compiled()
     if kernel is None:

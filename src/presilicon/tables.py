@@ -40,11 +40,12 @@ def summary_lines(report: Report) -> list[tuple[str, str]]:
     if s.graph.tokens:
         lines.append(("tokens/s", f"{report.tokens_per_s:,.0f}"))
     total = sum(report.energy_j.values())
+    step_s = s.time_s or 1.0
     lines.append(("energy", f"{format_si(total, 'J')}" + (f", {format_si(total / s.graph.tokens, 'J')} a token" if s.graph.tokens else "")))
     lines.append(("limited by", report.limited_by + "   " + ", ".join(
-        f"{name} {value / s.time_s:.0%}" for name, value in list(report.bottlenecks().items())[:5])))
+        f"{name} {value / step_s:.0%}" for name, value in list(report.bottlenecks().items())[:5])))
     if s.runtime == "eager" or s.host_limited:
-        lines.append(("host", f"{format_si(s.host_busy_s, 's')} to launch; GPU busy {s.gpu_busy_s / s.time_s:.0%} of the step; first kernel "
+        lines.append(("host", f"{format_si(s.host_busy_s, 's')} to launch; GPU busy {s.gpu_busy_s / step_s:.0%} of the step; first kernel "
                               f"after {format_si(s.first_kernel_s, 's')}"))
     fits = "fits" if memory.fits else f"DOES NOT FIT: {format_si(memory.missing_bytes, 'B')} too much"
     lines.append(("memory", f"{format_si(memory.peak_bytes, 'B')} of {format_si(memory.capacity_bytes, 'B')}, {fits}   "

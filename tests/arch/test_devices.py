@@ -191,6 +191,8 @@ def test_table_lists_every_number() -> None:
 
 def test_the_template_of_the_guide_loads(tmp_path: Path) -> None:
     guide = Path(__file__).parents[2] / "docs" / "add-a-chip.md"
+    if not guide.is_file():
+        pytest.skip("not a checkout: docs/add-a-chip.md is absent")
     template = guide.read_text(encoding="utf-8").split("```yaml\n")[1].split("```")[0]
     (tmp_path / "my-gpu.yaml").write_text(template, encoding="utf-8")
     system = arch.load(tmp_path / "my-gpu.yaml")

@@ -1,0 +1,505 @@
+"""What integer, predicate and lane instructions of SASS do, as lines of Python over register lists.
+
+A line works on ``R`` (values by register number), ``K`` (constant bank 0 by byte offset), ``g`` (the group of threads)
+and ``X`` (the execution, for memory). An opcode or a form that is not listed gives an `Unknown` that names it.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Callable
+from typing import Any
+
+from . import values
+from .sass import PREDICATE, UNIFORM, UNIFORM_PREDICATE, Instruction, destinations
+
+#: Names that the generated lines use.
+NAMESPACE: dict[str, Any] = {
+    "Unknown": values.Unknown, "M": values.M32, "M64": values.M64, "sel": values.select, "num": values.as_number,
+    "flag": values.as_flag, "sx": values.sign_extend, "lut": values.lookup3, "plut": values.lookup3_flags,
+    "shl": values.shift_left, "shr": values.shift_right, "sar": values.arithmetic_right, "sar64": values.arithmetic_right64,
+    "clamp": values.clamp_shift, "minmax": values.minmax, "absolute": values.absolute, "prmt": values.permute_bytes,
+    "flo": values.leading_one, "popc": values.count_ones, "brev": values.reverse_bits, "sgxt": values.sign_from,
+    "bmsk": values.bit_mask, "i2f": values.to_float, "rcp": values.reciprocal, "f2i": values.to_integer, "mixed": values.mixed,
+}
+_TWO32 = 1 << 32
+_REG = re.compile(r"^([-~|!]?)(U?R)(Z|\d+)(?:\.(64|U32|H0_H0|H1_H1|B[0-3]|[A-Z0-9_]+))?\|?$")
+_PRED = re.compile(r"^(!?)(U?P)(T|\d)$")
+_CONST = re.compile(r"^([-~|]?)c\[0x0\]\[0x([0-9a-f]+)\]\|?$")
+_CONST_INDEXED = re.compile(r"^c\[0x0\]\[(U?R\d+)(?:\+(-?)0x([0-9a-f]+))?\]$")
+_IMMEDIATE = re.compile(r"^(-?)0x([0-9a-f]+)$")
+
+
+class NotModelled(Exception):
+    """This form of the instruction has no meaning here yet."""
+
+
+def flag(text: str) -> str:
+    """Expression of a predicate operand."""
+    match = _PRED.match(text)
+    if not match:
+        raise NotModelled
+    if match[3] == "T":
+        return "False" if match[1] else "True"
+    place = (UNIFORM_PREDICATE if match[2] == "UP" else PREDICATE) + int(match[3])
+    return f"(R[{place}] ^ True)" if match[1] else f"R[{place}]"
+
+
+def _number(match: re.Match[str]) -> int:
+    return (UNIFORM if match[2] == "UR" else 0) + int(match[3])
+
+
+def word(text: str) -> str:
+    """Expression of a 32-bit operand; a minus gives 2**32 minus the value, which carries out as hardware's does."""
+    if match := _REG.match(text):
+        if match[1] == "|" or match[4] in ("H0_H0", "H1_H1", "B0", "B1", "B2", "B3"):
+            raise NotModelled
+        inner = "0" if match[3] == "Z" else f"R[{_number(match)}]"
+        return {"": inner, "-": f"({_TWO32} - {inner})", "~": f"({inner} ^ M)", "!": inner}[match[1]]
+    if match := _CONST.match(text):
+        inner = f"K[{int(match[2], 16)}]"
+        if match[1] == "|":
+            raise NotModelled
+        return {"": inner, "-": f"({_TWO32} - {inner})", "~": f"({inner} ^ M)"}[match[1]]
+    if match := _IMMEDIATE.match(text):
+        value = int(match[2], 16)
+        return str((-value if match[1] else value) & values.M32)
+    raise NotModelled
+
+
+def double(text: str) -> str:
+    """Expression of a 64-bit operand: a register pair, two constants, or a sign-extended immediate."""
+    if match := _REG.match(text):
+        if match[1] not in ("", "-"):
+            raise NotModelled
+        if match[3] == "Z":
+            return "0"
+        n = _number(match)
+        inner = f"(R[{n}] | R[{n + 1}] << 32)"
+        return f"((M64 - {inner} + 1) & M64)" if match[1] else inner
+    if match := _CONST.match(text):
+        at = int(match[2], 16)
+        inner = f"(K[{at}] | K[{at + 4}] << 32)"
+        return f"((M64 - {inner} + 1) & M64)" if match[1] == "-" else inner
+    if match := _IMMEDIATE.match(text):
+        value = int(match[2], 16)
+        return str((-value if match[1] else value) & values.M64)
+    raise NotModelled
+
+
+def _float_word(text: str) -> str:
+    """A float immediate as its float32 bits, or any 32-bit operand."""
+    try:
+        return word(text)
+    except NotModelled:
+        pass
+    named = {"+INF": 0x7F800000, "-INF": 0xFF800000, "+QNAN": 0x7FFFFFFF, "-QNAN": 0xFFFFFFFF}
+    if text in named:
+        return str(named[text])
+    try:
+        return str(struct.unpack("<I", struct.pack("<f", float(text)))[0])
+    except (ValueError, OverflowError):
+        raise NotModelled from None
+
+
+class _Form:
+    """An instruction's operands, sorted: registers and predicates written, sources, trailing predicates."""
+
+    def __init__(self, ins: Instruction) -> None:
+        self.ins = ins
+        operands = list(ins.operands)
+        count = destinations(ins.base, operands)
+        self.outs = [op for op in operands[:count] if not _PRED.match(op)]
+        self.flags_out = [op for op in operands[:count] if _PRED.match(op)]
+        rest = operands[count:]
+        self.flags = [op for op in rest if _PRED.match(op)]
+        self.sources = [op for op in rest if not _PRED.match(op)]
+
+    def signed(self) -> bool:
+        return not self.ins.has("U32", "U64", "U8", "U16")
+
+    def carry(self) -> str:
+        """Sum of the carry-in predicates of an ``.X`` form."""
+        if not self.ins.has("X"):
+            return ""
+        return "".join(f" + num({flag(op)})" for op in self.flags if op not in ("!PT", "!UPT"))
+
+
+Rule = Callable[[_Form], tuple[list[str], list[str]]]
+#: Setup lines and expressions, one for each register written and then each predicate written.
+_RULES: dict[str, Rule] = {}
+
+
+def _rule(*names: str) -> Callable[[Rule], Rule]:
+    def keep(rule: Rule) -> Rule:
+        for name in names:
+            _RULES[name] = rule
+        return rule
+    return keep
+
+
+@_rule("MOV", "UMOV")
+def _mov(f: _Form) -> tuple[list[str], list[str]]:
+    if f.ins.has("64"):
+        return [f"t = {double(f.sources[0])}"], ["t & M", "t >> 32"]
+    return [], [f"{_float_word(f.sources[0])}"]
+
+
+@_rule("IADD3", "UIADD3", "IADD", "UIADD", "VIADD")
+def _add(f: _Form) -> tuple[list[str], list[str]]:
+    if f.ins.has("64"):
+        if f.flags_out or f.ins.has("X"):
+            raise NotModelled
+        return [f"t = ({' + '.join(double(op) for op in f.sources)}) & M64"], ["t & M", "t >> 32"]
+    line = f"t = {' + '.join(word(op) for op in f.sources)}{f.carry()}"
+    return [line], ["t & M", "t >> 32 != 0", "t >> 33 != 0"]
+
+
+def _product(f: _Form) -> str:
+    a, b = (f"({word(op)}) & M" for op in f.sources[:2])
+    if f.ins.has("U32"):
+        return f"({a}) * ({b})"
+    return f"sx({a}) * sx({b})"
+
+
+@_rule("IMAD", "UIMAD")
+def _multiply(f: _Form) -> tuple[list[str], list[str]]:
+    if f.ins.has("WIDE"):
+        lines = [f"p = ({_product(f)}) & M64", f"t = (p + {double(f.sources[2])}{f.carry()}) & M64"]
+        return lines, ["t & M", "t >> 32", "t < p"]
+    if f.ins.has("HI"):
+        return [f"t = ({_product(f)} + {double(f.sources[2])}{f.carry()}) & M64"], ["t >> 32"]
+    if f.flags_out:
+        raise NotModelled
+    a, b, c = (word(op) for op in f.sources)
+    return [], [f"({a} * {b} + {c}{f.carry()}) & M"]
+
+
+@_rule("LEA", "ULEA")
+def _lea(f: _Form) -> tuple[list[str], list[str]]:
+    if f.ins.has("HI"):
+        if f.ins.has("SX32"):
+            a, b, shift = f.sources
+            high = f"((shl(sx(({word(a)}) & M), {word(shift)}) & M64) >> 32)"
+        else:
+            a, b, c, shift = f.sources
+            high = f"(((shl(({word(a)}) & M | (({word(c)}) & M) << 32, {word(shift)})) & M64) >> 32)"
+        return [f"t = {high} + {word(b)}{f.carry()}"], ["t & M", "t >> 32 != 0"]
+    a, b, shift = f.sources
+    return [f"t = (shl(({word(a)}) & M, {word(shift)}) & M) + {word(b)}{f.carry()}"], ["t & M", "t >> 32 != 0"]
+
+
+@_rule("SHF", "USHF")
+def _shift(f: _Form) -> tuple[list[str], list[str]]:
+    low, amount, high = (word(op) for op in f.sources)
+    wide = f.ins.has("U64", "S64")
+    whole = f"({low} | {high} << 32)"
+    if f.ins.has("W"):
+        amount = f"({amount} & {63 if wide else 31})"
+    elif not wide:
+        amount = f"clamp({amount}, 32)"
+    if "L" in f.ins.modifiers:
+        moved = f"shl({whole}, {amount})"
+        return [], [f"({moved} & M64) >> 32" if f.ins.has("HI") else f"{moved} & M"]
+    if f.ins.has("HI"):
+        return [], [f"sar({high}, {amount})" if f.ins.has("S32", "S64") else f"shr({high}, {amount}) & M"]
+    return [], [f"{'sar64' if f.ins.has('S64', 'S32') else 'shr'}({whole}, {amount}) & M"]
+
+
+_SHORT_TABLES = {0xC0: "a & b", 0xFC: "a | b", 0x3C: "a ^ b", 0x80: "a & b & c", 0xFE: "a | b | c", 0x96: "a ^ b ^ c",
+                 0x33: "b ^ M", 0xF8: "a | (b & c)", 0xEA: "(a & b) | c", 0x30: "a & (b ^ M)", 0xF0: "a", 0xCC: "b", 0xAA: "c",
+                 0x0F: "a ^ M", 0xE2: "(a & b) | (c & (b ^ M))", 0x78: "a ^ (b & c)", 0x6A: "(a & b) ^ c", 0xC8: "(a | c) & b",
+                 0xA8: "(a | b) & c", 0xE0: "a & (b | c)"}
+
+
+@_rule("LOP3", "ULOP3")
+def _logic(f: _Form) -> tuple[list[str], list[str]]:
+    a, b, c, table = f.sources
+    code = int(table, 16)
+    lines = [f"a = {word(a)}", f"b = {word(b)}", f"c = {word(c)}",
+             f"t = {_SHORT_TABLES[code] if code in _SHORT_TABLES else f'lut({code}, a, b, c)'}"]
+    join = "&" if f.ins.has("PAND") else "|"
+    extra = f" {join} {flag(f.flags[-1])}" if f.flags else ""
+    return lines, ["t", f"(t != 0){extra}"]
+
+
+@_rule("PLOP3", "UPLOP3")
+def _flag_logic(f: _Form) -> tuple[list[str], list[str]]:
+    a, b, c = (flag(op) for op in f.flags)
+    return [], [f"plut({int(code, 16)}, {a}, {b}, {c})" for code in f.sources]
+
+
+_COMPARE = {"LT": "<", "LE": "<=", "GT": ">", "GE": ">=", "EQ": "==", "NE": "!="}
+
+
+@_rule("ISETP", "UISETP")
+def _compare(f: _Form) -> tuple[list[str], list[str]]:
+    name = next(m for m in f.ins.modifiers if m in _COMPARE or m in ("F", "T"))
+    wide = f.ins.has("U64", "S64", "64")
+    if name in "FT":
+        test = str(name == "T")
+        lines: list[str] = []
+    else:
+        a, b = ((double if wide else word)(op) for op in f.sources[:2])
+        if wide:
+            flip = "" if f.ins.has("U64") else f" ^ {1 << 63}"
+        else:
+            a, b = f"({a}) & M", f"({b}) & M"
+            flip = "" if f.ins.has("U32") or name in ("EQ", "NE") else f" ^ {values.SIGN}"
+        lines = [f"a = ({a}){flip}", f"b = ({b}){flip}"]
+        test = f"(a {_COMPARE[name]} b)"
+        if f.ins.has("EX"):
+            low = flag(f.flags[-1])
+            test = {"EQ": f"((a == b) & {low})", "NE": f"((a != b) | {low})"}.get(
+                name, f"((a {_COMPARE[name][0]} b) | ((a == b) & {low}))")
+    join = {"AND": "&", "OR": "|", "XOR": "^"}[next((m for m in f.ins.modifiers if m in ("AND", "OR", "XOR")), "AND")]
+    other = flag(f.flags[0])
+    return [*lines, f"t = {test}", f"q = {other}"], [f"t {join} q", f"(t ^ True) {join} q"]
+
+
+@_rule("SEL", "USEL", "FSEL")
+def _sel(f: _Form) -> tuple[list[str], list[str]]:
+    if f.ins.has("64"):
+        a, b = (double(op) for op in f.sources)
+        return [f"t = sel({flag(f.flags[0])}, {a}, {b})"], ["t & M", "t >> 32"]
+    a, b = (f"({_float_word(op)}) & M" for op in f.sources)
+    return [], [f"sel({flag(f.flags[0])}, {a}, {b})"]
+
+
+@_rule("IMNMX", "VIMNMX", "UIMNMX", "UVIMNMX")
+def _minmax(f: _Form) -> tuple[list[str], list[str]]:
+    if f.ins.has("RELU", "64", "S16x2", "U16x2"):
+        raise NotModelled
+    a, b = (f"({word(op)}) & M" for op in f.sources)
+    return [], [f"minmax({flag(f.flags[-1])}, {a}, {b}, {f.signed()})"]
+
+
+@_rule("VIADDMNMX")
+def _add_minmax(f: _Form) -> tuple[list[str], list[str]]:
+    if f.ins.has("RELU", "64", "S16x2", "U16x2"):
+        raise NotModelled
+    a, b, c = (word(op) for op in f.sources)
+    return [], [f"minmax({flag(f.flags[-1])}, ({a} + {b}) & M, ({c}) & M, {f.signed()})"]
+
+
+@_rule("IABS")
+def _abs(f: _Form) -> tuple[list[str], list[str]]:
+    return [], [f"absolute({word(f.sources[0])})"]
+
+
+@_rule("I2F", "I2FP")
+def _i2f(f: _Form) -> tuple[list[str], list[str]]:
+    if f.ins.has("F64", "F16", "BF16", "U8", "S8", "U16", "S16"):
+        raise NotModelled
+    wide = f.ins.has("U64", "S64")
+    source = double(f.sources[0]) if wide else f"({word(f.sources[0])}) & M"
+    return [], [f"i2f({source}, {64 if wide else 32}, {f.signed()}, {f.ins.has('RP')})"]
+
+
+@_rule("F2I", "F2IP")
+def _f2i(f: _Form) -> tuple[list[str], list[str]]:
+    if f.ins.has("F64", "F16") or not f.ins.has("TRUNC"):
+        raise NotModelled
+    wide = f.ins.has("U64", "S64")
+    line = f"t = f2i({word(f.sources[0])}, {64 if wide else 32}, {f.signed()})"
+    return [line], ["t & M", "t >> 32"] if wide else ["t"]
+
+
+@_rule("MUFU")
+def _mufu(f: _Form) -> tuple[list[str], list[str]]:
+    if f.ins.modifiers != ("RCP",):
+        raise NotModelled
+    return [], [f"rcp({word(f.sources[0])})"]
+
+
+@_rule("PRMT", "UPRMT")
+def _prmt(f: _Form) -> tuple[list[str], list[str]]:
+    if f.ins.modifiers:
+        raise NotModelled
+    a, selector, c = (word(op) for op in f.sources)
+    return [], [f"prmt({a}, {selector}, {c})"]
+
+
+@_rule("POPC", "UPOPC")
+def _popc(f: _Form) -> tuple[list[str], list[str]]:
+    return [], [f"popc(({word(f.sources[0])}) & M)"]
+
+
+@_rule("FLO", "UFLO")
+def _flo(f: _Form) -> tuple[list[str], list[str]]:
+    return [], [f"flo(({word(f.sources[0])}) & M, {f.signed()}, {f.ins.has('SH')})"]
+
+
+@_rule("BREV", "UBREV")
+def _brev(f: _Form) -> tuple[list[str], list[str]]:
+    return [], [f"brev({word(f.sources[0])})"]
+
+
+@_rule("SGXT", "USGXT")
+def _sgxt(f: _Form) -> tuple[list[str], list[str]]:
+    return [], [f"sgxt({word(f.sources[0])}, {word(f.sources[1])}, {f.signed()})"]
+
+
+@_rule("BMSK", "UBMSK")
+def _bmsk(f: _Form) -> tuple[list[str], list[str]]:
+    return [], [f"bmsk({word(f.sources[0])}, {word(f.sources[1])})"]
+
+
+@_rule("S2R", "S2UR", "CS2R")
+def _special(f: _Form) -> tuple[list[str], list[str]]:
+    name = f.sources[0]
+    if name == "SRZ":
+        return [], ["0", "0"]
+    if f.ins.base == "CS2R":
+        raise NotModelled
+    return [], [f"g.special({name!r})"]
+
+
+@_rule("R2UR")
+def _to_uniform(f: _Form) -> tuple[list[str], list[str]]:
+    guard = _guard(f.ins)
+    return [f"t = g.first_lane({guard}, {word(f.sources[0])})"], ["t"]
+
+
+@_rule("VOTE", "VOTEU")
+def _vote(f: _Form) -> tuple[list[str], list[str]]:
+    source = flag(f.flags[-1])
+    test = f"g.any({source})" if f.ins.has("ANY") else f"g.all({source})"
+    return [], [*(f"g.ballot({source})" for _ in f.outs), test]
+
+
+@_rule("ELECT")
+def _elect(f: _Form) -> tuple[list[str], list[str]]:
+    return [], [*("g.elected_lane()" for _ in f.outs), "g.elect()"]
+
+
+@_rule("SHFL")
+def _shuffle(f: _Form) -> tuple[list[str], list[str]]:
+    a, b, c = (word(op) for op in f.sources)
+    return [f"t, q = g.shuffle({f.ins.modifiers[0]!r}, {a}, {b}, {c})"], ["t", "q"]
+
+
+@_rule("REDUX", "UREDUX")
+def _redux(f: _Form) -> tuple[list[str], list[str]]:
+    kind = next((m for m in f.ins.modifiers if m in ("SUM", "XOR", "MIN", "MAX", "OR", "AND")), "AND")
+    return [], [f"g.reduce({kind!r}, {word(f.sources[0])}, {f.ins.has('S32')})"]
+
+
+@_rule("P2R")
+def _pack_flags(f: _Form) -> tuple[list[str], list[str]]:
+    if f.ins.modifiers or f.sources[0] != "PR":
+        raise NotModelled
+    old, mask = word(f.sources[1]), int(f.sources[2], 16)
+    bits = " | ".join(f"num(R[{PREDICATE + n}]) << {n}" for n in range(7) if mask >> n & 1) or "0"
+    return [], [f"({old} & {~mask & values.M32}) | {bits}"]
+
+
+@_rule("R2P")
+def _unpack_flags(f: _Form) -> tuple[list[str], list[str]]:
+    raise NotModelled  # written out in `lines_of`, since it names no destination
+
+
+@_rule("LDC", "ULDC", "LDCU")
+def _constant(f: _Form) -> tuple[list[str], list[str]]:
+    if f.ins.has("U8", "S8", "U16", "S16"):
+        raise NotModelled
+    count = len(f.ins.writes) or 1
+    if match := _CONST.match(f.sources[0]):
+        at = int(match[2], 16)
+        return [], [f"K[{at + 4 * i}]" for i in range(count)]
+    if match := _CONST_INDEXED.match(f.sources[0]):
+        offset = int(match[3] or "0", 16) * (-1 if match[2] else 1)
+        return [f"t = {word(match[1])}"], [f"X.constant(t, {offset + 4 * i})" for i in range(count)]
+    raise NotModelled
+
+
+@_rule("SYNCS")
+def _syncs(f: _Form) -> tuple[list[str], list[str]]:
+    if f.ins.has("TRYWAIT", "PHASECHK"):
+        return [], ["True"]  # a wait ends; how long it took is a matter of time, not of control
+    raise NotModelled
+
+
+@_rule("UTCATOMSWS")
+def _allocate(f: _Form) -> tuple[list[str], list[str]]:
+    return [], [*("0" for _ in f.outs), "True"]
+
+
+@_rule("USETMAXREG", "SETMAXREG")
+def _registers(f: _Form) -> tuple[list[str], list[str]]:
+    return [], ["True" for _ in f.flags_out]
+
+
+def _guard(ins: Instruction) -> str:
+    if ins.guard is None:
+        return "False" if ins.guard_negated else "True"
+    return f"(R[{ins.guard}] ^ True)" if ins.guard_negated else f"R[{ins.guard}]"
+
+
+def guard_of(ins: Instruction) -> str:
+    """Expression of an instruction's guard."""
+    return _guard(ins)
+
+
+def lines_of(ins: Instruction) -> list[str]:
+    """Lines of Python that do what an instruction does to registers and predicates; memory is left to the caller."""
+    if ins.guard is None and ins.guard_negated:
+        return []
+    form = _Form(ins)
+    guard = _guard(ins)
+    if ins.base == "R2P":
+        return _lines_of_r2p(ins, guard)
+    targets: list[int] = []
+    rule = _RULES.get(ins.base)
+    flags_only = [n for n in ins.writes if n >= PREDICATE]
+    plain = [n for n in ins.writes if n < PREDICATE]
+    try:
+        if rule is None:
+            raise NotModelled
+        setup, results = rule(form)
+    except (NotModelled, ValueError, IndexError, StopIteration):
+        names = ", ".join(["", *(f"R[{n}]" for n in ins.reads)])
+        lines = [f"t = mixed({f'{ins.opcode} at {ins.address:#x}'!r}{names})"]
+        return lines + [f"R[{n}] = {_kept(guard, 't', n)}" for n in ins.writes]
+    registers = _expected_registers(form, ins)
+    expressions = dict(zip(plain, (e for e, n in zip(results, registers, strict=False) if n is not None), strict=False))
+    behind = results[len(registers):]
+    for operand, expression in zip(form.flags_out, behind, strict=False):
+        match = _PRED.match(operand)
+        if match and match[3] != "T":
+            expressions[(UNIFORM_PREDICATE if match[2] == "UP" else PREDICATE) + int(match[3])] = expression
+    targets = [n for n in (*plain, *flags_only) if n in expressions]
+    if len(targets) == 1:
+        n = targets[0]
+        return [*setup, f"R[{n}] = {_kept(guard, expressions[n], n)}"]
+    lines = [*setup, *(f"v{i} = {expressions[n]}" for i, n in enumerate(targets))]
+    if guard != "True" and ins.guard in targets:
+        lines.append(f"q = {guard}")
+        guard = "q"
+    return lines + [f"R[{n}] = {_kept(guard, f'v{i}', n)}" for i, n in enumerate(targets)]
+
+
+def _expected_registers(form: _Form, ins: Instruction) -> list[int | None]:
+    """One entry for each result expression that is a register: its number, or None for RZ."""
+    found: list[int | None] = []
+    plain = [n for n in ins.writes if n < PREDICATE]
+    for operand in form.outs:
+        if operand in ("RZ", "URZ"):
+            found += [None, None] if ins.has("WIDE", "64", "U64", "S64") and ins.base not in ("SHF", "USHF") else [None]
+        else:
+            found += plain
+    return found
+
+
+def _kept(guard: str, expression: str, number: int) -> str:
+    return expression if guard == "True" else f"sel({guard}, {expression}, R[{number}])"
+
+
+def _lines_of_r2p(ins: Instruction, guard: str) -> list[str]:
+    match = _REG.match(ins.operands[1])
+    mask = int(ins.operands[2], 16) if len(ins.operands) > 2 and _IMMEDIATE.match(ins.operands[2]) else 0x7F
+    shift = {"B1": 8, "B2": 16, "B3": 24}.get(match[4] or "", 0) if match else 0
+    source = "0" if match is None or match[3] == "Z" else f"R[{_number(match)}]"
+    return [f"t = {source} >> {shift}"] + [
+        f"R[{PREDICATE + n}] = {_kept(guard, f'(t >> {n}) & 1 != 0', PREDICATE + n)}" for n in range(7) if mask >> n & 1]

@@ -1,0 +1,110 @@
+"""The names that people import: what they take, what they refuse, and that importing them is cheap."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import presilicon as ps
+from presilicon.errors import PresiliconError, UncoveredOpError, UnknownNameError
+from presilicon.workloads.graph import Uncovered
+
+PATH = Path(__file__).parent / "data" / "mlp.graph.json"
+GRAPH = ps.load_graph(PATH)
+
+
+def test_every_public_name_loads() -> None:
+    assert set(ps.__all__) <= set(dir(ps))
+    for name in ps.__all__:
+        assert getattr(ps, name) is not None
+    with pytest.raises(AttributeError, match="has no attribute 'simulat'"):
+        ps.simulat  # noqa: B018
+
+
+def test_systems_by_name_by_path_and_as_they_are(tmp_path: Path) -> None:
+    from presilicon.arch import save
+
+    system = ps.load_system("l4")
+    path = save(system, tmp_path / "mine.yaml")
+    times = {ps.simulate(GRAPH, given).time_s for given in ("l4", system, path, str(path))}
+    assert len(times) == 1
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"system": "h100"}, "unknown system 'h100'; did you mean 'h100-pcie' or 'h100-sxm'"),
+    ({"fidelity": "tiles"}, "unknown fidelity 'tiles'; did you mean 'tile'"),
+    ({"runtime": "eagre"}, "unknown runtime 'eagre'; did you mean 'eager'"),
+])
+def test_unknown_names(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UnknownNameError, match=message):
+        ps.simulate(GRAPH, **({"system": "l4"} | options))
+
+
+def test_what_is_no_graph() -> None:
+    with pytest.raises(PresiliconError, match="expected an OpGraph, found dict"):
+        ps.simulate({}, "l4")  # type: ignore[arg-type]
+
+
+def test_strict_refuses_ops_without_a_formula() -> None:
+    edges = [(u, v, d["tensor"]) for u, v, d in GRAPH.nx.edges(data=True)]
+    graph = ps.OpGraph("mlp", GRAPH.ops, edges, uncovered=[Uncovered("aten.mystery.default", 1, 0.0)])
+    with pytest.raises(UncoveredOpError, match="ops without a formula: aten.mystery.default"):
+        ps.simulate(graph, "l4", strict=True)
+    assert ps.simulate(graph, "l4").time_s > 0
+    assert ps.simulate(GRAPH, "l4", strict=True).time_s > 0
+
+
+def test_a_graph_without_ops() -> None:
+    report = ps.simulate(ps.OpGraph("nothing", []), "l4", runtime="eager")
+    assert report.time_s == 0.0
+    assert report.to_frame().empty
+    assert report.by_kind().empty
+    assert "nothing" in report.summary()
+    assert report.limited_by == ""
+
+
+def test_repeats_cost_what_they_cost_once() -> None:
+    edges = [(u, v, d["tensor"]) for u, v, d in GRAPH.nx.edges(data=True)]
+    many = ps.OpGraph("mlp", [replace(op, count=10) for op in GRAPH.ops], edges)
+    one, ten = (ps.simulate(graph, "l4").simulation for graph in (GRAPH, many))
+    assert ten.gpu_busy_s == pytest.approx(10 * one.gpu_busy_s)
+    assert len(ten.results) == len(one.results)
+    names = [span.name for span in ten.spans if span.lane == "gpu"]
+    assert names == names[:5] * 10, "the block repeats; its ops do not run ten times each in a row"
+
+
+def test_runtimes_are_ordered() -> None:
+    eager, captured, compiled = (ps.simulate(GRAPH, "h100-sxm", runtime=runtime).time_s for runtime in ("eager", "cudagraph", "compiled"))
+    assert compiled <= captured <= eager
+
+
+def test_fidelities_agree() -> None:
+    analytic, tile = (ps.simulate(GRAPH, "a100-sxm-80gb", fidelity=fidelity).time_s for fidelity in ("analytic", "tile"))
+    assert tile == pytest.approx(analytic, rel=0.25)
+
+
+def test_tracing_a_module() -> None:
+    torch = pytest.importorskip("torch")
+    with torch.device("meta"):
+        module = torch.nn.Linear(256, 512)
+        graph = ps.trace(module, torch.empty(64, 256))
+    assert graph.flops == pytest.approx(2 * 64 * 256 * 512, rel=0.01)
+    assert ps.simulate(graph, "t4").time_s > 0
+
+
+def _loaded(code: str) -> set[str]:
+    done = subprocess.run([sys.executable, "-c", f"import sys\n{code}\nprint(*sys.modules)"], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_importing_loads_nothing_heavy() -> None:
+    heavy = {"torch", "transformers", "pandas", "matplotlib", "scipy", "numba", "numpy", "networkx", "pyarrow"}
+    assert not _loaded("import presilicon, presilicon.cli") & heavy
+    assert not _loaded("import presilicon as ps; ps.load_system('l4')") & (heavy - {"numpy"})
+    assert not _loaded(f"import presilicon as ps; ps.simulate(ps.load_graph({str(PATH)!r}), 'l4').time_s") & {
+        "torch", "transformers", "pandas", "matplotlib", "scipy"}
