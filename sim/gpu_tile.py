@@ -22,8 +22,11 @@ from ..mapping.gpu.machine import KernelTimes, Machine
 _PLAYED_WAVES: Final = 3
 #: Part of a cohort below which it counts as done (rounding of its rate times the step).
 _DONE: Final = 1e-9
-#: CTA lengths that stand for a kernel whose CTAs differ in length (causal attention).
+#: CTA lengths, and runs of them, that stand for a kernel whose CTAs differ in length (causal attention).
 _LENGTH_CLASSES: Final = 4
+_MOST_RAMPS: Final = 3
+#: Waves from which on CTAs of different length even out.
+_MANY_WAVES: Final = 16
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,9 @@ class Grid:
     exposed, exposed_power
         What does not hide: of two activities of lengths a >= b, ``exposed * b * (b / a) ** exposed_power`` comes on top of a.
     longest
-        Longest CTA over the mean one; launched first to last from long to short.
+        Longest CTA over the mean one (causal attention); lengths rise evenly around the mean.
+    ramps
+        Runs of rising lengths in launch order (one per head and sequence); 0: one falling run, longest first.
     """
 
     ctas: int
@@ -58,6 +63,7 @@ class Grid:
     exposed: float = 0.0
     exposed_power: float = 0.0
     longest: float = 1.0
+    ramps: float = 1.0
 
 
 @dataclass
@@ -81,11 +87,15 @@ def play_grid(grid: Grid) -> float:
 
 def _classes(grid: Grid) -> list[list[float]]:
     """[CTAs, length over the mean] in launch order."""
-    if grid.longest <= 1.0 or grid.ctas < _LENGTH_CLASSES:
+    runs = int(np.clip(grid.ramps, 1, _MOST_RAMPS))
+    parts = runs * _LENGTH_CLASSES
+    if grid.longest <= 1.0 or not parts <= grid.ctas <= _MANY_WAVES * grid.sms * grid.resident:
         return [[grid.ctas, 1.0]]
     spread = min(grid.longest, 2.0) - 1.0
-    scales = 1.0 + spread * np.linspace(1.0, -1.0, _LENGTH_CLASSES)
-    counts = np.diff(np.linspace(0, grid.ctas, _LENGTH_CLASSES + 1).astype(int))
+    scales = np.tile(1.0 + spread * np.linspace(-1.0, 1.0, _LENGTH_CLASSES), runs)
+    if grid.ramps < 1:
+        scales = scales[::-1].copy()
+    counts = np.diff(np.linspace(0, grid.ctas, parts + 1).astype(int))
     scales *= grid.ctas / float(counts @ scales)  # the mean CTA stays the mean
     return [[int(c), float(s)] for c, s in zip(counts, scales, strict=True)]
 
@@ -94,11 +104,13 @@ def _dispatch(env: simpy.Environment, grid: Grid) -> Generator[Any, Any, None]:
     waiting = _classes(grid)
     slots = grid.sms * grid.resident
     running: list[_Cohort] = []
-    free, waves, wave_start = slots, 0, 0.0
+    free, waves, wave_start, started, scale = slots, 0, 0.0, 0, 1.0
     while waiting or running:
         while waiting and free:
             count = int(min(free, waiting[0][0]))
-            running.append(_Cohort(count, waiting[0][1]))
+            scale = waiting[0][1]
+            running.append(_Cohort(count, scale))
+            started += 1
             free -= count
             waiting[0][0] -= count
             if not waiting[0][0]:
@@ -110,8 +122,10 @@ def _dispatch(env: simpy.Environment, grid: Grid) -> Generator[Any, Any, None]:
             cohort.left -= rate * step
         free += sum(c.count for c in running if c.left <= _DONE)
         running = [c for c in running if c.left > _DONE]
-        if not running and waiting:  # a whole wave ended at once: the next ones repeat it
-            waves, period, wave_start = waves + 1, env.now - wave_start, float(env.now)
+        if not running and waiting:  # the GPU is empty between two waves; after waves of one cohort the next ones repeat it
+            alike = started == 1 and scale == waiting[0][1]
+            waves, period, wave_start = (waves + 1 if alike else 0), env.now - wave_start, float(env.now)
+            started = 0
             skip = int(waiting[0][0] // slots) - 1
             if waves >= _PLAYED_WAVES and skip > 0:
                 yield env.timeout(skip * period)
@@ -121,11 +135,12 @@ def _dispatch(env: simpy.Environment, grid: Grid) -> Generator[Any, Any, None]:
 
 def _rates(grid: Grid, running: Sequence[_Cohort]) -> list[float]:
     """Fraction of itself that each cohort completes per second."""
-    per_sm = max(1.0, float(np.ceil(sum(c.count for c in running) / grid.sms)))
+    active = sum(c.count for c in running)
+    per_sm = max(1.0, float(np.ceil(active / grid.sms)))
     wish = []
     for cohort in running:
         compute = cohort.scale * max(per_sm * grid.cta_s, grid.alone_s)
-        part = cohort.scale * cohort.count / grid.ctas
+        part = cohort.scale * active / grid.ctas  # all running CTAs ask for as much
         memory = _together(grid, grid.l2_s * part, grid.dram_s * part)
         wish.append(1.0 / max(_together(grid, compute, memory), 1e-15))
     share = 1.0

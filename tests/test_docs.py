@@ -120,3 +120,13 @@ def test_the_operator_in_the_docs_is_covered(tmp_path: Path) -> None:
         registry.forget("my_lib.scaled_silu")
     assert [op.kind for op in graph] == ["matmul", "elementwise"]
     assert graph.flops == 8 * (2 * 1024 * 4096 + 5 * 4096)
+
+
+def test_the_docs_list_every_kind_of_op_table() -> None:
+    from presilicon.validate.optable import KINDS
+
+    rows = re.findall(r"^\| `([\w-]+)` \|.*\| ([^|]*) \|$", _text(ROOT / "docs" / "ops-tables.md"), re.MULTILINE)
+    assert {name for name, _ in rows} == set(KINDS)
+    for name, columns in rows:
+        if columns != "the same":
+            assert set(KINDS[name].sizes) <= set(re.findall(r"`(\w+)`", columns)), name

@@ -176,7 +176,7 @@ class OpGraph:
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write JSON (gzip if the name ends in .gz); the file appears whole or not at all."""
         target = Path(path)
-        text = json.dumps(self.to_dict(), separators=(",", ":"), sort_keys=True) + "\n"
+        text = json.dumps(self.to_dict(), separators=(",", ":")) + "\n"
         payload = gzip.compress(text.encode(), mtime=0) if target.suffix == ".gz" else text.encode()
         write_atomically(target, payload)
         return target

@@ -151,6 +151,14 @@ def _finish(
         "dram": found["dram_s"] + stream_s,
         "floor": floor_s + found["combine_s"],
     }
+    choice = {name: found[name] for name in ("tile_q", "tile_kv", "split_kv", "ctas", "resident", "longest", "ramps")} | {
+        "cta_s": found["cta_s"] / ratio,
+        "alone_s": found["alone_s"] / ratio,
+        "dram_s": np.maximum(found["l2_s"], found["dram_s"]),
+        "l2_s": 0.0,
+        "exposed": m["attention.unoverlapped_memory"] / found["stages"],
+        "extra_s": time_s - kernel_s(m, found) + found["combine_s"],
+    }
     return KernelTimes(
         time_s=time_s,
         busy_s={name: np.broadcast_to(value, shape) for name, value in busy.items()},
@@ -159,7 +167,7 @@ def _finish(
             "l2": np.broadcast_to(found["l2_bytes"] + moved, shape),
         },
         clock_hz=np.broadcast_to(m.clock_hz * ratio, shape),
-        choice={name: np.broadcast_to(found[name], shape) for name in ("tile_q", "tile_kv", "split_kv", "ctas")},
+        choice={name: np.broadcast_to(value, shape) for name, value in choice.items()},
     )
 
 

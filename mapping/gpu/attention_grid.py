@@ -262,6 +262,11 @@ def kernel_times(machine: Machine, kernel: AttentionKernel, work: Work, kv_alias
             "tile_kv": tile_kv + 0.0 * ctas,
             "split_kv": splits,
             "ctas": ctas,
+            "resident": resident + 0.0 * ctas,
+            "cta_s": (outside + steps * shared) / clock + 0.0 * ctas,
+            "alone_s": (outside + steps * alone) / clock + 0.0 * ctas,
+            "longest": (outside + piece * shared) / (outside + steps * shared) + 0.0 * ctas,
+            "ramps": np.where(kernel.specialised, 0.0, grid / q_tiles) + 0.0 * ctas,  # FlashAttention 3 starts with the longest
             "stages": float(kernel.stages) + 0.0 * ctas,
         }
         best = select(kernel_s(m, found) < kernel_s(m, best), found, best) if best else found

@@ -72,6 +72,8 @@ def print_report(report: Report, console: Console, top: int = 10) -> None:
     for name, value in summary_lines(report):
         style = "bold red" if name == "UNCOVERED" or "DOES NOT FIT" in value else ""
         console.print(f"{name:<12}{escape(value)}", style=style, highlight=False)
+    if not report.simulation.results:
+        return
     kinds = report.by_kind()
     console.print(make_table(
         "Share by kind", [("kind", "left"), ("limited by", "left"), ("kernels", "right"), ("time", "right"), ("share", "right")],

@@ -90,9 +90,10 @@ def test_gqa_is_seen_and_the_cache_is_read_once() -> None:
     assert max(op.dims["n"] for op in graph if op.kind == "copy") < BATCH * heads * CONTEXT * width
 
 
-def test_repeated_kv_heads_are_a_copy_but_attention_has_the_true_ones() -> None:
-    step, tokens = prepare("gemma-3-4b", "prefill")
-    graph = graph_of(step, "gemma", tokens)
+@pytest.mark.parametrize("name", ["gemma-3-4b", "mistral-7b"])
+def test_repeated_kv_heads_are_a_copy_but_attention_has_the_true_ones(name: str) -> None:
+    step, tokens = prepare(name, "prefill")
+    graph = graph_of(step, name, tokens)
     masked = [op for op in graph if op.kind == "attention" and op.attributes["window"]]
     assert masked
     for op in masked:

@@ -62,6 +62,10 @@ def trace_config(
         "parameters": sum(p.numel() for p in model.parameters()),
         **versions(),
     }
+    length = context + 1 if phase == "decode" else seq
+    limit = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if isinstance(limit, int) and length > limit:
+        meta["note"] = f"{length} positions, but the configuration allows {limit}"
     with hf.quiet(), fused_scans(every=scans == "fused"):
         if phase == "train":
             return _train(model, name, meta, batch, seq, number, strict, folded)

@@ -82,7 +82,7 @@ def module_facts(module: Any) -> dict[str, Any]:
     if module is None:
         return facts
     config = getattr(module, "config", None)
-    window = getattr(module, "sliding_window", None)
+    window = module.sliding_window if hasattr(module, "sliding_window") else _window_of(config, module)
     if isinstance(window, int) and window > 0:
         facts["window"] = window
     if isinstance(getattr(module, "is_causal", None), bool):
@@ -96,6 +96,15 @@ def module_facts(module: Any) -> dict[str, Any]:
     if isinstance(groups, int) and isinstance(heads, int) and groups > 0:
         facts |= {"groups": groups, "q_heads": heads, "kv_heads": heads // groups}
     return facts
+
+
+def _window_of(config: Any, module: Any) -> int | None:
+    """The window that a configuration gives the layer of a module, where the module itself does not say."""
+    kinds, layer = getattr(config, "layer_types", None), getattr(module, "layer_idx", None)
+    if kinds and isinstance(layer, int) and layer < len(kinds) and kinds[layer] != "sliding_attention":
+        return None
+    found = getattr(config, "sliding_window", None)
+    return found if isinstance(found, int) else None
 
 
 class Recorder:

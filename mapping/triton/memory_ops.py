@@ -1,0 +1,130 @@
+"""Which memory an instruction touches, with which bytes a thread, and where its address stands."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from .sass import UNIFORM, Instruction
+from .semantics import NotModelled
+
+#: Spaces of memory, and the kinds of access.
+GLOBAL, SHARED, LOCAL = "global", "shared", "local"
+LOAD, STORE, ATOMIC, COPY = "load", "store", "atomic", "copy"
+
+_OPS = {
+    "LDG": (GLOBAL, LOAD), "LD": (GLOBAL, LOAD), "STG": (GLOBAL, STORE), "ST": (GLOBAL, STORE), "ATOMG": (GLOBAL, ATOMIC),
+    "ATOM": (GLOBAL, ATOMIC), "RED": (GLOBAL, ATOMIC), "REDG": (GLOBAL, ATOMIC), "LDGSTS": (GLOBAL, COPY),
+    "LDS": (SHARED, LOAD), "STS": (SHARED, STORE), "ATOMS": (SHARED, ATOMIC), "LDSM": (SHARED, LOAD), "STSM": (SHARED, STORE),
+    "LDL": (LOCAL, LOAD), "STL": (LOCAL, STORE),
+}
+TMA = frozenset({"UTMALDG", "UTMASTG", "UTMAREDG", "UBLKCP", "UBLKRED"})
+_TERM = re.compile(r"([+-]?)\s*(U?R(?:Z|\d+)|0x[0-9a-f]+)((?:\.\w+)*)")
+_BRACKET = re.compile(r"(desc)?\[[^\]]*\](?:\[([^\]]*)\])?")
+
+
+@dataclass(frozen=True)
+class MemoryOp:
+    """A memory access of every active thread.
+
+    Attributes
+    ----------
+    space
+        ``"global"``, ``"shared"`` or ``"local"``.
+    kind
+        ``"load"``, ``"store"``, ``"atomic"``, or ``"copy"`` (cp.async, from global to shared memory).
+    thread_bytes
+        Bytes of one thread; for LDSM and STSM the 16 bytes of the row that the thread's address names.
+    rows
+        For LDSM and STSM: how many threads' addresses count (8 a matrix); 0 otherwise.
+    address
+        Expression of the address over ``R``.
+    condition
+        Expression of a trailing predicate without which nothing is read (cp.async with zero fill), else ``"True"``.
+    target
+        For a copy: expression of the shared address written.
+    """
+
+    space: str
+    kind: str
+    thread_bytes: int
+    rows: int
+    address: str
+    condition: str = "True"
+    target: str = ""
+
+
+def _bytes(ins: Instruction) -> int:
+    for name, size in (("256", 32), ("128", 16), ("64", 8), ("U8", 1), ("S8", 1), ("U16", 2), ("S16", 2), ("F16", 2), ("BF16", 2)):
+        if name in ins.modifiers:
+            return size * (2 if name in ("F16", "BF16") and any(m.startswith("RN") for m in ins.modifiers) else 1)
+    return 8 if ins.has("F64") else 4
+
+
+def address_of(operand: str, space: str) -> str:
+    """Expression of a bracketed address: ``desc[UR4][R2.64+0x10]``, ``[R5.X4+UR4+0x400]``, ``[UR8]``."""
+    match = _BRACKET.fullmatch(operand)
+    if not match:
+        raise NotModelled
+    inner = match[2] if match[1] else operand[1:-1]
+    wide = space == GLOBAL
+    has_vector_pair = ".64" in inner and re.search(r"(?<!U)R\d+\.64", inner) is not None
+    parts = []
+    for sign, name, suffix in _TERM.findall(inner):
+        if name.startswith("0x"):
+            value = int(name, 16)
+            parts.append(str((-value if sign == "-" else value) & (0xFFFFFFFFFFFFFFFF if wide else 0xFFFFFFFF)))
+            continue
+        if name.endswith("Z"):
+            continue
+        number = int(name.lstrip("UR")) + (UNIFORM if name[0] == "U" else 0)
+        scale = next((int(m[1:]) for m in suffix.split(".") if re.fullmatch(r"X\d+", m)), 1)
+        pair = wide and (".64" in suffix or (name[0] == "U" and not has_vector_pair))
+        text = f"(R[{number}] | R[{number + 1}] << 32)" if pair else f"R[{number}]"
+        parts.append(f"{text} * {scale}" if scale > 1 else text)
+    mask = "M64" if wide else "M"
+    return f"({' + '.join(parts) or '0'}) & {mask}"
+
+
+def memory_op(ins: Instruction) -> MemoryOp | None:
+    """The access of an instruction; None for one that is no per-thread access (TMA and tensor memory are apart)."""
+    if ins.base not in _OPS:
+        return None
+    space, kind = _OPS[ins.base]
+    brackets = [op for op in ins.operands if op.startswith(("[", "desc["))]
+    if not brackets:
+        return None
+    try:
+        if ins.base == "LDGSTS":
+            trailing = [op for op in ins.operands if re.fullmatch(r"!?U?P(T|\d)", op)]
+            from .semantics import flag
+
+            return MemoryOp(GLOBAL, COPY, _bytes(ins), 0, address_of(brackets[1], GLOBAL), flag(trailing[0]) if trailing else "True",
+                            address_of(brackets[0], SHARED))
+        address = address_of(brackets[0], space)
+    except NotModelled:
+        address = f"Unknown('the address of {ins.opcode} at {ins.address:#x}')"
+    if ins.base in ("LDSM", "STSM"):
+        count = next((int(m) for m in reversed(ins.modifiers) if m in ("1", "2", "4")), 1)
+        return MemoryOp(space, kind, 16, 8 * count, address)
+    return MemoryOp(space, kind, _bytes(ins), 0, address)
+
+
+def address_registers(ins: Instruction) -> tuple[int, ...]:
+    """Registers inside the brackets of an access (descriptors aside), and its trailing predicate for cp.async."""
+    from .sass import _span
+
+    found: list[int] = []
+    for op in ins.operands:
+        if op.startswith("desc["):
+            inner = _BRACKET.fullmatch(op)
+            found += _span(f"[{inner[2] if inner else ''}]", 1)
+            if inner and not re.search(r"(?<!U)R\d+\.64", inner[2] or ""):
+                found += [n + 1 for n in _span(f"[{inner[2]}]", 1) if n >= UNIFORM]
+        elif op.startswith("["):
+            found += _span(op, 1)
+            if ins.base in ("LDG", "STG", "LD", "ST", "RED", "ATOMG", "ATOM", "LDGSTS") and not re.search(r"(?<!U)R\d+\.64", op):
+                found += [n + 1 for n in _span(op, 1) if n >= UNIFORM]
+    if ins.base == "LDGSTS":
+        found += [n for n in ins.reads if n >= 512]
+    return tuple(dict.fromkeys(found))
