@@ -365,7 +365,7 @@ def _visitor(engine: Engine, addresses: int) -> _Visit:
 
 def _visit_numpy(stream: Streams, plan: Schedule, tables: _Tables) -> tuple[Ints, Ints, int]:
     active, stored = np.zeros_like(plan.start), np.zeros_like(plan.start)
-    signature = np.uint64(0)
+    signature = 0
     for n in range(plan.start.size):
         step = max(1, CHUNK // int(stream.used[n]))
         for lo in range(0, int(stream.length[n]), step):
@@ -373,8 +373,9 @@ def _visit_numpy(stream: Streams, plan: Schedule, tables: _Tables) -> tuple[Ints
             real = addresses >= 0
             active[n] += addresses.size
             stored[n] += np.count_nonzero(real)
-            signature += np.where(real, addresses, 0).astype(np.uint64).ravel() @ (cycles + 1).astype(np.uint64).ravel()
-    return active, stored, int(signature)
+            products = np.where(real, addresses, 0).astype(np.uint64).ravel() @ (cycles + 1).astype(np.uint64).ravel()
+            signature = (signature + int(products)) % 2**64
+    return active, stored, signature
 
 
 def _visit_numba(kernel: Any, stream: Streams, plan: Schedule, tables: _Tables) -> tuple[Ints, Ints, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,26 @@ def report(request: pytest.FixtureRequest) -> ps.Report:
 def test_the_frame_has_a_row_for_each_op(report: ps.Report) -> None:
     frame = report.to_frame()
     assert list(frame.columns) == [
-        "op", "module", "kind", "family", "shape", "count", "time_s", "low_s", "high_s", "total_s", "share", "limiter", "flops", "tflops_per_s",
-        "dram_bytes", "gb_per_s", "clock_hz", "energy_j", "source"]
+        "op",
+        "module",
+        "kind",
+        "family",
+        "shape",
+        "count",
+        "time_s",
+        "low_s",
+        "high_s",
+        "total_s",
+        "share",
+        "limiter",
+        "flops",
+        "tflops_per_s",
+        "dram_bytes",
+        "gb_per_s",
+        "clock_hz",
+        "energy_j",
+        "source",
+    ]
     assert len(frame) == len(report.simulation.results)
     assert set(frame["count"]) == {3}
     assert frame["share"].sum() == pytest.approx(1.0)
@@ -84,7 +103,7 @@ def test_the_timeline_is_chrome_trace_events(report: ps.Report, tmp_path: Path) 
     assert all(e["ts"] >= 0 and e["dur"] >= 0 and e["tid"] in lanes for e in bars)
     for lane in lanes:
         ordered = sorted((e["ts"], e["ts"] + e["dur"]) for e in bars if e["tid"] == lane)
-        assert all(end <= start + 1e-6 for (_, end), (start, _) in zip(ordered, ordered[1:], strict=False)), "one at a time"
+        assert all(end <= start + 1e-6 for (_, end), (start, _) in pairwise(ordered)), "one at a time"
     kernels = [e for e in bars if lanes[e["tid"]] == "gpu"]
     assert len(kernels) == sum(r.op.count for r in report.simulation.results)
     assert sum(e["dur"] for e in kernels) == pytest.approx(report.simulation.gpu_busy_s * 1e6)
@@ -103,16 +122,34 @@ def test_pictures_render(report: ps.Report) -> None:
 def test_same_input_same_bytes(tmp_path: Path) -> None:
     def outputs() -> list[bytes]:
         report = ps.simulate(_repeated(2), L4, runtime="eager")
-        return [report.to_frame().to_csv().encode(), json.dumps(report.headline()).encode(), json.dumps(perfetto.events(report.simulation)).encode(),
-                plots.svg(report.roofline()), plots.svg(report.timeline()), report.summary().encode(), report._repr_html_().encode()]
+        return [
+            report.to_frame().to_csv().encode(),
+            json.dumps(report.headline()).encode(),
+            json.dumps(perfetto.events(report.simulation)).encode(),
+            plots.svg(report.roofline()),
+            plots.svg(report.timeline()),
+            report.summary().encode(),
+            report._repr_html_().encode(),
+        ]
 
     assert outputs() == outputs()
 
 
 def test_the_summary_says_what_matters(report: ps.Report) -> None:
     text = report.summary()
-    for part in ("mlp  prefill  batch 1, seq 512, dtype bfloat16", "NVIDIA L4 (l4), tile", "90 % interval", "tokens/s", "limited by", "fits",
-                 "kernels have a formula", "0 of ", "calibrated on this GPU", "Share by kind", "Most expensive of "):
+    for part in (
+        "mlp  prefill  batch 1, seq 512, dtype bfloat16",
+        "NVIDIA L4 (l4), tile",
+        "90 % interval",
+        "tokens/s",
+        "limited by",
+        "fits",
+        "kernels have a formula",
+        "0 of ",
+        "calibrated on this GPU",
+        "Share by kind",
+        "Most expensive of ",
+    ):
         assert part in text
     assert report.limited_by in text
     assert repr(report).startswith("Report(mlp on l4: ")
@@ -136,7 +173,9 @@ def test_names_are_not_terminal_markup() -> None:
 
 
 def test_uncovered_ops_are_shown_everywhere() -> None:
-    report = ps.simulate(_graph(uncovered=[Uncovered("aten.mystery.default", 7, 1e6, "model.x"), Uncovered("aten.riddle.default", 2, 0.0)]), L4)
+    report = ps.simulate(
+        _graph(uncovered=[Uncovered("aten.mystery.default", 7, 1e6, "model.x"), Uncovered("aten.riddle.default", 2, 0.0)]), L4
+    )
     assert report.uncovered[0] == {"target": "aten.mystery.default", "count": 7, "bytes_touched": 1e6, "example": "model.x"}
     expected = "9 ops without a formula: aten.mystery.default x7, aten.riddle.default x2"
     for text in (report.summary(), report._repr_html_()):

@@ -31,6 +31,9 @@ FAMILIES: Final = {
     "mla-prefill": ("attention",), "mla-decode": ("attention",), "moe": ("moe",), "collective": ("collective",), "scan": ("scan",),
 }
 FIT_ROWS: Final = 3000
+#: Root-mean-square error that a departure from the starting constants by a factor of two must earn: keeps those that the rows hardly move
+#: near their physical starting values.
+PRIOR: Final = 0.02
 FOLDS: Final = 5
 MIN_ROWS: Final = 20
 
@@ -203,9 +206,10 @@ def _fit(constants: Sequence[Constant], tables: Sequence[Table], system: System,
     def objective(u: np.ndarray) -> np.ndarray:
         calls["n"] += 1
         progress(min(1.0, calls["n"] / (per_step * evaluations)))
-        return residuals(from_unit(u)) * norm
+        return norm * np.concatenate([residuals(from_unit(u)), PRIOR * len(sample) ** 0.5 * octaves * (u - begin)])
 
     begin = np.clip(to_unit(start), 1e-3, 1.0 - 1e-3)
+    octaves = np.log2(np.maximum(from_unit(np.minimum(begin + 0.01, 1.0)) / np.maximum(from_unit(begin), 1e-300), 1.0 + 1e-9)) / 0.01
     found = least_squares(objective, begin, bounds=(0.0, 1.0), loss="soft_l1", f_scale=0.08, diff_step=3e-3, max_nfev=evaluations, xtol=1e-5,
                           ftol=1e-5)
     progress(1.0)
@@ -215,7 +219,7 @@ def _fit(constants: Sequence[Constant], tables: Sequence[Table], system: System,
 
 def shape_groups(table: Table) -> np.ndarray:
     """One label per row; rows of one weight (or head) shape share it and are held out together."""
-    columns = [c for c in ("n", "k", "num_heads", "num_key_value_heads", "head_dim", "hidden_size", "inter_size", "num_experts", "num_gpus",
+    columns = [c for c in ("n", "k", "num_heads", "num_key_value_heads", "head_dim", "hidden_size", "inter_size", "num_experts", "message_size",
                            "d_model", "tp_size") if c in table.frame.columns]
     _, labels = np.unique(table.frame[columns].to_numpy(dtype=float), axis=0, return_inverse=True)
     return labels.reshape(-1)

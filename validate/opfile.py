@@ -139,8 +139,9 @@ def predict_file(path: Path, system: System, kind: str | None = None, out: Path 
     worst_frame = None
     notes: dict[str, None] = {}
     rows = 0
-    with replacing(out) if out else nullcontext() as stream, Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console,
-                                             disable=console is None, transient=True) as progress:
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    shown_progress = Progress(*columns, console=console, disable=console is None, transient=True)
+    with replacing(out) if out else nullcontext() as stream, shown_progress as progress:
         task = progress.add_task(f"predicting {path.name}")
         for chunk in read_chunks(path):
             frame = chunk.frame()

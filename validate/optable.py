@@ -146,6 +146,26 @@ def _attention_calls(frame: pd.DataFrame, system: System, *, decode: bool, causa
             yield Call(index, "attention_prefill", sizes | {"q_len": query, "kv_len": query + past}, options | {"causal": causal})
 
 
+def _latent_calls(frame: pd.DataFrame, system: System, *, decode: bool) -> Iterator[Call]:
+    """Multi-head latent attention with DeepSeek's sizes: prefill on heads of 128 + 64 and values of 128; decode of all heads over one latent
+    of 512 + 64, whose first 512 are the values (DeepSeek-V2, arXiv 2405.04434, section 2.1)."""
+    keys = {"dtype": _column(frame, ("mla_dtype",), "bfloat16"), "kv": _column(frame, ("kv_cache_dtype", "mla_dtype"), "bfloat16"),
+            "source": _column(frame, ("kernel_source",))}
+    for index, key in _grouped(frame, keys):
+        sizes = _sizes(frame, index, {"batch": "batch_size", "q_heads": "num_heads", "query": "isl", "past": "step"})
+        query, past = sizes.pop("query"), sizes.pop("past")
+        one = np.ones_like(query)
+        arithmetic = arithmetic_of(by_name(key["dtype"]).arithmetic, system.gpu.sm.tensor_flops_per_clk)
+        options: dict[str, Any] = {"arithmetic": arithmetic, "kv_bits": by_name(key["kv"]).bits}
+        options |= attention_kernels.implementation_of(key["source"])
+        if decode:
+            latent = {"kv_len": query + past, "kv_heads": one, "head_dim": 576.0 * one, "v_head_dim": 512.0 * one}
+            yield Call(index, "attention_decode", sizes | latent, options)
+        else:
+            heads = {"kv_heads": sizes["q_heads"], "head_dim": 192.0 * one, "v_head_dim": 128.0 * one}
+            yield Call(index, "attention_prefill", sizes | heads | {"q_len": query, "kv_len": query + past}, options | {"causal": True})
+
+
 def _moe_calls(frame: pd.DataFrame, system: System) -> Iterator[Call]:
     keys = {"dtype": _column(frame, ("moe_dtype",)), "distribution": _column(frame, ("distribution",), "balanced"),
             "framework": _column(frame, ("framework",), "sglang"), "version": _column(frame, ("version",))}
@@ -233,6 +253,8 @@ KINDS: Final = {kind.name: kind for kind in (
               {"step": 0, "window_size": 0}, lambda f, s: _attention_calls(f, s, decode=True), at_most=_KV_HEADS),
     TableKind("encoder-attention", ("batch_size", "isl", "num_heads", "head_dim"), (("attn_dtype",),), {"step": 0, "window_size": 0},
               lambda f, s: _attention_calls(f, s, decode=False, causal=False)),
+    TableKind("mla-prefill", ("batch_size", "isl", "num_heads"), (("mla_dtype",),), {"step": 0}, lambda f, s: _latent_calls(f, s, decode=False)),
+    TableKind("mla-decode", ("batch_size", "isl", "num_heads"), (("mla_dtype",),), {"step": 0}, lambda f, s: _latent_calls(f, s, decode=True)),
     TableKind("moe", ("num_tokens", "hidden_size", "inter_size", "topk", "num_experts"), (("moe_dtype",),),
               {"moe_tp_size": 1, "moe_ep_size": 1}, _moe_calls, at_most=(("topk", "num_experts"),)),
     TableKind("scan", ("batch_size", "seq_len", "d_conv"), (("kernel_source",),), {}, _scan_calls,

@@ -46,16 +46,17 @@ class FidelityName(StrEnum):
     TILE = "tile"
 
 
-Model = Annotated[str, typer.Argument(help="Built-in name, folder or file with a Hugging Face config.json, FILE.py:FUNCTION, or a graph file.",
-                                      metavar="MODEL")]
+Model = Annotated[str, typer.Argument(metavar="MODEL", help=(
+    "Built-in name, folder or file with a Hugging Face config.json, FILE.py:FUNCTION, or a graph file."))]
 PhaseOption = Annotated[Phase, typer.Option(help="What one step does.")]
 Batch = Annotated[int, typer.Option(help="Sequences in the batch.", min=1)]
 Seq = Annotated[int, typer.Option(help="Tokens a sequence takes in (prefill, train).", min=1)]
-Context = Annotated[int, typer.Option(help="Tokens already in the KV cache (decode).", min=0)]
+Context = Annotated[int, typer.Option(help="Tokens already in the KV cache (decode).", min=1)]
 Dtype = Annotated[str, typer.Option(help="Number format of weights and activations.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Fail if an op has no formula.")]
 SystemOption = Annotated[str, typer.Option("--system", help="Name (see `presilicon systems`) or path of a device file.")]
-RuntimeOption = Annotated[RuntimeName, typer.Option(help="eager: the CPU launches each kernel; cudagraph: captured; compiled: captured and fused.")]
+RuntimeOption = Annotated[RuntimeName, typer.Option(help=(
+    "eager: the CPU launches each kernel; cudagraph: captured; compiled: captured and fused."))]
 FidelityOption = Annotated[FidelityName, typer.Option(help="analytic: closed forms; tile: tiles played out on the SMs.")]
 
 
@@ -95,10 +96,12 @@ def _graph(model: str, strict: bool, call: typer.Context) -> OpGraph:
 
 
 @app.command()
-def predict(call: typer.Context, model: Model, system: Annotated[list[str], typer.Option("--system", help="Name or device file; repeat to compare.")],
+def predict(call: typer.Context, model: Model,
+            system: Annotated[list[str], typer.Option("--system", help="Name or device file; repeat to compare.")],
             phase: PhaseOption = Phase.PREFILL, batch: Batch = 1, seq: Seq = 2048, context: Context = 4096, dtype: Dtype = "bfloat16",
             runtime: RuntimeOption = RuntimeName.CUDAGRAPH, fidelity: FidelityOption = FidelityName.TILE, strict: Strict = False,
-            override: Annotated[list[str] | None, typer.Option("--set", help="PATH=VALUE, such as dram.bandwidth='4 TB/s'; repeatable.")] = None,
+            override: Annotated[list[str] | None, typer.Option("--set", help=(
+                "PATH=VALUE, such as dram.bandwidth='4 TB/s'; repeatable."))] = None,
             top: Annotated[int, typer.Option(help="Ops to list.", min=1)] = 10,
             out: Annotated[Path | None, typer.Option(help="Folder for the tables, timeline and roofline.")] = None) -> None:
     """Predict one step of a model on one system or several."""
@@ -156,7 +159,8 @@ def _write_outputs(report: Report, folder: Path) -> None:
 
 
 @app.command()
-def trace(call: typer.Context, model: Model, out: Annotated[Path, typer.Option("-o", "--out", help="Graph file to write (.json or .json.gz).")],
+def trace(call: typer.Context, model: Model,
+          out: Annotated[Path, typer.Option("-o", "--out", help="Graph file to write (.json or .json.gz).")],
           phase: PhaseOption = Phase.PREFILL, batch: Batch = 1, seq: Seq = 2048, context: Context = 4096, dtype: Dtype = "bfloat16",
           strict: Strict = False) -> None:
     """Trace a model into a graph file, which every command takes in place of MODEL without importing torch."""
@@ -183,9 +187,11 @@ def systems(name: Annotated[str | None, typer.Argument(help="One system: show ev
         for each in arch.names():
             s = arch.load(each)
             peak = max((s.tensor_flops_per_s(a) for a in ("bf16", "fp16") if a in s.gpu.sm.tensor_flops_per_clk), default=0.0)
-            rows.append((s.name, s.title, s.generation, int(s.gpu.sm.count), format_si(peak, "FLOP/s"), format_si(s.dram.bandwidth_bytes_per_s, "B/s"),
+            rows.append((s.name, s.title, s.generation, int(s.gpu.sm.count), format_si(peak, "FLOP/s"),
+                         format_si(s.dram.bandwidth_bytes_per_s, "B/s"),
                          format_si(s.dram.size_bytes, "B"), format_si(s.power.limit_w, "W"), ", ".join(sorted(s.intervals)) or "-"))
-        console.print(make_table("", [("name", "left"), ("device", "left"), ("generation", "left"), ("SMs", "right"), ("16-bit tensor", "right"),
+        console.print(make_table("", [("name", "left"), ("device", "left"), ("generation", "left"), ("SMs", "right"),
+                                      ("16-bit tensor", "right"),
                                       ("DRAM", "right"), ("memory", "right"), ("power", "right"), ("calibrated", "left")], rows))
         return
     system = arch.load(name)
@@ -217,8 +223,8 @@ def calibrate(tables: Annotated[list[Path], typer.Argument(help="CSV op tables w
               kind: Annotated[str | None, typer.Option(help="Kind of all tables; default: from the columns of each.")] = None,
               measured: Annotated[str, typer.Option(help="Column of measured seconds.")] = "latency_s",
               source: Annotated[str | None, typer.Option(help="What the tables were measured on; default: the files' names.")] = None,
-              half: Annotated[int | None, typer.Option(help="0 or 1: fit on this random half of the rows only and report the error on the other.",
-                                                       min=0, max=1)] = None,
+              half: Annotated[int | None, typer.Option(min=0, max=1, help=(
+                  "0 or 1: fit on this random half of the rows only and report the error on the other."))] = None,
               start: Annotated[str | None, typer.Option(help="Take the starting constants from this system.")] = None,
               seed: Annotated[int, typer.Option(help="Of the random subsample, folds and half.")] = 0) -> None:
     """Fit the physical constants of a device to measured op tables and write a new device file."""
@@ -238,7 +244,8 @@ def calibrate(tables: Annotated[list[Path], typer.Argument(help="CSV op tables w
 @app.command()
 def validate(folder: Annotated[Path, typer.Argument(help="Folder of measured op tables, GPU.KIND.csv.")],
              protocol: Annotated[list[str] | None, typer.Option(help="shipped, held-out, transfer; repeatable; default: all.")] = None,
-             system: Annotated[list[str] | None, typer.Option(help="GPU=NAME: the device file of a GPU in the file names; repeatable.")] = None,
+             system: Annotated[list[str] | None, typer.Option(help=(
+                 "GPU=NAME: the device file of a GPU in the file names; repeatable."))] = None,
              kind: Annotated[list[str] | None, typer.Option(help="Only tables of this kind; repeatable.")] = None,
              seed: Annotated[int, typer.Option(help="Of the random half.")] = 0,
              out: Annotated[Path | None, typer.Option("-o", "--out", help="Markdown page to write.")] = None) -> None:
@@ -289,6 +296,7 @@ def demo(out: Annotated[Path, typer.Option(help="Folder for what the demo writes
     """Llama-3-8B, prefill and decode, predicted on an A100, an L40S and an H100."""
     from .demo import run
 
+    check_writable(out / "graph.json")
     run(_console(), out, _write_outputs)
 
 

@@ -39,27 +39,36 @@ def svg(figure: Figure) -> bytes:
 
 
 def roofline(report: Report) -> Figure:
-    """Achieved FLOP/s of each op over its FLOPs per DRAM byte, under the system's ceilings; area of a dot: share of the time."""
+    """Achieved FLOP/s of each op over its FLOPs per compulsory byte, under the system's ceilings; area of a dot: share of the time.
+
+    An op whose operands are still in L2 from the op before may lie above the DRAM slope, never above the L2 slope.
+    """
     import numpy as np
 
     s = report.simulation
     frame = report.to_frame()
-    frame = frame[(frame["flops"] > 0) & (frame["time_s"] > 0)]
+    frame = frame[(frame["flops"] > 0) & (frame["time_s"] > 0) & (frame["bytes"] > 0)]
     figure, axes = _figure(8.0, 5.0)
-    rates = s.system.gpu.sm.tensor_flops_per_clk
-    used = sorted({str(r.kernel.options["arithmetic"]) for r in s.results if "arithmetic" in r.kernel.options}) or [arithmetic_of("bf16", rates)]
-    intensity = frame["flops"] / frame["dram_bytes"].clip(lower=1.0)
+    gpu, rates = s.system.gpu, s.system.gpu.sm.tensor_flops_per_clk
+    used = sorted({str(r.kernel.options["arithmetic"]) for r in s.results if "arithmetic" in r.kernel.options})
+    used = [a for a in used or [arithmetic_of("bf16", rates)] if a in rates]
+    intensity = frame["flops"] / frame["bytes"]
     low, high = (min(0.1, intensity.min()), max(1e4, intensity.max())) if len(frame) else (0.1, 1e4)
-    x = np.geomspace(low / 2, high * 2, 200)
-    fma = 2 * s.system.gpu.sm.fma_per_clk * s.system.gpu.sm.count * s.system.gpu.clock.boost_hz
-    ceilings = [(f"{a} tensor", s.system.tensor_flops_per_s(a)) for a in used if a in rates] + [("fp32 FMA", fma)]
-    for index, (name, peak) in enumerate(ceilings):
-        axes.plot(x, np.minimum(peak, x * s.system.dram.bandwidth_bytes_per_s) / 1e12, color=colour(7 - index), lw=1.2,
-                  ls="-" if index == 0 else "--", label=f"{name}: {peak / 1e12:.0f} TFLOP/s")
+    x = np.geomspace(low / 2, high * 2, 400)
+    fma = 2 * gpu.sm.fma_per_clk * gpu.sm.count * gpu.clock.boost_hz
+    ceilings = [(f"{a} tensor", s.system.tensor_flops_per_s(a)) for a in used] + [("fp32 FMA", fma)]
+    top = max(peak for _, peak in ceilings)
+    slopes = (("DRAM", s.system.dram.bandwidth_bytes_per_s, "-"), ("L2", gpu.l2.bytes_per_clk * gpu.clock.boost_hz, ":"))
+    for name, rate, style in slopes:
+        axes.plot(x, np.minimum(top, x * rate) / 1e12, color="#000000", lw=1.2, ls=style, label=f"{name}: {rate / 1e12:.3g} TB/s")
+    for name, peak in ceilings:
+        axes.axhline(peak / 1e12, color="#777777", lw=0.8, ls="--")
+        axes.annotate(f"{name}: {peak / 1e12:.0f} TFLOP/s", (x[-1], peak / 1e12), ha="right", va="bottom", fontsize=8, color="#555555")
     for index, (kind, group) in enumerate(frame.groupby("kind", sort=True)):
-        axes.scatter(group["flops"] / group["dram_bytes"].clip(lower=1.0), group["flops"] / group["time_s"] / 1e12,
-                     s=15 + 1500 * group["share"], alpha=0.65, color=colour(index), label=str(kind), edgecolor="none")
-    axes.set(xscale="log", yscale="log", xlabel="FLOPs per DRAM byte", ylabel="TFLOP/s",
+        axes.scatter(group["flops"] / group["bytes"], group["flops"] / group["time_s"] / 1e12, s=12 + 1200 * group["share"], alpha=0.65,
+                     color=colour(index), edgecolor="none")
+        axes.scatter([], [], s=40, color=colour(index), label=str(kind), edgecolor="none")
+    axes.set(xscale="log", yscale="log", xlabel="FLOPs per compulsory byte", ylabel="TFLOP/s",
              title=f"{s.graph.name} {s.graph.meta.get('phase', '')} on {s.system.title}")
     axes.grid(True, which="major", alpha=0.25)
     axes.legend(fontsize=8, loc="lower right")

@@ -172,6 +172,6 @@ def _row(r: OpResult, total_s: float) -> dict[str, Any]:
         "shape": " ".join(f"{k}={v}" for k, v in r.op.dims.items()), "count": r.op.count, "time_s": e.time_s, "low_s": e.low_s,
         "high_s": e.high_s, "total_s": e.time_s * r.op.count, "share": e.time_s * r.op.count / total_s, "limiter": e.limiter,
         "flops": e.flops, "tflops_per_s": e.flops / e.time_s / 1e12 if e.time_s else 0.0,
-        "dram_bytes": e.bytes_moved.get("dram", 0.0), "gb_per_s": e.bytes_moved.get("dram", 0.0) / e.time_s / 1e9 if e.time_s else 0.0,
+        "bytes": r.op.bytes_read + r.op.bytes_written, "dram_bytes": e.bytes_moved.get("dram", 0.0), "gb_per_s": e.bytes_moved.get("dram", 0.0) / e.time_s / 1e9 if e.time_s else 0.0,
         "clock_hz": e.clock_hz, "energy_j": e.total_energy_j * r.op.count, "source": r.op.source,
     }

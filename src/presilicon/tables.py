@@ -97,4 +97,5 @@ def comparison_table(reports: Sequence[Report]) -> Table:
                      f"{format_si(h['low_s'], 's')} to {format_si(h['high_s'], 's')}", f"{h['tokens_per_s']:,.0f}",
                      format_si(h["energy_j"], "J"), h["limited_by"], "yes" if h["fits"] else "NO", f"{first / h['time_s']:.2f}x"))
     return make_table("", [("model", "left"), ("phase", "left"), ("system", "left"), ("time", "right"), ("90 % interval", "right"),
-                           ("tokens/s", "right"), ("energy", "right"), ("limited by", "left"), ("fits", "left"), ("speedup", "right")], rows)
+                           ("tokens/s", "right"), ("energy", "right"), ("limited by", "left"), ("fits", "left"),
+                           ("speedup", "right")], rows)

@@ -60,20 +60,23 @@ def test_systems_that_do_not_exist(tmp_path: Path, fails: Callable[..., str]) ->
     assert fails("systems", "no/such.yaml") == "no/such.yaml: cannot be read: No such file or directory"
 
 
-@pytest.mark.parametrize(("assignment", "message"), [
-    ("gpu.sm.cuont=144", "l4: unknown path 'gpu.sm.cuont'; did you mean 'gpu.sm.count'"),
-    ("gpu.sm.count", "--set 'gpu.sm.count': expected PATH=VALUE, such as gpu.sm.count=144"),
-    ("gpu.sm.count=", "gpu.sm.count: expected a plain number"),
-    ("gpu.sm.count=many", "gpu.sm.count: expected a plain number, such as '132', found 'many'"),
-    ("gpu.sm.count=-1", "gpu.sm.count: expected more than 0, found -1"),
-    ("gpu.sm.count=nan", "gpu.sm.count: expected a plain number that is finite, found nan"),
-    ("gpu.sm.count=inf", "gpu.sm.count: expected a plain number that is finite, found inf"),
-    ("dram.bandwidth=4 TB", "dram.bandwidth: expected a quantity in B/s, found '4 TB', which is in B"),
-    ("gpu.sm=1", "l4: gpu.sm: holds several numbers"),
-    ("=1", "l4: unknown path ''"),
-    ("gemm.launch=1 us", "l4: unknown path 'gemm.launch'; did you mean 'calibration.gemm.launch'"),
-    ("calibration.gemm.launch=1 s", "calibration.gemm.launch: 1 is outside of ["),
-])
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("gpu.sm.cuont=144", "l4: unknown path 'gpu.sm.cuont'; did you mean 'gpu.sm.count'"),
+        ("gpu.sm.count", "--set 'gpu.sm.count': expected PATH=VALUE, such as gpu.sm.count=144"),
+        ("gpu.sm.count=", "gpu.sm.count: expected a plain number"),
+        ("gpu.sm.count=many", "gpu.sm.count: expected a plain number, such as '132', found 'many'"),
+        ("gpu.sm.count=-1", "gpu.sm.count: expected more than 0, found -1"),
+        ("gpu.sm.count=nan", "gpu.sm.count: expected a plain number that is finite, found nan"),
+        ("gpu.sm.count=inf", "gpu.sm.count: expected a plain number that is finite, found inf"),
+        ("dram.bandwidth=4 TB", "dram.bandwidth: expected a quantity in B/s, found '4 TB', which is in B"),
+        ("gpu.sm=1", "l4: gpu.sm: holds several numbers"),
+        ("=1", "l4: unknown path ''"),
+        ("gemm.launch=1 us", "l4: unknown path 'gemm.launch'; did you mean 'calibration.gemm.launch'"),
+        ("calibration.gemm.launch=1 s", "calibration.gemm.launch: 1 is outside of ["),
+    ],
+)
 def test_overrides(assignment: str, message: str, tmp_path: Path, fails: Callable[..., str]) -> None:
     assert _predict(fails, tmp_path, "--system", "l4", "--set", assignment).startswith(message)
 
@@ -101,9 +104,18 @@ GRAPHS: dict[str, tuple[bytes, str]] = {
     "op twice": (_damaged(lambda g: g["ops"].append(g["ops"][0])), "two ops are named 'norm'"),
     "no ops": (_damaged(lambda g: g.pop("ops")), "damaged graph: KeyError: 'ops'"),
     "unknown kind": (_damaged(lambda g: g["ops"][0].update(kind="magic")), "op 'norm': unknown kind 'magic'; allowed: matmul"),
-    "unknown format": (_damaged(lambda g: g["ops"][0]["operands"][0].update(format="bf61")), "unknown number format 'bf61'; did you mean 'bf16'"),
-    "negative size": (_damaged(lambda g: g["ops"][0]["dims"].update(c=-1)), "op 'norm': dims.c: expected a number from 0 to 2^62, found -1"),
-    "size of text": (_damaged(lambda g: g["ops"][0]["dims"].update(c="1")), "op 'norm': dims.c: expected a number from 0 to 2^62, found '1'"),
+    "unknown format": (
+        _damaged(lambda g: g["ops"][0]["operands"][0].update(format="bf61")),
+        "unknown number format 'bf61'; did you mean 'bf16'",
+    ),
+    "negative size": (
+        _damaged(lambda g: g["ops"][0]["dims"].update(c=-1)),
+        "op 'norm': dims.c: expected a number from 0 to 2^62, found -1",
+    ),
+    "size of text": (
+        _damaged(lambda g: g["ops"][0]["dims"].update(c="1")),
+        "op 'norm': dims.c: expected a number from 0 to 2^62, found '1'",
+    ),
     "not a number": (_damaged(lambda g: g["ops"][0]["body"].update(mac=float("nan"))), "op 'norm': body.mac: expected a number"),
     "memory of text": (_damaged(lambda g: g["memory"].update(weights_bytes="many")), "memory.weights_bytes: expected a number"),
 }
@@ -123,7 +135,11 @@ def test_graph_files(case: str, packed: bool, tmp_path: Path, fails: Callable[..
 def test_graph_files_that_are_not_what_their_name_says(tmp_path: Path, fails: Callable[..., str]) -> None:
     assert fails("predict", tmp_path / "none.json", "--system", "l4").endswith("none.json: cannot be read: No such file or directory")
     packed = gzip.compress(GRAPH.read_bytes())
-    for name, content in (("plain.json.gz", GRAPH.read_bytes()), ("cut.json.gz", packed[:-30]), ("bent.json.gz", packed[:40] + b"xxxx" + packed[44:])):
+    for name, content in (
+        ("plain.json.gz", GRAPH.read_bytes()),
+        ("cut.json.gz", packed[:-30]),
+        ("bent.json.gz", packed[:40] + b"xxxx" + packed[44:]),
+    ):
         (tmp_path / name).write_bytes(content)
         assert fails("predict", tmp_path / name, "--system", "l4").startswith(f"{tmp_path / name}: ")
 
@@ -134,7 +150,9 @@ def test_options_that_a_saved_graph_cannot_follow(fails: Callable[..., str], run
     assert run(*PREDICT, "--seq", 512, "--phase", "prefill").status == 0
 
 
-@pytest.mark.parametrize("arguments", [("--fidelity", "exact"), ("--runtime", "jit"), ("--phase", "sleep"), ("--batch", "0"), ("--top", "x"), ("--nope",)])
+@pytest.mark.parametrize(
+    "arguments", [("--fidelity", "exact"), ("--runtime", "jit"), ("--phase", "sleep"), ("--batch", "0"), ("--top", "x"), ("--nope",)]
+)
 def test_wrong_options(arguments: tuple[str, ...], tmp_path: Path, run: Callable[..., Outcome]) -> None:
     outcome = run(*PREDICT, *arguments, "--out", tmp_path / "out")
     assert outcome.status == 2
@@ -185,7 +203,11 @@ FUNCTIONS = {
     "exits": ("import sys\ndef model():\n    sys.exit(3)\n", "raised: SystemExit: 3", "mine.py:3"),
     "returns nothing": ("def model(): pass\n", "must return (nn.Module, example_inputs), but returned NoneType", ""),
     "returns a module alone": ("import torch\ndef model(): return torch.nn.Linear(1, 1)\n", "but returned Linear", ""),
-    "wrong inputs": ("import torch\ndef model(): return torch.nn.Linear(1, 1), 7\n", "example_inputs must be a tensor, a tuple, a list or a dict, not int", ""),
+    "wrong inputs": (
+        "import torch\ndef model(): return torch.nn.Linear(1, 1), 7\n",
+        "example_inputs must be a tensor, a tuple, a list or a dict, not int",
+        "",
+    ),
     "wrong shapes": ("import torch\ndef model(): return torch.nn.Linear(4, 1), torch.zeros(1, 3)\n", "", ""),
     "raises on import": ("1 / 0\n", "raised while it was run: ZeroDivisionError", "mine.py:1"),
     "syntax": ("def model(:\n", "mine.py:1: SyntaxError", ""),
@@ -249,7 +271,9 @@ def test_interrupted_between_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def _start(*args: Any) -> subprocess.Popen[str]:
-    return subprocess.Popen([sys.executable, "-m", "presilicon", *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-m", "presilicon", *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 @pytest.mark.slow

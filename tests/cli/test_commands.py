@@ -33,7 +33,9 @@ def test_predict_compares_systems_and_writes_a_set_of_files_for_each(tmp_path: P
     assert "1.00x" in outcome.out
     assert f"wrote {tmp_path / 'a'}" in outcome.out
     stems = [f"mlp-prefill-{name}" for name in ("l4", "h100-sxm")]
-    assert sorted(snapshot(tmp_path / "a")) == sorted(f"{stem}{end}" for stem in stems for end in (".csv", ".json", ".perfetto.json", ".roofline.svg"))
+    assert sorted(snapshot(tmp_path / "a")) == sorted(
+        f"{stem}{end}" for stem in stems for end in (".csv", ".json", ".perfetto.json", ".roofline.svg")
+    )
     for stem, name in zip(stems, ("l4", "h100-sxm"), strict=True):
         report = simulate(load_graph(GRAPH), name, fidelity="analytic", runtime="eager")
         headline = json.loads((tmp_path / "a" / f"{stem}.json").read_text())
@@ -97,13 +99,18 @@ def test_help_names_every_command(run: Callable[..., Outcome]) -> None:
 
 
 def test_help_loads_nothing_heavy() -> None:
-    code = "import sys; sys.argv = ['presilicon', '--help']\nfrom presilicon.cli import main\ntry: main()\nexcept SystemExit: print('\\n', *sys.modules)"
+    code = (
+        "import sys; from presilicon.cli import main\ntry: main(['--help'])\n"
+        "except SystemExit: print('\\n', *sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = set(done.stdout.split("\n")[-2].split())
     assert not loaded & {"numpy", "pandas", "torch", "matplotlib", "scipy", "networkx", "yaml", "presilicon.arch", "presilicon.sim"}
 
 
 def test_a_saved_graph_needs_no_torch() -> None:
-    code = (f"import sys; from presilicon.cli import main\ntry: main(['predict', {str(GRAPH)!r}, '--system', 'l4'])\n"
-            "except SystemExit as stop: assert stop.code == 0\nassert not {'torch', 'transformers', 'matplotlib', 'scipy'} & set(sys.modules)")
+    code = (
+        f"import sys; from presilicon.cli import main\ntry: main(['predict', {str(GRAPH)!r}, '--system', 'l4'])\n"
+        "except SystemExit as stop: assert stop.code == 0\nassert not {'torch', 'transformers', 'matplotlib', 'scipy'} & set(sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)

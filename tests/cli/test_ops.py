@@ -34,7 +34,7 @@ def test_extra_columns_pass_through_as_text(tmp_path: Path, run: Callable[..., O
     assert (outcome.status, outcome.err) == (0, "")
     assert "4 rows of gemm predicted on a100-sxm-80gb" in outcome.out
     written = out.read_text(encoding="utf-8").splitlines()
-    assert [line[:len(old)] for line, old in zip(written, lines, strict=True)] == lines, "the input's bytes, then the prediction"
+    assert [line[: len(old)] for line, old in zip(written, lines, strict=True)] == lines, "the input's bytes, then the prediction"
     assert _rows(out)[0] == [*_rows(table)[0], *PREDICTED]
     for row in _rows(out)[1:]:
         time, low, high = (float(cell) for cell in row[-4:-1])
@@ -77,8 +77,11 @@ def test_number_formats_have_aliases(tmp_path: Path, run: Callable[..., Outcome]
 
 def test_columns_that_may_be_absent_have_their_defaults(tmp_path: Path, run: Callable[..., Outcome]) -> None:
     header, row = "num_tokens,hidden_size,inter_size,topk,num_experts,moe_dtype", "64,2048,1024,2,8,bf16"
-    tables = {"absent": f"{header}\n{row}\n", "empty": f"{header},moe_tp_size,moe_ep_size,distribution\n{row},,,\n",
-              "given": f"{header},moe_tp_size,moe_ep_size,distribution\n{row},1,1,balanced\n"}
+    tables = {
+        "absent": f"{header}\n{row}\n",
+        "empty": f"{header},moe_tp_size,moe_ep_size,distribution\n{row},,,\n",
+        "given": f"{header},moe_tp_size,moe_ep_size,distribution\n{row},1,1,balanced\n",
+    }
     results = []
     for name, text in tables.items():
         (tmp_path / name).write_text(text)

@@ -26,7 +26,10 @@ TABLES: dict[str, tuple[str | bytes, str]] = {
     "short row": (f"{HEADER}\n{ROW}\nbfloat16,1,2\n", "line 3: expected 5 cells as in the header, found 3"),
     "long row": (f"{HEADER}\n{ROW},9\n", "line 2: expected 5 cells as in the header, found 6"),
     "empty dtype": (f"{HEADER}\n{ROW}\n,1,1,1,1\n", "line 3, column 'gemm_dtype': expected a text, found ''"),
-    "unknown dtype": (f"{HEADER}\n{ROW}\nbfloat61,1,1,1,1\n", "line 3, column 'gemm_dtype': unknown number format 'bfloat61'; did you mean 'bfloat16'"),
+    "unknown dtype": (
+        f"{HEADER}\n{ROW}\nbfloat61,1,1,1,1\n",
+        "line 3, column 'gemm_dtype': unknown number format 'bfloat61'; did you mean 'bfloat16'",
+    ),
     "no kind": ("a,b\n1,2\n", "cannot tell the kind of table from its columns (a, b); name it with --kind: gemm"),
     "huge field": (HEADER + "\n" + "x" * 200_000 + ",1,1,1,1\n", "field larger than field limit"),
 }
@@ -64,7 +67,8 @@ def test_wrong_measurements(cell: str, tmp_path: Path, fails: Callable[..., str]
     table = tmp_path / "table.csv"
     table.write_text(f"{HEADER}\n{ROW}\nbfloat16,1,1,1,{cell}\n")
     assert fails("ops", table, "--system", "l4", "--measured", "latency_s", "-o", tmp_path / "out.csv") == (
-        f"{table}, line 3, column 'latency_s': expected positive seconds, found {cell!r}")
+        f"{table}, line 3, column 'latency_s': expected positive seconds, found {cell!r}"
+    )
 
 
 def test_missing_measurements(tmp_path: Path, fails: Callable[..., str]) -> None:
@@ -77,29 +81,59 @@ def test_missing_measurements(tmp_path: Path, fails: Callable[..., str]) -> None
 #: Kind, header, row, message.
 KINDS = {
     "decode: more KV heads than heads": (
-        "attention-decode", "batch_size,isl,num_heads,num_key_value_heads,head_dim,attn_dtype", "1,1,8,16,128,bfloat16",
-        "line 2, column 'num_key_value_heads': expected at most num_heads of the same row, found '16'"),
+        "attention-decode",
+        "batch_size,isl,num_heads,num_key_value_heads,head_dim,attn_dtype",
+        "1,1,8,16,128,bfloat16",
+        "line 2, column 'num_key_value_heads': expected at most num_heads of the same row, found '16'",
+    ),
     "prefill: window below 0": (
-        "attention-prefill", "batch_size,isl,num_heads,num_key_value_heads,head_dim,attn_dtype,window_size", "1,1,8,8,128,bfloat16,-1",
-        "line 2, column 'window_size': expected a whole number from 0 to 2^40, found '-1'"),
+        "attention-prefill",
+        "batch_size,isl,num_heads,num_key_value_heads,head_dim,attn_dtype,window_size",
+        "1,1,8,8,128,bfloat16,-1",
+        "line 2, column 'window_size': expected a whole number from 0 to 2^40, found '-1'",
+    ),
     "prefill: cache of an unknown format": (
-        "attention-prefill", "batch_size,isl,num_heads,num_key_value_heads,head_dim,attn_dtype,kv_cache_dtype", "1,1,8,8,128,bfloat16,fp9",
-        "line 2, column 'kv_cache_dtype': unknown number format 'fp9'"),
+        "attention-prefill",
+        "batch_size,isl,num_heads,num_key_value_heads,head_dim,attn_dtype,kv_cache_dtype",
+        "1,1,8,8,128,bfloat16,fp9",
+        "line 2, column 'kv_cache_dtype': unknown number format 'fp9'",
+    ),
     "moe: more experts per token than experts": (
-        "moe", "num_tokens,hidden_size,inter_size,topk,num_experts,moe_dtype", "1,64,64,9,8,bfloat16",
-        "line 2, column 'topk': expected at most num_experts of the same row, found '9'"),
+        "moe",
+        "num_tokens,hidden_size,inter_size,topk,num_experts,moe_dtype",
+        "1,64,64,9,8,bfloat16",
+        "line 2, column 'topk': expected at most num_experts of the same row, found '9'",
+    ),
     "moe: no tensor parallelism at all": (
-        "moe", "num_tokens,hidden_size,inter_size,topk,num_experts,moe_dtype,moe_tp_size", "1,64,64,2,8,bfloat16,0",
-        "line 2, column 'moe_tp_size': expected a whole number from 1 to 2^40, found '0'"),
+        "moe",
+        "num_tokens,hidden_size,inter_size,topk,num_experts,moe_dtype,moe_tp_size",
+        "1,64,64,2,8,bfloat16,0",
+        "line 2, column 'moe_tp_size': expected a whole number from 1 to 2^40, found '0'",
+    ),
     "moe: unknown distribution": (
-        "moe", "num_tokens,hidden_size,inter_size,topk,num_experts,moe_dtype,distribution", "1,64,64,2,8,bfloat16,gaussian", "'gaussian'"),
+        "moe",
+        "num_tokens,hidden_size,inter_size,topk,num_experts,moe_dtype,distribution",
+        "1,64,64,2,8,bfloat16,gaussian",
+        "'gaussian'",
+    ),
     "collective: unknown operation": (
-        "collective", "num_gpus,message_size,dtype,operation", "2,1024,half,all_reduse", "unknown operation 'all_reduse'; did you mean 'all_reduce'"),
+        "collective",
+        "num_gpus,message_size,dtype,operation",
+        "2,1024,half,all_reduse",
+        "unknown operation 'all_reduse'; did you mean 'all_reduce'",
+    ),
     "scan: unknown kernel": (
-        "scan", "batch_size,seq_len,d_conv,nheads,head_dim,n_groups,d_state,chunk_size,kernel_source", "1,1,4,8,64,1,128,256,mamba9", "'mamba9'"),
+        "scan",
+        "batch_size,seq_len,d_conv,nheads,head_dim,n_groups,d_state,chunk_size,kernel_source",
+        "1,1,4,8,64,1,128,256,mamba9",
+        "'mamba9'",
+    ),
     "scan: kernel of the other family": (
-        "scan", "batch_size,seq_len,d_conv,num_k_heads,head_k_dim,num_v_heads,head_v_dim,kernel_source", "1,1,4,8,64,8,64,selective_state_update",
-        "kernel_source 'selective_state_update' needs the columns nheads"),
+        "scan",
+        "batch_size,seq_len,d_conv,num_k_heads,head_k_dim,num_v_heads,head_v_dim,kernel_source",
+        "1,1,4,8,64,8,64,selective_state_update",
+        "kernel_source 'selective_state_update' needs the columns nheads",
+    ),
     "scan: no heads": ("scan", "batch_size,seq_len,d_conv,kernel_source", "1,1,4,causal_conv1d_fn", "column 'nheads' is missing"),
 }
 

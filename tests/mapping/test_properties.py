@@ -84,50 +84,122 @@ def _prefill_flops(s: Sizes, o: Mapping[str, Any]) -> float:
 HEADS = {"kv_heads": _upto(16), "group": _upto(16), "head_dim": st.sampled_from([64.0, 96.0, 128.0, 256.0])}
 FAMILIES = {
     "gemm": Family(
-        "gemm", {"m": _upto(16384), "n": _upto(32768), "k": _upto(16384), "batch": st.sampled_from([1.0, 1.0, 3.0, 32.0])},
-        {"arithmetic": st.sampled_from(["bf16", "fp8", "fp32"]), "a_bits": st.just(16.0), "w_bits": st.sampled_from([16.0, 8.0]),
-         "weight_copies": st.sampled_from([1.0, 6.0, float("inf")])},
-        flops=lambda s, o: 2 * s["m"] * s["n"] * s["k"] * s["batch"], dram_bytes=_gemm_dram_bytes, batch=("m", "batch")),
+        "gemm",
+        {"m": _upto(16384), "n": _upto(32768), "k": _upto(16384), "batch": st.sampled_from([1.0, 1.0, 3.0, 32.0])},
+        {
+            "arithmetic": st.sampled_from(["bf16", "fp8", "fp32"]),
+            "a_bits": st.just(16.0),
+            "w_bits": st.sampled_from([16.0, 8.0]),
+            "weight_copies": st.sampled_from([1.0, 6.0, float("inf")]),
+        },
+        flops=lambda s, o: 2 * s["m"] * s["n"] * s["k"] * s["batch"],
+        dram_bytes=_gemm_dram_bytes,
+        batch=("m", "batch"),
+    ),
     "grouped_gemm": Family(
-        "grouped_gemm", {"rows": _upto(65536), "n": _upto(8192), "k": _upto(8192), "groups": _upto(256)}, {"arithmetic": st.just("bf16")},
-        flops=lambda s, o: 2 * s["rows"] * s["n"] * s["k"], batch=("rows",)),
+        "grouped_gemm",
+        {"rows": _upto(65536), "n": _upto(8192), "k": _upto(8192), "groups": _upto(256)},
+        {"arithmetic": st.just("bf16")},
+        flops=lambda s, o: 2 * s["rows"] * s["n"] * s["k"],
+        batch=("rows",),
+    ),
     "fused_moe": Family(
-        "fused_moe", {"num_tokens": _upto(32768), "hidden_size": _upto(8192), "inter_size": _upto(16384), "topk": _upto(8), "num_experts": _upto(256)},
-        {"arithmetic": st.just("bf16")}, flops=lambda s, o: 6 * s["num_tokens"] * s["topk"] * s["hidden_size"] * s["inter_size"],
-        batch=("num_tokens",), draw=_experts),
+        "fused_moe",
+        {"num_tokens": _upto(32768), "hidden_size": _upto(8192), "inter_size": _upto(16384), "topk": _upto(8), "num_experts": _upto(256)},
+        {"arithmetic": st.just("bf16")},
+        flops=lambda s, o: 6 * s["num_tokens"] * s["topk"] * s["hidden_size"] * s["inter_size"],
+        batch=("num_tokens",),
+        draw=_experts,
+    ),
     "attention_prefill": Family(
-        "attention_prefill", {"batch": _upto(64), "q_len": _upto(8192), "past": st.one_of(st.just(0.0), _upto(16384)), **HEADS},
-        {"arithmetic": st.just("bf16"), "causal": st.booleans()}, flops=_prefill_flops, draw=_prefix),
+        "attention_prefill",
+        {"batch": _upto(64), "q_len": _upto(8192), "past": st.one_of(st.just(0.0), _upto(16384)), **HEADS},
+        {"arithmetic": st.just("bf16"), "causal": st.booleans()},
+        flops=_prefill_flops,
+        draw=_prefix,
+    ),
     "attention_decode": Family(
-        "attention_decode", {"batch": _upto(512), "kv_len": _upto(131072), **HEADS}, {"arithmetic": st.just("bf16"), "kv_bits": st.sampled_from([8.0, 16.0])},
+        "attention_decode",
+        {"batch": _upto(512), "kv_len": _upto(131072), **HEADS},
+        {"arithmetic": st.just("bf16"), "kv_bits": st.sampled_from([8.0, 16.0])},
         dram_bytes=lambda s, o, l2: 2 * s["batch"] * s["kv_len"] * s["kv_heads"] * s["head_dim"] * o["kv_bits"] / 8 - l2,
-        batch=("batch", "kv_len"), draw=_grouped_heads),
+        batch=("batch", "kv_len"),
+        draw=_grouped_heads,
+    ),
     "memory": Family(
-        "memory", {"bytes_read": _upto(2**33), "bytes_written": _upto(2**33), "fma_ops": _upto(2**33), "sfu_ops": _upto(2**30), "rows": _upto(65536)},
+        "memory",
+        {"bytes_read": _upto(2**33), "bytes_written": _upto(2**33), "fma_ops": _upto(2**33), "sfu_ops": _upto(2**30), "rows": _upto(65536)},
         {"kind": st.sampled_from(["elementwise", "norm", "softmax", "reduce", "gather", "copy"])},
-        dram_bytes=lambda s, o, l2: s["bytes_read"] + s["bytes_written"] - 2 * l2, batch=()),
+        dram_bytes=lambda s, o, l2: s["bytes_read"] + s["bytes_written"] - 2 * l2,
+        batch=(),
+    ),
     "collective": Family(
-        "collective", {"message_bytes": _upto(2**32), "num_gpus": st.sampled_from([2.0, 4.0, 8.0])},
-        {"operation": st.sampled_from(["all_reduce", "all_gather", "reduce_scatter", "all_to_all"])}, batch=("message_bytes",)),
+        "collective",
+        {"message_bytes": _upto(2**32), "num_gpus": st.sampled_from([2.0, 4.0, 8.0])},
+        {"operation": st.sampled_from(["all_reduce", "all_gather", "reduce_scatter", "all_to_all"])},
+        batch=("message_bytes",),
+    ),
     "mamba2_scan": Family(
-        "scan", {"batch": _upto(64), "seq_len": _upto(16384), "heads": _upto(128), "head_dim": st.just(64.0), "state_dim": st.sampled_from([64.0, 128.0]),
-                 "groups": st.just(1.0), "chunk": st.just(256.0)}, {"variant": st.just("mamba2_scan")}),
+        "scan",
+        {
+            "batch": _upto(64),
+            "seq_len": _upto(16384),
+            "heads": _upto(128),
+            "head_dim": st.just(64.0),
+            "state_dim": st.sampled_from([64.0, 128.0]),
+            "groups": st.just(1.0),
+            "chunk": st.just(256.0),
+        },
+        {"variant": st.just("mamba2_scan")},
+    ),
     "mamba2_update": Family(
-        "scan", {"batch": _upto(512), "heads": _upto(128), "head_dim": st.just(64.0), "state_dim": st.sampled_from([64.0, 128.0])},
-        {"variant": st.just("mamba2_update")}, dram_bytes=lambda s, o, l2: 4 * s["batch"] * s["heads"] * s["head_dim"] * s["state_dim"] - 2 * l2),
+        "scan",
+        {"batch": _upto(512), "heads": _upto(128), "head_dim": st.just(64.0), "state_dim": st.sampled_from([64.0, 128.0])},
+        {"variant": st.just("mamba2_update")},
+        dram_bytes=lambda s, o, l2: 4 * s["batch"] * s["heads"] * s["head_dim"] * s["state_dim"] - 2 * l2,
+    ),
     "gated_delta": Family(
-        "scan", {"batch": _upto(64), "seq_len": _upto(16384), "key_heads": st.just(16.0), "value_heads": st.sampled_from([16.0, 32.0]),
-                 "key_dim": st.just(128.0), "value_dim": st.just(128.0)}, {"variant": st.just("gated_delta")}),
+        "scan",
+        {
+            "batch": _upto(64),
+            "seq_len": _upto(16384),
+            "key_heads": st.just(16.0),
+            "value_heads": st.sampled_from([16.0, 32.0]),
+            "key_dim": st.just(128.0),
+            "value_dim": st.just(128.0),
+        },
+        {"variant": st.just("gated_delta")},
+    ),
     "causal_conv1d": Family(
-        "scan", {"batch": _upto(64), "seq_len": _upto(16384), "channels": _upto(16384), "width": st.just(4.0)}, {"variant": st.just("causal_conv1d")}),
+        "scan",
+        {"batch": _upto(64), "seq_len": _upto(16384), "channels": _upto(16384), "width": st.just(4.0)},
+        {"variant": st.just("causal_conv1d")},
+    ),
 }
 SYSTEMS = {name: load(name) for name in names()}
 
 #: Each number that may be better alone, and which way; ``tensor`` stands for the arithmetic that the kernel uses.
 BETTER = {
-    **dict.fromkeys((
-        "gpu.sm.count", "gpu.clock.boost", "gpu.sm.fma", "gpu.sm.sfu", "gpu.sm.shared_bandwidth", "gpu.sm.registers", "gpu.sm.max_warps",
-        "gpu.sm.max_ctas", "gpu.l2.size", "gpu.l2.bandwidth", "dram.bandwidth", "dram.size", "power.limit", "link.bandwidth", "tensor"), True),
+    **dict.fromkeys(
+        (
+            "gpu.sm.count",
+            "gpu.clock.boost",
+            "gpu.sm.fma",
+            "gpu.sm.sfu",
+            "gpu.sm.shared_bandwidth",
+            "gpu.sm.registers",
+            "gpu.sm.max_warps",
+            "gpu.sm.max_ctas",
+            "gpu.l2.size",
+            "gpu.l2.bandwidth",
+            "dram.bandwidth",
+            "dram.size",
+            "power.limit",
+            "link.bandwidth",
+            "tensor",
+        ),
+        True,
+    ),
     **dict.fromkeys(("gpu.l2.latency", "dram.latency", "power.idle", "link.latency"), False),
 }
 WHOLE = ("gpu.sm.count", "gpu.sm.registers", "gpu.sm.max_warps", "gpu.sm.max_ctas")
@@ -156,14 +228,19 @@ def test_no_estimate_beats_the_roofline_of_its_own_system(name: str, data: st.Da
     sizes, options = _draw(data, family)
     times = _time(family, system, sizes, options)
     assert np.all(np.isfinite(times.time_s) & (times.time_s > 0))
-    arithmetic, rates = arithmetic_of(options.get("arithmetic", "bf16"), system.gpu.sm.tensor_flops_per_clk), system.gpu.sm.tensor_flops_per_clk
+    arithmetic, rates = (
+        arithmetic_of(options.get("arithmetic", "bf16"), system.gpu.sm.tensor_flops_per_clk),
+        system.gpu.sm.tensor_flops_per_clk,
+    )
     fma = 2 * system.gpu.sm.fma_per_clk * system.gpu.sm.count * system.gpu.clock.boost_hz
     peak = system.tensor_flops_per_s(arithmetic) if arithmetic in rates else fma
     for i in range(len(times.time_s)):
         row = {key: float(values[i]) for key, values in sizes.items()}
         assert times.time_s[i] >= family.flops(row, options) / peak
         assert times.time_s[i] >= family.dram_bytes(row, options, system.gpu.l2.size_bytes) / system.dram.bandwidth_bytes_per_s
-    assert np.all(times.time_s >= times.bytes_moved["dram"] / system.dram.bandwidth_bytes_per_s * (1 - 1e-9)), "the bytes that it reports itself"
+    assert np.all(times.time_s >= times.bytes_moved["dram"] / system.dram.bandwidth_bytes_per_s * (1 - 1e-9)), (
+        "the bytes that it reports itself"
+    )
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -181,7 +258,9 @@ def test_a_better_system_is_never_slower(name: str, data: st.DataObject) -> None
         more = BETTER[path]
     value = value_at(system, path) * (factor if more else 1 / factor)
     better = system.override({path: np.ceil(value) if path in WHOLE else value})
-    assert np.all(_time(family, better, sizes, options).time_s <= _time(family, system, sizes, options).time_s * (1 + SLACK.get(name, 1e-9)))
+    assert np.all(
+        _time(family, better, sizes, options).time_s <= _time(family, system, sizes, options).time_s * (1 + SLACK.get(name, 1e-9))
+    )
 
 
 #: Share by which a family may break the rule, with the reason.

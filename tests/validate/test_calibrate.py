@@ -26,18 +26,36 @@ def _changed(families: tuple[str, ...]) -> System:
     """A GPU that differs from the base in every constant of some families that may be fitted, by a fifth up or down."""
     constants = [c for c in all_constants().values() if c.family in families and c.fit]
     factors = [0.8 if i % 2 else 1.25 for i in range(len(constants))]
-    return BASE.override({f"calibration.{c.name}": float(np.clip(BASE.calibration[c.name] * f, c.low, c.high)) for c, f in zip(constants, factors, strict=True)})
+    return BASE.override(
+        {
+            f"calibration.{c.name}": float(np.clip(BASE.calibration[c.name] * f, c.low, c.high))
+            for c, f in zip(constants, factors, strict=True)
+        }
+    )
 
 
 def _gemms(rows: int, seed: int = 0) -> pd.DataFrame:
     rng = np.random.default_rng(seed)
-    return pd.DataFrame({"gemm_dtype": "bf16", "m": 2 ** rng.integers(0, 13, rows), "n": 2 ** rng.integers(5, 14, rows), "k": 2 ** rng.integers(5, 14, rows)})
+    return pd.DataFrame(
+        {
+            "gemm_dtype": "bf16",
+            "m": 2 ** rng.integers(0, 13, rows),
+            "n": 2 ** rng.integers(5, 14, rows),
+            "k": 2 ** rng.integers(5, 14, rows),
+        }
+    )
 
 
 def _collectives(rows: int, seed: int = 0) -> pd.DataFrame:
     rng = np.random.default_rng(seed)
-    return pd.DataFrame({"dtype": "half", "num_gpus": 2 ** rng.integers(1, 4, rows), "message_size": 2 ** rng.integers(7, 29, rows),
-                         "operation": rng.choice(["all_reduce", "all_gather", "reduce_scatter", "all_to_all"], rows)})
+    return pd.DataFrame(
+        {
+            "dtype": "half",
+            "num_gpus": 2 ** rng.integers(1, 4, rows),
+            "message_size": 2 ** rng.integers(7, 29, rows),
+            "operation": rng.choice(["all_reduce", "all_gather", "reduce_scatter", "all_to_all"], rows),
+        }
+    )
 
 
 def _table(frame: pd.DataFrame, kind: str, truth: System, noise: float = 0.0) -> Table:
@@ -46,9 +64,13 @@ def _table(frame: pd.DataFrame, kind: str, truth: System, noise: float = 0.0) ->
     return Table("table", kind_named(kind), checked, exact * np.exp(noise * np.random.default_rng(1).standard_normal(len(frame))))
 
 
-@pytest.mark.parametrize(("kind", "frame", "families"), [
-    ("gemm", _gemms(300), ("gemm", "power")), ("collective", _collectives(400), ("collective",)),
-])
+@pytest.mark.parametrize(
+    ("kind", "frame", "families"),
+    [
+        ("gemm", _gemms(300), ("gemm", "power")),
+        ("collective", _collectives(400), ("collective",)),
+    ],
+)
 def test_the_constants_that_made_a_table_are_found(kind: str, frame: pd.DataFrame, families: tuple[str, ...]) -> None:
     truth = _changed(families)
     table = _table(frame, kind, truth)
@@ -84,7 +106,8 @@ def test_what_no_row_moves_is_named_and_kept() -> None:
 def test_only_calibration_and_intervals_change() -> None:
     result = calibrate([_table(_gemms(100), "gemm", BASE, noise=0.1)], BASE, source="x")
     assert {part: getattr(result.system, part) for part in ("gpu", "dram", "power", "link", "host", "name", "title")} == {
-        part: getattr(BASE, part) for part in ("gpu", "dram", "power", "link", "host", "name", "title")}
+        part: getattr(BASE, part) for part in ("gpu", "dram", "power", "link", "host", "name", "title")
+    }
     assert set(result.system.intervals) == {"gemm.bf16"}
     assert result.system.intervals["gemm.bf16"]["rows"] == 100
 
@@ -99,7 +122,9 @@ def test_noise_gives_intervals_that_cover_it() -> None:
 
 @pytest.mark.parametrize("columns", [{"n": 4096, "k": 4096}, {"n": 4096}])
 def test_few_shapes(columns: dict[str, int]) -> None:
-    frame = pd.DataFrame({"gemm_dtype": "bf16", "m": np.arange(1, 41) * 64, "n": np.repeat([512, 1024], 20), "k": np.tile([64, 128], 20)}).assign(**columns)
+    frame = pd.DataFrame(
+        {"gemm_dtype": "bf16", "m": np.arange(1, 41) * 64, "n": np.repeat([512, 1024], 20), "k": np.tile([64, 128], 20)}
+    ).assign(**columns)
     result = calibrate([_table(frame, "gemm", _changed(("gemm",)))], BASE, source="x")
     assert result.errors[1].mape < 0.01
     assert np.isfinite(result.errors[2].mape)
@@ -198,12 +223,15 @@ def _bad(tmp_path: Path, text: str) -> Callable[[], object]:
     return lambda: calibrate_files([tmp_path / "bad.csv"], BASE)
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    ("gemm_dtype,m,n,k,latency_s\n" + "bf16,1,2,3,1e-6\n" * 5, "bad.csv: 5 rows; calibration needs at least 20"),
-    ("gemm_dtype,m,n,k,latency_s\n" + "bf16,1,2,3,0\n" * 30, "line 2, column 'latency_s': expected positive seconds"),
-    ("gemm_dtype,m,n,k\n" + "bf16,1,2,3\n" * 30, "column 'latency_s' \\(measured seconds\\) is missing"),
-    ("gemm_dtype,m,n,k,latency_s\n" + "bf16,1,2,x,1\n" * 30, "line 2, column 'k'"),
-])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("gemm_dtype,m,n,k,latency_s\n" + "bf16,1,2,3,1e-6\n" * 5, "bad.csv: 5 rows; calibration needs at least 20"),
+        ("gemm_dtype,m,n,k,latency_s\n" + "bf16,1,2,3,0\n" * 30, "line 2, column 'latency_s': expected positive seconds"),
+        ("gemm_dtype,m,n,k\n" + "bf16,1,2,3\n" * 30, "column 'latency_s' \\(measured seconds\\) is missing"),
+        ("gemm_dtype,m,n,k,latency_s\n" + "bf16,1,2,x,1\n" * 30, "line 2, column 'k'"),
+    ],
+)
 def test_tables_that_cannot_be_fitted(text: str, message: str, tmp_path: Path) -> None:
     with pytest.raises((CalibrationError, TableError), match=message):
         _bad(tmp_path, text)()

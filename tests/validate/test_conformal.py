@@ -86,10 +86,19 @@ def test_which_table_applies() -> None:
     check(fallback, "fallback")
 
 
-@pytest.mark.parametrize("change", [
-    {"edges_s": [1e-4, 1e-5, 1e-3]}, {"edges_s": [0.0, 1e-4, 1e-3]}, {"edges_s": [1e-5, 1e-4]}, {"low": [0.8]}, {"low": [0.0, 0.9]}, {"low": [2.0, 0.9]},
-    {"high": "wide"}, {"more": 1},
-])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"edges_s": [1e-4, 1e-5, 1e-3]},
+        {"edges_s": [0.0, 1e-4, 1e-3]},
+        {"edges_s": [1e-5, 1e-4]},
+        {"low": [0.8]},
+        {"low": [0.0, 0.9]},
+        {"low": [2.0, 0.9]},
+        {"high": "wide"},
+        {"more": 1},
+    ],
+)
 def test_damaged_tables_are_refused(change: dict[str, Any]) -> None:
     with pytest.raises(SpecError, match=r"intervals\.gemm: "):
         _with_intervals(gemm=TABLE | change)

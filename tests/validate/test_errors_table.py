@@ -35,10 +35,16 @@ def test_a_prediction_of_no_time_at_all() -> None:
     assert (line.mape, line.bias) == (0.5, -1.0)
 
 
-FRAME = pd.DataFrame({
-    "dtype": ["bf16", "fp8", "bf16", "fp8"], "same": ["x"] * 4, "t": [5e-6, 50e-6, 500e-6, 5e-3], "predicted_s": [6e-6, 40e-6, 500e-6, 10e-3],
-    "low_s": [0.0, 0.0, 0.0, 9e-3], "high_s": [1.0, 1.0, 1.0, 1.0],
-})
+FRAME = pd.DataFrame(
+    {
+        "dtype": ["bf16", "fp8", "bf16", "fp8"],
+        "same": ["x"] * 4,
+        "t": [5e-6, 50e-6, 500e-6, 5e-3],
+        "predicted_s": [6e-6, 40e-6, 500e-6, 10e-3],
+        "low_s": [0.0, 0.0, 0.0, 9e-3],
+        "high_s": [1.0, 1.0, 1.0, 1.0],
+    }
+)
 
 
 def test_lines_by_group_and_by_size() -> None:

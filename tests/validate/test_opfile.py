@@ -84,7 +84,9 @@ def test_columns_are_replaced_in_place_and_added_behind() -> None:
     import io
 
     stream = io.BytesIO()
-    Chunk([" x", "y", "", ""], [["1", "2", "a", "b"], ["3", "4", "c", "d"]], [2, 3]).write(stream, {"z": [7, 8], "x": ["p", "q,r"]}, with_header=True)
+    Chunk([" x", "y", "", ""], [["1", "2", "a", "b"], ["3", "4", "c", "d"]], [2, 3]).write(
+        stream, {"z": [7, 8], "x": ["p", "q,r"]}, with_header=True
+    )
     assert stream.getvalue().decode() == ' x,y,,,z\np,2,a,b,7\n"q,r",4,c,d,8\n'
 
 

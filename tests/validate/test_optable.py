@@ -15,8 +15,15 @@ from presilicon.validate.optable import KINDS, check, formats_of, kind_named, pr
 
 MEASURED = Path(__file__).parents[3] / "shared" / "measured"
 
-ATTENTION = {"batch_size": [1, 4], "isl": [1, 1], "num_heads": [32, 32], "num_key_value_heads": [8, 32], "head_dim": [128, 64],
-             "attn_dtype": "bfloat16", "step": [4096, 63]}
+ATTENTION = {
+    "batch_size": [1, 4],
+    "isl": [1, 1],
+    "num_heads": [32, 32],
+    "num_key_value_heads": [8, 32],
+    "head_dim": [128, 64],
+    "attn_dtype": "bfloat16",
+    "step": [4096, 63],
+}
 TABLES = {
     "gemm": {"gemm_dtype": ["bf16", "fp8", "w4a16"], "m": [1, 512, 8], "n": [4096, 64, 128], "k": [4096, 64, 128]},
     "attention-decode": ATTENTION,
@@ -24,8 +31,17 @@ TABLES = {
     "encoder-attention": {k: v for k, v in ATTENTION.items() if k not in ("num_key_value_heads", "step")} | {"isl": [512, 100]},
     "moe": {"moe_dtype": "bf16", "num_tokens": [1, 4096], "hidden_size": 2048, "inter_size": 768, "topk": 8, "num_experts": 128},
     "collective": {"dtype": "half", "num_gpus": [2, 8], "message_size": [1024, 2**24], "operation": ["all_reduce", "all_gather"]},
-    "scan": {"kernel_source": ["selective_state_update", "mamba_chunk_scan_combined", "causal_conv1d_fn"], "batch_size": [1, 2, 1],
-             "seq_len": [1, 4096, 64], "d_conv": 4, "nheads": 64, "head_dim": 64, "n_groups": 8, "d_state": 128, "chunk_size": 256},
+    "scan": {
+        "kernel_source": ["selective_state_update", "mamba_chunk_scan_combined", "causal_conv1d_fn"],
+        "batch_size": [1, 2, 1],
+        "seq_len": [1, 4096, 64],
+        "d_conv": 4,
+        "nheads": 64,
+        "head_dim": 64,
+        "n_groups": 8,
+        "d_state": 128,
+        "chunk_size": 256,
+    },
 }
 
 
@@ -36,7 +52,9 @@ def test_every_kind_on_every_generation(name: str, system: str) -> None:
     frame = pd.DataFrame(TABLES[name])
     kind = kind_named(name)
     out = predict(check(frame, kind, "t"), kind, load(system))
-    assert np.all((0 < out["low_s"]) & (out["low_s"] <= out["predicted_s"]) & (out["predicted_s"] <= out["high_s"]) & np.isfinite(out["high_s"]))
+    assert np.all(
+        (out["low_s"] > 0) & (out["low_s"] <= out["predicted_s"]) & (out["predicted_s"] <= out["high_s"]) & np.isfinite(out["high_s"])
+    )
     assert all(out["limiter"])
     assert all(out["interval_key"])
 
@@ -68,12 +86,22 @@ def test_columns_that_tell_nothing() -> None:
         kind_named("attention")
 
 
-@pytest.mark.parametrize(("dtype", "expected"), [
-    ("bfloat16", ("bf16", 16, 16, False)), ("float16", ("fp16", 16, 16, False)), ("fp8", ("fp8", 8, 8, False)),
-    ("fp8_block", ("fp8", 8.25, 8.25, False)), ("fp8_static", ("fp8", 8, 8, False)), ("int8_sq", ("int8", 8, 8, False)),
-    ("int8_wo", ("bf16", 16, 8.125, True)), ("int4_wo", ("bf16", 16, 4.125, True)), ("w4a16", ("bf16", 16, 4.125, True)),
-    ("w4a16_mxfp4", ("bf16", 16, 4.25, True)), ("nvfp4", ("fp4", 4.5, 4.5, False)),
-])
+@pytest.mark.parametrize(
+    ("dtype", "expected"),
+    [
+        ("bfloat16", ("bf16", 16, 16, False)),
+        ("float16", ("fp16", 16, 16, False)),
+        ("fp8", ("fp8", 8, 8, False)),
+        ("fp8_block", ("fp8", 8.25, 8.25, False)),
+        ("fp8_static", ("fp8", 8, 8, False)),
+        ("int8_sq", ("int8", 8, 8, False)),
+        ("int8_wo", ("bf16", 16, 8.125, True)),
+        ("int4_wo", ("bf16", 16, 4.125, True)),
+        ("w4a16", ("bf16", 16, 4.125, True)),
+        ("w4a16_mxfp4", ("bf16", 16, 4.25, True)),
+        ("nvfp4", ("fp4", 4.5, 4.5, False)),
+    ],
+)
 def test_number_formats_of_tables(dtype: str, expected: tuple[str, float, float, bool]) -> None:
     assert formats_of(dtype) == expected
 
@@ -94,10 +122,21 @@ def test_an_arithmetic_that_the_gpu_lacks_runs_on_the_next_one() -> None:
         assert 0.9 * bf16 < fp8 < 1.5 * bf16, "no faster arithmetic than 16 bit, and the activations are converted first"
 
 
-@pytest.mark.parametrize("name", [
-    "a100_sxm.gemm", "l40s.gemm", "a100_sxm.context_attention", "l40s.generation_attention", "l40s.encoder_attention", "a100_sxm.moe_triton", "l40s.nccl",
-    "a100_sxm.custom_allreduce", "a100_sxm.gdn", "l40s.mamba2",
-])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a100_sxm.gemm",
+        "l40s.gemm",
+        "a100_sxm.context_attention",
+        "l40s.generation_attention",
+        "l40s.encoder_attention",
+        "a100_sxm.moe_triton",
+        "l40s.nccl",
+        "a100_sxm.custom_allreduce",
+        "a100_sxm.gdn",
+        "l40s.mamba2",
+    ],
+)
 def test_measured_tables_are_read(name: str) -> None:
     path = MEASURED / f"{name}.csv"
     if not path.exists():

@@ -11,10 +11,11 @@ from .suite import Config, Launch, Place, Shape, Suite, Tensors, cdiv, power_of_
 _LOG2E: Final = math.log2(math.e)
 
 
-def prefill_of(batch: int, q: int, kv: int, heads: int, kv_heads: int, head_dim: int, causal: int = 1, window: int = 0) -> dict[str, Any]:
+def prefill_of(batch: int, q: int, kv: int, heads: int, kv_heads: int, head_dim: int, causal: int = 1, window: int = 0,
+               dtype: str = "bfloat16") -> dict[str, Any]:
     """Fields of an attention problem; window 0: none. The last query stands at the last key."""
     return {"batch": batch, "q": q, "kv": kv, "heads": heads, "kv_heads": kv_heads, "head_dim": head_dim, "causal": causal, "window": window,
-            "dtype": "bfloat16"}
+            "dtype": dtype}
 
 
 def pairs(q: int, kv: int, causal: bool, window: int) -> int:
@@ -85,15 +86,17 @@ def _flash_configs(shape: Shape) -> list[dict[str, Any]]:
     return [{"BLOCK_M": m, "BLOCK_N": n, "num_warps": w, "num_stages": s} for m, n, w, s in sizes]
 
 
-def decode_of(batch: int, kv: int, heads: int, kv_heads: int, head_dim: int) -> dict[str, Any]:
+def decode_of(batch: int, kv: int, heads: int, kv_heads: int, head_dim: int, dtype: str = "bfloat16") -> dict[str, Any]:
     """Fields of a decode step: one query token a sequence."""
-    return {"batch": batch, "kv": kv, "heads": heads, "kv_heads": kv_heads, "head_dim": head_dim, "dtype": "bfloat16"}
+    return {"batch": batch, "kv": kv, "heads": heads, "kv_heads": kv_heads, "head_dim": head_dim, "dtype": dtype}
 
 
 def decode_tensors(shape: Shape, place: Place) -> Tensors:
     """q and out [batch, heads, head_dim], k and v [batch, kv, kv_heads, head_dim]."""
     b, kv, h, g, d = (int(shape[n]) for n in ("batch", "kv", "heads", "kv_heads", "head_dim"))
-    return {"q": place.normal(b, h, d), "k": place.normal(b, kv, g, d), "v": place.normal(b, kv, g, d), "out": place.empty(b, h, d)}
+    dtype = str(shape["dtype"])
+    return {"q": place.normal(b, h, d, dtype=dtype), "k": place.normal(b, kv, g, d, dtype=dtype), "v": place.normal(b, kv, g, d, dtype=dtype),
+            "out": place.empty(b, h, d, dtype=dtype)}
 
 
 def decode_reference(shape: Shape, t: Tensors) -> Any:
@@ -134,8 +137,9 @@ def sparse_blocks(n: int, block: int, local: int, stride: int) -> tuple[Any, Any
 def _sparse_tensors(shape: Shape, place: Place) -> Tensors:
     h, n, d, block = (int(shape[k]) for k in ("heads", "n", "head_dim", "block"))
     first, blocks = sparse_blocks(n, block, int(shape["local"]), int(shape["stride"]))
-    return {"q": place.normal(h, n, d), "k": place.normal(h, n, d), "v": place.normal(h, n, d), "out": place.empty(h, n, d),
-            "first": place.index(first), "blocks": place.index(blocks)}
+    dtype = str(shape["dtype"])
+    return {"q": place.normal(h, n, d, dtype=dtype), "k": place.normal(h, n, d, dtype=dtype), "v": place.normal(h, n, d, dtype=dtype),
+            "out": place.empty(h, n, d, dtype=dtype), "first": place.index(first), "blocks": place.index(blocks)}
 
 
 def _sparse_reference(shape: Shape, t: Tensors) -> Any:
@@ -177,16 +181,16 @@ _DECODE: Final = (
 SUITES: Final = (
     Suite("attention", "FlashAttention forward: causal, grouped-query, sliding window", _PREFILL, _flash_configs, prefill_tensors, _flash,
           prefill_reference, prefill_flops, prefill_bytes, tolerance=lambda s: 0.02,
-          tiny=[(prefill_of(1, q, kv, 2, g, 16, causal, window), {"BLOCK_M": 16, "BLOCK_N": 16, "num_warps": 4, "num_stages": 2})
+          tiny=[(prefill_of(1, q, kv, 2, g, 16, causal, window, "float16"), {"BLOCK_M": 16, "BLOCK_N": 16, "num_warps": 4, "num_stages": 2})
                 for q, kv, g, causal, window in ((40, 40, 1, 1, 0), (24, 50, 2, 1, 20), (20, 33, 2, 0, 0), (48, 48, 1, 1, 5))]),
     Suite("attention_decode", "split-KV decode and the kernel that joins the shares", _DECODE, _decode_configs, decode_tensors, _decode,
           decode_reference, lambda s: 4 * int(s["batch"]) * int(s["kv"]) * int(s["heads"]) * int(s["head_dim"]),
           lambda s: int(s["batch"]) * int(s["head_dim"]) * (4 * int(s["kv"]) * int(s["kv_heads"]) + 4 * int(s["heads"])),
-          tolerance=lambda s: 0.02, tiny=[(decode_of(2, 50, 4, 2, 16), {"SPLITS": 3, "BLOCK_N": 16, "num_warps": 4, "num_stages": 2})]),
+          tolerance=lambda s: 0.02, tiny=[(decode_of(2, 50, 4, 2, 16, "float16"), {"SPLITS": 3, "BLOCK_N": 16, "num_warps": 4, "num_stages": 2})]),
     Suite("attention_block_sparse", "attention to listed key blocks",
           [{"heads": h, "n": n, "head_dim": d, "block": b, "local": lo, "stride": st, "dtype": "bfloat16"}
            for h, n, d, b, lo, st in ((16, 8192, 128, 64, 8, 16), (32, 4096, 64, 64, 4, 8), (16, 4096, 128, 128, 2, 8), (8, 16384, 64, 64, 16, 64))],
           lambda s: [{"num_warps": w, "num_stages": st} for w, st in ((4, 2), (4, 3), (8, 2))], _sparse_tensors, _sparse, _sparse_reference,
           _sparse_flops, lambda s: 8 * int(s["heads"]) * int(s["n"]) * int(s["head_dim"]), tolerance=lambda s: 0.02,
-          tiny=[({"heads": 2, "n": 64, "head_dim": 16, "block": 16, "local": 1, "stride": 2, "dtype": "bfloat16"}, {"num_warps": 4, "num_stages": 2})]),
+          tiny=[({"heads": 2, "n": 64, "head_dim": 16, "block": 16, "local": 1, "stride": 2, "dtype": "float16"}, {"num_warps": 4, "num_stages": 2})]),
 )

@@ -53,7 +53,7 @@ def read(x_ptr, out_ptr, PASSES, BLOCKS, BLOCK: tl.constexpr, CACHE: tl.constexp
     total = tl.zeros((BLOCK,), dtype=tl.float32)
     for _ in range(PASSES):
         for block in tl.range(tl.program_id(0), BLOCKS, tl.num_programs(0), loop_unroll_factor=UNROLL):
-            total += tl.load(x_ptr + block.to(tl.int64) * BLOCK + offs, cache_modifier=CACHE)
+            total += tl.load(x_ptr + block * BLOCK + offs, cache_modifier=CACHE)
     tl.store(out_ptr + tl.program_id(0), tl.sum(total, 0))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from . import micro
-from .suite import Config, Launch, Place, Shape, Suite, Tensors, cdiv, needs_fp8, product, size_of
+from .suite import Config, Launch, Place, Shape, Suite, Tensors, cdiv, needs_fp8, product
 
 KIB, MIB = 1024, 1024 * 1024
 
@@ -163,10 +163,6 @@ def _arithmetic(shape: Shape, config: Config, t: Tensors, place: Place) -> list[
     return [Launch(micro.arithmetic, (t["x"].shape[0] // block,), (t["x"], t["out"], shape["steps"]), meta)]
 
 
-def _arithmetic_flops(shape: Shape) -> int:
-    return 0
-
-
 _ROOM: Final = product(BLOCK=[1024, 4096], num_warps=[4])
 _ONES: Final = {"reference": lambda s, t: t["out"].new_ones(1).float(), "flops": lambda s: 0, "bytes": lambda s: 4}
 
@@ -191,19 +187,19 @@ SUITES: Final = (
           calls_per_launch=_steps),
     Suite("latency_arithmetic", "dependent operations of one warp; the seconds of one are latency_s / steps",
           [{"op": op, "steps": 16384, "block": 32, "warps": 1, "per_sm": 0, "dtype": "float32"} for op in ("fma", "exp2", "rsqrt", "int")],
-          one_config, _arithmetic_tensors, _arithmetic, _arithmetic_reference, _arithmetic_flops, lambda s: 0, timers=("graph",),
+          one_config, _arithmetic_tensors, _arithmetic, _arithmetic_reference, lambda s: 0, lambda s: 0, timers=("graph",),
           tolerance=lambda s: 1e-3, calls_per_launch=_steps,
           tiny=[({"op": op, "steps": 3, "block": 32, "warps": 1, "per_sm": 0, "dtype": "float32"}, {"num_warps": 1})
                 for op in ("fma", "exp2", "rsqrt", "int")]),
     Suite("rate_arithmetic", "operations of full SMs: exp2, fma, rsqrt, integer multiply-add; operations a second are block programs steps / latency_s",
           [{"op": op, "steps": 8192, "block": 1024, "warps": w, "per_sm": 4, "dtype": "float32"} for op in ("exp2", "fma", "rsqrt", "int") for w in (4, 8)],
-          one_config, _arithmetic_tensors, _arithmetic, _arithmetic_reference, _arithmetic_flops, lambda s: 0, timers=("graph",),
+          one_config, _arithmetic_tensors, _arithmetic, _arithmetic_reference, lambda s: 0, lambda s: 0, timers=("graph",),
           tolerance=lambda s: 1e-3, calls_per_launch=_steps),
     Suite("latency_tensor_core", "dependent tensor-core products of one CTA; the seconds of one are latency_s / steps",
           [dot_of(64, n, k, 4, 0, d, 8192) for n, k, d in ((16, 16, "bfloat16"), (64, 16, "bfloat16"), (256, 16, "bfloat16"), (64, 32, "int8"))],
           one_config, lambda s, p: _dot_tensors(s | {"per_sm": 1}, Place(p.device, 1, p.capability, p.seed)), _dot, _dot_reference,
           lambda s: 0, lambda s: 0, timers=("graph",), tolerance=lambda s: 0.01, calls_per_launch=_steps,
-          tiny=[(dot_of(16, 16, 16, 4, 0, steps=2), {"num_warps": 4})]),
+          tiny=[(dot_of(16, 16, 16, 4, 0, "float16", steps=2), {"num_warps": 4})]),
     Suite("rate_tensor_core", "tensor-core rate by number format and tile shape, every SM busy; FLOP/s are 2 m n k programs steps / latency_s",
           [dot_of(m, n, k, w, per, d) for d in ("bfloat16", "float16", "fp8_e4m3", "int8", "float32")
            for m, n, k, w, per in ((128, 256, 64, 8, 1), (128, 128, 64, 4, 1), (64, 256, 64, 4, 1), (64, 64, 64, 4, 2), (128, 64, 64, 4, 2))],
@@ -232,12 +228,3 @@ SUITES: Final = (
           lambda s, c, t, p: [Launch(micro.empty, (int(s["programs"]),), (t["out"],), dict(c))], timers=("host", "eager", "graph", "cold"),
           tiny=[({"programs": 2, "dtype": "int32"}, {"num_warps": 4})], **_ONES),
 )
-
-
-def load_bytes(shape: Shape) -> int:
-    """Bytes of one step of the tensor-core benchmark's operands.
-
-    >>> load_bytes({"m": 128, "n": 64, "k": 64, "dtype": "bfloat16"})
-    24576
-    """
-    return (int(shape["m"]) + int(shape["n"])) * int(shape["k"]) * size_of(str(shape["dtype"]))

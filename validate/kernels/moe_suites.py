@@ -21,7 +21,7 @@ def _sizes(shape: Shape) -> tuple[int, int, int, int, int]:
 def default_tiles(shape: Shape) -> list[dict[str, Any]]:
     """The default of SGLang (0.5, get_default_config) at this number of tokens and experts, and two that tuned files often hold."""
     few = int(shape["tokens"]) <= int(shape["experts"])
-    if shape["dtype"] != "bfloat16":
+    if size_of(str(shape["dtype"])) == 1:
         first = tile(64, 128, 128, 4, 4, GROUP_M=1) if few else tile(128, 256, 128, 4, 8, GROUP_M=32)
         return [first, tile(16, 128, 128, 3, 4, GROUP_M=1) if few else tile(64, 128, 128, 3, 4, GROUP_M=16)]
     if few:
@@ -43,7 +43,7 @@ def _gemm_tensors(shape: Shape, place: Place) -> Tensors:
     tokens, hidden, inter, experts, top_k = _sizes(shape)
     dtype = str(shape["dtype"])
     chosen = moe.route(tokens, experts, top_k, str(shape["distribution"]), place.seed)
-    scaled = dtype != "bfloat16"
+    scaled = size_of(dtype) == 1
     return {"x": place.normal(tokens, hidden, dtype=dtype), "w": place.normal(experts, inter, hidden, dtype=dtype),
             "experts": place.index(chosen), "x_scale": place.uniform(1) if scaled else None,
             "w_scale": place.uniform(experts, low=0.5, high=1.5) if scaled else None, "out": place.empty(tokens * top_k, inter)}
@@ -80,7 +80,7 @@ def _gemm_reference(shape: Shape, t: Tensors) -> Any:
 def _layer(shape: Shape, config: Config, t: Tensors, place: Place) -> list[Launch]:
     tokens, hidden, inter, _, top_k = _sizes(shape)
     pairs = tokens * top_k
-    gates, middle, each = place.empty(pairs, 2 * inter), place.empty(pairs, inter), place.empty(pairs, hidden)
+    gates, middle, each = (place.empty(pairs, width, dtype=str(shape["dtype"])) for width in (2 * inter, inter, hidden))
     return [
         _grouped(shape, config, place, t["x"], t["w13"], gates, t["experts"], top_k),
         Launch(rows.swiglu, (pairs, cdiv(inter, 1024)), (gates, middle, inter), {"BLOCK": 1024, "num_warps": 4}),
@@ -137,9 +137,9 @@ SUITES: Final = (
           [s | {"dtype": d, "inter": int(s["inter"]) * 2} for s in _LAYERS[:8] for d in ("bfloat16", "fp8_e4m3")], default_tiles,
           _gemm_tensors, _gemm, _gemm_reference, lambda s: 2 * int(s["tokens"]) * int(s["top_k"]) * int(s["hidden"]) * int(s["inter"]),
           _gemm_bytes, refuses=needs_fp8,
-          tiny=[(layer_of(7, 24, 20, 4, 2), _TINY),
+          tiny=[(layer_of(7, 24, 20, 4, 2, dtype="float16"), _TINY),
                 (layer_of(9, 32, 16, 4, 1, "power_law_1.2", "fp8_e4m3"), tile(16, 16, 32, 2, 4, GROUP_M=1))]),
     Suite("moe", "the whole layer: two grouped GEMMs, SwiGLU, weighted sum", _LAYERS, default_tiles, layer_tensors, _layer, _layer_reference,
           lambda s: 6 * int(s["tokens"]) * int(s["top_k"]) * int(s["hidden"]) * int(s["inter"]), _layer_bytes, tolerance=lambda s: 0.02,
-          tiny=[(layer_of(6, 32, 16, 4, 2), _TINY)], table="moe_triton", row=_row),
+          tiny=[(layer_of(6, 32, 16, 4, 2, dtype="float16"), _TINY)], table="moe_triton", row=_row),
 )

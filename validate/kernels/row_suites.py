@@ -156,10 +156,10 @@ def _gather(shape: Shape, config: Config, t: Tensors, place: Place) -> list[Laun
     return [Launch(rows.gather_rows, (m, cdiv(n, int(config["BLOCK"]))), (t["table"], t["ids"], t["out"], n), dict(config))]
 
 
-def conv_of(batch: int, size: int, channels: int, filters: int, kernel: int, stride: int = 1) -> dict[str, Any]:
+def conv_of(batch: int, size: int, channels: int, filters: int, kernel: int, stride: int = 1, dtype: str = "bfloat16") -> dict[str, Any]:
     """Fields of a convolution with "same" padding."""
     return {"batch": batch, "size": size, "channels": channels, "filters": filters, "kernel": kernel, "stride": stride, "pad": kernel // 2,
-            "dtype": "bfloat16"}
+            "dtype": dtype}
 
 
 def _out_size(shape: Shape) -> int:
@@ -168,8 +168,9 @@ def _out_size(shape: Shape) -> int:
 
 def _conv_tensors(shape: Shape, place: Place) -> Tensors:
     b, size, c, f, r = (int(shape[n]) for n in ("batch", "size", "channels", "filters", "kernel"))
-    out = _out_size(shape)
-    return {"x": place.normal(b, size, size, c), "w": place.normal(f, r, r, c), "out": place.empty(b, out, out, f)}
+    out, dtype = _out_size(shape), str(shape["dtype"])
+    return {"x": place.normal(b, size, size, c, dtype=dtype), "w": place.normal(f, r, r, c, dtype=dtype),
+            "out": place.empty(b, out, out, f, dtype=dtype)}
 
 
 def _conv_gemm(shape: Shape) -> tuple[int, int, int]:
@@ -204,8 +205,9 @@ def _conv_bytes(shape: Shape) -> int:
 
 def _scan_tensors(shape: Shape, place: Place) -> Tensors:
     h, t, dk, dv = (int(shape[n]) for n in ("heads", "t", "key_dim", "value_dim"))
-    return {"q": place.normal(h, t, dk), "k": place.normal(h, t, dk, scale=dk**-0.5), "v": place.normal(h, t, dv),
-            "decay": place.uniform(h, t, low=-0.2, high=0.0), "out": place.empty(h, t, dv)}
+    dtype = str(shape["dtype"])
+    return {"q": place.normal(h, t, dk, dtype=dtype), "k": place.normal(h, t, dk, dtype=dtype, scale=dk**-0.5),
+            "v": place.normal(h, t, dv, dtype=dtype), "decay": place.uniform(h, t, low=-0.2, high=0.0), "out": place.empty(h, t, dv, dtype=dtype)}
 
 
 def _scan(shape: Shape, config: Config, t: Tensors, place: Place) -> list[Launch]:
@@ -281,13 +283,13 @@ SUITES: Final = (
            [conv_of(*s) for s in ((32, 56, 64, 64, 3), (32, 28, 256, 256, 3), (16, 14, 1024, 256, 1), (8, 112, 64, 128, 3, 2), (64, 7, 512, 512, 3),
                                   (1, 64, 320, 320, 3), (4, 224, 3, 64, 7, 2))],
            lambda s: [tile(128, 64, 32, 3, 4), tile(128, 128, 32, 3, 8), tile(64, 64, 64, 3, 4)], _conv_tensors, _conv, _conv_reference,
-           flops=_conv_flops, bytes=_conv_bytes, tiny=[(conv_of(2, 6, 20, 24, 3), tile(16, 16, 16, 2, 4)),
-                                                       (conv_of(1, 7, 5, 8, 3, 2), tile(16, 16, 16, 2, 4))]),
+           flops=_conv_flops, bytes=_conv_bytes, tiny=[(conv_of(2, 6, 20, 24, 3, dtype="float16"), tile(16, 16, 16, 2, 4)),
+                                                       (conv_of(1, 7, 5, 8, 3, 2, "float16"), tile(16, 16, 16, 2, 4))]),
     _suite("linear_attention", "chunked scan of linear attention with decay",
            [{"heads": h, "t": t, "key_dim": dk, "value_dim": dv, "dtype": "bfloat16"} for h, t, dk, dv in (
                (128, 2048, 64, 64), (32, 4096, 128, 128), (64, 8192, 64, 128), (16, 16384, 128, 128), (256, 512, 64, 64))],
            lambda s: [{"CHUNK": c, "BLOCK_V": v, "num_warps": 4, "num_stages": n} for c, v, n in ((64, 64, 2), (64, 32, 2), (32, 64, 3), (128, 64, 1))],
            _scan_tensors, _scan, _scan_reference, flops=_scan_flops, bytes=_scan_bytes, tolerance=lambda s: 0.02,
-           tiny=[({"heads": 2, "t": 48, "key_dim": 16, "value_dim": 32, "dtype": "bfloat16"},
+           tiny=[({"heads": 2, "t": 48, "key_dim": 16, "value_dim": 32, "dtype": "float16"},
                   {"CHUNK": 16, "BLOCK_V": 16, "num_warps": 4, "num_stages": 2})]),
 )

@@ -121,3 +121,15 @@ def gather_rows(table_ptr, id_ptr, out_ptr, N, BLOCK: tl.constexpr):
     mask = cols < N
     row = tl.load(id_ptr + i).to(tl.int64)
     tl.store(out_ptr + i * N + cols, tl.load(table_ptr + row * N + cols, mask=mask), mask=mask)
+
+
+@triton.jit
+def quantise_rows(x_ptr, out_ptr, scale_ptr, N, LARGEST: tl.constexpr, BLOCK: tl.constexpr):
+    """fp8 copy of each row, scaled so that its largest number becomes LARGEST, and the scale that undoes it."""
+    row = tl.program_id(0).to(tl.int64)
+    cols = tl.arange(0, BLOCK)
+    mask = cols < N
+    x = tl.load(x_ptr + row * N + cols, mask=mask, other=0.0).to(tl.float32)
+    scale = tl.maximum(tl.max(tl.abs(x), 0) / LARGEST, 1.0e-12)
+    tl.store(out_ptr + row * N + cols, (x / scale).to(out_ptr.dtype.element_ty), mask=mask)
+    tl.store(scale_ptr + row, scale)

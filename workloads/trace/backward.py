@@ -7,7 +7,7 @@ import math
 from .elementwise import parse_bodies, pointwise
 from .norm import normalise
 from .registry import formula
-from .values import Call, Draft, read, write
+from .values import Call, Draft, Value, read, write
 
 #: Scalar operations per element of pointwise gradients.
 POINTWISE = parse_bodies("""
@@ -55,6 +55,13 @@ def softmax_backward(call: Call) -> Draft:
     )
 
 
+def _rows(call: Call, x: Value) -> int:
+    """Sets of statistics: leading rows (layer norm), groups of an image (group norm), or channels (batch norm)."""
+    if call.get("normalized_shape") is not None:
+        return x.numel // max(math.prod(call["normalized_shape"]), 1)
+    return x.shape[0] * int(call["group"]) if call.get("group") else x.shape[1]
+
+
 @formula("""
     aten.native_layer_norm_backward aten._fused_rms_norm_backward aten.native_group_norm_backward
     aten.native_batch_norm_backward aten.cudnn_batch_norm_backward aten.batch_norm_backward
@@ -64,11 +71,7 @@ def norm_backward(call: Call) -> Draft:
     """Gradient of the input (two row sums) and, in a second kernel, of scale and shift (two column sums)."""
     grad = call.get("grad_out", call.get("grad_output"))
     x = call.get("input") or call.values[1]
-    shape = call.get("normalized_shape")
-    if shape is not None:
-        rows = x.numel // max(math.prod(shape), 1)
-    else:
-        rows = x.shape[0] * call["group"] if call.get("group") else x.shape[1]
+    rows = _rows(call, x)
     extra = [(f"x{i}", v) for i, v in enumerate(call.values, 2) if v is not grad and v is not x]
     out = call.outputs[0] if call.outputs else grad
     draft = normalise(x, out, rows, {"add": 6.0, "mul": 7.0}, extra, launches=2)

@@ -1,0 +1,228 @@
+"""Threads at one place of the program, with their registers: what splits at a divergent branch and joins again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .sass import REGISTER_COUNT
+from .values import M32, Unknown, Value, as_number
+
+_UNSET = Unknown("a register that was never written")
+_DEAD = Unknown("a register that was not kept")
+
+
+class Lanes:
+    """Which threads a group holds; groups of the same threads share one.
+
+    Attributes
+    ----------
+    ids
+        int64 of shape (n,), ascending: CTA slot times threads a CTA, plus the thread's number.
+    warps
+        int64 of shape (w,): CTA slot times warps a CTA, plus the warp's number.
+    warp
+        int64 of shape (n,): index into `warps`.
+    starts
+        int64 of shape (w,): first position of each warp in `ids`.
+    """
+
+    def __init__(self, ids: np.ndarray, number: int) -> None:
+        self.ids, self.number = ids, number
+        self.warps, self.starts, self.warp = np.unique(ids >> 5, return_index=True, return_inverse=True)
+        self.full = len(ids) == 32 * len(self.warps)
+        self.count = len(ids)
+
+    def first(self, mask: np.ndarray | None) -> np.ndarray:
+        """Position of the first lane of each warp that is in `mask` (of the first lane, where none is)."""
+        if mask is None:
+            return self.starts
+        places = np.where(mask, np.arange(self.count), self.count)
+        found = np.minimum.reduceat(places, self.starts)
+        return np.where(found == self.count, self.starts, found)
+
+
+class Group:
+    """Threads that execute together.
+
+    Attributes
+    ----------
+    lanes
+        The threads.
+    registers
+        Values by register number.
+    place
+        Number of the segment that comes next.
+    local
+        Known words of local memory by address.
+    joins
+        Convergence barriers: the set of threads (bool over all threads) that each waits for.
+    """
+
+    def __init__(self, lanes: Lanes, machine: Any, place: int = 0) -> None:
+        self.lanes, self.machine, self.place = lanes, machine, place
+        self.registers: list[Value] = [_UNSET] * REGISTER_COUNT
+        self.local: dict[int, Value] = {}
+        self.joins: dict[str, np.ndarray] = {}
+        self.trips: dict[int, int] = {}
+        self._special: dict[str, Value] = {}
+
+    # -- splitting and joining -----------------------------------------------------------------------------------
+
+    def part(self, mask: np.ndarray) -> Group:
+        """The threads of `mask` as a group of their own."""
+        made = Group(self.machine.lanes(self.lanes.ids[mask]), self.machine, self.place)
+        made.registers = [v[mask] if type(v) is np.ndarray else v for v in self.registers]
+        made.local = {k: v[mask] if type(v) is np.ndarray else v for k, v in self.local.items()}
+        made.joins, made.trips = dict(self.joins), dict(self.trips)
+        return made
+
+    def join(self, other: Group, live: int) -> Group:
+        """Both groups as one at the same place; of the registers only those in `live` are kept."""
+        ids = np.concatenate([self.lanes.ids, other.lanes.ids])
+        order = np.argsort(ids, kind="stable")
+        made = Group(self.machine.lanes(ids[order]), self.machine, self.place)
+        sizes = (self.lanes.count, other.lanes.count)
+        for number in range(REGISTER_COUNT):
+            made.registers[number] = _merge(self.registers[number], other.registers[number], sizes, order) \
+                if live >> number & 1 else _DEAD
+        for key in self.local.keys() & other.local.keys():
+            made.local[key] = _merge(self.local[key], other.local[key], sizes, order)
+        for name in self.joins.keys() | other.joins.keys():
+            one, two = self.joins.get(name), other.joins.get(name)
+            made.joins[name] = one if two is None or one is two else two if one is None else one | two
+        made.trips = {**other.trips, **self.trips}
+        return made
+
+    # -- what instructions ask for -------------------------------------------------------------------------------
+
+    def special(self, name: str) -> Value:
+        """A special register: thread and program ids, lane number and masks."""
+        if name not in self._special:
+            self._special[name] = self._read_special(name)
+        return self._special[name]
+
+    def _read_special(self, name: str) -> Value:
+        machine, ids = self.machine, self.lanes.ids
+        thread = ids % machine.threads
+        if name in ("SR_TID.X", "SR_TID"):
+            return thread.astype(np.uint64)
+        if name in ("SR_TID.Y", "SR_TID.Z"):
+            return 0
+        if name.startswith("SR_CTAID"):
+            return _spread(machine.program_ids[:, "XYZ".index(name[-1])], ids // machine.threads)
+        if name == "SR_LANEID":
+            return (thread & 31).astype(np.uint64)
+        if name == "SR_CgaCtaId":
+            return _spread(machine.cluster_ranks, ids // machine.threads)
+        masks = {"SR_EQMASK": lambda n: 1 << n, "SR_LTMASK": lambda n: (1 << n) - 1, "SR_LEMASK": lambda n: (2 << n) - 1,
+                 "SR_GTMASK": lambda n: M32 & ~((2 << n) - 1), "SR_GEMASK": lambda n: M32 & ~((1 << n) - 1)}
+        if name.upper() in masks:
+            return np.array([masks[name.upper()](int(n)) for n in thread & 31], dtype=np.uint64)
+        return Unknown(f"the special register {name}")
+
+    def _array(self, value: Value) -> np.ndarray:
+        if type(value) is np.ndarray:
+            return value
+        return np.full(self.lanes.count, value, dtype=bool if type(value) is bool else np.uint64)
+
+    def any(self, flag: Value) -> Value:
+        """Whether the flag holds in any thread of the warp."""
+        if type(flag) is not np.ndarray:
+            return flag
+        return _flatten(np.logical_or.reduceat(flag, self.lanes.starts), self.lanes.warp)
+
+    def all(self, flag: Value) -> Value:
+        """Whether the flag holds in all active threads of the warp."""
+        if type(flag) is not np.ndarray:
+            return flag
+        return _flatten(np.logical_and.reduceat(flag, self.lanes.starts), self.lanes.warp)
+
+    def ballot(self, flag: Value) -> Value:
+        """The threads of the warp in which the flag holds, as bits."""
+        if type(flag) is Unknown:
+            return flag
+        bits = as_number(self._array(flag)) << (self.lanes.ids & 31).astype(np.uint64)
+        return _flatten(np.bitwise_or.reduceat(bits, self.lanes.starts), self.lanes.warp)
+
+    def elect(self) -> Value:
+        """True in one thread of each warp, the first active one."""
+        chosen = np.zeros(self.lanes.count, dtype=bool)
+        chosen[self.lanes.starts] = True
+        return chosen if self.lanes.count > 1 else True
+
+    def elected_lane(self) -> Value:
+        """Lane number of that thread."""
+        return ((self.lanes.ids & 31).astype(np.uint64)[self.lanes.starts])[self.lanes.warp]
+
+    def first_lane(self, guard: Value, value: Value) -> Value:
+        """The value in the first thread of each warp whose guard holds, given to the whole warp (R2UR)."""
+        if type(value) is not np.ndarray:
+            return value
+        mask = guard if type(guard) is np.ndarray else None
+        return _flatten(value[self.lanes.first(mask)], self.lanes.warp)
+
+    def reduce(self, kind: str, value: Value, signed: bool) -> Value:
+        """REDUX over the active threads of each warp."""
+        if type(value) is Unknown:
+            return value
+        if type(value) is int and kind in ("AND", "OR", "MIN", "MAX"):
+            return value
+        many, flip = self._array(value), np.uint64(0x80000000 if signed and kind in ("MIN", "MAX") else 0)
+        function: Any = {"AND": np.bitwise_and, "OR": np.bitwise_or, "XOR": np.bitwise_xor, "SUM": np.add, "MIN": np.minimum,
+                         "MAX": np.maximum}[kind]
+        return _flatten((function.reduceat(many ^ flip, self.lanes.starts) ^ flip) & np.uint64(M32), self.lanes.warp)
+
+    def shuffle(self, mode: str, value: Value, source: Value, clamp: Value) -> tuple[Value, Value]:
+        """SHFL: the value of another thread of the warp, and whether that thread was in range."""
+        if type(value) is int or type(value) is Unknown:
+            return value, True if type(value) is int and mode == "IDX" else Unknown("the range predicate of SHFL")
+        if type(source) is Unknown or type(clamp) is not int:
+            return Unknown("SHFL with an unknown lane"), Unknown("SHFL with an unknown lane")
+        lane = (self.lanes.ids & 31).astype(np.int64)
+        step = np.asarray(source, dtype=np.uint64).astype(np.int64)
+        segment, bound = clamp >> 8 & 31, clamp & 31
+        low = lane & segment
+        high = low | (bound & ~segment)
+        if mode == "IDX":
+            wanted = low | (step & ~segment & 31)
+            inside = wanted <= high
+        elif mode == "BFLY":
+            wanted = lane ^ (step & 31)
+            inside = wanted <= high
+        elif mode == "DOWN":
+            wanted = lane + (step & 31)
+            inside = wanted <= high
+        else:
+            wanted = lane - (step & 31)
+            inside = wanted >= high
+        target = (self.lanes.ids & ~31) + np.where(inside, wanted, lane)
+        place = np.minimum(np.searchsorted(self.lanes.ids, target), self.lanes.count - 1)
+        there = self.lanes.ids[place] == target
+        if not there.all():
+            return Unknown("SHFL from a thread that is elsewhere"), Unknown("SHFL from a thread that is elsewhere")
+        return _flatten(value[place], None), bool(inside.all()) if inside.all() else inside
+
+
+def _merge(one: Value, two: Value, sizes: tuple[int, int], order: np.ndarray) -> Value:
+    if one is two or (type(one) is type(two) and type(one) in (int, bool) and one == two):
+        return one
+    if type(one) is Unknown or type(two) is Unknown:
+        return one if type(one) is Unknown else two
+    kind = bool if type(one) is bool or getattr(one, "dtype", None) == bool else np.uint64
+    parts = [v if type(v) is np.ndarray else np.full(n, v, dtype=kind) for v, n in zip((one, two), sizes, strict=True)]
+    return np.concatenate(parts)[order]
+
+
+def _flatten(by_warp: np.ndarray, warp: np.ndarray | None) -> Value:
+    """One value a warp given to its threads; a plain number where all are the same."""
+    first = by_warp[0]
+    if (by_warp == first).all():
+        return bool(first) if by_warp.dtype == bool else int(first)
+    return by_warp if warp is None else by_warp[warp]
+
+
+def _spread(by_cta: np.ndarray, cta: np.ndarray) -> Value:
+    first = by_cta[0]
+    return int(first) if (by_cta == first).all() else by_cta[cta].astype(np.uint64)

@@ -1,0 +1,218 @@
+"""Straight pieces of a kernel as compiled Python functions: what the interpreter executes in one step.
+
+A segment ends where control may leave (a jump, an exit) or where threads may have to wait for others (barriers).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from .cfg import ControlFlow, is_conditional
+from .memory_ops import LOAD, TMA, MemoryOp, memory_op
+from .sass import INSTRUCTION_BYTES, PREDICATE, UNIFORM, Instruction
+from .semantics import NAMESPACE, NotModelled, flag, guard_of, lines_of, word
+from .slicing import Slice
+from .tensor_core import TCGEN05, TENSOR_CORE
+
+#: How a segment ends.
+FALL, BRANCH, EXIT, BARRIER, JOIN, RETURN, INDIRECT = "fall", "branch", "exit", "barrier", "join", "return", "indirect"
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A run of instructions.
+
+    Attributes
+    ----------
+    number, block
+        Its number, and the basic block that it lies in.
+    opens_block
+        It is the first of its block.
+    first, last
+        Indices of its first and last instruction.
+    ends
+        How it ends.
+    conditional
+        Its last instruction may fall through.
+    next, target
+        Numbers of the segments behind it and of the one jumped to; None where there is none.
+    run
+        ``run(R, K, X, g)`` executes it; returns the condition of the jump, the barrier's operands, or None.
+    live
+        Registers wanted at its start.
+    """
+
+    number: int
+    block: int
+    opens_block: bool
+    first: int
+    last: int
+    ends: str
+    conditional: bool
+    next: int | None
+    target: int | None
+    run: Callable[..., Any]
+    live: int
+
+
+_ENDS = {"BRA": BRANCH, "JMP": BRANCH, "EXIT": EXIT, "KILL": EXIT, "BPT": EXIT, "RET": RETURN, "CALL": BRANCH, "BRX": INDIRECT,
+         "JMX": INDIRECT, "BAR": BARRIER, "BSYNC": JOIN}
+
+
+def _end(ins: Instruction) -> str | None:
+    if ins.guard is None and ins.guard_negated:
+        return None
+    if ins.base == "BRA" and ins.has("DIV", "CONV"):
+        return None  # threads that run together here are converged
+    return _ENDS.get(ins.base)
+
+
+def _memory_lines(ins: Instruction, op: MemoryOp, plan: Slice) -> list[str]:
+    guard = guard_of(ins)
+    if guard == "False":
+        return []
+    i = ins.index
+    lines = [f"X.access({i}, g, {guard}{f' & {op.condition}' if op.condition != 'True' else ''}, {op.address})"]
+    if op.target:
+        lines.append(f"X.copied({i}, g, {guard}, {op.target})")
+    if op.space == "local" and not plan.tracks_local:
+        lines = [f"X.access({i}, g, {guard}, 0)"]
+    tracked = (op.space == "shared" and plan.tracks_shared) or (op.space == "local" and plan.tracks_local)
+    wanted = plan.needed[i] and ins.writes
+    if op.kind == LOAD and wanted:
+        values = ", ".join(f"R[{n}]" for n in ins.writes)
+        lines.append(f"{values}{',' if len(ins.writes) == 1 else ''} = X.load({i}, g, {guard}, {op.address}, ({values},))")
+        return lines
+    if tracked and op.kind != LOAD:
+        data = _data_words(ins)
+        lines.append(f"X.store({i}, g, {guard}, {op.address}, ({''.join(f'{d}, ' for d in data)}))")
+    if wanted:
+        lines += [f"R[{n}] = X.unknown({i})" for n in ins.writes]
+    return lines
+
+
+def _data_words(ins: Instruction) -> list[str]:
+    """Expressions of the words that a store writes."""
+    behind = [op for op in ins.operands if not op.startswith(("[", "desc["))]
+    data = [op for op in behind if op[0] in "RU-" or op.startswith("0x")]
+    if not data:
+        return ["X.unknown(0)"]
+    name = data[-1]
+    count = 4 if ins.has("128") else 2 if ins.has("64") else 1
+    try:
+        if name in ("RZ", "URZ"):
+            return ["0"] * count
+        base = int(name.lstrip("UR")) + (UNIFORM if name[0] == "U" else 0)
+        return [f"R[{base + k}]" for k in range(count)]
+    except ValueError:
+        try:
+            return [word(name)]
+        except NotModelled:
+            return ["X.unknown(0)"]
+
+
+def _word_or_unknown(operand: str) -> str:
+    try:
+        return word(operand)
+    except NotModelled:
+        return "X.unknown(0)"
+
+
+def _tma_line(ins: Instruction) -> str:
+    """Shared address, coordinates and descriptor of a bulk copy."""
+    registers = [n for n in ins.reads if n < PREDICATE]
+    brackets = [op for op in ins.operands if op.startswith("[")]
+    names = []
+    for op in brackets[:2]:
+        digits = op[1:-1].split("+")[0].split(".")[0]
+        names.append(int(digits.lstrip("UR")) + (UNIFORM if digits[0] == "U" else 0))
+    dims = next((int(m[0]) for m in ins.modifiers if m[0].isdigit() and m.endswith("D")), 0)
+    first, second = (names + [registers[0] if registers else 0] * 2)[:2]
+    offset = 2 if ins.base == "UTMALDG" else 1
+    coordinates = "".join(f"R[{first + offset + k}], " for k in range(dims))
+    return f"X.bulk({ins.index}, g, {guard_of(ins)}, R[{first}], ({coordinates}), R[{second}] | R[{second + 1}] << 32)"
+
+
+def _lines(ins: Instruction, plan: Slice, addresses: bool) -> list[str]:
+    op = memory_op(ins)
+    if op is not None:
+        wanted = plan.needed[ins.index] and bool(ins.writes)
+        tracked = (op.space == "shared" and plan.tracks_shared) or (op.space == "local" and plan.tracks_local)
+        return _memory_lines(ins, op, plan) if addresses or wanted or tracked else []
+    if ins.base in TMA:
+        return [_tma_line(ins)] if addresses else []
+    if ins.base in TCGEN05:
+        names = [op for op in ins.operands if op.startswith("idesc[")]
+        shape = f"R[{UNIFORM + int(names[0][8:-1])}]" if names and names[0][6:8] == "UR" else "X.unknown(0)"
+        return [f"X.matrix({ins.index}, g, {guard_of(ins)}, {shape})"]
+    if ins.base in TENSOR_CORE and (ins.guard is not None or ins.guard_negated):
+        return [f"X.matrix({ins.index}, g, {guard_of(ins)}, 0)"]
+    if ins.base == "BSSY":
+        return [f"X.opens({ins.operands[0]!r}, g)"]
+    if ins.base == "BREAK":
+        return [f"X.leaves({ins.operands[-1]!r}, g, {guard_of(ins)})"]
+    if ins.base == "SYNCS" and "ARRIVE" in ins.modifiers:
+        return [f"X.arrives({ins.index}, g, {guard_of(ins)}, {_word_or_unknown(ins.operands[-1])})"]
+    return lines_of(ins) if plan.needed[ins.index] else []
+
+
+def _condition(ins: Instruction) -> str:
+    """Expression that is true where the jump is taken."""
+    parts = [guard_of(ins)]
+    for op in ins.operands:
+        if op.lstrip("!") in ("PT", "UPT") or (op.lstrip("!")[0] in "PU" and op[-1].isdigit() and not op.startswith("`")):
+            try:
+                parts.append(flag(op))
+            except NotModelled:
+                continue
+    return " & ".join(dict.fromkeys(parts))
+
+
+def _returned(ins: Instruction, ends: str) -> str:
+    if ends in (BRANCH, EXIT):
+        return _condition(ins)
+    if ends == BARRIER:
+        values = []
+        for op in ins.operands:
+            try:
+                values.append(f"({word(op)}) & M")
+            except NotModelled:
+                continue
+        return f"({guard_of(ins)}, ({''.join(f'{v}, ' for v in values)}))"
+    if ends == JOIN:
+        return repr(ins.operands[-1])
+    if ends in (RETURN, INDIRECT):
+        register = next((n for n in ins.reads if n < PREDICATE), None)
+        return "None" if register is None else f"R[{register}]"
+    return "None"
+
+
+def build_segments(flow: ControlFlow, plan: Slice, *, addresses: bool = True) -> tuple[Segment, ...]:
+    """Cut the blocks into segments and compile each to a Python function."""
+    runs: list[tuple[int, bool, list[Instruction], str]] = []
+    for block in flow.blocks:
+        opens, run = True, []
+        for ins in block.instructions:
+            run.append(ins)
+            ends = _end(ins)
+            if ends is not None:
+                runs.append((block.index, opens, run, ends))
+                opens, run = False, []
+        if run:
+            runs.append((block.index, opens, run, FALL))
+    starts = {run[0].address: n for n, (_, _, run, _) in enumerate(runs)}
+    text = []
+    for n, (_, _, run, ends) in enumerate(runs):
+        body = [line for ins in run for line in _lines(ins, plan, addresses)]
+        text += [f"def s{n}(R, K, X, g):", *(f"    {line}" for line in body), f"    return {_returned(run[-1], ends)}"]
+    namespace = dict(NAMESPACE)
+    exec(compile("\n".join(text), f"<segments of {flow.listing.name}>", "exec"), namespace)
+    made = []
+    for n, (block, opens, run, ends) in enumerate(runs):
+        last = run[-1]
+        made.append(Segment(n, block, opens, run[0].index, last.index, ends, ends == FALL or is_conditional(last),
+                            starts.get(last.address + INSTRUCTION_BYTES), starts.get(last.target) if last.target is not None else None,
+                            namespace[f"s{n}"], plan.live[run[0].index]))
+    return tuple(made)
