@@ -189,11 +189,7 @@ def _checked(name: str, value: Sizes, least: int = 1) -> Ints:
         raise MappingError(f"{name}: expected integers of {least} or more, found {shown(value)}") from None
     if sizes.size and (sizes.dtype.kind not in "iu" or int(sizes.min()) < least):
         wrong = sizes if sizes.dtype.kind not in "iu" or not sizes.ndim else sizes[sizes < least][0]
-        place = (
-            f" at {np.unravel_index(int(np.argmin(sizes)), sizes.shape)}"
-            if sizes.dtype.kind in "iu" and sizes.ndim
-            else ""
-        )
+        place = f" at {np.unravel_index(int(np.argmin(sizes)), sizes.shape)}" if sizes.dtype.kind in "iu" and sizes.ndim else ""
         raise MappingError(f"{name}: expected integers of {least} or more, found {shown(wrong.tolist())}{place}")
     return sizes.astype(np.int64)
 
@@ -238,9 +234,7 @@ def _row_stationary(layers: Sequence[Layer], array: SystolicArray) -> SystolicCo
     macs, folds, cycles, ifmap, filters, written, read, mapped = columns
     with np.errstate(divide="ignore"):
         overall = macs / (cycles * float(array.pes))
-    return SystolicCounts(
-        macs, folds, cycles, ifmap, filters, written, read, mapped / (folds * float(array.pes)), overall, overall
-    )
+    return SystolicCounts(macs, folds, cycles, ifmap, filters, written, read, mapped / (folds * float(array.pes)), overall, overall)
 
 
 @dataclass(frozen=True)

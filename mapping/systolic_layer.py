@@ -78,9 +78,7 @@ class Layer:
             for dim, extent in getattr(self, what):
                 _positive(self.name, f"{what}: {dim}", extent)
         if self.macs >= 2**62:
-            raise MappingError(
-                f"layer {self.name!r}: {self.macs:.3g} multiply-adds, more than the 4.6e18 that can be counted"
-            )
+            raise MappingError(f"layer {self.name!r}: {self.macs:.3g} multiply-adds, more than the 4.6e18 that can be counted")
 
     @cached_property
     def p(self) -> int:
@@ -147,8 +145,7 @@ class Layer:
         """For each axis of an operand: whether some of its coordinates are padding."""
         extents = {d: n for space in (*SPACES[role], "g") for d, n in self.dims(space)}
         return tuple(
-            axis.offset < 0
-            or axis.offset + sum(s * (extents[d] - 1) for d, s in axis.strides if d in extents) >= axis.size
+            axis.offset < 0 or axis.offset + sum(s * (extents[d] - 1) for d, s in axis.strides if d in extents) >= axis.size
             for axis in self.axes(role)
         )
 
@@ -269,9 +266,7 @@ def conv(
     for what, size, taps, i in (("height", height, filter_h, 0), ("width", width, filter_w, 1)):
         span, room = dilation[i] * (taps - 1) + 1, size + 2 * padding[i]
         if span > room:
-            raise MappingError(
-                f"layer {name!r}: filter {what}: {span} is larger than the input, {room} (with padding and dilation)"
-            )
+            raise MappingError(f"layer {name!r}: filter {what}: {span} is larger than the input, {room} (with padding and dilation)")
         pixels.append((-((span - room) // stride[i]) if ceil_mode else (room - span) // stride[i]) + 1)
     c, m = channels // groups, filters // groups
     b = TensorAxis(batch, (("b", 1),))

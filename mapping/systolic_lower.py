@@ -68,7 +68,8 @@ def lower(op: Op) -> Layer:
     plain = tuple(TensorAxis(n, ((d, 1),)) for space in ("g", "p", "f") for d, n in dims[space])
     out = plain if slides else _axes(op, outs[0])
     stored = _input_axes(op, left, space_of, where)
-    return Layer(op.name, *(tuple(dims[s]) for s in ("p", "f", "w", "g")), stored, _axes(op, right), out)
+    p, f, w, g = (tuple(dims[space]) for space in ("p", "f", "w", "g"))
+    return Layer(op.name, p, f, w, g, stored, _axes(op, right), out)
 
 
 def _used(operand: Operand) -> set[str]:
@@ -120,9 +121,7 @@ def _entry(padding: object, n: int, where: str) -> int:
     values = padding if isinstance(padding, Sequence) and not isinstance(padding, str) else [padding]
     value = values[min(n, len(values) - 1)] if values else 0
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise MappingError(
-            f"{where}: padding: expected integers of 0 or more, 'same' or 'valid', found {shown(padding)}"
-        )
+        raise MappingError(f"{where}: padding: expected integers of 0 or more, 'same' or 'valid', found {shown(padding)}")
     return value
 
 
@@ -195,11 +194,12 @@ def _row(name: str, sizes: Sequence[int], kind: str, depthwise: str, where: str)
         return [gemm(name, *sizes)]
     if len(sizes) not in (7, 8):
         raise MappingError(f"{where}: a convolution has 7 sizes (8 with a stride along the width), found {len(sizes)}")
-    size, (channels, filters), stride = sizes[:4], sizes[4:6], (sizes[6], sizes[-1])
+    h, w, r, t, channels, filters, down = sizes[:7]
+    stride = (down, sizes[-1])
     if "DP" not in name:
-        return [conv(name, *size, channels, filters, stride=stride, ceil_mode=True)]
+        return [conv(name, h, w, r, t, channels, filters, stride=stride, ceil_mode=True)]
     if depthwise == "grouped":
         wide = filters * channels
-        return [conv(name, *size, channels, wide, stride=stride, groups=channels, ceil_mode=True)]
-    one = conv(name, *size, 1, filters, stride=stride, ceil_mode=True)
+        return [conv(name, h, w, r, t, channels, wide, stride=stride, groups=channels, ceil_mode=True)]
+    one = conv(name, h, w, r, t, 1, filters, stride=stride, ceil_mode=True)
     return [replace(one, name=f"{name}Channel_{i}") for i in range(channels)]

@@ -153,7 +153,7 @@ def schedule(layer: Layer, array: SystolicArray) -> Schedule:
                 else:
                     # The next fold's results must not meet those that still leave through the column.
                     start = load = begin
-                    free = start + max(t, long)
+                    free = start + t
                     end = start + (t - 1) + out + (long - 1) + (wide - 1) + 1
                 folds.append((group, row, col, r, c, int(stationary and row > 0), load, start, end))
     return Schedule(*np.array(folds, dtype=np.int64).T)
@@ -263,7 +263,7 @@ def demand(layer: Layer, array: SystolicArray, start: int = 0, stop: int | None 
         return demand_rows(layer, array, start, stop)
     plan = schedule(layer, array)
     stop = check_range(layer, start, stop, int(plan.end.max()), array.rows + 3 * array.cols)
-    found = {}
+    found: dict[str, Ints] = {}
     for stream in streams(layer, array, plan):
         found[stream.role] = _lay_out(layer, array, stream, plan, start, stop, None)
         if stream.role == "ofmap":
@@ -279,9 +279,7 @@ def check_range(layer: Layer, start: int, stop: int | None, cycles: int, ports: 
         raise MappingError(f"layer {layer.name!r}: cycles {start} to {stop}: expected a range within 0 to {cycles}")
     if (stop - start) * ports > MOST_DEMAND:
         most = MOST_DEMAND // ports
-        raise MappingError(
-            f"layer {layer.name!r}: {stop - start} cycles of {ports} ports: at most {most} cycles at once"
-        )
+        raise MappingError(f"layer {layer.name!r}: {stop - start} cycles of {ports} ports: at most {most} cycles at once")
     return stop
 
 
@@ -314,7 +312,7 @@ def _tables(layer: Layer, stream: Streams, offset: int) -> _Tables:
         np.array(layer.coordinates(role, space), dtype=np.int64).reshape(sizes.size, share.size)
         for space, share in zip(spaces, shares, strict=True)
     ]
-    return _Tables(*shares, *at, sizes)
+    return _Tables(shares[0], shares[1], shares[2], at[0], at[1], at[2], sizes)
 
 
 def _block(stream: Streams, tables: _Tables, plan: Schedule, n: int, lo: int, hi: int) -> tuple[Ints, Ints]:
@@ -331,9 +329,7 @@ def _block(stream: Streams, tables: _Tables, plan: Schedule, n: int, lo: int, hi
     return addresses, cycles
 
 
-def _lay_out(
-    layer: Layer, array: SystolicArray, stream: Streams, plan: Schedule, start: int, stop: int, only: Any
-) -> Ints:
+def _lay_out(layer: Layer, array: SystolicArray, stream: Streams, plan: Schedule, start: int, stop: int, only: Any) -> Ints:
     tables = _tables(layer, stream, array.options.offsets[_index(stream)])
     out = np.full((stop - start, stream.ports), -1, dtype=np.int64)
     last = stream.start + stream.skew * (stream.used - 1) + stream.length
@@ -341,7 +337,7 @@ def _lay_out(
     for n in np.flatnonzero(wanted if only is None else wanted & only):
         lo = max(0, start - int(stream.start[n]) - stream.skew * (int(stream.used[n]) - 1))
         hi = min(int(stream.length[n]), stop - int(stream.start[n]))
-        addresses, cycles = _block(stream, tables, plan, n, lo, hi)
+        addresses, cycles = _block(stream, tables, plan, int(n), lo, hi)
         port = np.broadcast_to(np.arange(addresses.shape[0])[:, None], addresses.shape)
         inside = (cycles >= start) & (cycles < stop)
         out[cycles[inside] - start, port[inside]] = addresses[inside]

@@ -152,8 +152,8 @@ class _Indexer:
         # Time of multiply-add (pixel, tap, filter) in row 0.
         f = np.arange(layer.f)
         batch, inner = f // held, f % held
-        width = np.minimum(held, layer.f - batch * held)
-        when = time + batch * held * n_pixels * n_taps + inner + step[..., None] * width
+        widths = np.minimum(held, layer.f - batch * held)
+        when = time + batch * held * n_pixels * n_taps + inner + step[..., None] * widths
         weight = self.share["filter", "w"][w[:, None] + self.tap][:, :, None] + self.share["filter", "f"]
         weight = weight + self.share["filter", "g"][group]
         reads = when[None, 0] + i[:, None, None]

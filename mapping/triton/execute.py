@@ -83,6 +83,7 @@ class Execution:
         self._waiting: list[tuple[Group, int, int | None]] = []
         self._joining: list[tuple[Group, str]] = []
         self._written: set[int] = set()
+        self._seen: dict[tuple[int, int], tuple[Any, ...]] = {}
         total = len(program_ids) * self.threads
         self.alive = np.ones(total, dtype=bool)
         if program.plan.tracks_shared:
@@ -177,17 +178,13 @@ class Execution:
         if self.steps > self.max_steps:
             raise KernelError(f"{where}: still running after {self.max_steps:,} steps; an infinite loop, or one that needs "
                               "max_steps= to be raised")
-        for loop in self.program.flow.loops:
-            if segment.block not in loop.blocks:
-                continue
-            first = next(s for s in self.segments if s.block == loop.header)
-            state = tuple(_frozen(group.registers[n]) for n in range(len(group.registers)) if first.live >> n & 1)
-            key = (loop.header, group.lanes.number)
-            seen = self.program.loop_states.setdefault(id(self), {})
-            if segment.number == first.number and seen.get(key) == state and not any(s is None for s in state):
-                raise KernelError(f"{where}: infinite loop: nothing that its condition depends on changes")
-            if segment.number == first.number:
-                seen[key] = state
+        if self.program.plan.tracks_shared or self.program.plan.tracks_local:
+            return
+        state = tuple(_frozen(value) for n, value in enumerate(group.registers) if segment.live >> n & 1)
+        key = (segment.number, group.lanes.number)
+        if self._seen.get(key) == state and None not in state:
+            raise KernelError(f"{where}: infinite loop: nothing that its condition depends on changes")
+        self._seen[key] = state
 
     def _exit(self, group: Group, ready: list[Group]) -> None:
         self.alive[group.lanes.ids] = False
@@ -519,8 +516,8 @@ class Execution:
         def at(value: Value, place: int) -> Value:
             return int(value[place]) if type(value) is np.ndarray else value
 
-        if self.program.plan.tracks_shared:
-            self.shared_known[:, 1024:] &= type(shared) is not Unknown
+        if self.program.plan.tracks_shared and type(shared) is Unknown:
+            self.shared_known[:, 1024:] = False
         for place in picks:
             self.bulks.append(Bulk(index, self.steps, at(shared, place), tuple(at(c, place) for c in coordinates),
                                    at(descriptor, place), 1))

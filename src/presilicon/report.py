@@ -167,11 +167,12 @@ class Report:
 
 def _row(r: OpResult, total_s: float) -> dict[str, Any]:
     e = r.estimate
+    dram_bytes = e.bytes_moved.get("dram", 0.0)
+    per_s = 1.0 / e.time_s if e.time_s else 0.0
     return {
         "op": r.op.name, "module": r.op.module, "kind": r.op.kind, "family": r.kernel.family,
         "shape": " ".join(f"{k}={v}" for k, v in r.op.dims.items()), "count": r.op.count, "time_s": e.time_s, "low_s": e.low_s,
         "high_s": e.high_s, "total_s": e.time_s * r.op.count, "share": e.time_s * r.op.count / total_s, "limiter": e.limiter,
-        "flops": e.flops, "tflops_per_s": e.flops / e.time_s / 1e12 if e.time_s else 0.0,
-        "bytes": r.op.bytes_read + r.op.bytes_written, "dram_bytes": e.bytes_moved.get("dram", 0.0), "gb_per_s": e.bytes_moved.get("dram", 0.0) / e.time_s / 1e9 if e.time_s else 0.0,
-        "clock_hz": e.clock_hz, "energy_j": e.total_energy_j * r.op.count, "source": r.op.source,
+        "flops": e.flops, "tflops_per_s": e.flops * per_s / 1e12, "bytes": r.op.bytes_read + r.op.bytes_written, "dram_bytes": dram_bytes,
+        "gb_per_s": dram_bytes * per_s / 1e9, "clock_hz": e.clock_hz, "energy_j": e.total_energy_j * r.op.count, "source": r.op.source,
     }

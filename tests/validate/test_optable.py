@@ -24,10 +24,20 @@ ATTENTION = {
     "attn_dtype": "bfloat16",
     "step": [4096, 63],
 }
+LATENT = {
+    "mla_dtype": "bfloat16",
+    "kv_cache_dtype": ["bfloat16", "fp8"],
+    "num_heads": [64, 16],
+    "batch_size": [1, 4],
+    "isl": [1, 1],
+    "step": [4096, 63],
+}
 TABLES = {
     "gemm": {"gemm_dtype": ["bf16", "fp8", "w4a16"], "m": [1, 512, 8], "n": [4096, 64, 128], "k": [4096, 64, 128]},
     "attention-decode": ATTENTION,
     "attention-prefill": ATTENTION | {"isl": [512, 100], "window_size": [0, 64]},
+    "mla-decode": LATENT,
+    "mla-prefill": LATENT | {"isl": [512, 100]},
     "encoder-attention": {k: v for k, v in ATTENTION.items() if k not in ("num_key_value_heads", "step")} | {"isl": [512, 100]},
     "moe": {"moe_dtype": "bf16", "num_tokens": [1, 4096], "hidden_size": 2048, "inter_size": 768, "topk": 8, "num_experts": 128},
     "collective": {"dtype": "half", "num_gpus": [2, 8], "message_size": [1024, 2**24], "operation": ["all_reduce", "all_gather"]},
