@@ -106,7 +106,7 @@ class SystolicArray:
         Clock.
     filters_per_pe
         Row stationary only: filters whose rows a PE's register file holds at once; so many multiply-adds share one
-        read of an input element.
+        read of an input element (16 in the AlexNet mappings of Eyeriss, Chen et al., JSSC 2017).
 
     Raises
     ------
@@ -131,7 +131,7 @@ class SystolicArray:
     filter_sram_bytes: float | None = None
     ofmap_sram_bytes: float | None = None
     clock_hz: float = 1e9
-    filters_per_pe: int = 1
+    filters_per_pe: int = 16
 
     def __post_init__(self) -> None:
         for name in ("rows", "cols", "filters_per_pe"):

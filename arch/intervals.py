@@ -23,7 +23,8 @@ _KEYS: Final = {"coverage", "edges_s", "low", "high", "rows", "source"}
 
 
 @lru_cache(maxsize=1)
-def _uncalibrated() -> dict[str, Any]:
+def uncalibrated() -> dict[str, Any]:
+    """Interval tables by family for GPUs without a calibration of their own, ``"default"`` among them."""
     return dict(yaml.safe_load(_FALLBACK.read_text(encoding="utf-8")))
 
 
@@ -32,7 +33,7 @@ def table_for(system: System, family: str) -> tuple[Mapping[str, Any], bool]:
     for key in (family, family.partition(".")[0]):
         if key in system.intervals:
             return check(system.intervals[key], f"intervals.{key}"), True
-    rules = _uncalibrated()
+    rules = uncalibrated()
     return next(rules[key] for key in (family, family.partition(".")[0], "default") if key in rules), False
 
 

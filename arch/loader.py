@@ -362,9 +362,19 @@ def save(system: System, path: Path) -> Path:
     OutputError
         The file cannot be written.
     """
-    text = yaml.safe_dump(_plain(system.document), sort_keys=False, allow_unicode=True, width=140)
+    text = yaml.dump(_plain(system.document), Dumper=_LeafDumper, sort_keys=False, allow_unicode=True, width=140)
     write_atomically(path, text.encode())
     return path
+
+
+class _LeafDumper(yaml.SafeDumper):
+    """Writes a number with its source, and a list, on one line."""
+
+    def represent_mapping(self, tag: str, mapping: Any, flow_style: bool | None = None) -> Any:
+        return super().represent_mapping(tag, mapping, "value" in mapping)
+
+    def represent_sequence(self, tag: str, sequence: Any, flow_style: bool | None = None) -> Any:
+        return super().represent_sequence(tag, sequence, True)
 
 
 def _plain(node: Any) -> Any:

@@ -294,13 +294,14 @@ def _one_row_stationary(layer: Layer, array: SystolicArray) -> tuple[int, ...]:
     cycles = folds * stream + (array.rows - 1) * (1 if options.overlap else folds)
     passes = -(-layer.f // array.filters_per_pe)
     rows_read = _distinct_rows(shape, array, options)
-    across = int(np.prod([_distinct(axis, options) for axis in shape.horizontal], dtype=np.int64))
+    met = [_distinct(axis, options) for axis in shape.horizontal]
+    across, kept = (int(np.prod([n[i] for n in met], dtype=np.int64)) for i in (0, 1))
     outputs = layer.p * layer.f * layer.g
     return (
         layer.macs,
         folds,
         cycles - int(options.last_cycle),
-        layer.g * shape.channels * rows_read * across * passes,
+        layer.g * shape.channels * rows_read * (across + (passes - 1) * (across - kept)),
         layer.g * strips * layer.f * layer.w,
         outputs * shape.row_folds,
         outputs * (shape.row_folds - 1) * int(options.read_back),
@@ -308,11 +309,16 @@ def _one_row_stationary(layer: Layer, array: SystolicArray) -> tuple[int, ...]:
     )
 
 
-def _distinct(axis: Sliding, options: SystolicOptions) -> int:
-    """Elements along an axis that the window meets in one pass over it, each once."""
+def _distinct(axis: Sliding, options: SystolicOptions) -> tuple[int, int]:
+    """Elements along an axis that the window meets in one pass over it, and how many of them the next pass finds there.
+
+    A PE holds what lies within the window; of what the last window of a pass spans, the first of the next keeps a part.
+    """
     at = axis.offset + np.add.outer(axis.stride * np.arange(axis.pixels), axis.dilation * np.arange(axis.taps))
     met = np.unique(at)
-    return met.size if options.padding_reads else int(np.count_nonzero((met >= 0) & (met < axis.size)))
+    if not options.padding_reads:
+        met = met[(met >= 0) & (met < axis.size)]
+    return met.size, int(np.count_nonzero((met >= at[-1, 0]) & (met <= at[0, -1])))
 
 
 def _distinct_rows(shape: RowShape, array: SystolicArray, options: SystolicOptions) -> int:

@@ -153,7 +153,7 @@ def schedule(layer: Layer, array: SystolicArray) -> Schedule:
                 else:
                     # The next fold's results must not meet those that still leave through the column.
                     start = load = begin
-                    free = start + t
+                    free = start + max(t, long)
                     end = start + (t - 1) + out + (long - 1) + (wide - 1) + 1
                 folds.append((group, row, col, r, c, int(stationary and row > 0), load, start, end))
     return Schedule(*np.array(folds, dtype=np.int64).T)

@@ -6,7 +6,8 @@ multiply-add a cycle, row i starting i cycles after row 0 so that the sum from a
 
 * A filter element is read when a PE row first needs it, sent to all columns, and kept for all pixels.
 * An input element is read when the first PE of the fold needs it in a pass over a group of filters, handed down the
-  diagonal to the others, and kept while the window slides over it.
+  diagonal to the others, and kept while the window slides over it; what the last window of a pass holds and the first
+  of the next one spans stays.
 * A sum that has passed all rows leaves at the bottom of its column.
 """
 
@@ -117,6 +118,12 @@ class _Indexer:
         self.image, self.out_row, pixels = _shares(layer.pixels, shape.vertical.pixel, [a.pixel for a in horizontal])
         self.channel, self.tap_row, taps = _shares(layer.window, shape.vertical.tap, [a.tap for a in horizontal])
         self.pixel, self.tap = pixels, taps
+        # Which (pixel, tap) of a row lie in the first window of a pass and in the last one.
+        self.stays = np.ones((pixels.size, taps.size), dtype=bool)
+        for axis in layer.ifmap:
+            if {d for d, _ in axis.strides} & {a.pixel for a in horizontal}:
+                at = np.add.outer(layer.share(axis, "p")[pixels], layer.share(axis, "w")[taps])
+                self.stays &= (at >= at[-1].min()) & (at <= at[0].max())
         offsets = dict(zip(("ifmap", "filter", "ofmap"), array.options.offsets, strict=True))
         self.share: dict[tuple[str, Space], Ints] = {}
         for role, spaces in (("ifmap", "pwg"), ("filter", "wfg"), ("ofmap", "pfg")):
@@ -146,6 +153,8 @@ class _Indexer:
             fresh = np.ones(order.size, dtype=bool)
             fresh[1:] = np.diff(key.ravel()[order]) != 0
             chosen = order[fresh]
+            if first:
+                chosen = chosen[~np.broadcast_to(self.stays, p_all.shape).ravel()[chosen]]
             pe = np.broadcast_to((i[:, None] * array.cols + j)[:, :, None, None], p_all.shape).ravel()
             ifmap.append(np.stack([at[chosen], pe[chosen], address.ravel()[chosen]]))
 

@@ -53,6 +53,7 @@ def test_the_frame_has_a_row_for_each_op(report: ps.Report) -> None:
         "limiter",
         "flops",
         "tflops_per_s",
+        "bytes",
         "dram_bytes",
         "gb_per_s",
         "clock_hz",
@@ -68,6 +69,7 @@ def test_the_frame_has_a_row_for_each_op(report: ps.Report) -> None:
     up = frame[frame["op"] == "up"].iloc[0]
     assert (up["kind"], up["family"], up["shape"]) == ("matmul", "gemm", "b=1 k=1024 m=512 n=4096")
     assert up["flops"] == 2 * 512 * 4096 * 1024
+    assert up["bytes"] == 2 * (512 * 1024 + 1024 * 4096 + 512 * 4096)
     assert up["tflops_per_s"] == pytest.approx(up["flops"] / up["time_s"] / 1e12)
     assert up["gb_per_s"] == pytest.approx(up["dram_bytes"] / up["time_s"] / 1e9)
 

@@ -7,18 +7,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
+import yaml
 
 from ..arch import System, load, names
 from ..arch.constants import all_constants
+from ..arch.intervals import uncalibrated
 from ..arch.loader import override
 from ..errors import TableError, UnknownNameError
+from ..files import write_atomically
 from .calibrate import FAMILIES, Table, calibrate
+from .conformal import interval_table
 from .errors_table import ErrorLine, error_lines, worst_rows
 from .opfile import halves, read_table
 from .optable import predict
@@ -93,27 +97,62 @@ def evaluate_tables(tables: Sequence[tuple[Table, System]], protocols: Iterable[
                     progress: Progress = lambda stage, share: None) -> list[Entry]:
     """Every table under every protocol."""
     entries: list[Entry] = []
-    protocols = list(protocols)
-    total = len(tables) * len(protocols)
-    fitted: dict[tuple[str, str], System] = {}
-    for number, (protocol, (table, system)) in enumerate((p, t) for p in protocols for t in tables):
-        progress(f"{protocol}: {table.name}", number / total)
-        if protocol == "shipped":
-            entries.append(_entry(table, system, system, protocol))
-        elif protocol == "held-out":
-            one, other = halves(len(table.frame), seed)
-            fit = calibrate([table.rows(one)], system, source="half of the rows", seed=seed)
-            entries.append(_entry(table.rows(other), system, fit.system, protocol))
-        else:
-            for donor_table, donor in tables:
-                if donor.name == system.name or _sort(donor_table) != _sort(table):
-                    continue
-                key = (donor_table.name, donor.name)
-                if key not in fitted:
-                    fitted[key] = calibrate([donor_table], donor, source=donor.name, seed=seed).system
-                entries.append(_entry(table, system, with_constants(system, fitted[key], table.kind.name), f"transfer from {donor.name}"))
+    wanted = list(protocols)
+    for number, protocol in enumerate(wanted):
+        def report(stage: str, share: float, at: int = number, name: str = protocol) -> None:
+            progress(f"{name}: {stage}", (at + share) / len(wanted))
+
+        if protocol == "transfer":
+            entries += [_entry(table, system, used, f"transfer from {donor}") for table, system, used, donor in transfers(tables, seed, report)]
+            continue
+        for position, (table, system) in enumerate(tables):
+            report(table.name, position / len(tables))
+            if protocol == "shipped":
+                entries.append(_entry(table, system, system, protocol))
+            else:
+                one, other = halves(len(table.frame), seed)
+                fit = calibrate([table.rows(one)], system, source="half of the rows", seed=seed)
+                entries.append(_entry(table.rows(other), system, fit.system, protocol))
     progress("done", 1.0)
     return entries
+
+
+def transfers(tables: Sequence[tuple[Table, System]], seed: int = 0,
+              progress: Progress = lambda stage, share: None) -> Iterator[tuple[Table, System, System, str]]:
+    """Each table with its system, that system with the constants fitted on the same table of another GPU, and the other's name."""
+    fitted: dict[str, System] = {}
+    for position, (table, system) in enumerate(tables):
+        progress(table.name, position / len(tables))
+        for donor_table, donor in tables:
+            if donor.name == system.name or _sort(donor_table) != _sort(table):
+                continue
+            if donor_table.name not in fitted:
+                fitted[donor_table.name] = calibrate([donor_table], donor, source=donor.name, seed=seed).system
+            yield table, system, with_constants(system, fitted[donor_table.name], table.kind.name), donor.name
+
+
+def transfer_intervals(tables: Sequence[tuple[Table, System]], seed: int = 0,
+                       progress: Progress = lambda stage, share: None) -> dict[str, dict[str, Any]]:
+    """Interval tables for GPUs without a calibration of their own: the residuals of transfers between GPUs that have one.
+
+    Link-bound and scan kernels are left out: their constants belong to a host and to one implementation, and do not transfer.
+    """
+    ratios: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
+    for table, _, used, _ in transfers([t for t in tables if t[0].kind.name not in ("collective", "scan")], seed, progress):
+        predicted = predict(table.frame, table.kind, used)
+        for key in np.unique(predicted["interval_key"].astype(str)):
+            mine = predicted["interval_key"] == key
+            ratios.setdefault(key.partition(".")[0], []).append((predicted["predicted_s"][mine], table.measured_s[mine]))
+    names = ", ".join(sorted({system.title for _, system in tables}))
+    return {family: interval_table(*(np.concatenate(column) for column in zip(*parts, strict=True)),
+                                   source=f"constants of one GPU on the rows of another ({names})") for family, parts in sorted(ratios.items())}
+
+
+def write_intervals(path: Path, tables: Sequence[tuple[Table, System]], seed: int = 0) -> None:
+    """Write `transfer_intervals` as the YAML that `presilicon.arch.intervals` reads, with its entry for all other families."""
+    rules = {"default": uncalibrated()["default"]} | transfer_intervals(tables, seed)
+    head = "# Intervals for a GPU that has no calibration of its own. Written by: presilicon validate FOLDER --intervals FILE\n"
+    write_atomically(path, (head + yaml.safe_dump(rules, sort_keys=False, default_flow_style=None, width=130)).encode())
 
 
 def _sort(table: Table) -> str:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from ..arch import System
 from ..arch.constants import Constant, all_constants
-from ..arch.loader import override
+from ..arch.loader import from_document, override
 from ..errors import CalibrationError
 from ..mapping.gpu.machine import Machine
 from .conformal import interval_table
@@ -117,18 +118,26 @@ def calibrate(tables: Sequence[Table], system: System, *, source: str, seed: int
             raise CalibrationError(f"{', '.join(t.name for t in members)}: no constant of {', '.join(names)} moves any row")
         label = ", ".join(t.name for t in members)
         start = np.array([system.calibration[c.name] for c in constants])
-        best = _fit(constants, members, system, start, fit_rows, seed, lambda share, at=label: progress(f"fit {at}", share))
-        held_out = _cross_validate(constants, members, system, best, fit_rows, seed, lambda share, at=label: progress(f"hold out {at}", share))
+        best = _fit(constants, members, system, start, fit_rows, seed, partial(progress, f"fit {label}"))
+        held_out = _cross_validate(constants, members, system, best, fit_rows, seed, partial(progress, f"hold out {label}"))
         values = dict(zip((c.name for c in constants), (float(f"{v:.6g}") for v in best), strict=True))
         fitted |= values
         system = override(system, {f"calibration.{n}": v for n, v in values.items()}, source=source, status="fitted")
         for old, table, predicted in zip(before, members, held_out, strict=True):
             lines += [old, _line(f"{table.name} fitted", table, system), error_line(f"{table.name} held out", table.measured_s, predicted)]
         intervals |= _intervals(members, system, held_out, source)
-    document = dict(system.document) | {"intervals": intervals}
-    from ..arch.loader import from_document
+    return Calibration(from_document(_with_source(system, source) | {"intervals": intervals}), fitted, idle, lines)
 
-    return Calibration(from_document(document), fitted, idle, lines)
+
+def _with_source(system: System, source: str) -> dict[str, Any]:
+    """The system's document with the source of the fitted constants written once and named beside each."""
+    document = dict(system.document)
+    sources = dict(document.get("sources") or {})
+    names = ("calibration", *(f"calibration-{number}" for number in range(2, len(sources) + 3)))
+    label = next(name for name in names if sources.get(name, source) == source)
+    constants = {name: leaf | {"source": label} if leaf["source"] == source else leaf
+                 for name, leaf in document.get("calibration", {}).items()}
+    return document | {"sources": sources | {label: source}, "calibration": constants}
 
 
 def _line(label: str, table: Table, system: System) -> ErrorLine:
@@ -210,8 +219,8 @@ def _fit(constants: Sequence[Constant], tables: Sequence[Table], system: System,
 
     begin = np.clip(to_unit(start), 1e-3, 1.0 - 1e-3)
     octaves = np.log2(np.maximum(from_unit(np.minimum(begin + 0.01, 1.0)) / np.maximum(from_unit(begin), 1e-300), 1.0 + 1e-9)) / 0.01
-    found = least_squares(objective, begin, bounds=(0.0, 1.0), loss="soft_l1", f_scale=0.08, diff_step=3e-3, max_nfev=evaluations, xtol=1e-5,
-                          ftol=1e-5)
+    found = least_squares(objective, begin, bounds=(0.0, 1.0), loss="soft_l1", f_scale=0.08, diff_step=np.full(len(begin), 3e-3),
+                          max_nfev=evaluations, xtol=1e-5, ftol=1e-5)
     progress(1.0)
     better = found.cost <= 0.5 * float(np.sum(2 * 0.08**2 * ((1 + (objective(to_unit(start)) / 0.08) ** 2) ** 0.5 - 1)))
     return from_unit(found.x) if better else start
@@ -238,9 +247,12 @@ def _cross_validate(constants: Sequence[Constant], tables: Sequence[Table], syst
         folds.append(of_group[labels])
     predictions = [np.full(len(t.frame), np.nan) for t in tables]
     for fold in sorted({int(number) for f in folds for number in f}):
+        def part(share: float, done: int = fold) -> None:
+            progress((done + share) / FOLDS)
+
         train = [t.rows(np.flatnonzero(f != fold)) for t, f in zip(tables, folds, strict=True)]
-        values = _fit(constants, [t for t in train if len(t.frame)], system, best, max(200, fit_rows // 2), seed,
-                      lambda share, at=fold: progress((at + share) / FOLDS), evaluations=6)
+        values = _fit(constants, [t for t in train if len(t.frame)], system, best, max(200, fit_rows // 2), seed, part,
+                      evaluations=6)
         fitted = override(system, {f"calibration.{c.name}": float(v) for c, v in zip(constants, values, strict=True)})
         for table, f, out in zip(tables, folds, predictions, strict=True):
             held = np.flatnonzero(f == fold)

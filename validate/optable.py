@@ -304,10 +304,10 @@ def check(frame: pd.DataFrame, kind: TableKind, where: str) -> pd.DataFrame:
     for smaller, larger in kind.at_most:
         _refuse(frame, smaller, checked[smaller] > checked[larger], f"expected at most {larger} of the same row", where)
     for alternatives in kind.texts:
-        name = next((n for n in alternatives if n in columns), None)
-        if name is None:
+        text = next((n for n in alternatives if n in columns), None)
+        if text is None:
             raise TableError(f"{where}: column {' or '.join(map(repr, alternatives))} is missing {found}")
-        _refuse(frame, name, frame[name].isna() | (frame[name] == ""), "expected a text", where)
+        _refuse(frame, text, frame[text].isna() | (frame[text] == ""), "expected a text", where)
     for name in columns:
         if name == "kv_cache_dtype" or any(name in alternatives and name.endswith("dtype") for alternatives in kind.texts):
             for value in frame[name].dropna().unique():

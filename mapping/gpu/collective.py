@@ -28,6 +28,12 @@ from .machine import KernelTimes, Machine, Number
 #: The order in which AIConfigurator's collector runs the operations for each (num_gpus, dtype).
 NCCL_TABLE_ORDER = ("all_gather", "all_to_all", "reduce_scatter", "all_reduce")
 
+#: Send and receive use LL up to this many bytes per channel (NCCL, src/enqueue.cc, NCCL_P2P_LL_THRESHOLD).
+P2P_LL_BYTES = 16384
+#: Channels per peer of a send: 2 where no NVLink joins the GPUs, else 2 per link of the topology table, rounded up to a
+#: power of two (NCCL, src/graph/paths.cc, p2pnChannelsPerPeer).
+P2P_CHANNELS: Mapping[str, int] = {"nvlink": 32, "pcie": 2}
+
 Operation = Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all"]
 
 
@@ -58,6 +64,7 @@ class Link:
     max_devices: int = 8
     multicast: bool = False
     shared_host: bool | None = None
+    socket_devices: int = 4
 
     @property
     def shares_host(self) -> bool:
@@ -95,18 +102,21 @@ CUSTOM_ALL_REDUCE: Mapping[str, CustomAllReduce] = {
 }
 
 
-def _link_rate(machine: Machine, link: Link, message_bytes: np.ndarray, num_gpus: np.ndarray) -> np.ndarray:
+def _link_rate(machine: Machine, link: Link, in_flight_bytes: Any, num_gpus: np.ndarray, scale: float = 1.0) -> np.ndarray:
     """Bytes per second that one GPU sends in one direction while the whole group does, at best.
 
-    Through a shared host every GPU beyond the first pair adds its traffic to the same bridges. Bursts that fit the
-    host's staging cache fare better than bulk.
+    Through a shared host every GPU beyond the first pair adds its traffic to the same bridges, and a group on both
+    sockets crosses the link between them. Bursts that fit the host's staging cache fare better than bulk.
     """
     rate = link.bandwidth_bytes_per_s * machine["collective.link_efficiency"]
+    shape = np.broadcast_shapes(np.shape(rate), np.shape(in_flight_bytes), np.shape(num_gpus))
     if not link.shares_host:
-        return np.broadcast_to(rate, np.broadcast_shapes(np.shape(rate), message_bytes.shape))
-    burst = message_bytes <= machine["collective.host_burst_bytes"]
+        return np.broadcast_to(rate, shape)
+    burst = in_flight_bytes <= machine["collective.host_burst_bytes"]
     bulk = np.where(burst, machine["collective.host_burst_sharing"], 1.0)
-    return rate / (1.0 + bulk * machine["collective.host_sharing"] * np.maximum(num_gpus - 2.0, 0.0))
+    slow = machine["collective.host_sharing"] * np.maximum(num_gpus - 2.0, 0.0)
+    slow = slow + machine["collective.socket_sharing"] * np.maximum(num_gpus - link.socket_devices, 0.0)
+    return np.broadcast_to(rate / (1.0 + bulk * slow), shape)
 
 
 def _steps_and_share(operation: Operation, num_gpus: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -174,7 +184,10 @@ def _tuner_switches(
 def _nccl(machine: Machine, link: Link, message_bytes: Any, num_gpus: Any, operation: Operation) -> KernelTimes:
     size, gpus = np.broadcast_arrays(np.asarray(message_bytes, dtype=float), np.asarray(num_gpus, dtype=float))
     steps, share = _steps_and_share(operation, gpus)
-    rate = _link_rate(machine, link, size, gpus)
+    # A ring has a message in flight, an exchange all its parts at once; LL's flagged stores never fare as a burst.
+    bulk_rate = _link_rate(machine, link, np.inf, gpus)
+    in_flight = size * np.maximum(gpus - 1.0, 1.0) if operation == "all_to_all" else size
+    rate = _link_rate(machine, link, in_flight, gpus)
     hop = machine["collective.hop"] * link.latency_s
     floor = machine["collective.floor"]
     if operation == "all_to_all":
@@ -187,7 +200,7 @@ def _nccl(machine: Machine, link: Link, message_bytes: Any, num_gpus: Any, opera
     # small message uses one channel (one CTA); more channels join, and have to meet, as it grows.
     def ll(bytes_: np.ndarray) -> np.ndarray:
         ramp = machine["collective.channel_ramp"] * bytes_ / (bytes_ + machine["collective.channel_bytes"])
-        return floor + steps * hop + ramp + bytes_ * share / (rate * machine["collective.ll_fraction"])
+        return floor + steps * hop + ramp + bytes_ * share / (bulk_rate * machine["collective.ll_fraction"])
 
     def ll128(bytes_: np.ndarray) -> np.ndarray:
         start = floor + machine["collective.channel_ramp"] + steps * hop * machine["collective.ll128_hops"]
@@ -199,8 +212,9 @@ def _nccl(machine: Machine, link: Link, message_bytes: Any, num_gpus: Any, opera
 
     latency = np.broadcast_to(floor + steps * hop, np.broadcast_shapes(size.shape, np.shape(floor + steps * hop)))
     if operation == "all_to_all":
-        low, bulk = ll(size), simple(size)
-        time, protocol = np.minimum(low, bulk), np.where(low <= bulk, "ll", "simple")
+        leave_ll = P2P_LL_BYTES * P2P_CHANNELS[link.kind] * gpus
+        held = ll(np.minimum(size, leave_ll))
+        time, protocol = np.where(size > leave_ll, np.maximum(held, simple(size)), held), np.where(size > leave_ll, "simple", "ll")
     else:
         leave_ll, to_simple = _tuner_switches(link, machine["collective.tuner_bandwidth"], operation, steps, share)
         # A larger message is never faster: behind a switch, at least what the message at the switch takes.

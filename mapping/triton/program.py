@@ -32,6 +32,7 @@ _CONSTANT_WINDOW = 0x7E00_0000_0000
 _STACK_TOP = 0x00FF_F000
 _GRID_LIMIT = 4096
 _LANES_AT_ONCE = 65536
+_FOLLOWED_BYTES = 16 * 2**20
 
 
 @dataclass(frozen=True, eq=False)
@@ -413,7 +414,10 @@ def evaluate(compiled: CompiledKernel, launch: Launch, program_ids: Any = None, 
     ranks = np.tile(np.arange(cluster), len(ids))
     raw = np.repeat(ids, cluster, axis=0)
     raw[:, 0] = raw[:, 0] * cluster + ranks
-    at_once = max(cluster, _LANES_AT_ONCE // program.threads // cluster * cluster)
+    at_once = _LANES_AT_ONCE // program.threads
+    if program.plan.tracks_shared:
+        at_once = min(at_once, _FOLLOWED_BYTES // program.shared_bytes)
+    at_once = max(cluster, at_once // cluster * cluster)
     if trace and len(raw) > at_once:
         raise KernelError(f"a trace of {len(raw)} CTAs was asked for; {at_once} are the most")
     counts = np.zeros(len(program.flow.blocks), dtype=np.int64)

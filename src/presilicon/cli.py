@@ -31,6 +31,21 @@ class Phase(StrEnum):
     TRAIN = "train"
 
 
+class AttentionName(StrEnum):
+    """Which attention code of the model is traced."""
+
+    SDPA = "sdpa"
+    EAGER = "eager"
+    FLASH = "flash"
+
+
+class ScanName(StrEnum):
+    """Which code of state-space layers is traced."""
+
+    TORCH = "torch"
+    FUSED = "fused"
+
+
 class RuntimeName(StrEnum):
     """How kernels are launched."""
 
@@ -53,6 +68,9 @@ Batch = Annotated[int, typer.Option(help="Sequences in the batch.", min=1)]
 Seq = Annotated[int, typer.Option(help="Tokens a sequence takes in (prefill, train).", min=1)]
 Context = Annotated[int, typer.Option(help="Tokens already in the KV cache (decode).", min=1)]
 Dtype = Annotated[str, typer.Option(help="Number format of weights and activations.")]
+Attention = Annotated[AttentionName, typer.Option(help="sdpa or eager: as PyTorch runs it; flash: one kernel, as serving engines run it.")]
+Scans = Annotated[ScanName, typer.Option(help="State-space layers: torch code as written, or fused kernels as serving engines run them.")]
+Quant = Annotated[str | None, typer.Option(help="Formats of the linear layers: w4a16, w8a8, fp8, fp8_block, nvfp4 ...")]
 Strict = Annotated[bool, typer.Option("--strict", help="Fail if an op has no formula.")]
 SystemOption = Annotated[str, typer.Option("--system", help="Name (see `presilicon systems`) or path of a device file.")]
 RuntimeOption = Annotated[RuntimeName, typer.Option(help=(
@@ -73,7 +91,7 @@ def _console() -> Console:
 
 def _graph(model: str, strict: bool, call: typer.Context) -> OpGraph:
     """A graph file as it is, anything else traced with the options of the call."""
-    names = ("phase", "batch", "seq", "context", "dtype")
+    names = ("phase", "batch", "seq", "context", "dtype", "attention", "scans")
     options = {name: getattr(call.params[name], "value", call.params[name]) for name in names}
     if not model.endswith((".json", ".json.gz")) or Path(model).name == "config.json":
         import logging
@@ -82,7 +100,7 @@ def _graph(model: str, strict: bool, call: typer.Context) -> OpGraph:
 
         logging.disable(logging.CRITICAL)  # torch logs tracebacks of what the error then says in one line
         try:
-            return trace_model(model, **options, strict=strict)
+            return _quantised(trace_model(model, **options, strict=strict), call.params["quant"])
         finally:
             logging.disable(logging.NOTSET)
     from .workloads.graph import OpGraph
@@ -92,13 +110,22 @@ def _graph(model: str, strict: bool, call: typer.Context) -> OpGraph:
         given = getattr(call.get_parameter_source(name), "name", "") == "COMMANDLINE"
         if given and graph.meta.get(name, value) != value:
             raise PresiliconError(f"{model}: traced with {name} {graph.meta[name]}; --{name} {value} cannot change a saved graph")
-    return graph
+    return _quantised(graph, call.params["quant"])
+
+
+def _quantised(graph: OpGraph, scheme: str | None) -> OpGraph:
+    if scheme is None:
+        return graph
+    from .workloads.quantise import quantise
+
+    return quantise(graph, scheme)
 
 
 @app.command()
 def predict(call: typer.Context, model: Model,
             system: Annotated[list[str], typer.Option("--system", help="Name or device file; repeat to compare.")],
             phase: PhaseOption = Phase.PREFILL, batch: Batch = 1, seq: Seq = 2048, context: Context = 4096, dtype: Dtype = "bfloat16",
+            attention: Attention = AttentionName.SDPA, scans: Scans = ScanName.TORCH, quant: Quant = None,
             runtime: RuntimeOption = RuntimeName.CUDAGRAPH, fidelity: FidelityOption = FidelityName.TILE, strict: Strict = False,
             override: Annotated[list[str] | None, typer.Option("--set", help=(
                 "PATH=VALUE, such as dram.bandwidth='4 TB/s'; repeatable."))] = None,
@@ -162,7 +189,7 @@ def _write_outputs(report: Report, folder: Path) -> None:
 def trace(call: typer.Context, model: Model,
           out: Annotated[Path, typer.Option("-o", "--out", help="Graph file to write (.json or .json.gz).")],
           phase: PhaseOption = Phase.PREFILL, batch: Batch = 1, seq: Seq = 2048, context: Context = 4096, dtype: Dtype = "bfloat16",
-          strict: Strict = False) -> None:
+          attention: Attention = AttentionName.SDPA, scans: Scans = ScanName.TORCH, quant: Quant = None, strict: Strict = False) -> None:
     """Trace a model into a graph file, which every command takes in place of MODEL without importing torch."""
     check_writable(out)
     graph = _graph(model, strict, call)
@@ -248,7 +275,9 @@ def validate(folder: Annotated[Path, typer.Argument(help="Folder of measured op 
                  "GPU=NAME: the device file of a GPU in the file names; repeatable."))] = None,
              kind: Annotated[list[str] | None, typer.Option(help="Only tables of this kind; repeatable.")] = None,
              seed: Annotated[int, typer.Option(help="Of the random half.")] = 0,
-             out: Annotated[Path | None, typer.Option("-o", "--out", help="Markdown page to write.")] = None) -> None:
+             out: Annotated[Path | None, typer.Option("-o", "--out", help="Markdown page to write.")] = None,
+             intervals: Annotated[Path | None, typer.Option(help=(
+                 "YAML to write: the transfer residuals as intervals for GPUs without a calibration (arch/intervals.yaml)."))] = None) -> None:
     """Error on measured op tables by protocol (as shipped, held out, transferred from another GPU), worst first."""
     from rich.progress import Progress
 
@@ -266,10 +295,13 @@ def validate(folder: Annotated[Path, typer.Argument(help="Folder of measured op 
         task = progress.add_task("validating", total=1.0)
         entries = accuracy.evaluate_tables(tables, protocol or accuracy.PROTOCOLS, seed=seed,
                                            progress=lambda stage, share: progress.update(task, description=stage, completed=share))
+        if intervals is not None:
+            accuracy.write_intervals(intervals, tables, seed)
     console.print(accuracy.overview(entries), highlight=False, markup=False)
     if out is not None:
         write_atomically(out, accuracy.page(entries, "presilicon validate").encode())
-        console.print(f"wrote {out}", highlight=False, markup=False)
+    for written in filter(None, (out, intervals)):
+        console.print(f"wrote {written}", highlight=False, markup=False)
 
 
 @app.command()

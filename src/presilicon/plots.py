@@ -78,7 +78,7 @@ def roofline(report: Report) -> Figure:
 def timeline(report: Report, max_spans: int = 2000) -> Figure:
     """Bars of host and GPU over time, coloured by kind; the longest `max_spans` bars when there are more."""
     s = report.simulation
-    kinds = {r.op.name: r.op.kind for r in s.results}
+    kinds: dict[str, str] = {r.op.name: r.op.kind for r in s.results}
     spans = sorted(s.spans, key=lambda span: -span.duration_s)[:max_spans]
     lanes = sorted({span.lane for span in spans}, reverse=True)
     palette = {kind: colour(i) for i, kind in enumerate(sorted(set(kinds.values())))}

@@ -63,7 +63,8 @@ def summary_lines(report: Report) -> list[tuple[str, str]]:
 
 
 def _workload(meta: Any) -> str:
-    parts = [f"{key} {meta[key]}" for key in ("batch", "seq", "context", "dtype") if meta.get(key)]
+    length = "context" if meta.get("phase") == "decode" else "seq"
+    parts = [f"{key} {meta[key]}" for key in ("batch", length, "dtype") if meta.get(key)]
     return ("  " + ", ".join(parts)) if parts else ""
 
 
@@ -74,11 +75,11 @@ def print_report(report: Report, console: Console, top: int = 10) -> None:
         console.print(f"{name:<12}{escape(value)}", style=style, highlight=False)
     if not report.simulation.results:
         return
-    kinds = report.by_kind()
+    kinds: Any = report.by_kind()
     console.print(make_table(
         "Share by kind", [("kind", "left"), ("limited by", "left"), ("kernels", "right"), ("time", "right"), ("share", "right")],
         [(r.kind, r.limiter, int(r.ops), format_si(r.time_s, "s"), f"{r.share:.1%}") for r in kinds.head(12).itertuples()]))
-    frame = report.to_frame().nlargest(top, "total_s")
+    frame: Any = report.to_frame().nlargest(top, "total_s")
     console.print(make_table(
         f"Most expensive of {len(report.simulation.results)} distinct ops",
         [("op", "left"), ("shape", "left"), ("runs", "right"), ("one run", "right"), ("share", "right"), ("limited by", "left"),

@@ -199,7 +199,7 @@ def test_groups_repeat_the_folds_of_one():
 
 def test_row_stationary_by_hand():
     # 3 x 3 filter over 8 x 8, 4 channels, 5 filters, on 7 x 4: two channels above each other, output rows 4 + 2.
-    layer, array = conv("c", 8, 8, 3, 3, 4, 5), SystolicArray(7, 4, "rs")
+    layer, array = conv("c", 8, 8, 3, 3, 4, 5), SystolicArray(7, 4, "rs", filters_per_pe=1)
     counts = estimate([layer], array).row(0)
     assert counts["folds"] == 2 * 2
     assert counts["cycles"] == 4 * (5 * 6 * 3) + 6
@@ -210,6 +210,9 @@ def test_row_stationary_by_hand():
     held = estimate([layer], SystolicArray(7, 4, "rs", filters_per_pe=5)).row(0)
     assert held["ifmap_reads"] * 5 == counts["ifmap_reads"]
     assert held["cycles"] == counts["cycles"]
+    # The window of one pixel stays from filter to filter; of windows 0-2 and 1-3, two elements do.
+    assert estimate([conv("c", 8, 3, 3, 3, 1, 9)], array).row(0)["ifmap_reads"] == (6 + 4) * 3
+    assert estimate([conv("c", 8, 4, 3, 3, 1, 9)], array).row(0)["ifmap_reads"] == (6 + 4) * (4 + 8 * 2)
     # A matrix product is a 1 x 1 convolution: M along the columns, K along the rows.
     product = estimate([gemm("g", 10, 6, 20)], array).row(0)
     assert (product["folds"], product["cycles"]) == (3 * 3, 9 * 6 + 6)

@@ -193,8 +193,9 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "gemm.launch = " in printed
     assert "not moved by any row, left as they were: " in printed
 
-    entry = yaml.safe_load(device.read_text())["calibration"]["gemm.launch"]
-    assert (entry["status"], entry["source"]) == ("fitted", "my own GPU")
+    written = yaml.safe_load(device.read_text())
+    entry = written["calibration"]["gemm.launch"]
+    assert (entry["status"], written["sources"][entry["source"]]) == ("fitted", "my own GPU")
     summary = calibrate_files([table], BASE, half=1, source="my own GPU")
     assert load(device) == summary.system
     assert save(load(device), tmp_path / "copy.yaml").read_bytes() == device.read_bytes()
