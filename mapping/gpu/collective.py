@@ -16,7 +16,7 @@ reduction and stores its n-th part by multicast.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -30,10 +30,8 @@ NCCL_TABLE_ORDER = ("all_gather", "all_to_all", "reduce_scatter", "all_reduce")
 
 #: Send and receive use LL up to this many bytes per channel (NCCL, src/enqueue.cc, NCCL_P2P_LL_THRESHOLD).
 P2P_LL_BYTES = 16384
-#: Channels per peer of a send: 2 where no NVLink joins the GPUs, else 2 per link of the topology table, rounded up to a
-#: power of two (NCCL, src/graph/paths.cc, p2pnChannelsPerPeer).
-P2P_CHANNELS: Mapping[str, int] = {"nvlink": 32, "pcie": 2}
 
+_Time = Callable[[Any], np.ndarray]
 Operation = Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all"]
 
 
@@ -102,11 +100,12 @@ CUSTOM_ALL_REDUCE: Mapping[str, CustomAllReduce] = {
 }
 
 
-def _link_rate(machine: Machine, link: Link, in_flight_bytes: Any, num_gpus: np.ndarray, scale: float = 1.0) -> np.ndarray:
+def _link_rate(machine: Machine, link: Link, in_flight_bytes: Any, num_gpus: np.ndarray, one_process: bool) -> np.ndarray:
     """Bytes per second that one GPU sends in one direction while the whole group does, at best.
 
-    Through a shared host every GPU beyond the first pair adds its traffic to the same bridges, and a group on both
-    sockets crosses the link between them. Bursts that fit the host's staging cache fare better than bulk.
+    Through a shared host every GPU beyond the first pair adds its traffic to the same bridges. Bursts that fit the
+    host's staging cache fare better than bulk. A group on both sockets keeps its full share only if each GPU's own
+    process stages on its own socket.
     """
     rate = link.bandwidth_bytes_per_s * machine["collective.link_efficiency"]
     shape = np.broadcast_shapes(np.shape(rate), np.shape(in_flight_bytes), np.shape(num_gpus))
@@ -114,9 +113,15 @@ def _link_rate(machine: Machine, link: Link, in_flight_bytes: Any, num_gpus: np.
         return np.broadcast_to(rate, shape)
     burst = in_flight_bytes <= machine["collective.host_burst_bytes"]
     bulk = np.where(burst, machine["collective.host_burst_sharing"], 1.0)
-    slow = machine["collective.host_sharing"] * np.maximum(num_gpus - 2.0, 0.0)
-    slow = slow + machine["collective.socket_sharing"] * np.maximum(num_gpus - link.socket_devices, 0.0)
-    return np.broadcast_to(rate / (1.0 + bulk * slow), shape)
+    rate = rate / (1.0 + bulk * machine["collective.host_sharing"] * np.maximum(num_gpus - 2.0, 0.0))
+    if one_process:
+        rate = np.where(num_gpus > link.socket_devices, rate * machine["collective.socket_share"], rate)
+    return np.broadcast_to(rate, shape)
+
+
+def _channels(link: Link, num_gpus: np.ndarray) -> np.ndarray:
+    """Channels between two GPUs (NCCL, src/graph/paths.cc: 2 per NVLink, rounded up to a power of two; else 2)."""
+    return np.full(num_gpus.shape, 32.0) if link.kind == "nvlink" else np.where(num_gpus > 2.0, 2.0, 4.0)
 
 
 def _steps_and_share(operation: Operation, num_gpus: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -181,13 +186,24 @@ def _tuner_switches(
     return leave, np.maximum(leave, (simple - ll128) / (per_byte * (1.0 / 0.92 - 1.0)))
 
 
-def _nccl(machine: Machine, link: Link, message_bytes: Any, num_gpus: Any, operation: Operation) -> KernelTimes:
+def _switched(size: np.ndarray, at: Any, before: _Time, after: _Time) -> np.ndarray:
+    """Seconds of a protocol up to ``at`` bytes and of another above it.
+
+    Where the library leaves a protocol too late, the time would fall as the message grows; the nearest curve that does
+    not is level there, between the two.
+    """
+    level = np.sqrt(before(at) * after(at))
+    return np.where(size <= at, np.minimum(before(size), level), np.maximum(after(size), level))
+
+
+def _nccl(machine: Machine, link: Link, message_bytes: Any, num_gpus: Any, operation: Operation, one_process: bool = True) -> KernelTimes:
     size, gpus = np.broadcast_arrays(np.asarray(message_bytes, dtype=float), np.asarray(num_gpus, dtype=float))
     steps, share = _steps_and_share(operation, gpus)
-    # A ring has a message in flight, an exchange all its parts at once; LL's flagged stores never fare as a burst.
-    bulk_rate = _link_rate(machine, link, np.inf, gpus)
-    in_flight = size * np.maximum(gpus - 1.0, 1.0) if operation == "all_to_all" else size
-    rate = _link_rate(machine, link, in_flight, gpus)
+    exchange = operation == "all_to_all"
+
+    def rate(in_flight_bytes: Any) -> np.ndarray:  # an exchange loads every bridge at once, as bulk does
+        return _link_rate(machine, link, np.inf if exchange else in_flight_bytes, gpus, one_process)
+
     hop = machine["collective.hop"] * link.latency_s
     floor = machine["collective.floor"]
     if operation == "all_to_all":
@@ -200,29 +216,29 @@ def _nccl(machine: Machine, link: Link, message_bytes: Any, num_gpus: Any, opera
     # small message uses one channel (one CTA); more channels join, and have to meet, as it grows.
     def ll(bytes_: np.ndarray) -> np.ndarray:
         ramp = machine["collective.channel_ramp"] * bytes_ / (bytes_ + machine["collective.channel_bytes"])
-        return floor + steps * hop + ramp + bytes_ * share / (bulk_rate * machine["collective.ll_fraction"])
+        return floor + steps * hop + ramp + bytes_ * share / (rate(2.0 * bytes_) * machine["collective.ll_fraction"])
 
     def ll128(bytes_: np.ndarray) -> np.ndarray:
         start = floor + machine["collective.channel_ramp"] + steps * hop * machine["collective.ll128_hops"]
-        return start + bytes_ * share / (rate * machine["collective.ll128_fraction"])
+        return start + bytes_ * share / (rate(bytes_) * machine["collective.ll128_fraction"])
 
     def simple(bytes_: np.ndarray) -> np.ndarray:
-        start = floor + machine["collective.slice_fill"] + steps * hop * machine["collective.barrier_hops"]
-        return start + bytes_ * (share / rate + own_copy)
+        start = floor + machine["collective.slice_fill"] + steps * hop * (1.0 if exchange else machine["collective.barrier_hops"])
+        return start + bytes_ * (share / rate(bytes_) + own_copy)
 
     latency = np.broadcast_to(floor + steps * hop, np.broadcast_shapes(size.shape, np.shape(floor + steps * hop)))
     if operation == "all_to_all":
-        leave_ll = P2P_LL_BYTES * P2P_CHANNELS[link.kind] * gpus
-        held = ll(np.minimum(size, leave_ll))
-        time, protocol = np.where(size > leave_ll, np.maximum(held, simple(size)), held), np.where(size > leave_ll, "simple", "ll")
+        leave_ll = to_simple = P2P_LL_BYTES * _channels(link, gpus) * gpus
+        time = _switched(size, leave_ll, ll, simple)
     else:
-        leave_ll, to_simple = _tuner_switches(link, machine["collective.tuner_bandwidth"], operation, steps, share)
-        # A larger message is never faster: behind a switch, at least what the message at the switch takes.
-        held = ll(np.minimum(size, leave_ll))
-        middle = np.maximum(held, ll128(np.minimum(size, to_simple)))
-        middle = np.where((size > leave_ll) & (to_simple > leave_ll), middle, held)
-        time = np.where(size > to_simple, np.maximum(middle, simple(size)), middle)
-        protocol = np.where(size > to_simple, "simple", np.where(size > leave_ll, "ll128", "ll"))
+        belief = machine["collective.tuner_bandwidth"] * (1.0 if link.kind == "nvlink" else _channels(link, gpus) / 2.0)
+        leave_ll, to_simple = _tuner_switches(link, belief, operation, steps, share)
+
+        def later(bytes_: np.ndarray) -> np.ndarray:
+            return np.where(to_simple > leave_ll, _switched(bytes_, to_simple, ll128, simple), simple(bytes_))
+
+        time = _switched(size, leave_ll, ll, later)
+    protocol = np.where(size > to_simple, "simple", np.where(size > leave_ll, "ll128", "ll"))
     link_bytes = size * share
     if operation == "all_reduce" and np.any(link.multicast):
         nvls_bytes = size * (1.0 + 1.0 / np.maximum(gpus, 1.0))
@@ -233,7 +249,7 @@ def _nccl(machine: Machine, link: Link, message_bytes: Any, num_gpus: Any, opera
         protocol, link_bytes = np.where(better, "nvls", protocol), np.where(better, nvls_bytes, link_bytes)
     passes = 3.0 if operation in ("all_reduce", "reduce_scatter") else 2.0
     choice = {"protocol": protocol}
-    return _finish(machine, gpus, time, latency, link_bytes / rate, link_bytes, passes * link_bytes, choice)
+    return _finish(machine, gpus, time, latency, link_bytes / rate(size), link_bytes, passes * link_bytes, choice)
 
 
 def all_reduce(
@@ -264,7 +280,7 @@ def all_reduce(
         For an unknown implementation.
     """
     size, gpus = np.broadcast_arrays(np.asarray(message_bytes, dtype=float), np.asarray(num_gpus, dtype=float))
-    nccl = _nccl(machine, link, size, gpus, "all_reduce")
+    nccl = _nccl(machine, link, size, gpus, "all_reduce", implementation == "nccl")
     library_s = nccl.time_s + (_eager_copy(machine, size, 1.0) if eager else 0.0)
     if implementation == "nccl":
         own, time, choice = np.zeros(size.shape, dtype=bool), library_s, dict(nccl.choice)
@@ -283,7 +299,7 @@ def all_reduce(
         choice = {"protocol": np.where(own, kernel, nccl.choice["protocol"])}
     else:
         raise UnknownNameError("all-reduce implementation", implementation, ["nccl", *CUSTOM_ALL_REDUCE])
-    link_s = link_bytes / _link_rate(machine, link, size, gpus)
+    link_s = link_bytes / _link_rate(machine, link, size, gpus, implementation == "nccl")
     dram = 3.0 * link_bytes
     if not eager:
         return _finish(machine, gpus, time, latency, link_s, link_bytes, dram, choice)
@@ -297,7 +313,7 @@ def _custom_kernel(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Time, start-up time, link bytes and name of the faster of the one-shot and two-shot kernels."""
     peers = np.maximum(gpus - 1.0, 0.0)
-    rate = _link_rate(machine, link, size, gpus)
+    rate = _link_rate(machine, link, size, gpus, False)
     hop = machine["collective.hop"] * link.latency_s
     start = machine["collective.custom_floor"] + 2.0 * hop  # a barrier before and one after
     ramp = machine["collective.custom_ramp"] * size / (size + machine["collective.channel_bytes"])

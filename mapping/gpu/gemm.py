@@ -398,8 +398,8 @@ def _chunk(
     core_j = power.flop_joules(limits, flops, arithmetic)
     core_j = core_j + power.l2_joules(limits, per_tile * x["gemm.cluster_reads"] + c_total)
     memory_j = power.dram_joules(limits, dram_bytes)
-    ratio = power.clock_ratio(limits, body_s + reduce / clock + launch, core_j, memory_j)
-    time_s = body_s / ratio + reduce / clock + launch
+    ratio = power.clock_ratio(limits, body_s + reduce / clock, core_j, memory_j, fixed_s=launch)
+    time_s = (body_s + reduce / clock) / ratio + launch
     floor_s = launch + np.where(split > 1, x["gemm.split_launch"], 0.0)
     if quantise_from_bits is not None:
         narrow_s = _quantise_s(x, m, k, batch, quantise_from_bits / 8.0 + a_bytes, a_missing, p.l2_read, dram_per_clk)

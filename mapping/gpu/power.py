@@ -65,17 +65,19 @@ def dram_joules(machine: Machine, n_bytes: Number) -> Any:
     return machine["power.joule_per_dram_byte"] * n_bytes
 
 
-def clock_ratio(machine: Machine, time_s: Number, core_j: Number, memory_j: Number = 0.0) -> Any:
+def clock_ratio(machine: Machine, time_s: Number, core_j: Number, memory_j: Number = 0.0, fixed_s: Number = 0.0) -> Any:
     """SM clock under the power limit, as a share of boost.
 
     Parameters
     ----------
     time_s
-        Time at the boost clock, seconds.
+        Time at the boost clock that goes with 1 / r, seconds.
     core_j
         Energy of the SMs and the L2 at the boost voltage, joules.
     memory_j
         Energy of DRAM traffic, joules.
+    fixed_s
+        Further time, whatever the clock (launches), in which power may average out, seconds.
 
     Returns
     -------
@@ -83,12 +85,12 @@ def clock_ratio(machine: Machine, time_s: Number, core_j: Number, memory_j: Numb
 
     Notes
     -----
-    Balances the energy of a kernel whose time goes with 1 / r: ``core_j * max(r, v)**2 + memory_j = (limit - idle) *
-    time_s / r`` with ``v = power.voltage_floor``: linear in r below v, a cubic above, solved by Newton steps from
+    Balances the energy of a kernel: ``core_j * max(r, v)**2 + memory_j = (limit - idle) * (time_s / r + fixed_s)`` with ``v = power.voltage_floor``: linear in r below v, a cubic above, solved by Newton steps from
     above. The work is taken to be sustained: the controller reacts within milliseconds, and the tables of large GEMMs
     show the same ceiling from 0.1 ms to 0.1 s.
     """
-    allowed_j = np.maximum(machine.power_limit_w - machine.power_idle_w, 0.0) * time_s
+    allowed_w = np.maximum(machine.power_limit_w - machine.power_idle_w, 0.0)
+    allowed_j, memory_j = allowed_w * time_s, memory_j - allowed_w * fixed_s
     floor = machine["power.voltage_floor"]
     low = allowed_j / np.maximum(core_j * floor * floor + memory_j, 1e-30)
     ratio = np.asarray(1.0)

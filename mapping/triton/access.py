@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from .group import Lanes
-from .values import Unknown, Value
+from .values import Unknown, Value, settled
 
 SECTOR_BYTES, LINE_BYTES, BANKS, BANK_BYTES = 32, 128, 32, 4
 
@@ -165,8 +165,10 @@ def tally_access(tally: Tally, table: PatternTable, lanes: Lanes, guard: Value, 
     -------
     Pattern number and base address, or None where nothing was accessed or the addresses are unknown.
     """
+    guard = settled(guard)
     if guard is False:
         return None
+    address = settled(address, guard)
     active = guard if type(guard) is np.ndarray else None
     if active is not None:
         count = int(np.count_nonzero(active))

@@ -116,9 +116,12 @@ class Chooser:
             raise UnknownNameError("assumption", sorted(unused)[0], known, "assume=")
 
     def assumptions(self) -> tuple[Assumption, ...]:
-        """All that was assumed, in order of address."""
-        made = []
+        """All that was assumed, in order of address; masks and addresses of one line for one cause are one assumption."""
+        made: dict[tuple[Any, ...], Assumption] = {}
         for (index, kind, choice), (cause, times) in sorted(self._made.items()):
-            ins = self.program.listing.instructions[index]
-            made.append(Assumption(self.name_of(index), kind, self.program.where(index), ins.address, cause, choice, times))
-        return tuple(made)
+            where, ins = self.program.where(index), self.program.listing.instructions[index]
+            key = (index,) if kind in ("loop", "branch") else (kind, where, cause, choice)
+            before = made[key].times if key in made else 0
+            name, address = (made[key].name, made[key].address) if key in made else (self.name_of(index), ins.address)
+            made[key] = Assumption(name, kind, where, address, cause, choice, before + times)
+        return tuple(made.values())

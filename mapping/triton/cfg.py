@@ -122,6 +122,7 @@ def control_flow(listing: Listing) -> ControlFlow:
             leaders.add(instruction.address + INSTRUCTION_BYTES)
         if instruction.target is not None and instruction.base in ("BRA", "JMP", "CALL"):
             leaders.add(instruction.target)
+        leaders |= set(instruction.targets)
     leaders |= {address for name, address in listing.labels.items() if not name.startswith(".")}
     runs: list[list[Instruction]] = []
     for instruction in code:
@@ -141,6 +142,7 @@ def _edges(blocks: tuple[Block, ...], listing: Listing) -> Iterator[tuple[int, i
         falls = last.base not in _JUMPS or is_conditional(last) or last.base == "CALL"
         if last.base in ("BRA", "JMP", "CALL") and last.target in at:
             yield block.index, at[last.target]
+        yield from ((block.index, at[address]) for address in dict.fromkeys(last.targets) if address in at)
         if falls and block.end in at:
             yield block.index, at[block.end]
         if last.base == "RET":

@@ -29,10 +29,10 @@ from .cubin import CubinInfo, read_cubin
 from .launch import Grid, Launch, bind_launch, place_of
 from .tools import require_triton, run_on_cubin
 
-_SCHEMA = "3"
+_SCHEMA = "4"
 _TEXTS = ("ttir", "ttgir", "ptx", "sass")
 _ONE_AT_A_TIME = threading.RLock()
-_SASS_OPTIONS = ("-c", "-hex", "-gi", "-ndf")
+_SASS_OPTIONS = ("-c", "-hex", "-gi")
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,9 @@ def _compile(launch: Launch) -> tuple[dict[str, Any], dict[str, bytes]]:
             cause = cause.__cause__
         raise KernelError(f"{place_of(launch.function)} does not compile for sm_{launch.target}: {said}") from error
     cubin = made["cubin"]
-    made["sass"] = run_on_cubin("nvdisasm", _SASS_OPTIONS, cubin)
+    made["sass"] = run_on_cubin("nvdisasm", [*_SASS_OPTIONS, "-ndf"], cubin)
+    if re.search(r"\bBRX\b", made["sass"]):  # its targets are listed by the slower data-flow analysis only
+        made["sass"] = run_on_cubin("nvdisasm", _SASS_OPTIONS, cubin)
     info = read_cubin(cubin)
     head = {
         "name": info.name, "num_warps": int(metadata.get("num_warps", launch.options.num_warps)),

@@ -20,7 +20,7 @@ from .launch import Buffer
 from .memory_ops import SHARED, memory_op
 from .segments import BARRIER, BRANCH, EXIT, FALL, JOIN, RETURN, Segment
 from .tensor_core import MatrixShape, descriptor_shape, static_shape
-from .values import M32, Unknown, Value
+from .values import M32, Partial, Unknown, Value, select, settled
 
 #: Steps (segments executed) after which a kernel is taken to never end.
 MAX_STEPS = 5_000_000
@@ -68,6 +68,7 @@ class Execution:
         self.cluster_ranks = np.zeros(len(program_ids), dtype=np.int64) if cluster_ranks is None else cluster_ranks
         self.buffers, self.chooser, self.max_steps = buffers, chooser, max_steps
         self.counts = [0] * len(self.segments)
+        self.taken = [0] * len(self.segments)
         self.steps = 0
         self.tallies: dict[int, Tally] = {}
         self.copies: dict[int, Tally] = {}
@@ -143,17 +144,31 @@ class Execution:
             if ends == FALL:
                 place = segment.next
             elif ends in (BRANCH, EXIT):
+                if type(result) is Partial:
+                    result = self._settle_branch(segment, result, group)
                 if type(result) is Unknown:
                     result = self.chooser.branch(segment, result, group)
                 if result is True or result is False:
                     if result and ends == EXIT:
                         return self._exit(group, ready)
                     place = segment.target if result else segment.next
+                    if result:
+                        self.taken[segment.number] += warps
                 else:
                     return self._split(group, segment, result, ready)
             elif ends == BARRIER:
                 group.place = self._place(segment.next, segment)
-                if not self._barrier(group, segment, result, ready):
+                guard = settled(result[0])
+                if type(guard) is np.ndarray and not guard.all():
+                    if guard.any():
+                        ready.append(group.part(~guard))
+                        arriving = group.part(guard)
+                        if self._barrier(arriving, segment, result[1], ready):
+                            ready.append(arriving)
+                    else:
+                        ready.append(group)
+                    return None
+                if guard is not False and not self._barrier(group, segment, result[1], ready):
                     return None
                 place = group.place
             elif ends == JOIN:
@@ -162,11 +177,26 @@ class Execution:
                     return None
                 place = group.place
             else:
-                place = self._indirect(segment, result, ends)
+                result = settled(result)
+                if type(result) is np.ndarray and len(set(result.tolist())) > 1:
+                    for value in sorted(set(result.tolist())):
+                        part = group.part(result == value)
+                        part.place = self._place(self._indirect(segment, value, ends), segment)
+                        ready.append(part)
+                    return None
+                place = self._indirect(segment, int(result[0]) if type(result) is np.ndarray else result, ends)
             group.place = self._place(place, segment)
             if group.place >= limit and limit < len(segments):
                 ready.append(group)
                 return None
+
+    def _settle_branch(self, segment: Segment, flag: Partial, group: Group) -> Value:
+        """A condition that some threads know: the others are decided by the chooser."""
+        if flag.known.all():
+            return flag.value
+        if not flag.known.any():
+            return flag.cause
+        return np.where(flag.known, flag.value, self.chooser.branch(segment, flag.cause, group))
 
     def _place(self, place: int | None, segment: Segment) -> int:
         if place is None:
@@ -196,6 +226,7 @@ class Execution:
             if only and segment.ends == EXIT:
                 return self._exit(group, ready)
             group.place = self._place(segment.target if only else segment.next, segment)
+            self.taken[segment.number] += len(group.lanes.warps) * only
             ready.append(group)
             return None
         leaving, staying = group.part(taken), group.part(~taken)
@@ -204,6 +235,7 @@ class Execution:
         if segment.ends == EXIT:
             return self._exit(leaving, ready)
         leaving.place = self._place(segment.target, segment)
+        self.taken[segment.number] += len(leaving.lanes.warps)
         ready.append(leaving)
         return None
 
@@ -218,9 +250,8 @@ class Execution:
 
     # -- barriers ----------------------------------------------------------------------------------------------------
 
-    def _barrier(self, group: Group, segment: Segment, result: Any, ready: list[Group]) -> bool:
+    def _barrier(self, group: Group, segment: Segment, operands: tuple[Value, ...], ready: list[Group]) -> bool:
         """Whether the group goes on; False where it waits."""
-        _, operands = result
         if len(group.lanes.ids) == int(self.alive.sum()):
             return True
         number = operands[0] if operands and type(operands[0]) is int else 0
@@ -305,6 +336,8 @@ class Execution:
 
     def access(self, index: int, group: Group, guard: Value, address: Value) -> None:
         """Count a per-thread memory access."""
+        guard = settled(guard)
+        address = settled(address, guard)
         op = self._ops[index]
         tally = self.tallies.get(index)
         if tally is None:
@@ -321,6 +354,8 @@ class Execution:
 
     def copied(self, index: int, group: Group, guard: Value, address: Value) -> None:
         """Count what a cp.async writes to shared memory."""
+        guard = settled(guard)
+        address = settled(address, guard)
         tally = self.copies.setdefault(index, Tally())
         size = self._ops[index].thread_bytes
         tally_access(tally, self.patterns, group.lanes, guard, address, size, 0, True)
@@ -336,9 +371,9 @@ class Execution:
 
     def load(self, index: int, group: Group, guard: Value, address: Value, old: tuple[Value, ...]) -> tuple[Value, ...]:
         """Values that a load brings, where they are known: from tensors with data, local and followed shared memory."""
-        from .values import select
-
         op, count = self._ops[index], len(old)
+        guard = settled(guard)
+        address = settled(address, guard)
         if guard is False:
             return old
         fresh: tuple[Value, ...]
@@ -354,9 +389,9 @@ class Execution:
 
     def store(self, index: int, group: Group, guard: Value, address: Value, data: tuple[Value, ...]) -> None:
         """A store to local memory, or to shared memory that is followed."""
-        from .values import select
-
         op = self._ops[index]
+        guard = settled(guard)
+        address = settled(address, guard)
         if op.space == "local":
             if type(address) is not int or type(guard) is Unknown:
                 group.local.clear()
@@ -370,15 +405,24 @@ class Execution:
             value = data if not op.rows else (self.unknown(index),) * len(data)
             self._put_shared(group, guard, address, value, op.thread_bytes)
 
-    def constant(self, at: Value, offset: int) -> Value:
-        """A word of constant bank 0 at a computed place."""
+    def constant(self, bank: int, at: Value, offset: int) -> Value:
+        """A word of a constant bank at a computed place."""
+        at = settled(at)
         if type(at) is int:
-            return self.constants[(at + offset) & M32]
+            return self._constant_word(bank, (at + offset) & M32)
         if type(at) is Unknown:
             return at
-        words = [self.constants[(int(a) + offset) & M32] for a in at]
+        words = [self._constant_word(bank, (int(a) + offset) & M32) for a in at]
         bad = next((w for w in words if type(w) is Unknown), None)
         return bad if bad is not None else np.array(words, dtype=np.uint64)
+
+    def _constant_word(self, bank: int, at: int) -> Value:
+        if bank == 0:
+            return self.constants[at]
+        contents = self.program.compiled.layout.constants.get(bank, b"")
+        if at + 4 <= len(contents):
+            return int.from_bytes(contents[at:at + 4], "little")
+        return Unknown(f"constant bank {bank} at {at:#x}")
 
     def _get_global(self, index: int, guard: Value, address: Value, count: int, size: int) -> tuple[Value, ...]:
         unknown = (self.unknown(index),) * count
@@ -430,9 +474,10 @@ class Execution:
             value = data[min(k, len(data) - 1)]
             for byte in range(min(size, 4)):
                 at = places + 4 * k + byte
-                self.shared_known[cta, at] = type(value) is not Unknown
+                sure = value.known[mask] if type(value) is Partial else type(value) is not Unknown
+                self.shared_known[cta, at] = sure
                 if type(value) is not Unknown:
-                    part = value >> 8 * byte & 0xFF
+                    part = (value.value if type(value) is Partial else value) >> 8 * byte & 0xFF
                     self.shared[cta, at] = part if type(part) is int else part[mask].astype(np.uint8)
 
     def _get_shared(self, index: int, group: Group, guard: Value, address: Value, count: int, size: int) -> tuple[Value, ...]:
@@ -461,7 +506,7 @@ class Execution:
     def _atomic_shared(self, index: int, group: Group, guard: Value, address: Value, data: tuple[Value, ...]) -> None:
         kinds = {"OR": np.bitwise_or, "AND": np.bitwise_and, "XOR": np.bitwise_xor, "ADD": np.add}
         function: Any = next((kinds[m] for m in self.code[index].modifiers if m in kinds), None)
-        plain = type(address) is int and type(guard) is not Unknown and type(data[-1]) is not Unknown and function is not None
+        plain = type(address) is int and type(guard) is not Unknown and type(data[-1]) in (int, np.ndarray) and function is not None
         if guard is False:
             return
         old = self._get_shared(index, group, guard, address, 1, 4)[0] if plain else self.unknown(index)
@@ -479,6 +524,7 @@ class Execution:
     # -- whole-warp machinery --------------------------------------------------------------------------------------------
 
     def _warps_with(self, group: Group, guard: Value) -> int:
+        guard = settled(guard)
         if guard is True or type(guard) is Unknown:
             return len(group.lanes.warps)
         return 0 if guard is False else int(np.logical_or.reduceat(guard, group.lanes.starts).sum())
@@ -493,7 +539,9 @@ class Execution:
             self.chooser.note("mask", index, guard.cause, "taken as executed")
         shape = static_shape(ins.base, ins.modifiers)
         if shape is None:
-            value = descriptor if type(descriptor) is int else None
+            value = settled(descriptor, guard)
+            value = int(value[0]) if type(value) is np.ndarray and (value == value[0]).all() else value
+            value = value if type(value) is int else None
             if value is None:
                 cause = descriptor.cause if type(descriptor) is Unknown else "a descriptor that differs by thread"
                 self.chooser.note("shape", index, cause, "not counted")
@@ -509,11 +557,14 @@ class Execution:
             return
         if type(guard) is Unknown:
             self.chooser.note("mask", index, guard.cause, "taken as executed")
+        guard = settled(guard)
         picks = group.lanes.first(guard if type(guard) is np.ndarray else None)
         if type(guard) is np.ndarray:
             picks = picks[guard[picks]]
 
         def at(value: Value, place: int) -> Value:
+            if type(value) is Partial:
+                return int(value.value[place]) if value.known[place] else value.cause
             return int(value[place]) if type(value) is np.ndarray else value
 
         if self.program.plan.tracks_shared and type(shared) is Unknown:
@@ -528,7 +579,7 @@ class Execution:
 
 def _frozen(value: Value) -> Any:
     """A register's value for comparison; None for unknown ones."""
-    return None if type(value) is Unknown else value.tobytes() if type(value) is np.ndarray else value
+    return None if type(value) in (Unknown, Partial) else value.tobytes() if type(value) is np.ndarray else value
 
 
 def memory_ops_of(code: tuple[Any, ...]) -> dict[int, Any]:

@@ -6,11 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from .sass import REGISTER_COUNT
-from .values import M32, Unknown, Value, as_number
-
-_UNSET = Unknown("a register that was never written")
-_DEAD = Unknown("a register that was not kept")
+from .sass import PREDICATE, REGISTER_COUNT
+from .values import DEAD, M32, Partial, Unknown, Value, as_number, settled
 
 
 class Lanes:
@@ -62,7 +59,8 @@ class Group:
 
     def __init__(self, lanes: Lanes, machine: Any, place: int = 0) -> None:
         self.lanes, self.machine, self.place = lanes, machine, place
-        self.registers: list[Value] = [_UNSET] * REGISTER_COUNT
+        # Before it is written a register holds anything at all; code that is right does not depend on it.
+        self.registers: list[Value] = [0] * PREDICATE + [False] * (REGISTER_COUNT - PREDICATE)
         self.local: dict[int, Value] = {}
         self.joins: dict[str, np.ndarray] = {}
         self.trips: dict[int, int] = {}
@@ -73,8 +71,8 @@ class Group:
     def part(self, mask: np.ndarray) -> Group:
         """The threads of `mask` as a group of their own."""
         made = Group(self.machine.lanes(self.lanes.ids[mask]), self.machine, self.place)
-        made.registers = [v[mask] if type(v) is np.ndarray else v for v in self.registers]
-        made.local = {k: v[mask] if type(v) is np.ndarray else v for k, v in self.local.items()}
+        made.registers = [_part(value, mask) for value in self.registers]
+        made.local = {key: _part(value, mask) for key, value in self.local.items()}
         made.joins, made.trips = dict(self.joins), dict(self.trips)
         return made
 
@@ -86,7 +84,7 @@ class Group:
         sizes = (self.lanes.count, other.lanes.count)
         for number in range(REGISTER_COUNT):
             made.registers[number] = _merge(self.registers[number], other.registers[number], sizes, order) \
-                if live >> number & 1 else _DEAD
+                if live >> number & 1 else DEAD
         for key in self.local.keys() & other.local.keys():
             made.local[key] = _merge(self.local[key], other.local[key], sizes, order)
         for name in self.joins.keys() | other.joins.keys():
@@ -129,18 +127,21 @@ class Group:
 
     def any(self, flag: Value) -> Value:
         """Whether the flag holds in any thread of the warp."""
+        flag = settled(flag)
         if type(flag) is not np.ndarray:
             return flag
         return _flatten(np.logical_or.reduceat(flag, self.lanes.starts), self.lanes.warp)
 
     def all(self, flag: Value) -> Value:
         """Whether the flag holds in all active threads of the warp."""
+        flag = settled(flag)
         if type(flag) is not np.ndarray:
             return flag
         return _flatten(np.logical_and.reduceat(flag, self.lanes.starts), self.lanes.warp)
 
     def ballot(self, flag: Value) -> Value:
         """The threads of the warp in which the flag holds, as bits."""
+        flag = settled(flag)
         if type(flag) is Unknown:
             return flag
         bits = as_number(self._array(flag)) << (self.lanes.ids & 31).astype(np.uint64)
@@ -158,13 +159,18 @@ class Group:
 
     def first_lane(self, guard: Value, value: Value) -> Value:
         """The value in the first thread of each warp whose guard holds, given to the whole warp (R2UR)."""
-        if type(value) is not np.ndarray:
+        if type(value) is not np.ndarray and type(value) is not Partial:
             return value
-        mask = guard if type(guard) is np.ndarray else None
-        return _flatten(value[self.lanes.first(mask)], self.lanes.warp)
+        picks = self.lanes.first(guard if type(guard) is np.ndarray else None)
+        if type(value) is Partial:
+            known = value.known[picks][self.lanes.warp]
+            plain = value.value[picks][self.lanes.warp]
+            return plain if known.all() else Partial(plain, known, value.cause) if known.any() else value.cause
+        return _flatten(value[picks], self.lanes.warp)
 
     def reduce(self, kind: str, value: Value, signed: bool) -> Value:
         """REDUX over the active threads of each warp."""
+        value = settled(value)
         if type(value) is Unknown:
             return value
         if type(value) is int and kind in ("AND", "OR", "MIN", "MAX"):
@@ -176,6 +182,7 @@ class Group:
 
     def shuffle(self, mode: str, value: Value, source: Value, clamp: Value) -> tuple[Value, Value]:
         """SHFL: the value of another thread of the warp, and whether that thread was in range."""
+        value, source, clamp = settled(value), settled(source), settled(clamp)
         if type(value) is int or type(value) is Unknown:
             return value, True if type(value) is int and mode == "IDX" else Unknown("the range predicate of SHFL")
         if type(source) is Unknown or type(clamp) is not int:
@@ -208,11 +215,33 @@ class Group:
 def _merge(one: Value, two: Value, sizes: tuple[int, int], order: np.ndarray) -> Value:
     if one is two or (type(one) is type(two) and type(one) in (int, bool) and one == two):
         return one
-    if type(one) is Unknown or type(two) is Unknown:
-        return one if type(one) is Unknown else two
-    kind = bool if type(one) is bool or getattr(one, "dtype", None) == bool else np.uint64
-    parts = [v if type(v) is np.ndarray else np.full(n, v, dtype=kind) for v, n in zip((one, two), sizes, strict=True)]
-    return np.concatenate(parts)[order]
+    if type(one) is Unknown and type(two) is Unknown:
+        return one
+    kind = bool if any(type(v) is bool or getattr(getattr(v, "value", v), "dtype", None) == bool for v in (one, two)) else np.uint64
+    values, known, cause = [], [], None
+    for value, size in zip((one, two), sizes, strict=True):
+        if type(value) is Partial:
+            cause = value.cause
+            values.append(value.value)
+            known.append(value.known)
+            continue
+        missing = type(value) is Unknown
+        if missing and value is not DEAD:
+            cause = value
+        values.append(value if type(value) is np.ndarray else np.full(size, 0 if missing else value, dtype=kind))
+        known.append(np.full(size, not missing or value is DEAD))
+    merged = np.concatenate(values)[order]
+    return merged if cause is None else Partial(merged, np.concatenate(known)[order], cause)
+
+
+def _part(value: Value, mask: np.ndarray) -> Value:
+    """The values of the threads in `mask`."""
+    if type(value) is np.ndarray:
+        return value[mask]
+    if type(value) is not Partial:
+        return value
+    known, plain = value.known[mask], value.value[mask]
+    return plain if known.all() else Partial(plain, known, value.cause) if known.any() else value.cause
 
 
 def _flatten(by_warp: np.ndarray, warp: np.ndarray | None) -> Value:

@@ -218,6 +218,8 @@ class Evaluation:
         int64 of shape (ctas, 3).
     block_counts
         int64 by basic block: how often a warp entered it, summed over warps and CTAs.
+    edge_counts
+        The same for jumps and falls from block to block (indirect jumps and returns left out).
     tallies, copies
         Memory accesses by instruction index; `copies` holds the shared-memory side of cp.async.
     matrices
@@ -238,6 +240,7 @@ class Evaluation:
     launch: Launch
     program_ids: np.ndarray
     block_counts: np.ndarray
+    edge_counts: Mapping[tuple[int, int], int]
     tallies: Mapping[int, Tally]
     copies: Mapping[int, Tally]
     matrices: Mapping[tuple[int, MatrixShape], int]
@@ -278,29 +281,14 @@ class Evaluation:
         return dict(sorted(((k, v) for k, v in counts.items() if v), key=lambda item: -item[1]))
 
     def loop_trips(self) -> dict[int, float]:
-        """Mean trips a warp-level entry makes, by loop header block."""
+        """Mean trips of a warp through each loop it enters, by the loop's header block; loops that only wait are left out."""
         trips = {}
         for loop in self.program.flow.loops:
             heads = int(self.block_counts[loop.header])
-            back = sum(self._edge_share(latch, loop.header) for latch in loop.latches)
-            entries = heads - back
-            trips[loop.header] = heads / entries if entries > 0 else 0.0
+            entries = heads - sum(self.edge_counts.get((latch, loop.header), 0) for latch in loop.latches)
+            if not loop.waits:
+                trips[loop.header] = heads / entries if entries > 0 else 0.0
         return trips
-
-    def _edge_share(self, latch: int, header: int) -> int:
-        """How often a latch went back to the header: its executions less those of the way out, if that is its only entry."""
-        graph = self.program.flow.graph
-        others = [b for b in graph.successors(latch) if b != header]
-        count = int(self.block_counts[latch])
-        for other in others:
-            before = list(graph.predecessors(other))
-            if before == [latch]:
-                count -= int(self.block_counts[other])
-            else:
-                entries = int(self.block_counts[other]) - sum(int(self.block_counts[b]) for b in before if b != latch
-                                                              and graph.out_degree(b) == 1)
-                count -= max(0, min(entries, count))
-        return max(0, count)
 
     @property
     def tensor_flops(self) -> int:
@@ -319,7 +307,7 @@ class Evaluation:
         """The descriptor of a bulk copy, where it is a parameter, and the bytes of its box that lie inside the tensor."""
         if type(bulk.descriptor) is not int:
             return None, 0
-        found = self.maps.get(bulk.descriptor - _CONSTANT_WINDOW)
+        found = self.maps.get(bulk.descriptor - _CONSTANT_WINDOW + self.program.compiled.layout.parameter_base)
         if found is None or any(type(c) is not int for c in bulk.coordinates):
             return found, 0
         box = self._box_shape(found)
@@ -360,7 +348,7 @@ class Evaluation:
         tallies = [{i: Tally(*(getattr(t, name) * factor for name in Tally.__dataclass_fields__)) for i, t in side.items()}
                    for side in (self.tallies, self.copies)]
         return Evaluation(self.program, self.launch, np.repeat(self.program_ids, factor, axis=0), self.block_counts * factor,
-                          tallies[0], tallies[1], {k: n * factor for k, n in self.matrices.items()}, self.bulks * factor,
+                          {k: n * factor for k, n in self.edge_counts.items()}, tallies[0], tallies[1], {k: n * factor for k, n in self.matrices.items()}, self.bulks * factor,
                           self.maps, self.assumptions + ((note,) if note else ()))
 
 
@@ -421,14 +409,19 @@ def evaluate(compiled: CompiledKernel, launch: Launch, program_ids: Any = None, 
     if trace and len(raw) > at_once:
         raise KernelError(f"a trace of {len(raw)} CTAs was asked for; {at_once} are the most")
     counts = np.zeros(len(program.flow.blocks), dtype=np.int64)
+    edges: dict[tuple[int, int], int] = {}
     runs = []
     for start in range(0, len(raw), at_once):
         run = Execution(program, bank, raw[start:start + at_once], buffers=launch.buffers, chooser=chooser, trace=trace,
                         max_steps=max_steps, cluster_ranks=ranks[start:start + at_once])
         run.run()
-        for segment, count in zip(program.segments, run.counts, strict=True):
+        for segment, count, taken in zip(program.segments, run.counts, run.taken, strict=True):
             if segment.opens_block:
                 counts[segment.block] += count
+            for way, times in ((segment.target, taken), (segment.next, count - taken if segment.conditional else 0)):
+                if way is not None and program.segments[way].opens_block and times:
+                    pair = (segment.block, program.segments[way].block)
+                    edges[pair] = edges.get(pair, 0) + times
         runs.append(run)
     chooser.check_used()
     tallies, copies = _sum_tallies([r.tallies for r in runs]), _sum_tallies([r.copies for r in runs])
@@ -437,7 +430,7 @@ def evaluate(compiled: CompiledKernel, launch: Launch, program_ids: Any = None, 
         for key, times in run.matrices.items():
             matrices[key] = matrices.get(key, 0) + times
     last = runs[-1]
-    return Evaluation(program, launch, ids, counts, tallies, copies, matrices, tuple(b for r in runs for b in r.bulks), maps,
+    return Evaluation(program, launch, ids, counts, edges, tallies, copies, matrices, tuple(b for r in runs for b in r.bulks), maps,
                       chooser.assumptions(), last.trace, last.patterns.patterns, last.lane_sets)
 
 

@@ -90,6 +90,8 @@ class Instruction:
         Numbers of the registers read (the guard included) and written.
     target
         Byte address that a branch, call or BSSY names, or None.
+    targets
+        Addresses that an indirect branch may go to.
     source
         Line of the user's file, None where ptxas gives none.
     control
@@ -109,6 +111,7 @@ class Instruction:
     reads: tuple[int, ...]
     writes: tuple[int, ...]
     target: int | None
+    targets: tuple[int, ...]
     source: SourceLine | None
     control: Control
     encoding: int
@@ -152,6 +155,7 @@ _HIGH = re.compile(r"^\s+/\* 0x([0-9a-f]{16}) \*/")
 _LABEL = re.compile(r"^(\.L_x_\d+|[\w$.]+):$")
 _LINE = re.compile(r'//## File "([^"]*)", line (\d+)(?: inlined at "([^"]*)", line (\d+))?')
 _GUARD = re.compile(r"^@(!?)(U?P(?:T|\d))\s+")
+_TARGETS = re.compile(r'\(\*"BRANCH_TARGETS ([^"]*)"\*\)')
 _BANK = {"R": 0, "UR": UNIFORM, "P": PREDICATE, "UP": UNIFORM_PREDICATE}
 _IS_PREDICATE = re.compile(r"^!?U?P(T|\d)$")
 
@@ -343,6 +347,10 @@ def parse_listing(text: str) -> Listing:
 def _instruction(index: int, address: int, text: str, encoding: int, source: SourceLine | None,
                  labels: dict[str, int]) -> Instruction:
     guard, negated = None, False
+    targets: tuple[int, ...] = ()
+    if match := _TARGETS.search(text):
+        targets = tuple(labels[label] for label in match[1].split(",") if label in labels)
+        text = text[:match.start()].strip()
     if match := _GUARD.match(text):
         negated = bool(match[1])
         if not match[2].endswith("T"):
@@ -366,5 +374,5 @@ def _instruction(index: int, address: int, text: str, encoding: int, source: Sou
     if guard is not None:
         reads.append(guard)
     return Instruction(index, address, opcode, base, tuple(modifiers), guard, negated, tuple(operands),
-                       tuple(dict.fromkeys(reads)), tuple(dict.fromkeys(writes)), target, source,
+                       tuple(dict.fromkeys(reads)), tuple(dict.fromkeys(writes)), target, targets, source,
                        Control.decode(encoding >> 64), encoding)

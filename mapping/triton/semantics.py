@@ -17,7 +17,7 @@ from .sass import PREDICATE, UNIFORM, UNIFORM_PREDICATE, Instruction, destinatio
 #: Names that the generated lines use.
 NAMESPACE: dict[str, Any] = {
     "Unknown": values.Unknown, "M": values.M32, "M64": values.M64, "sel": values.select, "num": values.as_number,
-    "flag": values.as_flag, "sx": values.sign_extend, "lut": values.lookup3, "plut": values.lookup3_flags,
+    "sx": values.sign_extend, "lut": values.lookup3, "plut": values.lookup3_flags,
     "shl": values.shift_left, "shr": values.shift_right, "sar": values.arithmetic_right, "sar64": values.arithmetic_right64,
     "clamp": values.clamp_shift, "minmax": values.minmax, "absolute": values.absolute, "prmt": values.permute_bytes,
     "flo": values.leading_one, "popc": values.count_ones, "brev": values.reverse_bits, "sgxt": values.sign_from,
@@ -27,7 +27,7 @@ _TWO32 = 1 << 32
 _REG = re.compile(r"^([-~|!]?)(U?R)(Z|\d+)(?:\.(64|U32|H0_H0|H1_H1|B[0-3]|[A-Z0-9_]+))?\|?$")
 _PRED = re.compile(r"^(!?)(U?P)(T|\d)$")
 _CONST = re.compile(r"^([-~|]?)c\[0x0\]\[0x([0-9a-f]+)\]\|?$")
-_CONST_INDEXED = re.compile(r"^c\[0x0\]\[(U?R\d+)(?:\+(-?)0x([0-9a-f]+))?\]$")
+_CONST_INDEXED = re.compile(r"^c\[0x([0-9a-f]+)\]\[(U?RZ|U?R\d+)?\+?(?:(-?)0x([0-9a-f]+))?\]$")
 _IMMEDIATE = re.compile(r"^(-?)0x([0-9a-f]+)$")
 
 
@@ -149,7 +149,7 @@ def _mov(f: _Form) -> tuple[list[str], list[str]]:
 @_rule("IADD3", "UIADD3", "IADD", "UIADD", "VIADD")
 def _add(f: _Form) -> tuple[list[str], list[str]]:
     if f.ins.has("64"):
-        if f.flags_out or f.ins.has("X"):
+        if any(op not in ("PT", "UPT") for op in f.flags_out) or f.ins.has("X"):
             raise NotModelled
         return [f"t = ({' + '.join(double(op) for op in f.sources)}) & M64"], ["t & M", "t >> 32"]
     line = f"t = {' + '.join(word(op) for op in f.sources)}{f.carry()}"
@@ -313,6 +313,14 @@ def _mufu(f: _Form) -> tuple[list[str], list[str]]:
     return [], [f"rcp({word(f.sources[0])})"]
 
 
+@_rule("HFMA2")
+def _half_constant(f: _Form) -> tuple[list[str], list[str]]:
+    a, b, *halves = f.sources
+    if {a.lstrip("-"), b.lstrip("-")} != {"RZ"} or len(halves) != 2:
+        raise NotModelled
+    return [], [str(values.half_pair(float(halves[0]), float(halves[1])))]
+
+
 @_rule("PRMT", "UPRMT")
 def _prmt(f: _Form) -> tuple[list[str], list[str]]:
     if f.ins.modifiers:
@@ -409,8 +417,8 @@ def _constant(f: _Form) -> tuple[list[str], list[str]]:
         at = int(match[2], 16)
         return [], [f"K[{at + 4 * i}]" for i in range(count)]
     if match := _CONST_INDEXED.match(f.sources[0]):
-        offset = int(match[3] or "0", 16) * (-1 if match[2] else 1)
-        return [f"t = {word(match[1])}"], [f"X.constant(t, {offset + 4 * i})" for i in range(count)]
+        bank, offset = int(match[1], 16), int(match[4] or "0", 16) * (-1 if match[3] else 1)
+        return [f"t = {word(match[2] or 'RZ')}"], [f"X.constant({bank}, t, {offset + 4 * i})" for i in range(count)]
     raise NotModelled
 
 

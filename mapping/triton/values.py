@@ -1,11 +1,15 @@
 """Values of the SASS interpreter, and the operations on them that are more than one line of Python.
 
-A register holds, for the threads of a group, one of three things: a Python int (the same in every thread), a uint64 array
-with one 32-bit value a thread, or an `Unknown` (it depends on data). Predicates are bools, bool arrays or `Unknown`.
+A register holds, for the threads of a group, a Python int (the same in every thread), a uint64 array with one 32-bit
+value a thread, an `Unknown` (it depends on data), or a `Partial` (it does in some threads). Predicates are bools, bool
+arrays, `Unknown` or `Partial`.
 """
 
 from __future__ import annotations
 
+import functools
+import operator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -57,6 +61,67 @@ class Unknown:
     __rand__, __ror__, __rmul__ = __and__, __or__, __mul__
 
 
+class Partial:
+    """Values of which some threads' are unknown: `value` holds where `known` does."""
+
+    __slots__ = ("cause", "known", "value")
+    __array_ufunc__ = None
+    __hash__ = object.__hash__
+
+    def __init__(self, value: Value, known: np.ndarray, cause: Unknown) -> None:
+        self.value, self.known, self.cause = value, known, cause
+
+    def __bool__(self) -> bool:
+        raise TypeError("the truth of a value that some threads do not know was asked for")
+
+
+def _with(operation: Callable[[Value, Value], Value], swapped: bool) -> Callable[[Partial, Value], Value]:
+    def apply(self: Partial, other: Value) -> Value:
+        if type(other) is Unknown:
+            return operation(other, 0 if self.value.dtype != bool else True)
+        known = self.known & other.known if type(other) is Partial else self.known
+        mine, theirs = self.value, other.value if type(other) is Partial else other
+        return Partial(operation(theirs, mine) if swapped else operation(mine, theirs), known, self.cause)
+    return apply
+
+
+for _name in ("add", "sub", "mul", "xor", "and_", "or_", "lshift", "rshift"):
+    _plain = _name.rstrip("_")
+    setattr(Partial, f"__{_plain}__", _with(getattr(operator, _name), False))
+    setattr(Partial, f"__r{_plain}__", _with(getattr(operator, _name), True))
+for _name in ("lt", "le", "gt", "ge", "eq", "ne"):
+    setattr(Partial, f"__{_name}__", _with(getattr(operator, _name), False))
+
+#: What a register holds that was not kept when groups joined, since nothing reads it: any value will do.
+DEAD = Unknown("a register that was not kept")
+
+
+def settled(value: Value, mask: Value = True) -> Value:
+    """`value` with what is unknown only outside `mask` made plain; `Unknown` where a thread of the mask lacks it."""
+    if type(value) is not Partial:
+        return value
+    wanted = mask if type(mask) is np.ndarray else np.full(len(value.known), mask is not False)
+    return value.value if (value.known | ~wanted).all() else value.cause
+
+
+def lifted(function: Callable[..., Value]) -> Callable[..., Value]:
+    """The function, working on `Partial` arguments too."""
+    @functools.wraps(function)
+    def apply(*args: Value) -> Value:
+        known, cause, plain = None, None, []
+        for arg in args:
+            if type(arg) is Partial:
+                known, cause = arg.known if known is None else known & arg.known, arg.cause
+                plain.append(arg.value)
+            else:
+                plain.append(arg)
+        result = function(*plain)
+        if known is None or type(result) is Unknown or cause is None:
+            return result
+        return Partial(result if type(result) is np.ndarray else np.full(len(known), result), known, cause)
+    return apply
+
+
 def select(condition: Value, yes: Value, no: Value) -> Value:
     """`yes` where the condition holds, else `no`."""
     if condition is True or yes is no:
@@ -65,15 +130,41 @@ def select(condition: Value, yes: Value, no: Value) -> Value:
         return no
     if type(condition) is Unknown:
         return condition
-    if type(yes) is Unknown:
-        return yes if condition.any() else no
-    if type(no) is Unknown:
-        return no if not condition.all() else yes
-    if type(yes) is bool or type(no) is bool or getattr(yes, "dtype", None) == bool:
-        return np.where(condition, yes, no)
-    return np.where(condition, np.uint64(yes) if type(yes) is int else yes, np.uint64(no) if type(no) is int else no)
+    if no is DEAD:
+        return yes
+    if Unknown in (type(yes), type(no)) or Partial in (type(condition), type(yes), type(no)):
+        return _select_partial(condition, yes, no)
+    return np.where(condition, _as_array(yes), _as_array(no))
 
 
+def _as_array(value: Value) -> Value:
+    return np.uint64(value) if type(value) is int else value
+
+
+def _select_partial(condition: Value, yes: Value, no: Value) -> Value:
+    known = np.ones(len(condition.known if type(condition) is Partial else condition), dtype=bool)
+    cause: Unknown | None = None
+    if type(condition) is Partial:
+        known, cause, condition = condition.known, condition.cause, condition.value
+    flags = any(type(v) is bool or getattr(v, "dtype", None) == bool or (type(v) is Partial and v.value.dtype == bool)
+                for v in (yes, no))
+    sides = []
+    for side, here in ((yes, condition), (no, ~condition)):
+        if type(side) is Unknown:
+            known, cause = known & ~here, side
+            sides.append(np.False_ if flags else np.uint64(0))
+        elif type(side) is Partial:
+            known, cause = known & (side.known | ~here), side.cause
+            sides.append(side.value)
+        else:
+            sides.append(_as_array(side))
+    result = np.where(condition, *sides)
+    if cause is None or known.all():
+        return result
+    return Partial(result, known, cause) if known.any() else cause
+
+
+@lifted
 def as_number(flag: Value) -> Value:
     """A predicate as 0 or 1."""
     if type(flag) is bool:
@@ -81,11 +172,7 @@ def as_number(flag: Value) -> Value:
     return flag if type(flag) is Unknown else flag.astype(np.uint64)
 
 
-def as_flag(value: Value) -> Value:
-    """Whether a number is not zero."""
-    return value != 0
-
-
+@lifted
 def absolute(value: Value) -> Value:
     """|value| of a signed 32-bit number."""
     if type(value) is int:
@@ -115,6 +202,7 @@ def lookup3_flags(table: int, a: Value, b: Value, c: Value) -> Value:
     return result
 
 
+@lifted
 def clamp_shift(amount: Value, most: int) -> Value:
     """A shift amount, cut to `most`."""
     if type(amount) is int:
@@ -122,6 +210,7 @@ def clamp_shift(amount: Value, most: int) -> Value:
     return amount if type(amount) is Unknown else np.minimum(amount, np.uint64(most))
 
 
+@lifted
 def shift_left(value: Value, amount: Value) -> Value:
     """value << amount of 64 bits, for amounts up to 64."""
     if type(value) is Unknown or type(amount) is Unknown:
@@ -132,6 +221,7 @@ def shift_left(value: Value, amount: Value) -> Value:
     return np.where(amount < 64, shifted, np.uint64(0))
 
 
+@lifted
 def shift_right(value: Value, amount: Value) -> Value:
     """value >> amount of 64 bits, logical, for amounts up to 64."""
     if type(value) is Unknown or type(amount) is Unknown:
@@ -153,6 +243,7 @@ def arithmetic_right(value: Value, amount: Value) -> Value:
     return shift_right(sign_extend(value), amount) & M32
 
 
+@lifted
 def arithmetic_right64(value: Value, amount: Value) -> Value:
     """value >> amount of a signed 64-bit number."""
     amount = clamp_shift(amount, 63)
@@ -167,6 +258,7 @@ def minmax(smaller: Value, a: Value, b: Value, signed: bool) -> Value:
     return select(((a ^ flip) < (b ^ flip)) ^ smaller, b, a)
 
 
+@lifted
 def permute_bytes(a: Value, selector: Value, c: Value) -> Value:
     """PRMT: four bytes picked from the eight of (c, a); bit 3 of a nibble replicates the byte's sign."""
     if type(selector) is not int:
@@ -181,6 +273,7 @@ def permute_bytes(a: Value, selector: Value, c: Value) -> Value:
     return result
 
 
+@lifted
 def leading_one(value: Value, signed: bool, distance: bool) -> Value:
     """FLO: number of the highest set bit (of the highest bit unlike the sign, if signed), all ones for none.
 
@@ -202,6 +295,7 @@ def leading_one(value: Value, signed: bool, distance: bool) -> Value:
     return np.where(value == 0, np.uint64(M32), 31 - place if distance else place)
 
 
+@lifted
 def count_ones(value: Value) -> Value:
     """POPC."""
     if type(value) is int:
@@ -209,6 +303,7 @@ def count_ones(value: Value) -> Value:
     return value if type(value) is Unknown else np.bitwise_count(value).astype(np.uint64)
 
 
+@lifted
 def reverse_bits(value: Value) -> Value:
     """BREV."""
     for step, mask in ((1, 0x55555555), (2, 0x33333333), (4, 0x0F0F0F0F), (8, 0x00FF00FF), (16, 0x0000FFFF)):
@@ -216,6 +311,7 @@ def reverse_bits(value: Value) -> Value:
     return value & M32
 
 
+@lifted
 def sign_from(value: Value, bits: Value, signed: bool) -> Value:
     """SGXT: the lowest `bits` bits, sign- or zero-extended."""
     if type(bits) is not int:
@@ -228,12 +324,20 @@ def sign_from(value: Value, bits: Value, signed: bool) -> Value:
     return ((kept ^ half) + ((1 << 32) - half)) & M32
 
 
+@lifted
 def bit_mask(position: Value, width: Value) -> Value:
     """BMSK: `width` ones from `position` on."""
     ones = shift_left(1, clamp_shift(width, 32))
     return shift_left((ones + M64) & M64 if type(ones) is not Unknown else ones, clamp_shift(position, 32)) & M32
 
 
+def half_pair(high: float, low: float) -> int:
+    """Two float16 in one word, as HFMA2 builds constants."""
+    raw = np.array([low, high], dtype=np.float16).view(np.uint16)
+    return int(raw[1]) << 16 | int(raw[0])
+
+
+@lifted
 def to_float(value: Value, bits: int, signed: bool, upward: bool) -> Value:
     """I2F: bits of the float32 next to an integer, rounded to nearest or upward."""
     if type(value) is Unknown:
@@ -250,6 +354,7 @@ def to_float(value: Value, bits: int, signed: bool, upward: bool) -> Value:
     return int(raw[0]) if type(value) is int else raw
 
 
+@lifted
 def reciprocal(value: Value) -> Value:
     """MUFU.RCP: bits of 1 / x of a float32, rounded to nearest (the hardware's last bit may differ)."""
     if type(value) is Unknown:
@@ -260,6 +365,7 @@ def reciprocal(value: Value) -> Value:
     return int(raw[0]) if type(value) is int else raw
 
 
+@lifted
 def to_integer(value: Value, bits: int, signed: bool) -> Value:
     """F2I with truncation: a float32 as an integer of `bits` bits, clamped."""
     if type(value) is Unknown:
@@ -279,4 +385,6 @@ def mixed(name: str, *operands: Value) -> Unknown:
     for operand in operands:
         if type(operand) is Unknown:
             return operand
+        if type(operand) is Partial:
+            return operand.cause
     return Unknown(f"the result of {name}")

@@ -8,7 +8,7 @@ import math
 import platform
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
@@ -183,7 +183,7 @@ class CudaMachine:
             with contextlib.suppress(AttributeError):
                 return Nvml(f"{p.pci_domain_id:08x}:{p.pci_bus_id:02x}:{p.pci_device_id:02x}.0")
             return Nvml()
-        except OSError:
+        except (OSError, AttributeError):
             return Smi()
 
     def place(self, seed: int) -> Place:
@@ -335,7 +335,6 @@ class Interpreter:
         return Timing([time.perf_counter() - start], 1)
 
 
-@contextlib.contextmanager
-def machine_of(check: bool) -> Iterator[Machine]:
+def machine_for(check: bool) -> Machine:
     """The GPU, or the interpreter."""
-    yield Interpreter() if check else CudaMachine()
+    return Interpreter() if check else CudaMachine()

@@ -94,7 +94,7 @@ def tensor_core(a_ptr, b_ptr, out_ptr, STEPS, BLOCK_M: tl.constexpr, BLOCK_N: tl
     b = tl.load(b_ptr + cols[None, :] * BLOCK_K + depth[:, None])
     acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.int32 if INT8 else tl.float32)
     for _ in range(STEPS):
-        acc = tl.dot(a, b, acc)
+        acc = tl.dot(a, b, acc, out_dtype=tl.int32 if INT8 else tl.float32)
     place = tl.program_id(0) * BLOCK_M * BLOCK_N + rows[:, None] * BLOCK_N + cols[None, :]
     tl.store(out_ptr + place, acc.to(tl.float32))
 
