@@ -44,8 +44,15 @@ def fuse(graph: OpGraph) -> OpGraph:
             edges[name_of[u], name_of[v]] += data["tensor"].split(",")
     order = dict.fromkeys(name_of[op.name] for op in reversed(graph.ops))  # a group runs where its last member stood
     by_name = {op.name: op for op in fused.values()}
-    return OpGraph(graph.name, [by_name[name] for name in reversed(order)], [(u, v, ",".join(dict.fromkeys(t))) for (u, v), t in edges.items()],
-                   memory=graph.memory, tokens=graph.tokens, uncovered=graph.uncovered, meta=graph.meta | {"fused": True})
+    return OpGraph(
+        graph.name,
+        [by_name[name] for name in reversed(order)],
+        [(u, v, ",".join(dict.fromkeys(t))) for (u, v), t in edges.items()],
+        memory=graph.memory,
+        tokens=graph.tokens,
+        uncovered=graph.uncovered,
+        meta=graph.meta | {"fused": True},
+    )
 
 
 def _groups(graph: OpGraph) -> dict[str, int]:
@@ -110,8 +117,19 @@ def _merge(graph: OpGraph, ops: list[Op]) -> Op:
     lead = max((op for op in ops if op.kind in _ROWWISE), key=lambda op: (op.points, -_ROWWISE.index(op.kind)), default=ops[-1])
     rowwise = lead.kind in _ROWWISE
     dims = dict(lead.dims) if rowwise and lead.points == points else {"n": int(points)}
-    return Op(f"{lead.name}+{len(ops) - 1}", lead.kind if dims != {"n": int(points)} else "elementwise", "fused", dims, tuple(operands),
-              dict(body), {"fused": [op.name for op in ops]}, iterations=points, count=lead.count, module=lead.module, source=lead.source)
+    return Op(
+        f"{lead.name}+{len(ops) - 1}",
+        lead.kind if dims != {"n": int(points)} else "elementwise",
+        "fused",
+        dims,
+        tuple(operands),
+        dict(body),
+        {"fused": [op.name for op in ops]},
+        iterations=points,
+        count=lead.count,
+        module=lead.module,
+        source=lead.source,
+    )
 
 
 def _flat(operand: Operand, name: str, op: Op) -> Operand:

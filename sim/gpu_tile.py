@@ -183,14 +183,21 @@ def refine(kernels: Sequence[Kernel], times: KernelTimes, machine: Machine) -> K
         return np.broadcast_to(np.asarray(values, dtype=float), shape)
 
     described = {name: column(times.busy_s.get(name.removesuffix("_s"), 0.0)) for name in ("l2_s", "dram_s")}
-    described |= {field.name: column(choice[field.name]) for field in fields(Grid)
-                  if field.name in choice and field.name not in ("ctas", "sms", "resident")}
+    described |= {
+        field.name: column(choice[field.name])
+        for field in fields(Grid)
+        if field.name in choice and field.name not in ("ctas", "sms", "resident")
+    }
     ctas, resident, extra_s = (column(choice[name]) for name in ("ctas", "resident", "extra_s"))
     played = np.empty(shape)
     seen: dict[Grid, float] = {}
     for i in range(len(kernels)):
-        grid = Grid(ctas=max(1, round(ctas[i])), sms=round(float(machine.sm_count)), resident=max(1, int(resident[i])),
-                    **{name: float(values[i]) for name, values in described.items()})
+        grid = Grid(
+            ctas=max(1, round(ctas[i])),
+            sms=round(float(machine.sm_count)),
+            resident=max(1, int(resident[i])),
+            **{name: float(values[i]) for name, values in described.items()},
+        )
         if grid not in seen:
             seen[grid] = play_grid(grid)
         played[i] = seen[grid] + extra_s[i]

@@ -75,8 +75,9 @@ def play(launches: Sequence[Launch], host: Host, runtime: Runtime) -> HostTimeli
     return HostTimeline(busy["end"] if launches else float(env.now), busy["gpu"], busy["host"], max(0.0, busy["first"]), tuple(spans))
 
 
-def _cpu(env: simpy.Environment, queue: simpy.Store, launches: Iterable[Launch], host: Host, spans: list[Span],
-         busy: dict[str, float]) -> Generator[Any, Any, None]:
+def _cpu(
+    env: simpy.Environment, queue: simpy.Store, launches: Iterable[Launch], host: Host, spans: list[Span], busy: dict[str, float]
+) -> Generator[Any, Any, None]:
     for launch in launches:
         start, cost = env.now, host.dispatch_s + host.launch_s * launch.kernels
         yield env.timeout(cost)
@@ -85,8 +86,9 @@ def _cpu(env: simpy.Environment, queue: simpy.Store, launches: Iterable[Launch],
         yield queue.put(launch)
 
 
-def _graph(env: simpy.Environment, queue: simpy.Store, launches: Iterable[Launch], host: Host, spans: list[Span],
-           busy: dict[str, float]) -> Generator[Any, Any, None]:
+def _graph(
+    env: simpy.Environment, queue: simpy.Store, launches: Iterable[Launch], host: Host, spans: list[Span], busy: dict[str, float]
+) -> Generator[Any, Any, None]:
     yield env.timeout(host.graph_launch_s)
     spans.append(Span("launch graph", "host", 0.0, host.graph_launch_s))
     busy["host"] = host.graph_launch_s
@@ -94,8 +96,9 @@ def _graph(env: simpy.Environment, queue: simpy.Store, launches: Iterable[Launch
         yield queue.put(launch)
 
 
-def _gpu(env: simpy.Environment, queue: simpy.Store, count: int, gap_s: float, spans: list[Span],
-         busy: dict[str, float]) -> Generator[Any, Any, None]:
+def _gpu(
+    env: simpy.Environment, queue: simpy.Store, count: int, gap_s: float, spans: list[Span], busy: dict[str, float]
+) -> Generator[Any, Any, None]:
     for _ in range(count):
         launch = yield queue.get()
         if busy["first"] < 0:

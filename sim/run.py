@@ -26,8 +26,9 @@ Fidelity = Literal["analytic", "tile"]
 FIDELITIES: Final = ("analytic", "tile")
 
 
-def simulate(graph: OpGraph, system: System | str | Path, *, fidelity: Fidelity = "tile", runtime: Runtime = "cudagraph",
-             strict: bool = False) -> Simulation:
+def simulate(
+    graph: OpGraph, system: System | str | Path, *, fidelity: Fidelity = "tile", runtime: Runtime = "cudagraph", strict: bool = False
+) -> Simulation:
     """Predict one step of a graph.
 
     Parameters
@@ -66,9 +67,20 @@ def simulate(graph: OpGraph, system: System | str | Path, *, fidelity: Fidelity 
     timelines = [play(list(_launches(results, which)), system.host, runtime) for which in ("time_s", "low_s", "high_s")]
     played: HostTimeline = timelines[0]
     return Simulation(
-        graph=graph, system=system, fidelity=fidelity, runtime=runtime, time_s=played.time_s, low_s=timelines[1].time_s,
-        high_s=timelines[2].time_s, gpu_busy_s=played.gpu_busy_s, host_busy_s=played.host_busy_s, first_kernel_s=played.first_kernel_s,
-        results=tuple(results), spans=played.spans, memory=fit_memory(graph, system))
+        graph=graph,
+        system=system,
+        fidelity=fidelity,
+        runtime=runtime,
+        time_s=played.time_s,
+        low_s=timelines[1].time_s,
+        high_s=timelines[2].time_s,
+        gpu_busy_s=played.gpu_busy_s,
+        host_busy_s=played.host_busy_s,
+        first_kernel_s=played.first_kernel_s,
+        results=tuple(results),
+        spans=played.spans,
+        memory=fit_memory(graph, system),
+    )
 
 
 def estimate_ops(graph: OpGraph, system: System, machine: Machine, fidelity: Fidelity) -> list[OpResult]:
@@ -76,10 +88,9 @@ def estimate_ops(graph: OpGraph, system: System, machine: Machine, fidelity: Fid
     ops = [op for op in graph if op.kind != "view"]
     kernels = [lower(op, machine.tensor_flops_per_clk) for op in ops]
     estimates: list[Estimate] = [Estimate()] * len(ops)
-    for indices, times in evaluate_all(kernels, machine, system.link):
+    for indices, closed in evaluate_all(kernels, machine, system.link):
         group = [kernels[i] for i in indices]
-        if fidelity == "tile":
-            times = refine(group, times, machine)
+        times = refine(group, closed, machine) if fidelity == "tile" else closed
         for position, estimate in zip(indices, _estimates(group, times, system, machine), strict=True):
             estimates[position] = estimate
     return [OpResult(op, kernel, estimate) for op, kernel, estimate in zip(ops, kernels, estimates, strict=True)]
@@ -97,10 +108,19 @@ def _estimates(kernels: Sequence[Kernel], times: KernelTimes, system: System, ma
     moved = {name: np.broadcast_to(values, shape) for name, values in times.bytes_moved.items()}
     clock = np.broadcast_to(times.clock_hz, shape)
     return [
-        Estimate(time_s=float(time[i]), low_s=float(low[i]), high_s=float(high[i]), energy_j={n: float(v[i]) for n, v in energy.items()},
-                 bytes_moved={n: float(v[i]) for n, v in moved.items()}, busy_s={n: float(v[i]) for n, v in busy.items()},
-                 flops=kernels[i].flops, clock_hz=float(clock[i]), limiter=str(limiter[i]))
-        for i in range(len(kernels))]
+        Estimate(
+            time_s=float(time[i]),
+            low_s=float(low[i]),
+            high_s=float(high[i]),
+            energy_j={n: float(v[i]) for n, v in energy.items()},
+            bytes_moved={n: float(v[i]) for n, v in moved.items()},
+            busy_s={n: float(v[i]) for n, v in busy.items()},
+            flops=kernels[i].flops,
+            clock_hz=float(clock[i]),
+            limiter=str(limiter[i]),
+        )
+        for i in range(len(kernels))
+    ]
 
 
 def interval_key(family: str, options: object) -> str:
@@ -121,6 +141,11 @@ def _launches(results: Sequence[OpResult], which: str) -> Iterator[Launch]:
 def fit_memory(graph: OpGraph, system: System) -> MemoryFit:
     """Peak memory of a step against the device's capacity."""
     m = graph.memory
-    parts = {"weights": m.weights_bytes, "kv_cache": m.kv_cache_bytes, "activations": m.activations_bytes, "gradients": m.gradient_bytes,
-             "optimizer": m.optimizer_bytes}
+    parts = {
+        "weights": m.weights_bytes,
+        "kv_cache": m.kv_cache_bytes,
+        "activations": m.activations_bytes,
+        "gradients": m.gradient_bytes,
+        "optimizer": m.optimizer_bytes,
+    }
     return MemoryFit({name: value for name, value in parts.items() if value}, system.dram.size_bytes)

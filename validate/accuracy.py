@@ -93,17 +93,25 @@ def _system_of(gpu: str, systems: Mapping[str, str]) -> System:
     return max(matches, key=lambda s: len(s.intervals))
 
 
-def evaluate_tables(tables: Sequence[tuple[Table, System]], protocols: Iterable[str] = PROTOCOLS, *, seed: int = 0,
-                    progress: Progress = lambda stage, share: None) -> list[Entry]:
+def evaluate_tables(
+    tables: Sequence[tuple[Table, System]],
+    protocols: Iterable[str] = PROTOCOLS,
+    *,
+    seed: int = 0,
+    progress: Progress = lambda stage, share: None,
+) -> list[Entry]:
     """Every table under every protocol."""
     entries: list[Entry] = []
     wanted = list(protocols)
     for number, protocol in enumerate(wanted):
+
         def report(stage: str, share: float, at: int = number, name: str = protocol) -> None:
             progress(f"{name}: {stage}", (at + share) / len(wanted))
 
         if protocol == "transfer":
-            entries += [_entry(table, system, used, f"transfer from {donor}") for table, system, used, donor in transfers(tables, seed, report)]
+            entries += [
+                _entry(table, system, used, f"transfer from {donor}") for table, system, used, donor in transfers(tables, seed, report)
+            ]
             continue
         for position, (table, system) in enumerate(tables):
             report(table.name, position / len(tables))
@@ -117,8 +125,9 @@ def evaluate_tables(tables: Sequence[tuple[Table, System]], protocols: Iterable[
     return entries
 
 
-def transfers(tables: Sequence[tuple[Table, System]], seed: int = 0,
-              progress: Progress = lambda stage, share: None) -> Iterator[tuple[Table, System, System, str]]:
+def transfers(
+    tables: Sequence[tuple[Table, System]], seed: int = 0, progress: Progress = lambda stage, share: None
+) -> Iterator[tuple[Table, System, System, str]]:
     """Each table with its system, that system with the constants fitted on the same table of another GPU, and the other's name."""
     fitted: dict[str, System] = {}
     for position, (table, system) in enumerate(tables):
@@ -131,8 +140,9 @@ def transfers(tables: Sequence[tuple[Table, System]], seed: int = 0,
             yield table, system, with_constants(system, fitted[donor_table.name], table.kind.name), donor.name
 
 
-def transfer_intervals(tables: Sequence[tuple[Table, System]], seed: int = 0,
-                       progress: Progress = lambda stage, share: None) -> dict[str, dict[str, Any]]:
+def transfer_intervals(
+    tables: Sequence[tuple[Table, System]], seed: int = 0, progress: Progress = lambda stage, share: None
+) -> dict[str, dict[str, Any]]:
     """Interval tables for GPUs without a calibration of their own: the residuals of transfers between GPUs that have one.
 
     Link-bound and scan kernels are left out: their constants belong to a host and to one implementation, and do not transfer.
@@ -144,8 +154,13 @@ def transfer_intervals(tables: Sequence[tuple[Table, System]], seed: int = 0,
             mine = predicted["interval_key"] == key
             ratios.setdefault(key.partition(".")[0], []).append((predicted["predicted_s"][mine], table.measured_s[mine]))
     names = ", ".join(sorted({system.title for _, system in tables}))
-    return {family: interval_table(*(np.concatenate(column) for column in zip(*parts, strict=True)),
-                                   source=f"constants of one GPU on the rows of another ({names})") for family, parts in sorted(ratios.items())}
+    return {
+        family: interval_table(
+            *(np.concatenate(column) for column in zip(*parts, strict=True)),
+            source=f"constants of one GPU on the rows of another ({names})",
+        )
+        for family, parts in sorted(ratios.items())
+    }
 
 
 def write_intervals(path: Path, tables: Sequence[tuple[Table, System]], seed: int = 0) -> None:
@@ -163,8 +178,11 @@ def _sort(table: Table) -> str:
 def with_constants(system: System, donor: System, kind: str | None = None) -> System:
     """A system with another's fitted constants (traits of a chip's design stay); with a kind of table, only those of its families."""
     families = FAMILIES[kind] if kind else None
-    changes = {f"calibration.{name}": donor.calibration[name] for name, constant in all_constants().items()
-               if constant.fit and (families is None or constant.family in families)}
+    changes = {
+        f"calibration.{name}": donor.calibration[name]
+        for name, constant in all_constants().items()
+        if constant.fit and (families is None or constant.family in families)
+    }
     return override(system, changes, source=f"constants of {donor.name}", status="fitted")
 
 
@@ -174,8 +192,14 @@ def _entry(table: Table, system: System, used: System, protocol: str) -> Entry:
     frame = frame.assign(**{name: predicted[name] for name in ("predicted_s", "low_s", "high_s")})
     worst = worst_rows(frame, "measured_s", 5)
     shown = [c for c in (*table.kind.sizes, *_GROUPS, "measured_s", "predicted_s", "ratio") if c in worst.columns]
-    return Entry(table.name, system.name, table.kind.name, protocol, error_lines(frame, "measured_s", _GROUPS),
-                 worst[shown].to_string(index=False, float_format=lambda x: f"{x:.4g}"))
+    return Entry(
+        table.name,
+        system.name,
+        table.kind.name,
+        protocol,
+        error_lines(frame, "measured_s", _GROUPS),
+        worst[shown].to_string(index=False, float_format=lambda x: f"{x:.4g}"),
+    )
 
 
 def overview(entries: Sequence[Entry]) -> str:
@@ -193,15 +217,24 @@ def _cells(line: ErrorLine) -> str:
 
 def page(entries: Sequence[Entry], command: str) -> str:
     """The whole Markdown page: overview, then each table's breakdown and worst rows."""
-    parts = ["# Accuracy\n", f"Written by `{command}`. MAPE is the mean of |predicted - measured| / measured; bias is the geometric mean of "
-             "predicted / measured, minus one. Protocols: *shipped*, the device file as it stands (its constants were fitted on these tables: in "
-             "sample); *held-out*, constants fitted on a random half of the rows, error on the other half; *transfer*, the constants "
-             "of another GPU with this one's data sheet.\n", "## Overview, worst first\n", overview(entries), ""]
+    parts = [
+        "# Accuracy\n",
+        f"Written by `{command}`. MAPE is the mean of |predicted - measured| / measured; bias is the geometric mean of "
+        "predicted / measured, minus one. Protocols: *shipped*, the device file as it stands (fitted on these tables: in "
+        "sample); *held-out*, constants fitted on a random half of the rows, error on the other half; *transfer*, the constants "
+        "of another GPU with this one's data sheet.\n",
+        "## Overview, worst first\n",
+        overview(entries),
+        "",
+    ]
     for entry in entries:
         if entry.protocol == "shipped":
             continue
-        parts += [f"## {entry.table} on {entry.system}, {entry.protocol}\n", "| group | rows | MAPE | median | p95 | bias | in 90 % interval |",
-                  "|---|--:|--:|--:|--:|--:|--:|"]
+        parts += [
+            f"## {entry.table} on {entry.system}, {entry.protocol}\n",
+            "| group | rows | MAPE | median | p95 | bias | in 90 % interval |",
+            "|---|--:|--:|--:|--:|--:|--:|",
+        ]
         parts += [f"| {line.group} |" + _cells(line) for line in entry.lines]
         if entry.worst:
             parts += ["\nWorst rows:\n", "```text", entry.worst, "```"]

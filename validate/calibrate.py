@@ -28,8 +28,15 @@ if TYPE_CHECKING:
 
 #: Families of constants that the rows of a table kind can move.
 FAMILIES: Final = {
-    "gemm": ("gemm", "power"), "attention-prefill": ("attention",), "attention-decode": ("attention",), "encoder-attention": ("attention",),
-    "mla-prefill": ("attention",), "mla-decode": ("attention",), "moe": ("moe",), "collective": ("collective",), "scan": ("scan",),
+    "gemm": ("gemm", "power"),
+    "attention-prefill": ("attention",),
+    "attention-decode": ("attention",),
+    "encoder-attention": ("attention",),
+    "mla-prefill": ("attention",),
+    "mla-decode": ("attention",),
+    "moe": ("moe",),
+    "collective": ("collective",),
+    "scan": ("scan",),
 }
 FIT_ROWS: Final = 3000
 #: Root-mean-square error that a departure from the starting constants by a factor of two must earn: keeps those that the rows hardly move
@@ -77,8 +84,15 @@ class Calibration:
     errors: list[ErrorLine] = field(default_factory=list)
 
 
-def calibrate(tables: Sequence[Table], system: System, *, source: str, seed: int = 0, fit_rows: int = FIT_ROWS,
-              progress: Progress = lambda stage, share: None) -> Calibration:
+def calibrate(
+    tables: Sequence[Table],
+    system: System,
+    *,
+    source: str,
+    seed: int = 0,
+    fit_rows: int = FIT_ROWS,
+    progress: Progress = lambda stage, share: None,
+) -> Calibration:
     """Fit the constants that the tables can move, family by family.
 
     Parameters
@@ -135,8 +149,9 @@ def _with_source(system: System, source: str) -> dict[str, Any]:
     sources = dict(document.get("sources") or {})
     names = ("calibration", *(f"calibration-{number}" for number in range(2, len(sources) + 3)))
     label = next(name for name in names if sources.get(name, source) == source)
-    constants = {name: leaf | {"source": label} if leaf["source"] == source else leaf
-                 for name, leaf in document.get("calibration", {}).items()}
+    constants = {
+        name: leaf | {"source": label} if leaf["source"] == source else leaf for name, leaf in document.get("calibration", {}).items()
+    }
     return document | {"sources": sources | {label: source}, "calibration": constants}
 
 
@@ -161,8 +176,12 @@ def _model(tables: Sequence[Table], system: System, constants: Sequence[Constant
 
     def residuals(values: np.ndarray) -> np.ndarray:
         changed = machine.with_constants(**{c.name.replace(".", "__"): float(v) for c, v in zip(constants, values, strict=True)})
-        return np.concatenate([
-            weight * (np.log(np.broadcast_to(run(call, changed, system.link).time_s, target.shape)) - target) for call, target, weight in calls])
+        return np.concatenate(
+            [
+                weight * (np.log(np.broadcast_to(run(call, changed, system.link).time_s, target.shape)) - target)
+                for call, target, weight in calls
+            ]
+        )
 
     return residuals
 
@@ -177,7 +196,9 @@ def _movable(families: Sequence[str], tables: Sequence[Table], system: System) -
     found = []
     for i, constant in enumerate(candidates):
         nudged = start.copy()
-        nudged[i] = start[i] * 1.02 if constant.low <= start[i] * 1.02 <= constant.high and start[i] else 0.98 * start[i] + 0.02 * constant.low
+        nudged[i] = (
+            start[i] * 1.02 if constant.low <= start[i] * 1.02 <= constant.high and start[i] else 0.98 * start[i] + 0.02 * constant.low
+        )
         if start[i] == 0.0:
             nudged[i] = 0.02 * constant.high
         if np.any(np.abs(model(nudged) - base) > 1e-12):
@@ -201,8 +222,16 @@ def _scale(constants: Sequence[Constant]) -> tuple[Callable[[np.ndarray], np.nda
     return to_unit, from_unit
 
 
-def _fit(constants: Sequence[Constant], tables: Sequence[Table], system: System, start: np.ndarray, fit_rows: int, seed: int,
-         progress: Callable[[float], None], evaluations: int = 25) -> np.ndarray:
+def _fit(
+    constants: Sequence[Constant],
+    tables: Sequence[Table],
+    system: System,
+    start: np.ndarray,
+    fit_rows: int,
+    seed: int,
+    progress: Callable[[float], None],
+    evaluations: int = 25,
+) -> np.ndarray:
     from scipy.optimize import least_squares
 
     sample = [t.rows(np.random.default_rng(seed).permutation(len(t.frame))[:fit_rows]) for t in tables]
@@ -219,8 +248,17 @@ def _fit(constants: Sequence[Constant], tables: Sequence[Table], system: System,
 
     begin = np.clip(to_unit(start), 1e-3, 1.0 - 1e-3)
     octaves = np.log2(np.maximum(from_unit(np.minimum(begin + 0.01, 1.0)) / np.maximum(from_unit(begin), 1e-300), 1.0 + 1e-9)) / 0.01
-    found = least_squares(objective, begin, bounds=(0.0, 1.0), loss="soft_l1", f_scale=0.08, diff_step=np.full(len(begin), 3e-3),
-                          max_nfev=evaluations, xtol=1e-5, ftol=1e-5)
+    found = least_squares(
+        objective,
+        begin,
+        bounds=(0.0, 1.0),
+        loss="soft_l1",
+        f_scale=0.08,
+        diff_step=np.full(len(begin), 3e-3),
+        max_nfev=evaluations,
+        xtol=1e-5,
+        ftol=1e-5,
+    )
     progress(1.0)
     better = found.cost <= 0.5 * float(np.sum(2 * 0.08**2 * ((1 + (objective(to_unit(start)) / 0.08) ** 2) ** 0.5 - 1)))
     return from_unit(found.x) if better else start
@@ -228,14 +266,36 @@ def _fit(constants: Sequence[Constant], tables: Sequence[Table], system: System,
 
 def shape_groups(table: Table) -> np.ndarray:
     """One label per row; rows of one weight (or head) shape share it and are held out together."""
-    columns = [c for c in ("n", "k", "num_heads", "num_key_value_heads", "head_dim", "hidden_size", "inter_size", "num_experts", "message_size",
-                           "d_model", "tp_size") if c in table.frame.columns]
+    columns = [
+        c
+        for c in (
+            "n",
+            "k",
+            "num_heads",
+            "num_key_value_heads",
+            "head_dim",
+            "hidden_size",
+            "inter_size",
+            "num_experts",
+            "message_size",
+            "d_model",
+            "tp_size",
+        )
+        if c in table.frame.columns
+    ]
     _, labels = np.unique(table.frame[columns].to_numpy(dtype=float), axis=0, return_inverse=True)
     return labels.reshape(-1)
 
 
-def _cross_validate(constants: Sequence[Constant], tables: Sequence[Table], system: System, best: np.ndarray, fit_rows: int, seed: int,
-                    progress: Callable[[float], None]) -> list[np.ndarray]:
+def _cross_validate(
+    constants: Sequence[Constant],
+    tables: Sequence[Table],
+    system: System,
+    best: np.ndarray,
+    fit_rows: int,
+    seed: int,
+    progress: Callable[[float], None],
+) -> list[np.ndarray]:
     """Predictions of every row by constants that were fitted without its shape group."""
     rng = np.random.default_rng(seed + 1)
     folds = []
@@ -247,12 +307,12 @@ def _cross_validate(constants: Sequence[Constant], tables: Sequence[Table], syst
         folds.append(of_group[labels])
     predictions = [np.full(len(t.frame), np.nan) for t in tables]
     for fold in sorted({int(number) for f in folds for number in f}):
+
         def part(share: float, done: int = fold) -> None:
             progress((done + share) / FOLDS)
 
         train = [t.rows(np.flatnonzero(f != fold)) for t, f in zip(tables, folds, strict=True)]
-        values = _fit(constants, [t for t in train if len(t.frame)], system, best, max(200, fit_rows // 2), seed, part,
-                      evaluations=6)
+        values = _fit(constants, [t for t in train if len(t.frame)], system, best, max(200, fit_rows // 2), seed, part, evaluations=6)
         fitted = override(system, {f"calibration.{c.name}": float(v) for c, v in zip(constants, values, strict=True)})
         for table, f, out in zip(tables, folds, predictions, strict=True):
             held = np.flatnonzero(f == fold)

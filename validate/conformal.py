@@ -35,8 +35,14 @@ def interval_table(predicted_s: np.ndarray, measured_s: np.ndarray, *, coverage:
     index = np.clip(np.searchsorted(edges, predicted_s, side="right") - 1, 0, len(edges) - 2)
     alpha = (1.0 - coverage) / 2.0
     ends = [_quantiles(ratio[index == b], alpha) if np.any(index == b) else _quantiles(ratio, alpha) for b in range(len(edges) - 1)]
-    return {"coverage": coverage, "edges_s": edges.tolist(), "low": [float(f"{low:.4g}") for low, _ in ends],
-            "high": [float(f"{high:.4g}") for _, high in ends], "rows": len(predicted_s), "source": source}
+    return {
+        "coverage": coverage,
+        "edges_s": edges.tolist(),
+        "low": [float(f"{low:.4g}") for low, _ in ends],
+        "high": [float(f"{high:.4g}") for _, high in ends],
+        "rows": len(predicted_s),
+        "source": source,
+    }
 
 
 def _quantiles(ratio: np.ndarray, alpha: float) -> tuple[float, float]:

@@ -38,8 +38,9 @@ class ErrorLine:
     coverage: float
 
 
-def error_line(group: str, measured: np.ndarray, predicted: np.ndarray, low: np.ndarray | None = None,
-               high: np.ndarray | None = None) -> ErrorLine:
+def error_line(
+    group: str, measured: np.ndarray, predicted: np.ndarray, low: np.ndarray | None = None, high: np.ndarray | None = None
+) -> ErrorLine:
     """Summarise one group; arrays in seconds, of one length.
 
     >>> error_line("all", np.array([1.0, 2.0]), np.array([1.1, 1.8])).mape
@@ -49,8 +50,9 @@ def error_line(group: str, measured: np.ndarray, predicted: np.ndarray, low: np.
     with np.errstate(divide="ignore"):  # a prediction of 0 (a collective of one GPU) has a bias of -100 %
         bias = float(np.exp(np.mean(np.log(predicted / measured))) - 1.0)
     inside = float(np.mean((measured >= low) & (measured <= high))) if low is not None and high is not None else float("nan")
-    return ErrorLine(group, len(measured), float(np.round(np.mean(ape), 12)), float(np.median(ape)), float(np.percentile(ape, 95)),
-                     bias, inside)
+    return ErrorLine(
+        group, len(measured), float(np.round(np.mean(ape), 12)), float(np.median(ape)), float(np.percentile(ape, 95)), bias, inside
+    )
 
 
 def error_lines(frame: pd.DataFrame, measured: str, group_columns: tuple[str, ...] = ()) -> list[ErrorLine]:
@@ -65,6 +67,7 @@ def error_lines(frame: pd.DataFrame, measured: str, group_columns: tuple[str, ..
     group_columns
         Columns to break down by, those that exist (dtype, kernel_source ...).
     """
+
     def line(name: str, part: pd.DataFrame) -> ErrorLine:
         low, high = (part[c].to_numpy(dtype=float) if c in part else None for c in ("low_s", "high_s"))
         return error_line(name, part[measured].to_numpy(dtype=float), part["predicted_s"].to_numpy(dtype=float), low, high)

@@ -21,7 +21,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-if __name__ == "__main__" and not __package__:  # run as a file: the folder becomes a package of its own, so that nothing of presilicon need be installed
+if (
+    __name__ == "__main__" and not __package__
+):  # run as a file: the folder becomes a package of its own, so that nothing of presilicon need be installed
     _package = types.ModuleType("presilicon_validate")
     _package.__path__ = [str(Path(__file__).resolve().parent)]
     sys.modules[_package.__name__] = _package
@@ -74,8 +76,18 @@ def select(names: str) -> list[Suite]:
     return list(chosen.values())
 
 
-def measure(suite: str = "all", out: Path | str = "measured.csv", *, budget_s: float = DEFAULT_BUDGET_S, jobs: int | None = None, check: bool = False,
-            point_s: float = DEFAULT_POINT_S, shapes: int | None = None, seed: int = 0, quiet: bool = False) -> int:
+def measure(
+    suite: str = "all",
+    out: Path | str = "measured.csv",
+    *,
+    budget_s: float = DEFAULT_BUDGET_S,
+    jobs: int | None = None,
+    check: bool = False,
+    point_s: float = DEFAULT_POINT_S,
+    shapes: int | None = None,
+    seed: int = 0,
+    quiet: bool = False,
+) -> int:
     """Supervise a run; see `main` for the options.
 
     Returns
@@ -96,15 +108,32 @@ def measure(suite: str = "all", out: Path | str = "measured.csv", *, budget_s: f
     deadline = time.time() + budget_s
     marker = beside(path, "inflight.json")
     marker.unlink(missing_ok=True)
-    child = [*command(), "--child", "--suite", ",".join(s.name for s in suites), "-o", str(path), "--deadline", str(deadline), "--point-limit",
-             str(point_s), "--seed", str(seed), *(["--jobs", str(jobs)] if jobs is not None else []), *(["--check"] if check else []), *(["--quiet"] if quiet else []),
-             *(["--shapes", str(shapes)] if shapes is not None else [])]
+    child = [
+        *command(),
+        "--child",
+        "--suite",
+        ",".join(s.name for s in suites),
+        "-o",
+        str(path),
+        "--deadline",
+        str(deadline),
+        "--point-limit",
+        str(point_s),
+        "--seed",
+        str(seed),
+        *(["--jobs", str(jobs)] if jobs is not None else []),
+        *(["--check"] if check else []),
+        *(["--quiet"] if quiet else []),
+        *(["--shapes", str(shapes)] if shapes is not None else []),
+    ]
     environment = os.environ | ({"TRITON_INTERPRET": "1"} if check else {})
     while True:
         status = subprocess.run(child, env=environment, check=False).returncode
         if status in (0, 1, 2, 130, -signal.SIGINT, -signal.SIGTERM) or not marker.exists():
             break
-        reason = {HUNG: f"took longer than {point_s:g} s", LOST: "took the GPU's context with it"}.get(status, f"ended its process (exit status {status})")
+        reason = {HUNG: f"took longer than {point_s:g} s", LOST: "took the GPU's context with it"}.get(
+            status, f"ended its process (exit status {status})"
+        )
         _bury(path, marker, reason)
         if time.time() >= deadline:
             status = 0
@@ -153,27 +182,58 @@ def _measure_here(options: Any) -> int:
     by_name = {s.name: s for s in suites}
     in_flight = InFlight(path, machine.name)
     _watch(in_flight, options.point_limit)
-    run: dict[str, Any] = {"started": datetime.now(UTC).isoformat(timespec="seconds"), "suites": list(by_name), "seed": options.seed,
-                           "machine": machine.facts(), "method": METHOD, "points": len(points), "refused_shapes": refused}
+    run: dict[str, Any] = {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "suites": list(by_name),
+        "seed": options.seed,
+        "machine": machine.facts(),
+        "method": METHOD,
+        "points": len(points),
+        "refused_shapes": refused,
+    }
     note_run(path, run)
     jobs = options.jobs if options.jobs is not None else max(0, min(12, (os.cpu_count() or 1) - 2))
-    wanted = [point for point in points if by_name[point.suite].call is None and record.missing(point, timers_of(by_name[point.suite], point))]
-    compilers = Compilers([*command(), "--compile"], wanted, sm_count=machine.sm_count, capability=machine.capability, jobs=0 if options.check else jobs)
+    wanted = [
+        point for point in points if by_name[point.suite].call is None and record.missing(point, timers_of(by_name[point.suite], point))
+    ]
+    compilers = Compilers(
+        [*command(), "--compile"], wanted, sm_count=machine.sm_count, capability=machine.capability, jobs=0 if options.check else jobs
+    )
     lines = _Progress(options.quiet)
     try:
-        outcome = measure_points(points, by_name, machine, record, deadline=options.deadline, seed=options.seed, compilers=compilers,
-                                 in_flight=in_flight, progress=lines.show)
+        outcome = measure_points(
+            points,
+            by_name,
+            machine,
+            record,
+            deadline=options.deadline,
+            seed=options.seed,
+            compilers=compilers,
+            in_flight=in_flight,
+            progress=lines.show,
+        )
     except GpuLostError as error:
         in_flight.say(str(error))
         os._exit(LOST)  # the driver's own clean-up may hang
     finally:
         compilers.close()
         record.close()
-    note_run(path, run | {"ended": datetime.now(UTC).isoformat(timespec="seconds"), "rows": outcome.rows, "failed": outcome.failed,
-                          "wrong": outcome.wrong, "finished": outcome.finished})
+    note_run(
+        path,
+        run
+        | {
+            "ended": datetime.now(UTC).isoformat(timespec="seconds"),
+            "rows": outcome.rows,
+            "failed": outcome.failed,
+            "wrong": outcome.wrong,
+            "finished": outcome.finished,
+        },
+    )
     state = "all points done" if outcome.finished else "the budget is spent; the same command goes on"
-    sys.stdout.write(f"{path}: {outcome.rows} rows added ({outcome.failed} failed, {outcome.wrong} wrong), {outcome.skipped} points were there, "
-                     f"{refused} shapes do not run on {machine.name}; {state}\n")
+    sys.stdout.write(
+        f"{path}: {outcome.rows} rows added ({outcome.failed} failed, {outcome.wrong} wrong), {outcome.skipped} points were there, "
+        f"{refused} shapes do not run on {machine.name}; {state}\n"
+    )
     return 0
 
 
@@ -225,10 +285,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("-o", "--out", default="measured.csv", help="CSV, gone on with if it is there (default: measured.csv)")
     parser.add_argument("--budget", type=float, default=DEFAULT_BUDGET_S, help="seconds in all, compilation included (default: 500)")
     parser.add_argument("--jobs", type=int, help="processes that compile ahead (default: CPU cores less two, at most 12)")
-    parser.add_argument("--point-limit", type=float, default=DEFAULT_POINT_S, help="seconds after which a point counts as hung (default: 120)")
+    parser.add_argument(
+        "--point-limit", type=float, default=DEFAULT_POINT_S, help="seconds after which a point counts as hung (default: 120)"
+    )
     parser.add_argument("--shapes", type=int, help="at most so many shapes of a suite, the first ones")
     parser.add_argument("--seed", type=int, default=0, help="of the random inputs")
-    parser.add_argument("--check", action="store_true", help="without a GPU: tiny sizes in Triton's interpreter, outputs checked, times meaningless")
+    parser.add_argument(
+        "--check", action="store_true", help="without a GPU: tiny sizes in Triton's interpreter, outputs checked, times meaningless"
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress")
     parser.add_argument("--list", action="store_true", help="list the suites")
     for hidden in ("--child", "--compile"):
@@ -248,8 +312,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         if options.child:
             return _measure_here(options)
-        return measure(options.suite, options.out, budget_s=options.budget, jobs=options.jobs, check=options.check, point_s=options.point_limit,
-                       shapes=options.shapes, seed=options.seed, quiet=options.quiet)
+        return measure(
+            options.suite,
+            options.out,
+            budget_s=options.budget,
+            jobs=options.jobs,
+            check=options.check,
+            point_s=options.point_limit,
+            shapes=options.shapes,
+            seed=options.seed,
+            quiet=options.quiet,
+        )
     except PresiliconError as error:
         sys.stderr.write(f"{error}\n")
         return 2

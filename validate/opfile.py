@@ -23,8 +23,19 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 PREDICTED: Final = ("predicted_s", "low_s", "high_s", "limiter")
-_GROUPS: Final = ("gemm_dtype", "attn_dtype", "kv_cache_dtype", "moe_dtype", "mla_dtype", "nccl_dtype", "allreduce_dtype", "operation",
-                  "num_gpus", "kernel_source", "framework")
+_GROUPS: Final = (
+    "gemm_dtype",
+    "attn_dtype",
+    "kv_cache_dtype",
+    "moe_dtype",
+    "mla_dtype",
+    "nccl_dtype",
+    "allreduce_dtype",
+    "operation",
+    "num_gpus",
+    "kernel_source",
+    "framework",
+)
 
 
 def kind_of(frame: pd.DataFrame, where: str) -> TableKind:
@@ -45,8 +56,10 @@ def kind_of(frame: pd.DataFrame, where: str) -> TableKind:
         return KINDS["attention-decode" if isl_all_one else "attention-prefill"]
     if "d_conv" in have and "scan" in KINDS:
         return KINDS["scan"]
-    raise TableError(f"{where}: cannot tell the kind of table from its columns ({shown_names(list(frame.columns))}); name it with --kind: "
-                     + ", ".join(KINDS))
+    raise TableError(
+        f"{where}: cannot tell the kind of table from its columns ({shown_names(list(frame.columns))}); name it with --kind: "
+        + ", ".join(KINDS)
+    )
 
 
 def _measured(frame: pd.DataFrame, column: str, where: str) -> np.ndarray:
@@ -58,8 +71,10 @@ def _measured(frame: pd.DataFrame, column: str, where: str) -> np.ndarray:
     bad = ~(np.isfinite(seconds) & (seconds > 0))
     if bad.any():
         position = int(np.argmax(bad))
-        raise TableError(f"{where}, line {frame.index[position]}, column {column!r}: expected positive seconds, found "
-                         f"{shown(frame[column].iloc[position])}")
+        raise TableError(
+            f"{where}, line {frame.index[position]}, column {column!r}: expected positive seconds, found "
+            f"{shown(frame[column].iloc[position])}"
+        )
     return seconds
 
 
@@ -78,7 +93,9 @@ class Summary:
 
     def lines(self, worst: int = 10) -> Iterator[Any]:
         """For the console."""
-        yield f"{self.path}: {self.rows} rows of {self.kind} predicted on {self.system}" + (f", written to {self.written}" if self.written else "")
+        yield f"{self.path}: {self.rows} rows of {self.kind} predicted on {self.system}" + (
+            f", written to {self.written}" if self.written else ""
+        )
         yield from self.notes
         if self.errors:
             yield error_table(self.errors)
@@ -100,12 +117,21 @@ def error_table(lines: Sequence[ErrorLine]) -> Any:
         table.add_column(name, justify="left" if name == "group" else "right")
     for line in lines:
         covered = "-" if np.isnan(line.coverage) else f"{line.coverage:.1%}"
-        table.add_row(escape(line.group), str(line.rows), f"{line.mape:.1%}", f"{line.median:.1%}", f"{line.p95:.1%}", f"{line.bias:+.1%}", covered)
+        table.add_row(
+            escape(line.group), str(line.rows), f"{line.mape:.1%}", f"{line.median:.1%}", f"{line.p95:.1%}", f"{line.bias:+.1%}", covered
+        )
     return table
 
 
-def predict_file(path: Path, system: System, kind: str | None = None, out: Path | None = None, measured: str | None = None, worst: int = 10,
-                 console: Console | None = None) -> Summary:
+def predict_file(
+    path: Path,
+    system: System,
+    kind: str | None = None,
+    out: Path | None = None,
+    measured: str | None = None,
+    worst: int = 10,
+    console: Console | None = None,
+) -> Summary:
     """Predict every row of a CSV; see ``presilicon ops``.
 
     Parameters
@@ -182,7 +208,7 @@ def read_table(path: Path, kind: str | None, measured: str) -> Table:
 def halves(rows: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Two random halves of row numbers: the split that error claims name."""
     order = np.random.default_rng(seed).permutation(rows)
-    return order[: rows // 2], order[rows // 2:]
+    return order[: rows // 2], order[rows // 2 :]
 
 
 @dataclass(frozen=True)
@@ -206,8 +232,18 @@ class CalibrationSummary:
             yield "not moved by any row, left as they were: " + ", ".join(self.calibration.idle)
 
 
-def calibrate_files(paths: Sequence[Path], system: System, *, kind: str | None = None, measured: str = "latency_s", source: str | None = None,
-                    half: int | None = None, seed: int = 0, start: System | None = None, show_progress: bool = False) -> CalibrationSummary:
+def calibrate_files(
+    paths: Sequence[Path],
+    system: System,
+    *,
+    kind: str | None = None,
+    measured: str = "latency_s",
+    source: str | None = None,
+    half: int | None = None,
+    seed: int = 0,
+    start: System | None = None,
+    show_progress: bool = False,
+) -> CalibrationSummary:
     """Fit a system to files of measured op tables; see ``presilicon calibrate``."""
     from rich.progress import Progress
 
@@ -217,7 +253,9 @@ def calibrate_files(paths: Sequence[Path], system: System, *, kind: str | None =
         parts = [halves(len(t.frame), seed) for t in tables]
         fit_on = [t.rows(p[half]) for t, p in zip(tables, parts, strict=True)]
         other = [t.rows(p[1 - half]) for t, p in zip(tables, parts, strict=True)]
-    text = source or "fitted by presilicon calibrate on " + ", ".join(t.name for t in tables) + (f" (random half {half}, seed {seed})" if half is not None else "")
+    text = source or "fitted by presilicon calibrate on " + ", ".join(t.name for t in tables) + (
+        f" (random half {half}, seed {seed})" if half is not None else ""
+    )
     if start is not None:
         from ..arch.loader import override
 
@@ -225,10 +263,13 @@ def calibrate_files(paths: Sequence[Path], system: System, *, kind: str | None =
         system = override(system, changes, source=f"constants of {start.name}", status="fitted")
     with Progress(disable=not show_progress, transient=True) as progress:
         task = progress.add_task("calibrating", total=1.0)
-        result = calibrate(fit_on, system, source=text, seed=seed,
-                           progress=lambda stage, share: progress.update(task, description=stage, completed=share))
+        result = calibrate(
+            fit_on, system, source=text, seed=seed, progress=lambda stage, share: progress.update(task, description=stage, completed=share)
+        )
     lines = []
     for table in other:
         predicted = predict(table.frame, table.kind, result.system)
-        lines.append(error_line(f"{table.name} other half", table.measured_s, predicted["predicted_s"], predicted["low_s"], predicted["high_s"]))
+        lines.append(
+            error_line(f"{table.name} other half", table.measured_s, predicted["predicted_s"], predicted["low_s"], predicted["high_s"])
+        )
     return CalibrationSummary(result, lines)

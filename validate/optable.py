@@ -123,14 +123,27 @@ def _gemm_calls(frame: pd.DataFrame, system: System) -> Iterator[Call]:
         arithmetic, a_bits, w_bits, dequantise = formats_of(key["dtype"])
         # Wide activations have one way of being measured, whatever name the table gives them.
         dtype = key["dtype"] if a_bits < 16.0 else "bfloat16"
-        yield Call(index, "gemm", _sizes(frame, index, {"m": "m", "n": "n", "k": "k"}), {
-            "arithmetic": arithmetic_of(arithmetic, system.gpu.sm.tensor_flops_per_clk), "a_bits": a_bits, "w_bits": w_bits,
-            "out_bits": 16.0, "dequantise": dequantise, **gemm.table_options(dtype, key["source"], system.generation)})
+        yield Call(
+            index,
+            "gemm",
+            _sizes(frame, index, {"m": "m", "n": "n", "k": "k"}),
+            {
+                "arithmetic": arithmetic_of(arithmetic, system.gpu.sm.tensor_flops_per_clk),
+                "a_bits": a_bits,
+                "w_bits": w_bits,
+                "out_bits": 16.0,
+                "dequantise": dequantise,
+                **gemm.table_options(dtype, key["source"], system.generation),
+            },
+        )
 
 
 def _attention_calls(frame: pd.DataFrame, system: System, *, decode: bool, causal: bool = True) -> Iterator[Call]:
-    keys = {"dtype": _column(frame, ("attn_dtype",), "bfloat16"), "kv": _column(frame, ("kv_cache_dtype", "attn_dtype"), "bfloat16"),
-            "source": _column(frame, ("kernel_source",))}
+    keys = {
+        "dtype": _column(frame, ("attn_dtype",), "bfloat16"),
+        "kv": _column(frame, ("kv_cache_dtype", "attn_dtype"), "bfloat16"),
+        "source": _column(frame, ("kernel_source",)),
+    }
     kv_heads = "num_key_value_heads" if "num_key_value_heads" in frame.columns else "num_heads"
     names = {"batch": "batch_size", "q_heads": "num_heads", "kv_heads": kv_heads, "head_dim": "head_dim", "window": "window_size"}
     for index, key in _grouped(frame, keys):
@@ -147,10 +160,13 @@ def _attention_calls(frame: pd.DataFrame, system: System, *, decode: bool, causa
 
 
 def _latent_calls(frame: pd.DataFrame, system: System, *, decode: bool) -> Iterator[Call]:
-    """Multi-head latent attention with DeepSeek's sizes: prefill on heads of 128 + 64 and values of 128; decode of all heads over one latent
-    of 512 + 64, whose first 512 are the values (DeepSeek-V2, arXiv 2405.04434, section 2.1)."""
-    keys = {"dtype": _column(frame, ("mla_dtype",), "bfloat16"), "kv": _column(frame, ("kv_cache_dtype", "mla_dtype"), "bfloat16"),
-            "source": _column(frame, ("kernel_source",))}
+    """Multi-head latent attention with DeepSeek's sizes: prefill on heads of 128 + 64 and values of 128; decode of all heads over one
+    latent of 512 + 64, whose first 512 are the values (DeepSeek-V2, arXiv 2405.04434, section 2.1)."""
+    keys = {
+        "dtype": _column(frame, ("mla_dtype",), "bfloat16"),
+        "kv": _column(frame, ("kv_cache_dtype", "mla_dtype"), "bfloat16"),
+        "source": _column(frame, ("kernel_source",)),
+    }
     for index, key in _grouped(frame, keys):
         sizes = _sizes(frame, index, {"batch": "batch_size", "q_heads": "num_heads", "query": "isl", "past": "step"})
         query, past = sizes.pop("query"), sizes.pop("past")
@@ -167,27 +183,45 @@ def _latent_calls(frame: pd.DataFrame, system: System, *, decode: bool) -> Itera
 
 
 def _moe_calls(frame: pd.DataFrame, system: System) -> Iterator[Call]:
-    keys = {"dtype": _column(frame, ("moe_dtype",)), "distribution": _column(frame, ("distribution",), "balanced"),
-            "framework": _column(frame, ("framework",), "sglang"), "version": _column(frame, ("version",))}
+    keys = {
+        "dtype": _column(frame, ("moe_dtype",)),
+        "distribution": _column(frame, ("distribution",), "balanced"),
+        "framework": _column(frame, ("framework",), "sglang"),
+        "version": _column(frame, ("version",)),
+    }
     names = ("num_tokens", "hidden_size", "inter_size", "topk", "num_experts", "moe_tp_size", "moe_ep_size")
     for index, key in _grouped(frame, keys):
         arithmetic, _, w_bits, _ = formats_of(key["dtype"])
         sizes = _sizes(frame, index, {n: n for n in names})
         sizes["gated"] = moe_kernels.is_gated(key["framework"], key["version"], sizes["hidden_size"], sizes["inter_size"], sizes["topk"])
-        yield Call(index, "fused_moe", sizes, {
-            "arithmetic": arithmetic_of(arithmetic, system.gpu.sm.tensor_flops_per_clk), "w_bits": w_bits,
-            "distribution": key["distribution"], **moe_kernels.implementation_of(key["framework"], key["version"], key["dtype"])})
+        yield Call(
+            index,
+            "fused_moe",
+            sizes,
+            {
+                "arithmetic": arithmetic_of(arithmetic, system.gpu.sm.tensor_flops_per_clk),
+                "w_bits": w_bits,
+                "distribution": key["distribution"],
+                **moe_kernels.implementation_of(key["framework"], key["version"], key["dtype"]),
+            },
+        )
 
 
 def _collective_calls(frame: pd.DataFrame, system: System) -> Iterator[Call]:
     custom = "allreduce_dtype" in frame.columns
-    keys = {"dtype": _column(frame, ("nccl_dtype", "allreduce_dtype", "dtype"), "half"), "operation": _column(frame, ("operation",), "all_reduce"),
-            "framework": _column(frame, ("framework",), "nccl"), "source": _column(frame, ("kernel_source",))}
+    keys = {
+        "dtype": _column(frame, ("nccl_dtype", "allreduce_dtype", "dtype"), "half"),
+        "operation": _column(frame, ("operation",), "all_reduce"),
+        "framework": _column(frame, ("framework",), "nccl"),
+        "source": _column(frame, ("kernel_source",)),
+    }
     for index, key in _grouped(frame, keys):
         if key["operation"] not in collective.NCCL_TABLE_ORDER:
             raise UnknownNameError("operation", key["operation"], collective.NCCL_TABLE_ORDER)
-        sizes = {"message_bytes": frame["message_size"].to_numpy(dtype=float)[index] * by_name(key["dtype"]).bytes,
-                 "num_gpus": frame["num_gpus"].to_numpy(dtype=float)[index]}
+        sizes = {
+            "message_bytes": frame["message_size"].to_numpy(dtype=float)[index] * by_name(key["dtype"]).bytes,
+            "num_gpus": frame["num_gpus"].to_numpy(dtype=float)[index],
+        }
         options: dict[str, Any] = {"operation": key["operation"]}
         if custom:
             options |= {"implementation": key["framework"], "eager": "eager" in key["source"]}
@@ -195,8 +229,8 @@ def _collective_calls(frame: pd.DataFrame, system: System) -> Iterator[Call]:
 
 
 def _name_operations(frame: pd.DataFrame) -> pd.DataFrame:
-    """A collective table with an ``operation`` column: an NCCL table without one is taken in its collector's order if it is complete, and as
-    all-reduce, which the note says, if it is not."""
+    """A collective table with an ``operation`` column: an NCCL table without one is taken in its collector's order if it is complete, and
+    as all-reduce, which the note says, if it is not."""
     if "operation" in frame.columns:
         return frame
     if "nccl_dtype" not in frame.columns:
@@ -239,29 +273,78 @@ def _scan_calls(frame: pd.DataFrame, system: System) -> Iterator[Call]:
         elif source == "chunk_gated_delta_rule":
             yield Call(index, "scan", sizes | heads | {"key_heads": part["num_k_heads"]}, {"variant": "gated_delta"})
         else:
-            raise UnknownNameError("kernel_source of a scan table", source, ("causal_conv1d_fn", "causal_conv1d_update", *_MAMBA2_SOURCES,
-                                                                             *_GATED_DELTA_SOURCES))
+            raise UnknownNameError(
+                "kernel_source of a scan table",
+                source,
+                ("causal_conv1d_fn", "causal_conv1d_update", *_MAMBA2_SOURCES, *_GATED_DELTA_SOURCES),
+            )
 
 
 _KV_HEADS: Final = (("num_key_value_heads", "num_heads"),)
 
-KINDS: Final = {kind.name: kind for kind in (
-    TableKind("gemm", ("m", "n", "k"), (("gemm_dtype",),), {}, _gemm_calls),
-    TableKind("attention-prefill", ("batch_size", "isl", "num_heads", "num_key_value_heads", "head_dim"), (("attn_dtype",),),
-              {"step": 0, "window_size": 0}, lambda f, s: _attention_calls(f, s, decode=False), at_most=_KV_HEADS),
-    TableKind("attention-decode", ("batch_size", "isl", "num_heads", "num_key_value_heads", "head_dim"), (("attn_dtype",),),
-              {"step": 0, "window_size": 0}, lambda f, s: _attention_calls(f, s, decode=True), at_most=_KV_HEADS),
-    TableKind("encoder-attention", ("batch_size", "isl", "num_heads", "head_dim"), (("attn_dtype",),), {"step": 0, "window_size": 0},
-              lambda f, s: _attention_calls(f, s, decode=False, causal=False)),
-    TableKind("mla-prefill", ("batch_size", "isl", "num_heads"), (("mla_dtype",),), {"step": 0}, lambda f, s: _latent_calls(f, s, decode=False)),
-    TableKind("mla-decode", ("batch_size", "isl", "num_heads"), (("mla_dtype",),), {"step": 0}, lambda f, s: _latent_calls(f, s, decode=True)),
-    TableKind("moe", ("num_tokens", "hidden_size", "inter_size", "topk", "num_experts"), (("moe_dtype",),),
-              {"moe_tp_size": 1, "moe_ep_size": 1}, _moe_calls, at_most=(("topk", "num_experts"),)),
-    TableKind("scan", ("batch_size", "seq_len", "d_conv"), (("kernel_source",),), {}, _scan_calls,
-              either=(_MAMBA2_COLUMNS, _GATED_DELTA_COLUMNS)),
-    TableKind("collective", ("num_gpus", "message_size"), (("nccl_dtype", "allreduce_dtype", "dtype"),), {}, _collective_calls,
-              complete=_name_operations),
-)}
+KINDS: Final = {
+    kind.name: kind
+    for kind in (
+        TableKind("gemm", ("m", "n", "k"), (("gemm_dtype",),), {}, _gemm_calls),
+        TableKind(
+            "attention-prefill",
+            ("batch_size", "isl", "num_heads", "num_key_value_heads", "head_dim"),
+            (("attn_dtype",),),
+            {"step": 0, "window_size": 0},
+            lambda f, s: _attention_calls(f, s, decode=False),
+            at_most=_KV_HEADS,
+        ),
+        TableKind(
+            "attention-decode",
+            ("batch_size", "isl", "num_heads", "num_key_value_heads", "head_dim"),
+            (("attn_dtype",),),
+            {"step": 0, "window_size": 0},
+            lambda f, s: _attention_calls(f, s, decode=True),
+            at_most=_KV_HEADS,
+        ),
+        TableKind(
+            "encoder-attention",
+            ("batch_size", "isl", "num_heads", "head_dim"),
+            (("attn_dtype",),),
+            {"step": 0, "window_size": 0},
+            lambda f, s: _attention_calls(f, s, decode=False, causal=False),
+        ),
+        TableKind(
+            "mla-prefill",
+            ("batch_size", "isl", "num_heads"),
+            (("mla_dtype",),),
+            {"step": 0},
+            lambda f, s: _latent_calls(f, s, decode=False),
+        ),
+        TableKind(
+            "mla-decode", ("batch_size", "isl", "num_heads"), (("mla_dtype",),), {"step": 0}, lambda f, s: _latent_calls(f, s, decode=True)
+        ),
+        TableKind(
+            "moe",
+            ("num_tokens", "hidden_size", "inter_size", "topk", "num_experts"),
+            (("moe_dtype",),),
+            {"moe_tp_size": 1, "moe_ep_size": 1},
+            _moe_calls,
+            at_most=(("topk", "num_experts"),),
+        ),
+        TableKind(
+            "scan",
+            ("batch_size", "seq_len", "d_conv"),
+            (("kernel_source",),),
+            {},
+            _scan_calls,
+            either=(_MAMBA2_COLUMNS, _GATED_DELTA_COLUMNS),
+        ),
+        TableKind(
+            "collective",
+            ("num_gpus", "message_size"),
+            (("nccl_dtype", "allreduce_dtype", "dtype"),),
+            {},
+            _collective_calls,
+            complete=_name_operations,
+        ),
+    )
+}
 
 
 def kind_named(name: str) -> TableKind:

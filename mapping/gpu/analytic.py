@@ -14,7 +14,8 @@ from . import attention, collective, gemm, memory_bound, moe, scan
 from .lower import Kernel
 from .machine import KernelTimes, Machine
 
-Sizes = Mapping[str, np.ndarray]
+#: Arrays by size name; the forms name their own arguments.
+Sizes = Mapping[str, Any]
 
 
 def _gemm(machine: Machine, link: LinkSpec, sizes: Sizes, options: Mapping[str, Any]) -> KernelTimes:
@@ -30,14 +31,33 @@ def _moe(machine: Machine, link: LinkSpec, sizes: Sizes, options: Mapping[str, A
 
 
 def _prefill(machine: Machine, link: LinkSpec, sizes: Sizes, options: Mapping[str, Any]) -> KernelTimes:
-    return attention.attention_prefill(machine, sizes["batch"], sizes["q_len"], sizes["kv_len"], sizes["q_heads"], sizes["kv_heads"],
-                                       sizes["head_dim"], v_head_dim=sizes.get("v_head_dim"), window=sizes.get("window", 0), **options)
+    return attention.attention_prefill(
+        machine,
+        sizes["batch"],
+        sizes["q_len"],
+        sizes["kv_len"],
+        sizes["q_heads"],
+        sizes["kv_heads"],
+        sizes["head_dim"],
+        v_head_dim=sizes.get("v_head_dim"),
+        window=sizes.get("window", 0),
+        **options,
+    )
 
 
 def _decode(machine: Machine, link: LinkSpec, sizes: Sizes, options: Mapping[str, Any]) -> KernelTimes:
-    return attention.attention_decode(machine, sizes["batch"], sizes["kv_len"], sizes["q_heads"], sizes["kv_heads"], sizes["head_dim"],
-                                      q_len=sizes.get("q_len", 1), v_head_dim=sizes.get("v_head_dim"), window=sizes.get("window", 0),
-                                      **options)
+    return attention.attention_decode(
+        machine,
+        sizes["batch"],
+        sizes["kv_len"],
+        sizes["q_heads"],
+        sizes["kv_heads"],
+        sizes["head_dim"],
+        q_len=sizes.get("q_len", 1),
+        v_head_dim=sizes.get("v_head_dim"),
+        window=sizes.get("window", 0),
+        **options,
+    )
 
 
 def _memory(machine: Machine, link: LinkSpec, sizes: Sizes, options: Mapping[str, Any]) -> KernelTimes:
@@ -46,23 +66,37 @@ def _memory(machine: Machine, link: LinkSpec, sizes: Sizes, options: Mapping[str
 
 def _scan(machine: Machine, link: LinkSpec, sizes: Sizes, options: Mapping[str, Any]) -> KernelTimes:
     forms: dict[str, Callable[..., KernelTimes]] = {
-        "causal_conv1d": scan.causal_conv1d, "causal_conv1d_update": scan.causal_conv1d_update, "mamba2_scan": scan.mamba2_scan,
-        "mamba2_update": scan.mamba2_update, "gated_delta": scan.gated_delta, "gated_delta_update": scan.gated_delta_update}
+        "causal_conv1d": scan.causal_conv1d,
+        "causal_conv1d_update": scan.causal_conv1d_update,
+        "mamba2_scan": scan.mamba2_scan,
+        "mamba2_update": scan.mamba2_update,
+        "gated_delta": scan.gated_delta,
+        "gated_delta_update": scan.gated_delta_update,
+    }
     rest = {key: value for key, value in options.items() if key != "variant"}
     return forms[options["variant"]](machine, **sizes, **rest)
 
 
 def _collective(machine: Machine, link: LinkSpec, sizes: Sizes, options: Mapping[str, Any]) -> KernelTimes:
     forms: dict[str, Callable[..., KernelTimes]] = {
-        "all_reduce": collective.all_reduce, "all_gather": collective.all_gather, "reduce_scatter": collective.reduce_scatter,
-        "all_to_all": collective.all_to_all}
+        "all_reduce": collective.all_reduce,
+        "all_gather": collective.all_gather,
+        "reduce_scatter": collective.reduce_scatter,
+        "all_to_all": collective.all_to_all,
+    }
     rest = {key: value for key, value in options.items() if key != "operation"}
     return forms[options["operation"]](machine, collective.Link.of(link), sizes["message_bytes"], sizes["num_gpus"], **rest)
 
 
 _FORMS: Final[dict[str, Callable[[Machine, LinkSpec, Sizes, Mapping[str, Any]], KernelTimes]]] = {
-    "gemm": _gemm, "grouped_gemm": _grouped, "fused_moe": _moe, "attention_prefill": _prefill, "attention_decode": _decode,
-    "memory": _memory, "scan": _scan, "collective": _collective,
+    "gemm": _gemm,
+    "grouped_gemm": _grouped,
+    "fused_moe": _moe,
+    "attention_prefill": _prefill,
+    "attention_decode": _decode,
+    "memory": _memory,
+    "scan": _scan,
+    "collective": _collective,
 }
 
 

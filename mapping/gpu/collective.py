@@ -223,7 +223,9 @@ def _nccl(machine: Machine, link: Link, message_bytes: Any, num_gpus: Any, opera
         return start + bytes_ * share / (rate(bytes_) * machine["collective.ll128_fraction"])
 
     def simple(bytes_: np.ndarray) -> np.ndarray:
-        start = floor + machine["collective.slice_fill"] + steps * hop * (1.0 if exchange else machine["collective.barrier_hops"])
+        # The first peer of an exchange is sent to without a barrier.
+        barriers = 1.0 + (steps - 1.0) * machine["collective.barrier_hops"] if exchange else steps * machine["collective.barrier_hops"]
+        start = floor + machine["collective.slice_fill"] + hop * barriers
         return start + bytes_ * (share / rate(bytes_) + own_copy)
 
     latency = np.broadcast_to(floor + steps * hop, np.broadcast_shapes(size.shape, np.shape(floor + steps * hop)))

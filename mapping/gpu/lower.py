@@ -11,12 +11,21 @@ from ...errors import MappingError
 from ...workloads.op import SPECIAL, Op, Operand
 
 #: Arithmetic that a GPU falls back to when it lacks the wanted one, nearest first.
-_FALLBACK: Final = {"bf16": ("fp16",), "fp8": ("fp16",), "fp4": ("fp8", "fp16"), "int4": ("int8", "fp16"), "int8": ("fp16",),
-                    "tf32": (), "fp32": (), "fp64": ()}
+_FALLBACK: Final = {
+    "bf16": ("fp16",),
+    "fp8": ("fp16",),
+    "fp4": ("fp8", "fp16"),
+    "int4": ("int8", "fp16"),
+    "int8": ("fp16",),
+    "tf32": (),
+    "fp32": (),
+    "fp64": (),
+}
 
 #: Scans with a closed form of their own, and the sizes that it takes (mapping/gpu/scan.py); other scans move their bytes.
 SCANS: Final = {
-    "causal_conv1d": ("batch", "seq_len", "channels", "width"), "causal_conv1d_update": ("batch", "channels", "width"),
+    "causal_conv1d": ("batch", "seq_len", "channels", "width"),
+    "causal_conv1d_update": ("batch", "channels", "width"),
     "mamba2_scan": ("batch", "seq_len", "heads", "head_dim", "state_dim", "groups", "chunk"),
     "mamba2_update": ("batch", "heads", "head_dim", "state_dim"),
     "gated_delta": ("batch", "seq_len", "key_heads", "value_heads", "key_dim", "value_dim", "chunk"),
@@ -103,8 +112,13 @@ def _matmul_formats(op: Op, available: Mapping[str, Any]) -> dict[str, Any]:
     name = wide.arithmetic
     if name == "fp32" and op.attributes.get("allow_tf32"):
         name = "tf32"
-    return {"arithmetic": arithmetic_of(name, available), "a_bits": a.number_format.bits, "w_bits": w.number_format.bits,
-            "out_bits": out.number_format.bits, "dequantise": w.number_format.bits < a.number_format.bits}
+    return {
+        "arithmetic": arithmetic_of(name, available),
+        "a_bits": a.number_format.bits,
+        "w_bits": w.number_format.bits,
+        "out_bits": out.number_format.bits,
+        "dequantise": w.number_format.bits < a.number_format.bits,
+    }
 
 
 def _copies(op: Op) -> float:
@@ -121,8 +135,9 @@ def _matmul(op: Op, available: Mapping[str, Any]) -> Kernel:
         return Kernel(op.name, "grouped_gemm", sizes, options, op.attributes.get("launches", 1), op.flops)
     batch = math.prod(extent for name, extent in d.items() if name not in ("m", "n", "k"))
     options["weight_copies"] = _copies(op)
-    return Kernel(op.name, "gemm", {"m": d["m"], "n": d["n"], "k": d["k"], "batch": batch}, options,
-                  op.attributes.get("launches", 1), op.flops)
+    return Kernel(
+        op.name, "gemm", {"m": d["m"], "n": d["n"], "k": d["k"], "batch": batch}, options, op.attributes.get("launches", 1), op.flops
+    )
 
 
 def _conv(op: Op, available: Mapping[str, Any]) -> Kernel:
@@ -139,8 +154,16 @@ def _conv(op: Op, available: Mapping[str, Any]) -> Kernel:
 def _attention(op: Op, available: Mapping[str, Any]) -> Kernel:
     d, a = op.dims, op.attributes
     q, k = _operand(op, "input", 0), _operand(op, "input", 1)
-    sizes = {"batch": d["b"], "q_len": d["q"], "kv_len": d["s"], "q_heads": d["h"] * d["g"], "kv_heads": d["h"], "head_dim": d["e"],
-             "window": a.get("window", 0) or 0, "v_head_dim": a.get("v_head_dim", d["e"])}
+    sizes = {
+        "batch": d["b"],
+        "q_len": d["q"],
+        "kv_len": d["s"],
+        "q_heads": d["h"] * d["g"],
+        "kv_heads": d["h"],
+        "head_dim": d["e"],
+        "window": a.get("window", 0) or 0,
+        "v_head_dim": a.get("v_head_dim", d["e"]),
+    }
     options: dict[str, Any] = {"arithmetic": arithmetic_of(q.number_format.arithmetic, available), "kv_bits": k.number_format.bits}
     if d["q"] <= 8 and a.get("phase", "decode") == "decode":
         return Kernel(op.name, "attention_decode", sizes, options, a.get("launches", 1), op.flops)
@@ -151,8 +174,13 @@ def _attention(op: Op, available: Mapping[str, Any]) -> Kernel:
 def _memory(op: Op, available: Mapping[str, Any]) -> Kernel:
     kind = op.kind if op.kind in ("norm", "softmax", "reduce", "gather", "copy") else "elementwise"
     read = op.bytes_read
-    sizes = {"bytes_read": read, "bytes_written": op.bytes_written, "fma_ops": op.scalar_ops("mac", "add", "mul", "cmp", "int"),
-             "sfu_ops": op.scalar_ops(*SPECIAL), "resident": 1.0 - op.operand_bytes("weight", "cache") / read if read else 1.0}
+    sizes = {
+        "bytes_read": read,
+        "bytes_written": op.bytes_written,
+        "fma_ops": op.scalar_ops("mac", "add", "mul", "cmp", "int"),
+        "sfu_ops": op.scalar_ops(*SPECIAL),
+        "resident": 1.0 - op.operand_bytes("weight", "cache") / read if read else 1.0,
+    }
     if kind in ("norm", "softmax") and "r" in op.dims:
         sizes["rows"] = op.dims["r"]
     if kind == "gather" and "c" in op.dims and "n" in op.dims:
@@ -174,6 +202,17 @@ def _collective(op: Op, available: Mapping[str, Any]) -> Kernel:
 
 
 _LOWER: Final = {
-    "matmul": _matmul, "conv": _conv, "attention": _attention, "norm": _memory, "softmax": _memory, "elementwise": _memory,
-    "reduce": _memory, "gather": _memory, "copy": _memory, "scan": _scan, "collective": _collective, "view": _memory, "unknown": _memory,
+    "matmul": _matmul,
+    "conv": _conv,
+    "attention": _attention,
+    "norm": _memory,
+    "softmax": _memory,
+    "elementwise": _memory,
+    "reduce": _memory,
+    "gather": _memory,
+    "copy": _memory,
+    "scan": _scan,
+    "collective": _collective,
+    "view": _memory,
+    "unknown": _memory,
 }

@@ -76,15 +76,29 @@ class Machine:
 
         clock = at("gpu.clock.boost")
         machine = cls(
-            name=system.name, generation=system.generation, sm_count=at("gpu.sm.count"), clock_hz=clock,
+            name=system.name,
+            generation=system.generation,
+            sm_count=at("gpu.sm.count"),
+            clock_hz=clock,
             tensor_flops_per_clk={name: at(f"gpu.sm.tensor.{name}") for name in system.gpu.sm.tensor_flops_per_clk},
-            fma_per_clk=at("gpu.sm.fma"), sfu_per_clk=at("gpu.sm.sfu"), smem_bytes_per_clk=at("gpu.sm.shared_bandwidth"),
-            smem_bytes=at("gpu.sm.shared_memory"), smem_bytes_per_cta=at("gpu.sm.shared_memory_per_cta"),
-            registers=at("gpu.sm.registers"), max_warps=at("gpu.sm.max_warps"), max_ctas=at("gpu.sm.max_ctas"),
-            l2_bytes=at("gpu.l2.size"), l2_bytes_per_clk=at("gpu.l2.bandwidth"), l2_latency_s=at("gpu.l2.latency") / clock,
-            dram_bytes=at("dram.size"), dram_bytes_per_s=at("dram.bandwidth"), dram_latency_s=at("dram.latency") / clock,
-            power_limit_w=at("power.limit"), power_idle_w=at("power.idle"),
-            constants={name: at(f"calibration.{name}") for name in system.calibration})
+            fma_per_clk=at("gpu.sm.fma"),
+            sfu_per_clk=at("gpu.sm.sfu"),
+            smem_bytes_per_clk=at("gpu.sm.shared_bandwidth"),
+            smem_bytes=at("gpu.sm.shared_memory"),
+            smem_bytes_per_cta=at("gpu.sm.shared_memory_per_cta"),
+            registers=at("gpu.sm.registers"),
+            max_warps=at("gpu.sm.max_warps"),
+            max_ctas=at("gpu.sm.max_ctas"),
+            l2_bytes=at("gpu.l2.size"),
+            l2_bytes_per_clk=at("gpu.l2.bandwidth"),
+            l2_latency_s=at("gpu.l2.latency") / clock,
+            dram_bytes=at("dram.size"),
+            dram_bytes_per_s=at("dram.bandwidth"),
+            dram_latency_s=at("dram.latency") / clock,
+            power_limit_w=at("power.limit"),
+            power_idle_w=at("power.idle"),
+            constants={name: at(f"calibration.{name}") for name in system.calibration},
+        )
         for path in changed:
             value_at(system, path)  # raises for a path that does not exist; one that the GPU model does not read moves nothing
         return machine

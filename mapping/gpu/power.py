@@ -85,9 +85,9 @@ def clock_ratio(machine: Machine, time_s: Number, core_j: Number, memory_j: Numb
 
     Notes
     -----
-    Balances the energy of a kernel: ``core_j * max(r, v)**2 + memory_j = (limit - idle) * (time_s / r + fixed_s)`` with ``v = power.voltage_floor``: linear in r below v, a cubic above, solved by Newton steps from
-    above. The work is taken to be sustained: the controller reacts within milliseconds, and the tables of large GEMMs
-    show the same ceiling from 0.1 ms to 0.1 s.
+    Balances the energy of a kernel: ``core_j * max(r, v)**2 + memory_j = (limit - idle) * (time_s / r + fixed_s)`` with
+    ``v = power.voltage_floor``: linear in r below v, a cubic above, solved by Newton steps from above. The work is taken to be
+    sustained: the controller reacts within milliseconds, and the tables of large GEMMs show the same ceiling from 0.1 ms to 0.1 s.
     """
     allowed_w = np.maximum(machine.power_limit_w - machine.power_idle_w, 0.0)
     allowed_j, memory_j = allowed_w * time_s, memory_j - allowed_w * fixed_s

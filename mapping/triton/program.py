@@ -6,7 +6,7 @@ import functools
 import itertools
 import math
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -207,6 +207,29 @@ def _system_constants(compiled: CompiledKernel, launch: Launch) -> dict[int, int
 
 
 @dataclass(frozen=True)
+class Touch:
+    """One memory access of a group of threads.
+
+    Attributes
+    ----------
+    step
+        Index into the trace's steps.
+    instruction
+        Index of the instruction; `Program.memory_ops` says what it does.
+    lanes
+        The threads.
+    addresses, active
+        uint64 and bool of shape (threads,): where each accesses, and whether it does.
+    """
+
+    step: int
+    instruction: int
+    lanes: Lanes
+    addresses: np.ndarray
+    active: np.ndarray
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """What some CTAs of a launch execute.
 
@@ -342,6 +365,23 @@ class Evaluation:
             name = "tma load" if ins.base in ("UTMALDG", "UBLKCP") else "tma store"
             total[name] = total.get(name, 0) + self.bulk_box(bulk)[1]
         return {name: count for name, count in sorted(total.items()) if count}
+
+    def walk(self) -> Iterator[Touch]:
+        """Every memory access of the trace, in order.
+
+        Raises
+        ------
+        KernelError
+            The evaluation was made without ``trace=True``.
+        """
+        if self.trace is None:
+            raise KernelError("no trace was kept: evaluate(..., trace=True)")
+        for step, index, number, base in self.trace.accesses:
+            pattern = self.patterns[number]
+            lanes = self.lane_sets[pattern.lanes]
+            offsets = np.zeros(lanes.count, dtype=np.uint64) if pattern.offsets is None else pattern.offsets
+            active = np.ones(lanes.count, dtype=bool) if pattern.active is None else pattern.active
+            yield Touch(step - 1, index, lanes, offsets + np.uint64(base), active)
 
     def scaled(self, factor: int, note: Assumption | None = None) -> Evaluation:
         """The same for `factor` times as many CTAs that execute the same."""

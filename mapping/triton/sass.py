@@ -160,10 +160,7 @@ _BANK = {"R": 0, "UR": UNIFORM, "P": PREDICATE, "UP": UNIFORM_PREDICATE}
 _IS_PREDICATE = re.compile(r"^!?U?P(T|\d)$")
 
 #: Opcodes whose first operand is no destination.
-_NO_RESULT = frozenset("""ST STG STS STL STSM STTM RED REDG REDAS BAR MEMBAR EXIT BRA BRX JMP JMX CALL RET BSSY BSYNC BREAK WARPSYNC
-DEPBAR LDGDEPBAR LDGSTS LDGSTSARRIVE NOP NANOSLEEP ERRBAR CCTL CCTLL CCTLT FENCE WARPGROUP WARPGROUPSET UTMALDG UTMASTG UTMAREDG
-UTMACCTL UTMACMDFLUSH UTMAPF UBLKCP UBLKPF UBLKRED UTCHMMA UTCQMMA UTCIMMA UTCOMMA UTCMMA UTCBAR UTCCP UTCSHIFT ARRIVES ACQBULK
-ACQSHMINIT PREEXIT KILL BPT RTT R2B B2R YIELD UCGABAR_ARV UCGABAR_WAIT UVIRTCOUNT PMTRIG UTCATOMSWSX STAS SETMAXREG""".split())
+_NO_RESULT = frozenset(["ST", "STG", "STS", "STL", "STSM", "STTM", "RED", "REDG", "REDAS", "BAR", "MEMBAR", "EXIT", "BRA", "BRX", "JMP", "JMX", "CALL", "RET", "BSSY", "BSYNC", "BREAK", "WARPSYNC", "DEPBAR", "LDGDEPBAR", "LDGSTS", "LDGSTSARRIVE", "NOP", "NANOSLEEP", "ERRBAR", "CCTL", "CCTLL", "CCTLT", "FENCE", "WARPGROUP", "WARPGROUPSET", "UTMALDG", "UTMASTG", "UTMAREDG", "UTMACCTL", "UTMACMDFLUSH", "UTMAPF", "UBLKCP", "UBLKPF", "UBLKRED", "UTCHMMA", "UTCQMMA", "UTCIMMA", "UTCOMMA", "UTCMMA", "UTCBAR", "UTCCP", "UTCSHIFT", "ARRIVES", "ACQBULK", "ACQSHMINIT", "PREEXIT", "KILL", "BPT", "RTT", "R2B", "B2R", "YIELD", "UCGABAR_ARV", "UCGABAR_WAIT", "UVIRTCOUNT", "PMTRIG", "UTCATOMSWSX", "STAS", "SETMAXREG"])
 _LOADS = frozenset({"LD", "LDG", "LDS", "LDL", "LDC", "LDCU", "ULDC", "ATOM", "ATOMG", "ATOMS", "LDGMC", "LDT", "LDTM"})
 _STORES = frozenset({"ST", "STG", "STS", "STL", "RED", "REDG", "STAS"})
 #: Opcodes with register first that may name carry-out predicates behind it, and how many at most.
@@ -211,6 +208,7 @@ def _matrix_widths(base: str, modifiers: tuple[str, ...]) -> tuple[int, int, int
 
 def _width(base: str, modifiers: tuple[str, ...], slot: int, written: bool, operand: str) -> int:
     """Registers that an operand in the given source (or destination) slot spans."""
+    base = base[1:] if base in ("UI2F", "UF2I", "UF2F", "UMUFU", "UIMAD") else base
     if base in _LOADS or base in _STORES:
         if base == "LDTM":
             return next((int(name[1:]) for name in modifiers if re.match(r"^x\d+$", name)), 1)
@@ -225,10 +223,10 @@ def _width(base: str, modifiers: tuple[str, ...], slot: int, written: bool, oper
     if base in ("HGMMA", "QGMMA", "IGMMA", "BGMMA"):
         shape = next((name for name in modifiers if "x" in name), "64x8x16").split("x")
         half = "F16" in modifiers and "F32" not in modifiers
-        return int(shape[1]) // (4 if half else 2) if written or slot == 2 or operand[0] == "R" and slot > 0 else 4
+        return int(shape[1]) // (4 if half else 2) if written or slot == 2 or (operand[0] == "R" and slot > 0) else 4
     if base == "CS2R":
         return 1 if "32" in modifiers else 2
-    if base in ("IMAD", "UIMAD"):
+    if base == "IMAD":
         if "WIDE" in modifiers:
             return 2 if written or slot == 2 else 1
         return 2 if "HI" in modifiers and not written and slot == 2 else 1

@@ -459,7 +459,7 @@ def lines_of(ins: Instruction) -> list[str]:
     if ins.base == "R2P":
         return _lines_of_r2p(ins, guard)
     targets: list[int] = []
-    rule = _RULES.get(ins.base)
+    rule = _RULES.get(ins.base) or (_RULES.get(ins.base[1:]) if ins.base[0] == "U" else None)
     flags_only = [n for n in ins.writes if n >= PREDICATE]
     plain = [n for n in ins.writes if n < PREDICATE]
     try:

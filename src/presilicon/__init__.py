@@ -22,14 +22,34 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _WHERE = {
-    "trace": ("api", "trace"), "trace_model": ("api", "trace_model"), "load_graph": ("api", "load_graph"),
-    "simulate": ("api", "simulate"), "compare": ("api", "compare"), "Report": ("report", "Report"),
-    "load_system": ("arch", "load"), "System": ("arch", "System"), "Estimate": ("arch", "Estimate"),
-    "Op": ("workloads", "Op"), "OpGraph": ("workloads", "OpGraph"), "PresiliconError": ("errors", "PresiliconError"),
+    "trace": ("api", "trace"),
+    "trace_model": ("api", "trace_model"),
+    "load_graph": ("api", "load_graph"),
+    "simulate": ("api", "simulate"),
+    "compare": ("api", "compare"),
+    "Report": ("report", "Report"),
+    "load_system": ("arch", "load"),
+    "System": ("arch", "System"),
+    "Estimate": ("arch", "Estimate"),
+    "Op": ("workloads", "Op"),
+    "OpGraph": ("workloads", "OpGraph"),
+    "PresiliconError": ("errors", "PresiliconError"),
 }
 
-__all__ = ["Estimate", "Op", "OpGraph", "PresiliconError", "Report", "System", "compare", "load_graph", "load_system", "simulate",
-           "trace", "trace_model"]
+__all__ = [
+    "Estimate",
+    "Op",
+    "OpGraph",
+    "PresiliconError",
+    "Report",
+    "System",
+    "compare",
+    "load_graph",
+    "load_system",
+    "simulate",
+    "trace",
+    "trace_model",
+]
 
 
 def __getattr__(name: str) -> Any:

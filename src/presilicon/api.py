@@ -43,8 +43,9 @@ def load_graph(path: str | os.PathLike[str]) -> OpGraph:
     return OpGraph.load(path)
 
 
-def simulate(graph: OpGraph, system: System | str | Path, *, fidelity: Fidelity = "tile", runtime: Runtime = "cudagraph",
-             strict: bool = False) -> Report:
+def simulate(
+    graph: OpGraph, system: System | str | Path, *, fidelity: Fidelity = "tile", runtime: Runtime = "cudagraph", strict: bool = False
+) -> Report:
     """Predict one step of a graph on a system.
 
     Parameters

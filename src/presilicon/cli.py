@@ -19,8 +19,13 @@ if TYPE_CHECKING:
     from .report import Report
     from .workloads import OpGraph
 
-app = typer.Typer(help="Predict how fast, and at what energy, a PyTorch model runs on hardware that you do not own.", no_args_is_help=True,
-                  add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = typer.Typer(
+    help="Predict how fast, and at what energy, a PyTorch model runs on hardware that you do not own.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
 
 
 class Phase(StrEnum):
@@ -61,8 +66,12 @@ class FidelityName(StrEnum):
     TILE = "tile"
 
 
-Model = Annotated[str, typer.Argument(metavar="MODEL", help=(
-    "Built-in name, folder or file with a Hugging Face config.json, FILE.py:FUNCTION, or a graph file."))]
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL", help=("Built-in name, folder or file with a Hugging Face config.json, FILE.py:FUNCTION, or a graph file.")
+    ),
+]
 PhaseOption = Annotated[Phase, typer.Option(help="What one step does.")]
 Batch = Annotated[int, typer.Option(help="Sequences in the batch.", min=1)]
 Seq = Annotated[int, typer.Option(help="Tokens a sequence takes in (prefill, train).", min=1)]
@@ -73,8 +82,9 @@ Scans = Annotated[ScanName, typer.Option(help="State-space layers: torch code as
 Quant = Annotated[str | None, typer.Option(help="Formats of the linear layers: w4a16, w8a8, fp8, fp8_block, nvfp4 ...")]
 Strict = Annotated[bool, typer.Option("--strict", help="Fail if an op has no formula.")]
 SystemOption = Annotated[str, typer.Option("--system", help="Name (see `presilicon systems`) or path of a device file.")]
-RuntimeOption = Annotated[RuntimeName, typer.Option(help=(
-    "eager: the CPU launches each kernel; cudagraph: captured; compiled: captured and fused."))]
+RuntimeOption = Annotated[
+    RuntimeName, typer.Option(help=("eager: the CPU launches each kernel; cudagraph: captured; compiled: captured and fused."))
+]
 FidelityOption = Annotated[FidelityName, typer.Option(help="analytic: closed forms; tile: tiles played out on the SMs.")]
 
 
@@ -122,15 +132,25 @@ def _quantised(graph: OpGraph, scheme: str | None) -> OpGraph:
 
 
 @app.command()
-def predict(call: typer.Context, model: Model,
-            system: Annotated[list[str], typer.Option("--system", help="Name or device file; repeat to compare.")],
-            phase: PhaseOption = Phase.PREFILL, batch: Batch = 1, seq: Seq = 2048, context: Context = 4096, dtype: Dtype = "bfloat16",
-            attention: Attention = AttentionName.SDPA, scans: Scans = ScanName.TORCH, quant: Quant = None,
-            runtime: RuntimeOption = RuntimeName.CUDAGRAPH, fidelity: FidelityOption = FidelityName.TILE, strict: Strict = False,
-            override: Annotated[list[str] | None, typer.Option("--set", help=(
-                "PATH=VALUE, such as dram.bandwidth='4 TB/s'; repeatable."))] = None,
-            top: Annotated[int, typer.Option(help="Ops to list.", min=1)] = 10,
-            out: Annotated[Path | None, typer.Option(help="Folder for the tables, timeline and roofline.")] = None) -> None:
+def predict(
+    call: typer.Context,
+    model: Model,
+    system: Annotated[list[str], typer.Option("--system", help="Name or device file; repeat to compare.")],
+    phase: PhaseOption = Phase.PREFILL,
+    batch: Batch = 1,
+    seq: Seq = 2048,
+    context: Context = 4096,
+    dtype: Dtype = "bfloat16",
+    attention: Attention = AttentionName.SDPA,
+    scans: Scans = ScanName.TORCH,
+    quant: Quant = None,
+    runtime: RuntimeOption = RuntimeName.CUDAGRAPH,
+    fidelity: FidelityOption = FidelityName.TILE,
+    strict: Strict = False,
+    override: Annotated[list[str] | None, typer.Option("--set", help=("PATH=VALUE, such as dram.bandwidth='4 TB/s'; repeatable."))] = None,
+    top: Annotated[int, typer.Option(help="Ops to list.", min=1)] = 10,
+    out: Annotated[Path | None, typer.Option(help="Folder for the tables, timeline and roofline.")] = None,
+) -> None:
     """Predict one step of a model on one system or several."""
     from .api import simulate
     from .arch import load
@@ -186,10 +206,20 @@ def _write_outputs(report: Report, folder: Path) -> None:
 
 
 @app.command()
-def trace(call: typer.Context, model: Model,
-          out: Annotated[Path, typer.Option("-o", "--out", help="Graph file to write (.json or .json.gz).")],
-          phase: PhaseOption = Phase.PREFILL, batch: Batch = 1, seq: Seq = 2048, context: Context = 4096, dtype: Dtype = "bfloat16",
-          attention: Attention = AttentionName.SDPA, scans: Scans = ScanName.TORCH, quant: Quant = None, strict: Strict = False) -> None:
+def trace(
+    call: typer.Context,
+    model: Model,
+    out: Annotated[Path, typer.Option("-o", "--out", help="Graph file to write (.json or .json.gz).")],
+    phase: PhaseOption = Phase.PREFILL,
+    batch: Batch = 1,
+    seq: Seq = 2048,
+    context: Context = 4096,
+    dtype: Dtype = "bfloat16",
+    attention: Attention = AttentionName.SDPA,
+    scans: Scans = ScanName.TORCH,
+    quant: Quant = None,
+    strict: Strict = False,
+) -> None:
     """Trace a model into a graph file, which every command takes in place of MODEL without importing torch."""
     check_writable(out)
     graph = _graph(model, strict, call)
@@ -214,26 +244,60 @@ def systems(name: Annotated[str | None, typer.Argument(help="One system: show ev
         for each in arch.names():
             s = arch.load(each)
             peak = max((s.tensor_flops_per_s(a) for a in ("bf16", "fp16") if a in s.gpu.sm.tensor_flops_per_clk), default=0.0)
-            rows.append((s.name, s.title, s.generation, int(s.gpu.sm.count), format_si(peak, "FLOP/s"),
-                         format_si(s.dram.bandwidth_bytes_per_s, "B/s"),
-                         format_si(s.dram.size_bytes, "B"), format_si(s.power.limit_w, "W"), ", ".join(sorted(s.intervals)) or "-"))
-        console.print(make_table("", [("name", "left"), ("device", "left"), ("generation", "left"), ("SMs", "right"),
-                                      ("16-bit tensor", "right"),
-                                      ("DRAM", "right"), ("memory", "right"), ("power", "right"), ("calibrated", "left")], rows))
+            rows.append(
+                (
+                    s.name,
+                    s.title,
+                    s.generation,
+                    int(s.gpu.sm.count),
+                    format_si(peak, "FLOP/s"),
+                    format_si(s.dram.bandwidth_bytes_per_s, "B/s"),
+                    format_si(s.dram.size_bytes, "B"),
+                    format_si(s.power.limit_w, "W"),
+                    ", ".join(sorted(s.intervals)) or "-",
+                )
+            )
+        console.print(
+            make_table(
+                "",
+                [
+                    ("name", "left"),
+                    ("device", "left"),
+                    ("generation", "left"),
+                    ("SMs", "right"),
+                    ("16-bit tensor", "right"),
+                    ("DRAM", "right"),
+                    ("memory", "right"),
+                    ("power", "right"),
+                    ("calibrated", "left"),
+                ],
+                rows,
+            )
+        )
         return
     system = arch.load(name)
     console.print(f"{system.title} ({system.name}), generation {system.generation}", highlight=False, markup=False)
-    console.print(make_table("", [("path", "left"), ("value", "right"), ("status", "left"), ("source", "left")],
-                             [(r.path, r.value, r.status, r.source) for r in table(system)]))
+    console.print(
+        make_table(
+            "",
+            [("path", "left"), ("value", "right"), ("status", "left"), ("source", "left")],
+            [(r.path, r.value, r.status, r.source) for r in table(system)],
+        )
+    )
 
 
 @app.command()
-def ops(table: Annotated[Path, typer.Argument(help="CSV, one operator per row.")], system: SystemOption,
-        kind: Annotated[str | None, typer.Option(help="gemm, attention-prefill, attention-decode, moe, collective, encoder-attention ...; "
-                                                      "default: from the columns.")] = None,
-        out: Annotated[Path | None, typer.Option("-o", "--out", help="CSV to write: the input's columns and the prediction.")] = None,
-        measured: Annotated[str | None, typer.Option(help="Column of measured seconds: print the error table.")] = None,
-        worst: Annotated[int, typer.Option(help="Worst rows to print.", min=0)] = 10) -> None:
+def ops(
+    table: Annotated[Path, typer.Argument(help="CSV, one operator per row.")],
+    system: SystemOption,
+    kind: Annotated[
+        str | None,
+        typer.Option(help="gemm, attention-prefill, attention-decode, moe, collective, encoder-attention ...; default: from the columns."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="CSV to write: the input's columns and the prediction.")] = None,
+    measured: Annotated[str | None, typer.Option(help="Column of measured seconds: print the error table.")] = None,
+    worst: Annotated[int, typer.Option(help="Worst rows to print.", min=0)] = 10,
+) -> None:
     """Predict every row of an op table; with --measured, print how wrong the prediction is."""
     from .arch import load
     from .validate.opfile import predict_file
@@ -245,23 +309,36 @@ def ops(table: Annotated[Path, typer.Argument(help="CSV, one operator per row.")
 
 
 @app.command()
-def calibrate(tables: Annotated[list[Path], typer.Argument(help="CSV op tables with measured seconds.")], system: SystemOption,
-              out: Annotated[Path, typer.Option("-o", "--out", help="Device file to write.")],
-              kind: Annotated[str | None, typer.Option(help="Kind of all tables; default: from the columns of each.")] = None,
-              measured: Annotated[str, typer.Option(help="Column of measured seconds.")] = "latency_s",
-              source: Annotated[str | None, typer.Option(help="What the tables were measured on; default: the files' names.")] = None,
-              half: Annotated[int | None, typer.Option(min=0, max=1, help=(
-                  "0 or 1: fit on this random half of the rows only and report the error on the other."))] = None,
-              start: Annotated[str | None, typer.Option(help="Take the starting constants from this system.")] = None,
-              seed: Annotated[int, typer.Option(help="Of the random subsample, folds and half.")] = 0) -> None:
+def calibrate(
+    tables: Annotated[list[Path], typer.Argument(help="CSV op tables with measured seconds.")],
+    system: SystemOption,
+    out: Annotated[Path, typer.Option("-o", "--out", help="Device file to write.")],
+    kind: Annotated[str | None, typer.Option(help="Kind of all tables; default: from the columns of each.")] = None,
+    measured: Annotated[str, typer.Option(help="Column of measured seconds.")] = "latency_s",
+    source: Annotated[str | None, typer.Option(help="What the tables were measured on; default: the files' names.")] = None,
+    half: Annotated[
+        int | None, typer.Option(min=0, max=1, help=("0 or 1: fit on this random half of the rows only and report the error on the other."))
+    ] = None,
+    start: Annotated[str | None, typer.Option(help="Take the starting constants from this system.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the random subsample, folds and half.")] = 0,
+) -> None:
     """Fit the physical constants of a device to measured op tables and write a new device file."""
     from .arch import load, save
     from .validate.opfile import calibrate_files
 
     console = _console()
     check_writable(out)
-    result = calibrate_files(tables, load(system), kind=kind, measured=measured, source=source, half=half, seed=seed,
-                             start=load(start) if start else None, show_progress=sys.stderr.isatty())
+    result = calibrate_files(
+        tables,
+        load(system),
+        kind=kind,
+        measured=measured,
+        source=source,
+        half=half,
+        seed=seed,
+        start=load(start) if start else None,
+        show_progress=sys.stderr.isatty(),
+    )
     save(result.system, out)
     for line in result.lines():
         console.print(line, highlight=False, markup=False)
@@ -269,23 +346,26 @@ def calibrate(tables: Annotated[list[Path], typer.Argument(help="CSV op tables w
 
 
 @app.command()
-def validate(folder: Annotated[Path, typer.Argument(help="Folder of measured op tables, GPU.KIND.csv.")],
-             protocol: Annotated[list[str] | None, typer.Option(help="shipped, held-out, transfer; repeatable; default: all.")] = None,
-             system: Annotated[list[str] | None, typer.Option(help=(
-                 "GPU=NAME: the device file of a GPU in the file names; repeatable."))] = None,
-             kind: Annotated[list[str] | None, typer.Option(help="Only tables of this kind; repeatable.")] = None,
-             seed: Annotated[int, typer.Option(help="Of the random half.")] = 0,
-             out: Annotated[Path | None, typer.Option("-o", "--out", help="Markdown page to write.")] = None,
-             intervals: Annotated[Path | None, typer.Option(help=(
-                 "YAML to write: the transfer residuals as intervals for GPUs without a calibration (arch/intervals.yaml)."))] = None) -> None:
+def validate(
+    folder: Annotated[Path, typer.Argument(help="Folder of measured op tables, GPU.KIND.csv.")],
+    protocol: Annotated[list[str] | None, typer.Option(help="shipped, held-out, transfer; repeatable; default: all.")] = None,
+    system: Annotated[list[str] | None, typer.Option(help=("GPU=NAME: the device file of a GPU in the file names; repeatable."))] = None,
+    kind: Annotated[list[str] | None, typer.Option(help="Only tables of this kind; repeatable.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the random half.")] = 0,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Markdown page to write.")] = None,
+    intervals: Annotated[
+        Path | None,
+        typer.Option(help=("YAML to write: the transfer residuals as intervals for GPUs without a calibration (arch/intervals.yaml).")),
+    ] = None,
+) -> None:
     """Error on measured op tables by protocol (as shipped, held out, transferred from another GPU), worst first."""
     from rich.progress import Progress
 
     from .validate import accuracy
 
     console = _console()
-    if out is not None:
-        check_writable(out)
+    for path in filter(None, (out, intervals)):
+        check_writable(path)
     for name in protocol or ():
         if name not in accuracy.PROTOCOLS:
             raise UnknownNameError("protocol", name, accuracy.PROTOCOLS)
@@ -293,8 +373,12 @@ def validate(folder: Annotated[Path, typer.Argument(help="Folder of measured op 
     tables = [(t, s) for t, s in tables if not kind or t.kind.name in kind]
     with Progress(disable=not sys.stderr.isatty(), transient=True) as progress:
         task = progress.add_task("validating", total=1.0)
-        entries = accuracy.evaluate_tables(tables, protocol or accuracy.PROTOCOLS, seed=seed,
-                                           progress=lambda stage, share: progress.update(task, description=stage, completed=share))
+        entries = accuracy.evaluate_tables(
+            tables,
+            protocol or accuracy.PROTOCOLS,
+            seed=seed,
+            progress=lambda stage, share: progress.update(task, description=stage, completed=share),
+        )
         if intervals is not None:
             accuracy.write_intervals(intervals, tables, seed)
     console.print(accuracy.overview(entries), highlight=False, markup=False)
@@ -305,9 +389,11 @@ def validate(folder: Annotated[Path, typer.Argument(help="Folder of measured op 
 
 
 @app.command()
-def cases(names: Annotated[list[str] | None, typer.Argument(help="Cases to run; default: all.")] = None,
-          folder: Annotated[Path | None, typer.Option(help="Folder of case files; default: the shipped ones.")] = None,
-          out: Annotated[Path | None, typer.Option("-o", "--out", help="CSV of the results.")] = None) -> None:
+def cases(
+    names: Annotated[list[str] | None, typer.Argument(help="Cases to run; default: all.")] = None,
+    folder: Annotated[Path | None, typer.Option(help="Folder of case files; default: the shipped ones.")] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="CSV of the results.")] = None,
+) -> None:
     """Run published results and print claimed beside predicted; exit status 1 if one is outside of its tolerance."""
     from .validate.cases import run_cases, to_csv
 

@@ -31,5 +31,9 @@ def run(console: Console, folder: Path, write: Callable[[Report, Path], None]) -
             reports.append(report)
     for phase in ("prefill", "decode"):
         console.print(comparison_table([r for r in reports if r.simulation.graph.meta.get("phase") == phase]))
-    console.print("Timelines (open *.perfetto.json at ui.perfetto.dev), rooflines (*.svg), tables (*.csv) and graphs are in "
-                  f"{folder.resolve()}", highlight=False, markup=False, soft_wrap=True)
+    console.print(
+        f"Timelines (open *.perfetto.json at ui.perfetto.dev), rooflines (*.svg), tables (*.csv) and graphs are in {folder.resolve()}",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )

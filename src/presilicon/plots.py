@@ -65,11 +65,22 @@ def roofline(report: Report) -> Figure:
         axes.axhline(peak / 1e12, color="#777777", lw=0.8, ls="--")
         axes.annotate(f"{name}: {peak / 1e12:.0f} TFLOP/s", (x[-1], peak / 1e12), ha="right", va="bottom", fontsize=8, color="#555555")
     for index, (kind, group) in enumerate(frame.groupby("kind", sort=True)):
-        axes.scatter(group["flops"] / group["bytes"], group["flops"] / group["time_s"] / 1e12, s=12 + 1200 * group["share"], alpha=0.65,
-                     color=colour(index), edgecolor="none")
+        axes.scatter(
+            group["flops"] / group["bytes"],
+            group["flops"] / group["time_s"] / 1e12,
+            s=12 + 1200 * group["share"],
+            alpha=0.65,
+            color=colour(index),
+            edgecolor="none",
+        )
         axes.scatter([], [], s=40, color=colour(index), label=str(kind), edgecolor="none")
-    axes.set(xscale="log", yscale="log", xlabel="FLOPs per compulsory byte", ylabel="TFLOP/s",
-             title=f"{s.graph.name} {s.graph.meta.get('phase', '')} on {s.system.title}")
+    axes.set(
+        xscale="log",
+        yscale="log",
+        xlabel="FLOPs per compulsory byte",
+        ylabel="TFLOP/s",
+        title=f"{s.graph.name} {s.graph.meta.get('phase', '')} on {s.system.title}",
+    )
     axes.grid(True, which="major", alpha=0.25)
     axes.legend(fontsize=8, loc="lower right")
     return figure
@@ -85,8 +96,11 @@ def timeline(report: Report, max_spans: int = 2000) -> Figure:
     figure, axes = _figure(10.0, 1.2 + 0.6 * len(lanes))
     for lane_index, lane in enumerate(lanes):
         for kind in (*palette, ""):
-            bars = [(span.start_s * 1e3, span.duration_s * 1e3) for span in spans
-                    if span.lane == lane and (kinds.get(span.op, "") if lane != "host" else "") == kind]
+            bars = [
+                (span.start_s * 1e3, span.duration_s * 1e3)
+                for span in spans
+                if span.lane == lane and (kinds.get(span.op, "") if lane != "host" else "") == kind
+            ]
             if bars:
                 axes.broken_barh(bars, (lane_index - 0.4, 0.8), facecolors=palette.get(kind, "#999999"), label=kind or "launch")
     handles, labels = axes.get_legend_handles_labels()

@@ -81,10 +81,21 @@ class Report:
         """The numbers of the first line, as plain data."""
         s = self.simulation
         return {
-            "model": s.graph.name, "phase": s.graph.meta.get("phase", ""), "system": s.system.name, "runtime": s.runtime,
-            "fidelity": s.fidelity, "time_s": s.time_s, "low_s": s.low_s, "high_s": s.high_s, "tokens_per_s": self.tokens_per_s,
-            "energy_j": sum(self.energy_j.values()), "flops": s.graph.flops, "limited_by": self.limited_by,
-            "peak_memory_bytes": s.memory.peak_bytes, "fits": s.memory.fits, "uncovered_ops": sum(u.count for u in s.graph.uncovered),
+            "model": s.graph.name,
+            "phase": s.graph.meta.get("phase", ""),
+            "system": s.system.name,
+            "runtime": s.runtime,
+            "fidelity": s.fidelity,
+            "time_s": s.time_s,
+            "low_s": s.low_s,
+            "high_s": s.high_s,
+            "tokens_per_s": self.tokens_per_s,
+            "energy_j": sum(self.energy_j.values()),
+            "flops": s.graph.flops,
+            "limited_by": self.limited_by,
+            "peak_memory_bytes": s.memory.peak_bytes,
+            "fits": s.memory.fits,
+            "uncovered_ops": sum(u.count for u in s.graph.uncovered),
         }
 
     @property
@@ -118,7 +129,8 @@ class Report:
         if frame.empty:
             return frame
         grouped = frame.groupby(["kind", "limiter"], sort=False).agg(
-            ops=("count", "sum"), time_s=("total_s", "sum"), share=("share", "sum"), energy_j=("energy_j", "sum"))
+            ops=("count", "sum"), time_s=("total_s", "sum"), share=("share", "sum"), energy_j=("energy_j", "sum")
+        )
         return grouped.sort_values("time_s", ascending=False).reset_index()
 
     def to_perfetto(self, path: str | os.PathLike[str]) -> Path:
@@ -153,14 +165,18 @@ class Report:
         print_report(self, console, top)
 
     def __repr__(self) -> str:
-        return (f"Report({self.simulation.graph.name} on {self.simulation.system.name}: {format_si(self.time_s, 's')} "
-                f"[{format_si(self.interval_s[0], 's')}, {format_si(self.interval_s[1], 's')}], limited by {self.limited_by})")
+        return (
+            f"Report({self.simulation.graph.name} on {self.simulation.system.name}: {format_si(self.time_s, 's')} "
+            f"[{format_si(self.interval_s[0], 's')}, {format_si(self.interval_s[1], 's')}], limited by {self.limited_by})"
+        )
 
     def _repr_html_(self) -> str:
         from .tables import summary_lines
 
-        head = "".join(f"<tr><th style='text-align:left'>{html.escape(k)}</th><td style='text-align:left'>{html.escape(v)}</td></tr>"
-                       for k, v in summary_lines(self))
+        head = "".join(
+            f"<tr><th style='text-align:left'>{html.escape(k)}</th><td style='text-align:left'>{html.escape(v)}</td></tr>"
+            for k, v in summary_lines(self)
+        )
         frame = self.by_kind()
         return f"<table>{head}</table>" + frame.to_html(index=False, float_format=lambda x: f"{x:.4g}", escape=True)
 
@@ -170,9 +186,24 @@ def _row(r: OpResult, total_s: float) -> dict[str, Any]:
     dram_bytes = e.bytes_moved.get("dram", 0.0)
     per_s = 1.0 / e.time_s if e.time_s else 0.0
     return {
-        "op": r.op.name, "module": r.op.module, "kind": r.op.kind, "family": r.kernel.family,
-        "shape": " ".join(f"{k}={v}" for k, v in r.op.dims.items()), "count": r.op.count, "time_s": e.time_s, "low_s": e.low_s,
-        "high_s": e.high_s, "total_s": e.time_s * r.op.count, "share": e.time_s * r.op.count / total_s, "limiter": e.limiter,
-        "flops": e.flops, "tflops_per_s": e.flops * per_s / 1e12, "bytes": r.op.bytes_read + r.op.bytes_written, "dram_bytes": dram_bytes,
-        "gb_per_s": dram_bytes * per_s / 1e9, "clock_hz": e.clock_hz, "energy_j": e.total_energy_j * r.op.count, "source": r.op.source,
+        "op": r.op.name,
+        "module": r.op.module,
+        "kind": r.op.kind,
+        "family": r.kernel.family,
+        "shape": " ".join(f"{k}={v}" for k, v in r.op.dims.items()),
+        "count": r.op.count,
+        "time_s": e.time_s,
+        "low_s": e.low_s,
+        "high_s": e.high_s,
+        "total_s": e.time_s * r.op.count,
+        "share": e.time_s * r.op.count / total_s,
+        "limiter": e.limiter,
+        "flops": e.flops,
+        "tflops_per_s": e.flops * per_s / 1e12,
+        "bytes": r.op.bytes_read + r.op.bytes_written,
+        "dram_bytes": dram_bytes,
+        "gb_per_s": dram_bytes * per_s / 1e9,
+        "clock_hz": e.clock_hz,
+        "energy_j": e.total_energy_j * r.op.count,
+        "source": r.op.source,
     }

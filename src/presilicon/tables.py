@@ -42,23 +42,47 @@ def summary_lines(report: Report) -> list[tuple[str, str]]:
     total = sum(report.energy_j.values())
     step_s = s.time_s or 1.0
     lines.append(("energy", f"{format_si(total, 'J')}" + (f", {format_si(total / s.graph.tokens, 'J')} a token" if s.graph.tokens else "")))
-    lines.append(("limited by", report.limited_by + "   " + ", ".join(
-        f"{name} {value / step_s:.0%}" for name, value in list(report.bottlenecks().items())[:5])))
+    lines.append(
+        (
+            "limited by",
+            report.limited_by + "   " + ", ".join(f"{name} {value / step_s:.0%}" for name, value in list(report.bottlenecks().items())[:5]),
+        )
+    )
     if s.runtime == "eager" or s.host_limited:
-        lines.append(("host", f"{format_si(s.host_busy_s, 's')} to launch; GPU busy {s.gpu_busy_s / step_s:.0%} of the step; first kernel "
-                              f"after {format_si(s.first_kernel_s, 's')}"))
+        lines.append(
+            (
+                "host",
+                f"{format_si(s.host_busy_s, 's')} to launch; GPU busy {s.gpu_busy_s / step_s:.0%} of the step; first kernel "
+                f"after {format_si(s.first_kernel_s, 's')}",
+            )
+        )
     fits = "fits" if memory.fits else f"DOES NOT FIT: {format_si(memory.missing_bytes, 'B')} too much"
-    lines.append(("memory", f"{format_si(memory.peak_bytes, 'B')} of {format_si(memory.capacity_bytes, 'B')}, {fits}   "
-                  + ", ".join(f"{n} {format_si(v, 'B')}" for n, v in memory.parts_bytes.items())))
+    lines.append(
+        (
+            "memory",
+            f"{format_si(memory.peak_bytes, 'B')} of {format_si(memory.capacity_bytes, 'B')}, {fits}   "
+            + ", ".join(f"{n} {format_si(v, 'B')}" for n, v in memory.parts_bytes.items()),
+        )
+    )
     if report.uncovered:
-        lines.append(("UNCOVERED", f"{sum(u['count'] for u in report.uncovered)} ops without a formula: "
-                      + ", ".join(f"{u['target']} x{u['count']}" for u in report.uncovered[:6])))
+        lines.append(
+            (
+                "UNCOVERED",
+                f"{sum(u['count'] for u in report.uncovered)} ops without a formula: "
+                + ", ".join(f"{u['target']} x{u['count']}" for u in report.uncovered[:6]),
+            )
+        )
     else:
         lines.append(("coverage", f"all {sum(r.op.count for r in s.results)} kernels have a formula"))
     sources = report.calibration
     own = sum(not text.startswith("not calibrated") for text in sources.values())
-    lines.append(("calibration", f"{own} of {len(sources)} kernel families calibrated on this GPU; {len(report.assumed)} numbers assumed "
-                  "by rule (presilicon systems " + s.system.name + ")"))
+    lines.append(
+        (
+            "calibration",
+            f"{own} of {len(sources)} kernel families calibrated on this GPU; {len(report.assumed)} numbers assumed "
+            "by rule (presilicon systems " + s.system.name + ")",
+        )
+    )
     return lines
 
 
@@ -76,16 +100,42 @@ def print_report(report: Report, console: Console, top: int = 10) -> None:
     if not report.simulation.results:
         return
     kinds: Any = report.by_kind()
-    console.print(make_table(
-        "Share by kind", [("kind", "left"), ("limited by", "left"), ("kernels", "right"), ("time", "right"), ("share", "right")],
-        [(r.kind, r.limiter, int(r.ops), format_si(r.time_s, "s"), f"{r.share:.1%}") for r in kinds.head(12).itertuples()]))
+    console.print(
+        make_table(
+            "Share by kind",
+            [("kind", "left"), ("limited by", "left"), ("kernels", "right"), ("time", "right"), ("share", "right")],
+            [(r.kind, r.limiter, int(r.ops), format_si(r.time_s, "s"), f"{r.share:.1%}") for r in kinds.head(12).itertuples()],
+        )
+    )
     frame: Any = report.to_frame().nlargest(top, "total_s")
-    console.print(make_table(
-        f"Most expensive of {len(report.simulation.results)} distinct ops",
-        [("op", "left"), ("shape", "left"), ("runs", "right"), ("one run", "right"), ("share", "right"), ("limited by", "left"),
-         ("TFLOP/s", "right"), ("DRAM GB/s", "right")],
-        [(r.module or r.op, r.shape, r.count, format_si(r.time_s, "s"), f"{r.share:.1%}", r.limiter, f"{r.tflops_per_s:.3g}",
-          f"{r.gb_per_s:.4g}") for r in frame.itertuples()]))
+    console.print(
+        make_table(
+            f"Most expensive of {len(report.simulation.results)} distinct ops",
+            [
+                ("op", "left"),
+                ("shape", "left"),
+                ("runs", "right"),
+                ("one run", "right"),
+                ("share", "right"),
+                ("limited by", "left"),
+                ("TFLOP/s", "right"),
+                ("DRAM GB/s", "right"),
+            ],
+            [
+                (
+                    r.module or r.op,
+                    r.shape,
+                    r.count,
+                    format_si(r.time_s, "s"),
+                    f"{r.share:.1%}",
+                    r.limiter,
+                    f"{r.tflops_per_s:.3g}",
+                    f"{r.gb_per_s:.4g}",
+                )
+                for r in frame.itertuples()
+            ],
+        )
+    )
 
 
 def comparison_table(reports: Sequence[Report]) -> Table:
@@ -94,9 +144,33 @@ def comparison_table(reports: Sequence[Report]) -> Table:
     rows = []
     for report in reports:
         h = report.headline()
-        rows.append((h["model"], h["phase"], h["system"], format_si(h["time_s"], "s"),
-                     f"{format_si(h['low_s'], 's')} to {format_si(h['high_s'], 's')}", f"{h['tokens_per_s']:,.0f}",
-                     format_si(h["energy_j"], "J"), h["limited_by"], "yes" if h["fits"] else "NO", f"{first / h['time_s']:.2f}x"))
-    return make_table("", [("model", "left"), ("phase", "left"), ("system", "left"), ("time", "right"), ("90 % interval", "right"),
-                           ("tokens/s", "right"), ("energy", "right"), ("limited by", "left"), ("fits", "left"),
-                           ("speedup", "right")], rows)
+        rows.append(
+            (
+                h["model"],
+                h["phase"],
+                h["system"],
+                format_si(h["time_s"], "s"),
+                f"{format_si(h['low_s'], 's')} to {format_si(h['high_s'], 's')}",
+                f"{h['tokens_per_s']:,.0f}",
+                format_si(h["energy_j"], "J"),
+                h["limited_by"],
+                "yes" if h["fits"] else "NO",
+                f"{first / h['time_s']:.2f}x",
+            )
+        )
+    return make_table(
+        "",
+        [
+            ("model", "left"),
+            ("phase", "left"),
+            ("system", "left"),
+            ("time", "right"),
+            ("90 % interval", "right"),
+            ("tokens/s", "right"),
+            ("energy", "right"),
+            ("limited by", "left"),
+            ("fits", "left"),
+            ("speedup", "right"),
+        ],
+        rows,
+    )

@@ -19,23 +19,73 @@ from typing import Final
 
 from .errors import UnitError, shown
 
-_DECIMAL: Final = {"f": 1e-15, "p": 1e-12, "n": 1e-9, "u": 1e-6, "µ": 1e-6, "μ": 1e-6, "m": 1e-3, "k": 1e3, "K": 1e3,
-                   "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18}
+_DECIMAL: Final = {
+    "f": 1e-15,
+    "p": 1e-12,
+    "n": 1e-9,
+    "u": 1e-6,
+    "µ": 1e-6,
+    "μ": 1e-6,
+    "m": 1e-3,
+    "k": 1e3,
+    "K": 1e3,
+    "M": 1e6,
+    "G": 1e9,
+    "T": 1e12,
+    "P": 1e15,
+    "E": 1e18,
+}
 _BINARY: Final = {"Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40}
 _PREFIXES: Final = {**_BINARY, **_DECIMAL}
 
 #: Base units that a quantity may be given in. ``"1"`` is a plain number.
-BASE_UNITS: Final = ("s", "Hz", "B", "B/s", "B/clk", "FLOP/s", "FLOP/clk", "op/clk", "W", "J", "J/B", "J/bit", "J/FLOP",
-                     "V", "m2", "clk", "USD", "USD/h", "1")
+BASE_UNITS: Final = (
+    "s",
+    "Hz",
+    "B",
+    "B/s",
+    "B/clk",
+    "FLOP/s",
+    "FLOP/clk",
+    "op/clk",
+    "W",
+    "J",
+    "J/B",
+    "J/bit",
+    "J/FLOP",
+    "V",
+    "m2",
+    "clk",
+    "USD",
+    "USD/h",
+    "1",
+)
 #: Other spellings that take a prefix, and those that do not: base unit and factor.
-_FACTORS: Final = {"bit/s": ("B/s", 0.125), "b/s": ("B/s", 0.125), "bps": ("B/s", 0.125), "bit": ("B", 0.125),
-                   "FLOPS": ("FLOP/s", 1.0)}
-_FIXED: Final = {"%": ("1", 0.01), "cycles": ("clk", 1.0), "cycle": ("clk", 1.0), "mm2": ("m2", 1e-6),
-                 "um2": ("m2", 1e-12), "cm2": ("m2", 1e-4), "min": ("s", 60.0), "h": ("s", 3600.0)}
+_FACTORS: Final = {"bit/s": ("B/s", 0.125), "b/s": ("B/s", 0.125), "bps": ("B/s", 0.125), "bit": ("B", 0.125), "FLOPS": ("FLOP/s", 1.0)}
+_FIXED: Final = {
+    "%": ("1", 0.01),
+    "cycles": ("clk", 1.0),
+    "cycle": ("clk", 1.0),
+    "mm2": ("m2", 1e-6),
+    "um2": ("m2", 1e-12),
+    "cm2": ("m2", 1e-4),
+    "min": ("s", 60.0),
+    "h": ("s", 3600.0),
+}
 _CONVERSIONS: Final = {("J/bit", "J/B"): 8.0, ("J/B", "J/bit"): 0.125}
-_EXAMPLES: Final = {"s": "4.7 us", "Hz": "1.41 GHz", "B": "40 MiB", "B/s": "3.35 TB/s", "FLOP/s": "312 TFLOP/s",
-                    "J": "3 mJ", "J/B": "4 pJ/B", "J/bit": "3.9 pJ/bit", "J/FLOP": "0.5 pJ/FLOP", "m2": "814 mm2",
-                    "1": "132"}
+_EXAMPLES: Final = {
+    "s": "4.7 us",
+    "Hz": "1.41 GHz",
+    "B": "40 MiB",
+    "B/s": "3.35 TB/s",
+    "FLOP/s": "312 TFLOP/s",
+    "J": "3 mJ",
+    "J/B": "4 pJ/B",
+    "J/bit": "3.9 pJ/bit",
+    "J/FLOP": "0.5 pJ/FLOP",
+    "m2": "814 mm2",
+    "1": "132",
+}
 _NAMES: Final = {-5: "f", -4: "p", -3: "n", -2: "u", -1: "m", 0: "", 1: "k", 2: "M", 3: "G", 4: "T", 5: "P", 6: "E"}
 _QUANTITY: Final = re.compile(r"^\s*([-+]?(?:\d[\d_]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*([^\d\s].*?)?\s*$")
 
@@ -101,8 +151,7 @@ def parse(value: object, unit: str) -> float:
             if match.group(2):
                 found = _split_unit(match.group(2))
                 if found is None:
-                    raise UnitError(f"expected {_wanted(unit)}, {_example(unit)}, found {shown(value)}: "
-                                    f"unknown unit {match.group(2)!r}")
+                    raise UnitError(f"expected {_wanted(unit)}, {_example(unit)}, found {shown(value)}: unknown unit {match.group(2)!r}")
                 base, factor = found
         else:
             number = float(value)

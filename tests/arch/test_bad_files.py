@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from presilicon.arch import constants, loader
-from presilicon.arch.yamlfile import read_yaml
 
 from presilicon import arch
+from presilicon.arch import constants, loader
+from presilicon.arch.yamlfile import read_yaml
 from presilicon.errors import PresiliconError, SpecError, UnknownNameError
 
 GOOD = """\

@@ -6,9 +6,9 @@ import re
 from pathlib import Path
 
 import pytest
-from presilicon.arch import constants, loader, schema
 
 from presilicon import arch
+from presilicon.arch import constants, loader, schema
 from presilicon.errors import UnknownNameError
 from presilicon.units import BASE_UNITS, parse
 

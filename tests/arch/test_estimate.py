@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from presilicon.arch import Estimate
 
 A = Estimate(1.0, 0.9, 1.2, {"tensor": 3.0, "dram": 1.0}, {"dram": 10.0}, {"tensor": 0.8, "dram": 0.5}, 100.0, 1e9,

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from presilicon.arch import loader
 
 from presilicon import arch
+from presilicon.arch import loader
 from presilicon.errors import OutputError, SpecError, UnknownNameError
 
 QUICK = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -15,10 +15,16 @@ DESIGNS = 2000
 @pytest.fixture(scope="module")
 def designs():
     rng = np.random.default_rng(0)
-    return Machine.of(arch.load("h100-sxm"), {
-        "gpu.sm.count": rng.integers(60, 200, DESIGNS), "gpu.clock.boost": rng.uniform(1e9, 2.2e9, DESIGNS),
-        "gpu.l2.size": rng.uniform(20e6, 120e6, DESIGNS), "dram.bandwidth": rng.uniform(1e12, 8e12, DESIGNS),
-        "gpu.sm.tensor.bf16": rng.uniform(1024, 8192, DESIGNS)})
+    return Machine.of(
+        arch.load("h100-sxm"),
+        {
+            "gpu.sm.count": rng.integers(60, 200, DESIGNS),
+            "gpu.clock.boost": rng.uniform(1e9, 2.2e9, DESIGNS),
+            "gpu.l2.size": rng.uniform(20e6, 120e6, DESIGNS),
+            "dram.bandwidth": rng.uniform(1e12, 8e12, DESIGNS),
+            "gpu.sm.tensor.bf16": rng.uniform(1024, 8192, DESIGNS),
+        },
+    )
 
 
 def _points_per_s(benchmark, points):

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from presilicon.mapping.gpu import collective
-from presilicon.mapping.gpu.collective import CUSTOM_ALL_REDUCE, Link
-from presilicon.mapping.gpu.machine import Machine
 
 from presilicon import arch
 from presilicon.errors import TableError, UnknownNameError
+from presilicon.mapping.gpu import collective
+from presilicon.mapping.gpu.collective import CUSTOM_ALL_REDUCE, Link
+from presilicon.mapping.gpu.machine import Machine
 
 MEASURED = Path(__file__).resolve().parents[3] / "shared" / "measured"
 NVLINK = Link("nvlink", 300e9, 0.8e-6)

@@ -14,15 +14,24 @@ def elementwise(name, n, reads=1, body=None, count=1, weight=False):
 
 
 def matmul(name, m, n, k, count=1):
-    return Op(name, "matmul", "t", {"b": 1, "m": m, "n": n, "k": k},
-              (tensor("a", "input", "b m k", "bf16"), tensor("w", "weight", "k n", "bf16"), tensor("out", "output", "b m n", "bf16")),
-              {"mac": 1}, count=count)
+    return Op(
+        name,
+        "matmul",
+        "t",
+        {"b": 1, "m": m, "n": n, "k": k},
+        (tensor("a", "input", "b m k", "bf16"), tensor("w", "weight", "k n", "bf16"), tensor("out", "output", "b m n", "bf16")),
+        {"mac": 1},
+        count=count,
+    )
 
 
 def chain():
     """matmul -> scale -> add (with the matmul's own result as residual) -> matmul"""
-    return OpGraph("chain", [matmul("mm1", 8, 64, 32), elementwise("scale", 512), elementwise("add", 512, 2), matmul("mm2", 8, 64, 64)],
-                   [("mm1", "scale", "x0"), ("scale", "add", "x0"), ("mm1", "add", "x1"), ("add", "mm2", "a")])
+    return OpGraph(
+        "chain",
+        [matmul("mm1", 8, 64, 32), elementwise("scale", 512), elementwise("add", 512, 2), matmul("mm2", 8, 64, 64)],
+        [("mm1", "scale", "x0"), ("scale", "add", "x0"), ("mm1", "add", "x1"), ("add", "mm2", "a")],
+    )
 
 
 def test_a_chain_becomes_one_kernel_that_moves_what_crosses_its_boundary():
@@ -40,8 +49,7 @@ def test_arithmetic_is_kept():
 
 
 def test_a_tensor_that_others_need_is_still_written():
-    graph = OpGraph("fork", [elementwise("a", 100), elementwise("b", 100), matmul("mm", 10, 10, 10)],
-                    [("a", "b", "x0"), ("a", "mm", "a")])
+    graph = OpGraph("fork", [elementwise("a", 100), elementwise("b", 100), matmul("mm", 10, 10, 10)], [("a", "b", "x0"), ("a", "mm", "a")])
     kernel = fuse(graph).ops[0]
     assert kernel.bytes_written == 2 * 100 * 2  # a for the matmul, b as the result
 
@@ -53,8 +61,11 @@ def test_ops_of_other_counts_stay_apart():
 
 def test_a_path_through_a_matmul_keeps_ops_apart():
     # first feeds last directly and through the matmul: one kernel for both could never start
-    graph = OpGraph("skip", [elementwise("first", 64), matmul("mm", 8, 8, 8), elementwise("last", 64, 2)],
-                    [("first", "mm", "a"), ("mm", "last", "x0"), ("first", "last", "x1")])
+    graph = OpGraph(
+        "skip",
+        [elementwise("first", 64), matmul("mm", 8, 8, 8), elementwise("last", 64, 2)],
+        [("first", "mm", "a"), ("mm", "last", "x0"), ("first", "last", "x1")],
+    )
     fused = fuse(graph)
     assert len(fused) == 3
     assert nx.is_directed_acyclic_graph(fused.nx)
@@ -73,7 +84,9 @@ def test_program_order_is_a_topological_order():
 
 @pytest.mark.parametrize("kind", ["norm", "softmax", "reduce"])
 def test_a_row_kernel_keeps_its_rows(kind):
-    row = Op("row", kind, "t", {"r": 8, "c": 64}, (tensor("x0", "input", "r c", "bf16"), tensor("out", "output", "r c", "bf16")), {"add": 1})
+    row = Op(
+        "row", kind, "t", {"r": 8, "c": 64}, (tensor("x0", "input", "r c", "bf16"), tensor("out", "output", "r c", "bf16")), {"add": 1}
+    )
     graph = OpGraph("rows", [row, elementwise("e", 512)], [("row", "e", "x0")])
     kernel = fuse(graph).ops[0]
     assert kernel.kind == kind

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from presilicon.mapping.gpu.machine import Machine
-from presilicon.mapping.gpu.memory_bound import PHASES, Kind, memory_kernel
 
 from presilicon import arch
 from presilicon.errors import UnknownNameError
+from presilicon.mapping.gpu.machine import Machine
+from presilicon.mapping.gpu.memory_bound import PHASES, Kind, memory_kernel
 
 KINDS: tuple[Kind, ...] = ("copy", "norm", "softmax")
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from presilicon.mapping.gpu import scan
-from presilicon.mapping.gpu.machine import KernelTimes, Machine
 
 from presilicon import arch
+from presilicon.mapping.gpu import scan
+from presilicon.mapping.gpu.machine import KernelTimes, Machine
 
 MEASURED = Path(__file__).resolve().parents[3] / "shared" / "measured"
 

@@ -48,9 +48,19 @@ def test_skipping_steady_waves_changes_nothing():
     assert play_grid(many) == pytest.approx(41 * 10e-6, rel=1e-9)
 
 
-grids = st.builds(Grid, ctas=st.integers(1, 5000), sms=st.integers(1, 150), resident=st.integers(1, 4), cta_s=st.floats(1e-7, 1e-4),
-                  alone_s=st.floats(0, 1e-4), l2_s=st.floats(0, 1e-3), dram_s=st.floats(0, 1e-3), exposed=st.floats(0, 1),
-                  exposed_power=st.sampled_from([0.0, 1.0, 2.0]), longest=st.floats(1, 2))
+grids = st.builds(
+    Grid,
+    ctas=st.integers(1, 5000),
+    sms=st.integers(1, 150),
+    resident=st.integers(1, 4),
+    cta_s=st.floats(1e-7, 1e-4),
+    alone_s=st.floats(0, 1e-4),
+    l2_s=st.floats(0, 1e-3),
+    dram_s=st.floats(0, 1e-3),
+    exposed=st.floats(0, 1),
+    exposed_power=st.sampled_from([0.0, 1.0, 2.0]),
+    longest=st.floats(1, 2),
+)
 
 
 @settings(max_examples=60, deadline=None)

@@ -32,7 +32,7 @@ def moe_matmul(a_ptr, b_ptr, c_ptr, a_scale_ptr, b_scale_ptr, weight_ptr, sorted
     a_ptrs = a_ptr + (pair[:, None] // TOP_K) * stride_am + offs_k[None, :]
     b_ptrs = b_ptr + expert * stride_be + offs_n[None, :] * stride_bn + offs_k[:, None]
     acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
-    for k in range(0, tl.cdiv(K, BLOCK_K)):
+    for k in range(tl.cdiv(K, BLOCK_K)):
         if EVEN_K:
             a = tl.load(a_ptrs, mask=valid[:, None], other=0.0)
             b = tl.load(b_ptrs)

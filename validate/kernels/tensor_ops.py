@@ -26,7 +26,7 @@ def conv2d(x_ptr, w_ptr, out_ptr, BATCH, HEIGHT, WIDTH, OUT_H, OUT_W, CHANNELS: 
     offs_k = tl.arange(0, BLOCK_K)
     steps: tl.constexpr = (CHANNELS + BLOCK_K - 1) // BLOCK_K
     acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
-    for step in range(0, R * S * steps):
+    for step in range(R * S * steps):
         tap = step // steps
         channel = step % steps * BLOCK_K + offs_k
         y = top + tap // S
