@@ -57,7 +57,7 @@ def select(names: str) -> list[Suite]:
     chosen: dict[str, Suite] = {}
     for name in filter(None, (part.strip() for part in names.split(","))):
         if name == "all":
-            found = list(suites)
+            found = [other for other in suites if not suites[other].extra]
         elif name in suites:
             found = [name]
         elif name.endswith("*"):

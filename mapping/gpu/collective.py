@@ -10,7 +10,7 @@ Sources
 -------
 Ring traffic of ``2 (n-1)/n`` and ``(n-1)/n``: Patarasuk and Yuan, "Bandwidth optimal all-reduce algorithms for clusters
 of workstations" (JPDC 2009). Steps, and the LL, LL128 and Simple protocols: NCCL, src/graph/tuning.cc. One-shot and
-two-shot kernels: vLLM, csrc/custom_all_reduce.cuh. NVLS traffic of ``1 + 1/n``: each GPU is read once by the switch's
+two-shot kernels: vLLM, csrc/custom_all_reduce.cuh. Send and receive: NCCL, src/enqueue.cc and src/graph/paths.cc. NVLS traffic of ``1 + 1/n``: each GPU is read once by the switch's
 reduction and stores its n-th part by multicast.
 """
 
@@ -28,8 +28,9 @@ from .machine import KernelTimes, Machine, Number
 #: The order in which AIConfigurator's collector runs the operations for each (num_gpus, dtype).
 NCCL_TABLE_ORDER = ("all_gather", "all_to_all", "reduce_scatter", "all_reduce")
 
-#: Send and receive use LL up to this many bytes per channel (NCCL, src/enqueue.cc, NCCL_P2P_LL_THRESHOLD).
-P2P_LL_BYTES = 16384
+#: A send takes LL up to this many bytes for each of its channels (NCCL, src/enqueue.cc, NCCL_P2P_LL_THRESHOLD).
+P2P_LL_BYTES = 16384.0
+
 
 _Time = Callable[[Any], np.ndarray]
 Operation = Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all"]
@@ -54,6 +55,8 @@ class Link:
     shared_host
         Whether transfers between GPUs share host bridges, so that each GPU's bandwidth falls as the group grows. False
         for NVLink, and for PCIe behind one switch with peer-to-peer transfers; None: true for PCIe.
+    socket_devices
+        GPUs whose bridges belong to one CPU socket; a larger group spans two. Matters only where the host is shared.
     """
 
     kind: Literal["nvlink", "pcie"]
@@ -62,7 +65,7 @@ class Link:
     max_devices: int = 8
     multicast: bool = False
     shared_host: bool | None = None
-    socket_devices: int = 4
+    socket_devices: Number = 4
 
     @property
     def shares_host(self) -> bool:
@@ -100,27 +103,31 @@ CUSTOM_ALL_REDUCE: Mapping[str, CustomAllReduce] = {
 }
 
 
-def _link_rate(machine: Machine, link: Link, in_flight_bytes: Any, num_gpus: np.ndarray, one_process: bool) -> np.ndarray:
+def _link_rate(machine: Machine, link: Link, in_flight_bytes: Any, num_gpus: np.ndarray, remote: Any) -> np.ndarray:
     """Bytes per second that one GPU sends in one direction while the whole group does, at best.
 
-    Through a shared host every GPU beyond the first pair adds its traffic to the same bridges. Bursts that fit the
-    host's staging cache fare better than bulk. A group on both sockets keeps its full share only if each GPU's own
-    process stages on its own socket.
+    A pair behind a shared host has its links to itself. In a larger group every message is staged in host memory, and
+    each further GPU takes its part of what the bridges carry. What is in flight at once and fits the part of the last
+    level cache that devices write to fares better than what goes through DRAM. ``remote``: staged on one socket's
+    memory by GPUs of both.
     """
     rate = link.bandwidth_bytes_per_s * machine["collective.link_efficiency"]
     shape = np.broadcast_shapes(np.shape(rate), np.shape(in_flight_bytes), np.shape(num_gpus))
     if not link.shares_host:
         return np.broadcast_to(rate, shape)
     burst = in_flight_bytes <= machine["collective.host_burst_bytes"]
-    bulk = np.where(burst, machine["collective.host_burst_sharing"], 1.0)
-    rate = rate / (1.0 + bulk * machine["collective.host_sharing"] * np.maximum(num_gpus - 2.0, 0.0))
-    if one_process:
-        rate = np.where(num_gpus > link.socket_devices, rate * machine["collective.socket_share"], rate)
-    return np.broadcast_to(rate, shape)
+    sharing = machine["collective.host_sharing"] * np.where(burst, machine["collective.host_burst_sharing"], 1.0)
+    rate = rate * np.where(remote, machine["collective.socket_share"], 1.0)
+    return np.broadcast_to(rate / (1.0 + sharing * np.maximum(num_gpus - 2.0, 0.0)), shape)
+
+
+def _remote(link: Link, num_gpus: np.ndarray, process_per_gpu: bool) -> np.ndarray:
+    """Whether GPUs of two sockets stage on one: in a group of both that one process drives (one per GPU binds itself)."""
+    return np.logical_and(num_gpus > link.socket_devices, not process_per_gpu)
 
 
 def _channels(link: Link, num_gpus: np.ndarray) -> np.ndarray:
-    """Channels between two GPUs (NCCL, src/graph/paths.cc: 2 per NVLink, rounded up to a power of two; else 2)."""
+    """Channels between two GPUs: through a host 2, for a pair that has it to itself 4; 2 per NVLink, to a power of two."""
     return np.full(num_gpus.shape, 32.0) if link.kind == "nvlink" else np.where(num_gpus > 2.0, 2.0, 4.0)
 
 
@@ -165,15 +172,16 @@ def _finish(
 
 
 def _tuner_switches(
-    link: Link, belief: Number, operation: Operation, steps: np.ndarray, share: np.ndarray
+    link: Link, belief: Number, channels: np.ndarray, operation: Operation, steps: np.ndarray, share: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Message bytes above which NCCL leaves LL, and above which it takes Simple (the second is never the smaller).
 
     The library compares lines of latency and bandwidth that it assumes (src/graph/tuning.cc, from 2.19 on), so the
-    switch does not depend on what the link in fact gives; ``belief`` is the bus bandwidth that it assumes.
+    switch does not depend on what the link in fact gives; ``belief`` is the bus bandwidth that it assumes: per channel
+    of PCIe, and in all for NVLink.
     """
     nvlink = link.kind == "nvlink"
-    per_byte = np.maximum(share, 1e-9) / belief
+    per_byte = np.maximum(share, 1e-9) / (belief if nvlink else belief * channels)
     ll = 6.6e-6 + (0.6e-6 if nvlink else 1.0e-6) * steps
     simple = 8.4e-6 + (3.4e-6 if nvlink else 5.7e-6) * steps
     ll_cost = 4.0 if operation == "all_reduce" else 3.0
@@ -196,50 +204,57 @@ def _switched(size: np.ndarray, at: Any, before: _Time, after: _Time) -> np.ndar
     return np.where(size <= at, np.minimum(before(size), level), np.maximum(after(size), level))
 
 
-def _nccl(machine: Machine, link: Link, message_bytes: Any, num_gpus: Any, operation: Operation, one_process: bool = True) -> KernelTimes:
+def _nccl(
+    machine: Machine, link: Link, message_bytes: Any, num_gpus: Any, operation: Operation, process_per_gpu: bool
+) -> KernelTimes:
     size, gpus = np.broadcast_arrays(np.asarray(message_bytes, dtype=float), np.asarray(num_gpus, dtype=float))
     steps, share = _steps_and_share(operation, gpus)
     exchange = operation == "all_to_all"
+    remote, channels = _remote(link, gpus, process_per_gpu), _channels(link, gpus)
 
-    def rate(in_flight_bytes: Any) -> np.ndarray:  # an exchange loads every bridge at once, as bulk does
-        return _link_rate(machine, link, np.inf if exchange else in_flight_bytes, gpus, one_process)
+    def rate(in_flight_bytes: Any) -> np.ndarray:  # an exchange loads all bridges both ways, as bulk does
+        return _link_rate(machine, link, np.inf if exchange else in_flight_bytes, gpus, remote)
 
-    hop = machine["collective.hop"] * link.latency_s
+    hop, barrier = machine["collective.hop"] * link.latency_s, machine["collective.barrier_hops"]
     floor = machine["collective.floor"]
-    if operation == "all_to_all":
+    barriers = steps * barrier
+    if exchange:  # nothing to wait for before the first peer
         floor = floor + machine["collective.exchange_floor"]
-        steps = steps + machine["collective.exchange_step"] * np.maximum(gpus - 2.0, 0.0)
+        further = machine["collective.exchange_step"] * np.maximum(gpus - 2.0, 0.0)
+        steps, barriers = steps + further, steps + further * barrier
     # A GPU's own part is copied by the same few CTAs, not by the whole GPU.
     own_copy = 2.0 / np.maximum(gpus, 1.0) / (machine.dram_bytes_per_s * machine["collective.own_copy"])
 
     # Every store of LL and LL128 carries its flag, so a step is one hop; a step of Simple is a slice and a barrier. A
     # small message uses one channel (one CTA); more channels join, and have to meet, as it grows.
-    def ll(bytes_: np.ndarray) -> np.ndarray:
+    def ll(bytes_: Any) -> np.ndarray:
         ramp = machine["collective.channel_ramp"] * bytes_ / (bytes_ + machine["collective.channel_bytes"])
-        return floor + steps * hop + ramp + bytes_ * share / (rate(2.0 * bytes_) * machine["collective.ll_fraction"])
+        # Half of what LL stores is flags; those polled from the other socket keep a burst out of its cache.
+        stored = np.where(remote, np.inf, 2.0 * bytes_)
+        return floor + steps * hop + ramp + bytes_ * share / (rate(stored) * machine["collective.ll_fraction"])
 
-    def ll128(bytes_: np.ndarray) -> np.ndarray:
+    def ll128(bytes_: Any) -> np.ndarray:
         start = floor + machine["collective.channel_ramp"] + steps * hop * machine["collective.ll128_hops"]
         return start + bytes_ * share / (rate(bytes_) * machine["collective.ll128_fraction"])
 
-    def simple(bytes_: np.ndarray) -> np.ndarray:
-        # The first peer of an exchange is sent to without a barrier.
-        barriers = 1.0 + (steps - 1.0) * machine["collective.barrier_hops"] if exchange else steps * machine["collective.barrier_hops"]
+    def simple(bytes_: Any) -> np.ndarray:
         start = floor + machine["collective.slice_fill"] + hop * barriers
         return start + bytes_ * (share / rate(bytes_) + own_copy)
 
     latency = np.broadcast_to(floor + steps * hop, np.broadcast_shapes(size.shape, np.shape(floor + steps * hop)))
-    if operation == "all_to_all":
-        leave_ll = to_simple = P2P_LL_BYTES * _channels(link, gpus) * gpus
+    if exchange:
+        leave_ll = to_simple = P2P_LL_BYTES * channels * gpus
         time = _switched(size, leave_ll, ll, simple)
     else:
-        belief = machine["collective.tuner_bandwidth"] * (1.0 if link.kind == "nvlink" else _channels(link, gpus) / 2.0)
-        leave_ll, to_simple = _tuner_switches(link, belief, operation, steps, share)
+        belief = machine["collective.tuner_bandwidth"]
+        leave_ll, to_simple = _tuner_switches(link, belief, channels, operation, steps, share)
 
-        def later(bytes_: np.ndarray) -> np.ndarray:
+        def larger(bytes_: Any) -> np.ndarray:
+            if link.kind == "pcie":
+                return simple(bytes_)
             return np.where(to_simple > leave_ll, _switched(bytes_, to_simple, ll128, simple), simple(bytes_))
 
-        time = _switched(size, leave_ll, ll, later)
+        time = _switched(size, leave_ll, ll, larger)
     protocol = np.where(size > to_simple, "simple", np.where(size > leave_ll, "ll128", "ll"))
     link_bytes = size * share
     if operation == "all_reduce" and np.any(link.multicast):
@@ -262,6 +277,7 @@ def all_reduce(
     *,
     implementation: str = "nccl",
     eager: bool = False,
+    process_per_gpu: bool | None = None,
 ) -> KernelTimes:
     """All-reduce inside one node.
 
@@ -275,6 +291,9 @@ def all_reduce(
     eager
         Launched from the host, call by call, as a framework does outside CUDA graphs: the time is then at least the
         host's time for one call, and the input is copied first (twice for a custom kernel, whose buffer is registered).
+    process_per_gpu
+        Each GPU is driven by its own process, which stages on its own socket, as frameworks do; False: by threads of one
+        process, as nccl-tests does. None: true for a framework.
 
     Raises
     ------
@@ -282,7 +301,8 @@ def all_reduce(
         For an unknown implementation.
     """
     size, gpus = np.broadcast_arrays(np.asarray(message_bytes, dtype=float), np.asarray(num_gpus, dtype=float))
-    nccl = _nccl(machine, link, size, gpus, "all_reduce", implementation == "nccl")
+    alone = implementation != "nccl" if process_per_gpu is None else process_per_gpu
+    nccl = _nccl(machine, link, size, gpus, "all_reduce", alone)
     library_s = nccl.time_s + (_eager_copy(machine, size, 1.0) if eager else 0.0)
     if implementation == "nccl":
         own, time, choice = np.zeros(size.shape, dtype=bool), library_s, dict(nccl.choice)
@@ -301,7 +321,7 @@ def all_reduce(
         choice = {"protocol": np.where(own, kernel, nccl.choice["protocol"])}
     else:
         raise UnknownNameError("all-reduce implementation", implementation, ["nccl", *CUSTOM_ALL_REDUCE])
-    link_s = link_bytes / _link_rate(machine, link, size, gpus, implementation == "nccl")
+    link_s = link_bytes / _link_rate(machine, link, size, gpus, _remote(link, gpus, alone))
     dram = 3.0 * link_bytes
     if not eager:
         return _finish(machine, gpus, time, latency, link_s, link_bytes, dram, choice)
@@ -335,22 +355,28 @@ def _custom_kernel(
 def _eager_copy(machine: Machine, size: np.ndarray, copies: float) -> np.ndarray:
     """Seconds for `copies` device-to-device copies of the message."""
     rate = machine.dram_bytes_per_s * machine["collective.copy_efficiency"]
-    return copies * (2.0 * size / rate + machine["collective.copy_floor"])
+    return copies * 2.0 * size / rate
 
 
-def all_gather(machine: Machine, link: Link, message_bytes: Any, num_gpus: Any) -> KernelTimes:
+def all_gather(
+    machine: Machine, link: Link, message_bytes: Any, num_gpus: Any, *, process_per_gpu: bool = False
+) -> KernelTimes:
     """NCCL all-gather; ``message_bytes`` is the gathered output. Arrays broadcast together."""
-    return _nccl(machine, link, message_bytes, num_gpus, "all_gather")
+    return _nccl(machine, link, message_bytes, num_gpus, "all_gather", process_per_gpu)
 
 
-def reduce_scatter(machine: Machine, link: Link, message_bytes: Any, num_gpus: Any) -> KernelTimes:
+def reduce_scatter(
+    machine: Machine, link: Link, message_bytes: Any, num_gpus: Any, *, process_per_gpu: bool = False
+) -> KernelTimes:
     """NCCL reduce-scatter; ``message_bytes`` is the input of one GPU. Arrays broadcast together."""
-    return _nccl(machine, link, message_bytes, num_gpus, "reduce_scatter")
+    return _nccl(machine, link, message_bytes, num_gpus, "reduce_scatter", process_per_gpu)
 
 
-def all_to_all(machine: Machine, link: Link, message_bytes: Any, num_gpus: Any) -> KernelTimes:
+def all_to_all(
+    machine: Machine, link: Link, message_bytes: Any, num_gpus: Any, *, process_per_gpu: bool = False
+) -> KernelTimes:
     """All-to-all by NCCL sends and receives; ``message_bytes`` is what one GPU sends in all. Arrays broadcast."""
-    return _nccl(machine, link, message_bytes, num_gpus, "all_to_all")
+    return _nccl(machine, link, message_bytes, num_gpus, "all_to_all", process_per_gpu)
 
 
 def operation_by_occurrence(*keys: Any) -> np.ndarray:

@@ -116,9 +116,16 @@ def _matmul_formats(op: Op, available: Mapping[str, Any]) -> dict[str, Any]:
         "arithmetic": arithmetic_of(name, available),
         "a_bits": a.number_format.bits,
         "w_bits": w.number_format.bits,
-        "out_bits": out.number_format.bits,
+        "out_bits": _epilogue_bits(op, out),
         "dequantise": w.number_format.bits < a.number_format.bits,
     }
+
+
+def _epilogue_bits(op: Op, out: Operand) -> float:
+    """Bits that leave or enter per element of the result: its format, or what a fused epilogue reads and writes beside it."""
+    if "epilogue_bytes" not in op.attributes:
+        return out.number_format.bits
+    return 8.0 * op.attributes["epilogue_bytes"] / op.elements(out)
 
 
 def _copies(op: Op) -> float:

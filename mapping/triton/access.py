@@ -150,10 +150,17 @@ def bank_passes(address: np.ndarray, size: int) -> int:
 
 def _bank_passes(lanes: Lanes, address: np.ndarray, on: np.ndarray, size: int, rows: int) -> int:
     total = 0
+    seen: dict[bytes, int] = {}
     for warp, start in enumerate(lanes.starts):
         stop = lanes.starts[warp + 1] if warp + 1 < len(lanes.starts) else lanes.count
         part = address[start:stop][on[start:stop]]
-        total += bank_passes(part[:rows] if rows else part, size)
+        if len(part):
+            part = (part[:rows] if rows else part)
+            part = part - (part[0] & ~np.uint64(BANKS * BANK_BYTES - 1))  # whole rounds of the banks change nothing
+            key = part.tobytes()
+            if key not in seen:
+                seen[key] = bank_passes(part, size)
+            total += seen[key]
     return total
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from ...errors import KernelError
 from .access import PatternTable, Tally, tally_access
 from .assumptions import Chooser
-from .group import Group, Lanes
+from .group import Group, Lanes, Pending
 from .launch import Buffer
 from .memory_ops import SHARED, memory_op
 from .segments import BARRIER, BRANCH, EXIT, FALL, JOIN, RETURN, Segment
@@ -91,8 +91,8 @@ class Execution:
             size = program.shared_bytes + 4096
             self.shared = np.zeros((len(program_ids), size), dtype=np.uint8)
             self.shared_known = np.zeros((len(program_ids), size), dtype=bool)
-            if program.target >= 90:
-                self.shared_known[:, :1024] = True
+            self._known_from, self._known_to = (0, 1024) if program.target >= 90 else (1 << 24, 0)
+            self.shared_known[:, :self._known_to] = True
 
     # -- threads ---------------------------------------------------------------------------------------------------
 
@@ -112,18 +112,22 @@ class Execution:
         KernelError
             More steps than allowed, or a loop that provably never ends.
         """
-        ready = [Group(self.lanes(np.arange(len(self.alive))), self)]
+        everyone = Group(self.lanes(np.arange(len(self.alive))), self)
+        everyone.clear()
+        ready: list[Group | Pending] = [everyone]
         while ready or self._waiting or self._joining:
             if not ready:
                 ready = self._release(force=True)
             ready.sort(key=lambda g: g.place, reverse=True)
-            group = ready.pop()
+            first = ready.pop()
+            group = first.group() if isinstance(first, Pending) else first
             while ready and ready[-1].place == group.place:
-                group = group.join(ready.pop(), self.segments[group.place].live)
+                other, live = ready.pop(), self.segments[group.place].live
+                group = other.rejoin(group, live) if isinstance(other, Pending) else group.join(other, live)
             limit = ready[-1].place if ready else len(self.segments)
             self._follow(group, limit, ready)
 
-    def _follow(self, group: Group, limit: int, ready: list[Group]) -> None:
+    def _follow(self, group: Group, limit: int, ready: list[Group | Pending]) -> None:
         """Run one group until it ends, waits, splits, or reaches a place where another one stands."""
         registers, constants = group.registers, self.constants
         segments, counts, trace = self.segments, self.counts, self.trace
@@ -161,8 +165,8 @@ class Execution:
                 guard = settled(result[0])
                 if type(guard) is np.ndarray and not guard.all():
                     if guard.any():
-                        ready.append(group.part(~guard))
-                        arriving = group.part(guard)
+                        ready.append(group.part(~guard, segment.live_after))
+                        arriving = group.part(guard, segment.live_after)
                         if self._barrier(arriving, segment, result[1], ready):
                             ready.append(arriving)
                     else:
@@ -180,7 +184,7 @@ class Execution:
                 result = settled(result)
                 if type(result) is np.ndarray and len(set(result.tolist())) > 1:
                     for value in sorted(set(result.tolist())):
-                        part = group.part(result == value)
+                        part = group.part(result == value, segment.live_after)
                         part.place = self._place(self._indirect(segment, value, ends), segment)
                         ready.append(part)
                     return None
@@ -210,17 +214,17 @@ class Execution:
                               "max_steps= to be raised")
         if self.program.plan.tracks_shared or self.program.plan.tracks_local:
             return
-        state = tuple(_frozen(value) for n, value in enumerate(group.registers) if segment.live >> n & 1)
+        state = tuple(_frozen(group.registers[n]) for n in segment.live)
         key = (segment.number, group.lanes.number)
         if self._seen.get(key) == state and None not in state:
             raise KernelError(f"{where}: infinite loop: nothing that its condition depends on changes")
         self._seen[key] = state
 
-    def _exit(self, group: Group, ready: list[Group]) -> None:
+    def _exit(self, group: Group, ready: list[Group | Pending]) -> None:
         self.alive[group.lanes.ids] = False
         ready += self._release()
 
-    def _split(self, group: Group, segment: Segment, taken: np.ndarray, ready: list[Group]) -> None:
+    def _split(self, group: Group, segment: Segment, taken: np.ndarray, ready: list[Group | Pending]) -> None:
         if taken.all() or not taken.any():
             only = bool(taken[0])
             if only and segment.ends == EXIT:
@@ -229,14 +233,22 @@ class Execution:
             self.taken[segment.number] += len(group.lanes.warps) * only
             ready.append(group)
             return None
-        leaving, staying = group.part(taken), group.part(~taken)
-        staying.place = self._place(segment.next, segment)
-        ready.append(staying)
+        behind = self._place(segment.next, segment)
         if segment.ends == EXIT:
-            return self._exit(leaving, ready)
-        leaving.place = self._place(segment.target, segment)
-        self.taken[segment.number] += len(leaving.lanes.warps)
-        ready.append(leaving)
+            staying = group.part(~taken, segment.live_after)
+            staying.place = behind
+            ready.append(staying)
+            self.alive[group.lanes.ids[taken]] = False
+            ready += self._release()
+            return None
+        ahead = self._place(segment.target, segment)
+        self.taken[segment.number] += int(np.logical_or.reduceat(taken, group.lanes.starts).sum())
+        # Those who stand further on wait: often the others come to the same place, and then nothing need be copied.
+        now, later, place, wait = (~taken, taken, behind, ahead) if behind < ahead else (taken, ~taken, ahead, behind)
+        running = group.part(now, segment.live_after)
+        running.place = place
+        ready.append(running)
+        ready.append(Pending(group, later, wait, segment.live_after))
         return None
 
     def _indirect(self, segment: Segment, value: Value, ends: str) -> int | None:
@@ -250,7 +262,7 @@ class Execution:
 
     # -- barriers ----------------------------------------------------------------------------------------------------
 
-    def _barrier(self, group: Group, segment: Segment, operands: tuple[Value, ...], ready: list[Group]) -> bool:
+    def _barrier(self, group: Group, segment: Segment, operands: tuple[Value, ...], ready: list[Group | Pending]) -> bool:
         """Whether the group goes on; False where it waits."""
         if len(group.lanes.ids) == int(self.alive.sum()):
             return True
@@ -304,7 +316,7 @@ class Execution:
             ids = group.lanes.ids[guard] if type(guard) is np.ndarray else group.lanes.ids if guard is True else group.lanes.ids[:0]
             group.joins[name][ids] = False
 
-    def _join(self, group: Group, name: str, ready: list[Group]) -> bool:
+    def _join(self, group: Group, name: str, ready: list[Group | Pending]) -> bool:
         wanted = group.joins.get(name)
         if wanted is None or int((wanted & self.alive).sum()) <= group.lanes.count:
             return True
@@ -352,13 +364,13 @@ class Execution:
         if op.kind != "load" and op.space == "global" and self.buffers:
             self._overwritten(address)
 
-    def copied(self, index: int, group: Group, guard: Value, address: Value) -> None:
+    def copied(self, index: int, group: Group, guard: Value, address: Value, counted: bool) -> None:
         """Count what a cp.async writes to shared memory."""
         guard = settled(guard)
         address = settled(address, guard)
-        tally = self.copies.setdefault(index, Tally())
         size = self._ops[index].thread_bytes
-        tally_access(tally, self.patterns, group.lanes, guard, address, size, 0, True)
+        if counted:
+            tally_access(self.copies.setdefault(index, Tally()), self.patterns, group.lanes, guard, address, size, 0, True)
         if self.program.plan.tracks_shared:
             self._put_shared(group, guard, address, (self.unknown(index),) * max(1, size // 4), size)
 
@@ -465,10 +477,17 @@ class Execution:
         if type(address) is Unknown or type(guard) is Unknown:
             self.shared_known[:] = False
             return
+        if all(type(value) is Unknown for value in data):
+            low, high = (address, address) if type(address) is int else (int(address.min()), int(address.max()))
+            if (low & 0xFFFFFF) > self._known_to or (high & 0xFFFFFF) + size <= self._known_from:
+                return
         mask = guard if type(guard) is np.ndarray else np.ones(group.lanes.count, dtype=bool)
         found = self._shared_places(group, address, mask)
         if found is None:
             return
+        if any(type(value) is not Unknown for value in data):
+            self._known_from = min(self._known_from, int(found[1][mask].min(initial=1 << 24)))
+            self._known_to = max(self._known_to, int(found[1][mask].max(initial=0)) + size)
         cta, places = found[0][mask], found[1][mask]
         for k in range(max(1, size // 4)):
             value = data[min(k, len(data) - 1)]
@@ -572,9 +591,6 @@ class Execution:
         for place in picks:
             self.bulks.append(Bulk(index, self.steps, at(shared, place), tuple(at(c, place) for c in coordinates),
                                    at(descriptor, place), 1))
-
-    def arrives(self, index: int, group: Group, guard: Value, amount: Value) -> None:
-        """An arrival at an mbarrier; time only, nothing to count."""
 
 
 def _frozen(value: Value) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -59,32 +60,37 @@ class Group:
 
     def __init__(self, lanes: Lanes, machine: Any, place: int = 0) -> None:
         self.lanes, self.machine, self.place = lanes, machine, place
-        # Before it is written a register holds anything at all; code that is right does not depend on it.
-        self.registers: list[Value] = [0] * PREDICATE + [False] * (REGISTER_COUNT - PREDICATE)
+        self.registers: list[Value] = [DEAD] * REGISTER_COUNT
         self.local: dict[int, Value] = {}
         self.joins: dict[str, np.ndarray] = {}
         self.trips: dict[int, int] = {}
         self._special: dict[str, Value] = {}
 
+    def clear(self) -> None:
+        """Registers before anything is written: they hold anything at all, and code that is right does not depend on it."""
+        self.registers = [0] * PREDICATE + [False] * (REGISTER_COUNT - PREDICATE)
+
     # -- splitting and joining -----------------------------------------------------------------------------------
 
-    def part(self, mask: np.ndarray) -> Group:
-        """The threads of `mask` as a group of their own."""
-        made = Group(self.machine.lanes(self.lanes.ids[mask]), self.machine, self.place)
-        made.registers = [_part(value, mask) for value in self.registers]
-        made.local = {key: _part(value, mask) for key, value in self.local.items()}
+    def part(self, mask: np.ndarray, live: Iterable[int]) -> Group:
+        """The threads of `mask` as a group of their own; of the registers only those in `live` are kept."""
+        picks = np.flatnonzero(mask)
+        made = Group(self.machine.lanes(self.lanes.ids[picks]), self.machine, self.place)
+        for number in live:
+            value = self.registers[number]
+            made.registers[number] = value.take(picks) if type(value) is np.ndarray else _part(value, picks)
+        made.local = {key: _part(value, picks) for key, value in self.local.items()}
         made.joins, made.trips = dict(self.joins), dict(self.trips)
         return made
 
-    def join(self, other: Group, live: int) -> Group:
+    def join(self, other: Group, live: Iterable[int]) -> Group:
         """Both groups as one at the same place; of the registers only those in `live` are kept."""
         ids = np.concatenate([self.lanes.ids, other.lanes.ids])
         order = np.argsort(ids, kind="stable")
         made = Group(self.machine.lanes(ids[order]), self.machine, self.place)
         sizes = (self.lanes.count, other.lanes.count)
-        for number in range(REGISTER_COUNT):
-            made.registers[number] = _merge(self.registers[number], other.registers[number], sizes, order) \
-                if live >> number & 1 else DEAD
+        for number in live:
+            made.registers[number] = _merge(self.registers[number], other.registers[number], sizes, order)
         for key in self.local.keys() & other.local.keys():
             made.local[key] = _merge(self.local[key], other.local[key], sizes, order)
         for name in self.joins.keys() | other.joins.keys():
@@ -92,6 +98,40 @@ class Group:
             made.joins[name] = one if two is None or one is two else two if one is None else one | two
         made.trips = {**other.trips, **self.trips}
         return made
+
+    def absorb(self, other: Group, live: Iterable[int]) -> bool:
+        """Take back threads that were split off while the rest of this group stood still at one place.
+
+        `self` still holds the values of all threads from before the split; those of `other`'s are replaced.
+
+        Returns
+        -------
+        False, and nothing is changed, where values have become partly unknown (then `join` is the way).
+        """
+        if self.local or other.local:
+            return False
+        picks = np.searchsorted(self.lanes.ids, other.lanes.ids)
+        fresh: dict[int, Value] = {}
+        for number in live:
+            mine, theirs = self.registers[number], other.registers[number]
+            if mine is theirs or (type(mine) is type(theirs) and type(mine) in (int, bool) and mine == theirs):
+                continue
+            if type(mine) in (Unknown, Partial) or type(theirs) in (Unknown, Partial):
+                return False
+            if type(mine) is np.ndarray:
+                if (mine[picks] == theirs).all():
+                    continue
+                changed = mine.copy()
+            else:
+                changed = np.full(self.lanes.count, mine, dtype=bool if type(mine) is bool else np.uint64)
+            changed[picks] = theirs
+            fresh[number] = changed
+        for number, value in fresh.items():
+            self.registers[number] = value
+        for name, mask in other.joins.items():
+            self.joins.setdefault(name, mask)
+        self.trips.update(other.trips)
+        return True
 
     # -- what instructions ask for -------------------------------------------------------------------------------
 
@@ -234,13 +274,36 @@ def _merge(one: Value, two: Value, sizes: tuple[int, int], order: np.ndarray) ->
     return merged if cause is None else Partial(merged, np.concatenate(known)[order], cause)
 
 
-def _part(value: Value, mask: np.ndarray) -> Value:
-    """The values of the threads in `mask`."""
+class Pending:
+    """Threads split off that need not run yet: the group as it was before the split, and which threads are meant."""
+
+    def __init__(self, parent: Group, mask: np.ndarray, place: int, live: Iterable[int]) -> None:
+        self.parent, self.mask, self.place, self.live = parent, mask, place, live
+
+    def group(self) -> Group:
+        """Those threads as a group of their own."""
+        made = self.parent.part(self.mask, self.live)
+        made.place = self.place
+        return made
+
+    def rejoin(self, other: Group, live: Iterable[int]) -> Group:
+        """All threads of both, where `other` stands at the same place."""
+        parent = self.parent
+        if other.lanes.count + int(np.count_nonzero(self.mask)) == parent.lanes.count \
+                and np.array_equal(other.lanes.ids, parent.lanes.ids[~self.mask]):
+            parent.place = self.place
+            if parent.absorb(other, live):
+                return parent
+        return self.group().join(other, live)
+
+
+def _part(value: Value, picks: np.ndarray) -> Value:
+    """The values of the threads at these positions."""
     if type(value) is np.ndarray:
-        return value[mask]
+        return value[picks]
     if type(value) is not Partial:
         return value
-    known, plain = value.known[mask], value.value[mask]
+    known, plain = value.known[picks], value.value[picks]
     return plain if known.all() else Partial(plain, known, value.cause) if known.any() else value.cause
 
 

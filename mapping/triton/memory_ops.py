@@ -128,3 +128,8 @@ def address_registers(ins: Instruction) -> tuple[int, ...]:
     if ins.base == "LDGSTS":
         found += [n for n in ins.reads if n >= 512]
     return tuple(dict.fromkeys(found))
+
+
+def descriptor_registers(ins: Instruction) -> tuple[int, ...]:
+    """The register that holds a tcgen05 instruction's descriptor (``idesc[UR21]``)."""
+    return tuple(UNIFORM + int(op[8:-1]) for op in ins.operands if re.fullmatch(r"idesc\[UR\d+\]", op))

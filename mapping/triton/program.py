@@ -30,9 +30,10 @@ from .values import Unknown
 #: Where we place the window through which code reads its own parameters (descriptors are passed by address).
 _CONSTANT_WINDOW = 0x7E00_0000_0000
 _STACK_TOP = 0x00FF_F000
-_GRID_LIMIT = 4096
+#: Program ids that are followed before a grid is sampled; fewer where shared memory must be followed too.
+_GRID_LIMIT, _GRID_LIMIT_SHARED = 4096, 512
 _LANES_AT_ONCE = 65536
-_FOLLOWED_BYTES = 16 * 2**20
+_FOLLOWED_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True, eq=False)
@@ -485,15 +486,17 @@ def _sum_tallies(parts: list[dict[int, Tally]]) -> dict[int, Tally]:
 
 
 def evaluate_grid(compiled: CompiledKernel, launch: Launch, *, assume: Mapping[str, int | bool] | None = None,
-                  limit: int = _GRID_LIMIT) -> Evaluation:
+                  limit: int | None = None) -> Evaluation:
     """Instruction and FLOP counts of the whole grid.
 
     Where control does not depend on the program id, one CTA stands for all, exactly. Else every CTA is followed, up to
-    `limit` of them; of a larger grid an even sample is followed and scaled, which the result's assumptions say.
+    `limit` of them (4,096, or 512 where values in shared memory decide control); of a larger grid an even sample is
+    followed and scaled, which the result's assumptions say.
     """
     program = take_apart(compiled, addresses=False)
     if not program.plan.reads_program_id:
         return evaluate(compiled, launch, (0, 0, 0), addresses=False, assume=assume).scaled(launch.programs)
+    limit = limit or (_GRID_LIMIT_SHARED if program.plan.tracks_shared else _GRID_LIMIT)
     if launch.programs <= limit:
         return evaluate(compiled, launch, addresses=False, assume=assume)
     picks = np.unique(np.linspace(0, launch.programs - 1, limit).astype(np.int64))

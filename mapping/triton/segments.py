@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .cfg import ControlFlow, is_conditional
-from .memory_ops import LOAD, TMA, MemoryOp, memory_op
+from .memory_ops import COPY, LOAD, TMA, MemoryOp, descriptor_registers, memory_op
 from .sass import INSTRUCTION_BYTES, PREDICATE, UNIFORM, Instruction
 from .semantics import NAMESPACE, NotModelled, flag, guard_of, lines_of, word
 from .slicing import Slice
@@ -42,6 +42,8 @@ class Segment:
         ``run(R, K, X, g)`` executes it; returns the condition of the jump, the barrier's operands, or None.
     live
         Registers wanted at its start.
+    live_after
+        Registers wanted at the start of any segment behind it.
     """
 
     number: int
@@ -54,7 +56,8 @@ class Segment:
     next: int | None
     target: int | None
     run: Callable[..., Any]
-    live: int
+    live: tuple[int, ...]
+    live_after: tuple[int, ...]
 
 
 _ENDS = {"BRA": BRANCH, "JMP": BRANCH, "EXIT": EXIT, "KILL": EXIT, "BPT": EXIT, "RET": RETURN, "CALL": BRANCH, "BRX": INDIRECT,
@@ -69,16 +72,16 @@ def _end(ins: Instruction) -> str | None:
     return _ENDS.get(ins.base)
 
 
-def _memory_lines(ins: Instruction, op: MemoryOp, plan: Slice) -> list[str]:
+def _memory_lines(ins: Instruction, op: MemoryOp, plan: Slice, addresses: bool) -> list[str]:
     guard = guard_of(ins)
     if guard == "False":
         return []
     i = ins.index
-    lines = [f"X.access({i}, g, {guard}{f' & {op.condition}' if op.condition != 'True' else ''}, {op.address})"]
+    lines = [f"X.access({i}, g, {guard}{f' & {op.condition}' if op.condition != 'True' else ''}, {op.address})"] if addresses else []
     if op.target:
-        lines.append(f"X.copied({i}, g, {guard}, {op.target})")
+        lines.append(f"X.copied({i}, g, {guard}, {op.target}, {addresses})")
     if op.space == "local" and not plan.tracks_local:
-        lines = [f"X.access({i}, g, {guard}, 0)"]
+        lines = [f"X.access({i}, g, {guard}, 0)"] if addresses else []
     tracked = (op.space == "shared" and plan.tracks_shared) or (op.space == "local" and plan.tracks_local)
     wanted = plan.needed[i] and ins.writes
     if op.kind == LOAD and wanted:
@@ -113,13 +116,6 @@ def _data_words(ins: Instruction) -> list[str]:
             return ["X.unknown(0)"]
 
 
-def _word_or_unknown(operand: str) -> str:
-    try:
-        return word(operand)
-    except NotModelled:
-        return "X.unknown(0)"
-
-
 def _tma_line(ins: Instruction) -> str:
     """Shared address, coordinates and descriptor of a bulk copy."""
     registers = [n for n in ins.reads if n < PREDICATE]
@@ -140,12 +136,13 @@ def _lines(ins: Instruction, plan: Slice, addresses: bool) -> list[str]:
     if op is not None:
         wanted = plan.needed[ins.index] and bool(ins.writes)
         tracked = (op.space == "shared" and plan.tracks_shared) or (op.space == "local" and plan.tracks_local)
-        return _memory_lines(ins, op, plan) if addresses or wanted or tracked else []
+        tracked = tracked or (plan.tracks_shared and op.kind == COPY)
+        return _memory_lines(ins, op, plan, addresses) if addresses or wanted or tracked else []
     if ins.base in TMA:
         return [_tma_line(ins)] if addresses else []
     if ins.base in TCGEN05:
-        names = [op for op in ins.operands if op.startswith("idesc[")]
-        shape = f"R[{UNIFORM + int(names[0][8:-1])}]" if names and names[0][6:8] == "UR" else "X.unknown(0)"
+        registers = descriptor_registers(ins)
+        shape = f"R[{registers[0]}]" if registers else f"X.unknown({ins.index})"
         return [f"X.matrix({ins.index}, g, {guard_of(ins)}, {shape})"]
     if ins.base in TENSOR_CORE and (ins.guard is not None or ins.guard_negated):
         return [f"X.matrix({ins.index}, g, {guard_of(ins)}, 0)"]
@@ -153,8 +150,6 @@ def _lines(ins: Instruction, plan: Slice, addresses: bool) -> list[str]:
         return [f"X.opens({ins.operands[0]!r}, g)"]
     if ins.base == "BREAK":
         return [f"X.leaves({ins.operands[-1]!r}, g, {guard_of(ins)})"]
-    if ins.base == "SYNCS" and "ARRIVE" in ins.modifiers:
-        return [f"X.arrives({ins.index}, g, {guard_of(ins)}, {_word_or_unknown(ins.operands[-1])})"]
     return lines_of(ins) if plan.needed[ins.index] else []
 
 
@@ -189,6 +184,10 @@ def _returned(ins: Instruction, ends: str) -> str:
     return "None"
 
 
+def _numbers(mask: int) -> tuple[int, ...]:
+    return tuple(n for n in range(mask.bit_length()) if mask >> n & 1)
+
+
 def build_segments(flow: ControlFlow, plan: Slice, *, addresses: bool = True) -> tuple[Segment, ...]:
     """Cut the blocks into segments and compile each to a Python function."""
     runs: list[tuple[int, bool, list[Instruction], str]] = []
@@ -210,9 +209,17 @@ def build_segments(flow: ControlFlow, plan: Slice, *, addresses: bool = True) ->
     namespace = dict(NAMESPACE)
     exec(compile("\n".join(text), f"<segments of {flow.listing.name}>", "exec"), namespace)
     made = []
+    everywhere = 0
+    for _, _, run, _ in runs:
+        everywhere |= plan.live[run[0].index]
     for n, (block, opens, run, ends) in enumerate(runs):
         last = run[-1]
+        after = 0
+        for address in (last.address + INSTRUCTION_BYTES, last.target, *last.targets):
+            after |= plan.live[runs[starts[address]][2][0].index] if address in starts else 0
+        if ends == RETURN:
+            after = everywhere
         made.append(Segment(n, block, opens, run[0].index, last.index, ends, ends == FALL or is_conditional(last),
                             starts.get(last.address + INSTRUCTION_BYTES), starts.get(last.target) if last.target is not None else None,
-                            namespace[f"s{n}"], plan.live[run[0].index]))
+                            namespace[f"s{n}"], _numbers(plan.live[run[0].index]), _numbers(after)))
     return tuple(made)

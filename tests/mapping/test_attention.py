@@ -185,7 +185,7 @@ def test_kernel_sources_name_implementations() -> None:
     ("name", "low", "high"), [("a100-sxm-80gb", 0.54, 0.70), ("l40s", 0.45, 0.62), ("h100-sxm", 0.52, 0.72)]
 )
 def test_long_prefill_reaches_the_published_share_of_peak(name: str, low: float, high: float) -> None:
-    """gpu.md section 4: flash attention, 4,096 tokens and more, head_dim 128."""
+    """aggregates of the AIConfigurator tables, footprint above 4 to 8 times L2: flash attention, 4,096 tokens and more, head_dim 128."""
     m = machine(name)
     tokens = np.array([4096.0, 8192.0, 16384.0])
     times = attention_prefill(m, 4, tokens, tokens, 32, 8, 128)

@@ -7,7 +7,8 @@ Examples
 --------
 >>> from presilicon.validate.kernels import suite_named  # doctest: +SKIP
 >>> gemm = suite_named("gemm")  # doctest: +SKIP
->>> kernel, grid, args, meta = gemm.predict(gemm.shapes[0], gemm.configs(gemm.shapes[0])[0])[0]  # doctest: +SKIP
+>>> shape = gemm.shapes[0]  # doctest: +SKIP
+>>> kernel, grid, args, meta = gemm.predict(shape, gemm.configs(shape)[0])[0]  # doctest: +SKIP
 """
 
 from __future__ import annotations
@@ -18,9 +19,16 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from .suite import Suite
 
-#: Modules that hold a tuple SUITES, in the order of measurement, with groups that ``--suite`` takes as one name.
-_MODULES: Final[Mapping[str, str]] = {"gemms": "gemm_suites", "attentions": "attention_suites", "moes": "moe_suites", "memory": "row_suites",
-                                      "micro": "micro_suites", "torch": "library_suites"}
+#: Groups that ``--suite`` takes as one name, in the order of measurement, and the modules whose tuple SUITES they are.
+_MODULES: Final[Mapping[str, str]] = {
+    "gemms": "gemm_suites",
+    "attentions": "attention_suites",
+    "moes": "moe_suites",
+    "memory": "row_suites",
+    "tensors": "tensor_suites",
+    "micro": "micro_suites",
+    "torch": "library_suites",
+}
 
 
 def all_suites() -> dict[str, Suite]:

@@ -11,15 +11,25 @@ from .suite import Config, Place, Shape, Tensors
 
 def decoder_tensors(shape: Shape, place: Place) -> Tensors:
     """x [batch, tokens, hidden], weights, KV cache [batch, kv_heads, context, head_dim], rotation tables [tokens, head_dim]."""
-    b, t, c, hidden, inter, h, g, d = (int(shape[n]) for n in ("batch", "tokens", "context", "hidden", "inter", "heads", "kv_heads", "head_dim"))
+    b, t, c, hidden, inter, h, g, d = (
+        int(shape[n]) for n in ("batch", "tokens", "context", "hidden", "inter", "heads", "kv_heads", "head_dim")
+    )
     dtype = str(shape["dtype"])
 
     def weight(rows: int, columns: int) -> Any:
         return place.normal(rows, columns, dtype=dtype, scale=columns**-0.5)
 
-    tensors = {"x": place.normal(b, t, hidden, dtype=dtype), "norm1": place.normal(hidden, dtype=dtype), "norm2": place.normal(hidden, dtype=dtype),
-               "qkv": weight((h + 2 * g) * d, hidden), "o": weight(hidden, h * d), "gate_up": weight(2 * inter, hidden), "down": weight(hidden, inter),
-               "cache_k": place.normal(b, g, c, d, dtype=dtype), "cache_v": place.normal(b, g, c, d, dtype=dtype)}
+    tensors = {
+        "x": place.normal(b, t, hidden, dtype=dtype),
+        "norm1": place.normal(hidden, dtype=dtype),
+        "norm2": place.normal(hidden, dtype=dtype),
+        "qkv": weight((h + 2 * g) * d, hidden),
+        "o": weight(hidden, h * d),
+        "gate_up": weight(2 * inter, hidden),
+        "down": weight(hidden, inter),
+        "cache_k": place.normal(b, g, c, d, dtype=dtype),
+        "cache_v": place.normal(b, g, c, d, dtype=dtype),
+    }
     if place.device == "meta":
         return tensors
     import torch
@@ -30,7 +40,10 @@ def decoder_tensors(shape: Shape, place: Place) -> Tensors:
 
 
 def decoder(x: Any, w: Tensors, heads: int, kv_heads: int, head_dim: int) -> Any:
-    """The layer's output; the new keys and values are joined to the cache."""
+    """The layer's output; the new keys and values are joined to the cache.
+
+    With a cache there is one token, since torch's causal mask starts at the first key.
+    """
     import torch
     from torch.nn.functional import linear, rms_norm, scaled_dot_product_attention, silu
 
@@ -89,7 +102,7 @@ def decoder_reference(shape: Shape, tensors: Tensors) -> Any:
         return torch.cat((first * cos - second * sin, second * cos + first * sin), -1)
 
     flat = (norm(x, wide["norm1"]) @ wide["qkv"].T).unflatten(-1, (-1, d)).transpose(1, 2)
-    q, k, v = rotate(flat[:, :heads]), rotate(flat[:, heads:heads + kv_heads]), flat[:, heads + kv_heads:]
+    q, k, v = rotate(flat[:, :heads]), rotate(flat[:, heads : heads + kv_heads]), flat[:, heads + kv_heads :]
     k, v = torch.cat((wide["cache_k"], k), 2), torch.cat((wide["cache_v"], v), 2)
     hidden = torch.ones(t, k.shape[2], dtype=torch.bool, device=x.device).triu(k.shape[2] - t + 1)
     out = torch.empty_like(q)

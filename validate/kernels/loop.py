@@ -6,19 +6,23 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from .machine import Machine, Timing
 from .pool import Compilers
-from .record import Point, Record, beside
+from .record import MeasureError, Point, Record, beside
 from .suite import Shape, Suite, relative_error, text_of
 
 
 class GpuLostError(Exception):
     """The GPU's context is gone (an illegal access); nothing more can be measured in this process."""
+
+
+class _NotCompiledError(Exception):
+    """A point does not compile; the message is the compiler's."""
 
 
 @dataclass
@@ -29,9 +33,7 @@ class Outcome:
     failed: int = 0
     wrong: int = 0
     skipped: int = 0
-    refused: int = 0
     finished: bool = False
-    messages: list[str] = field(default_factory=list)
 
 
 def plan(suites: Sequence[Suite], capability: int, *, tiny: bool = False, most_shapes: int | None = None) -> tuple[list[Point], int]:
@@ -99,9 +101,19 @@ def _groups(points: Sequence[Point]) -> Iterator[tuple[str, Shape, list[Point]]]
         yield group[0].suite, group[0].shape, group
 
 
-def measure_points(points: Sequence[Point], suites: Mapping[str, Suite], machine: Machine, record: Record, *, deadline: float, seed: int = 0,
-                   compilers: Compilers | None = None, in_flight: InFlight | None = None, clock: Callable[[], float] = time.time,
-                   progress: Callable[[str, int, int], None] = lambda text, number, total: None) -> Outcome:
+def measure_points(
+    points: Sequence[Point],
+    suites: Mapping[str, Suite],
+    machine: Machine,
+    record: Record,
+    *,
+    deadline: float,
+    seed: int = 0,
+    compilers: Compilers | None = None,
+    in_flight: InFlight | None = None,
+    clock: Callable[[], float] = time.time,
+    progress: Callable[[str, int, int], None] = lambda text, number, total: None,
+) -> Outcome:
     """Measure what has no row yet, until all is done or the time is up.
 
     Parameters
@@ -138,23 +150,16 @@ def measure_points(points: Sequence[Point], suites: Mapping[str, Suite], machine
                 in_flight.begin(point, timers)
             try:
                 if error:
-                    raise RuntimeError(error)
+                    raise _NotCompiledError(error)
                 state = state or _Shape(suite, shape, machine, seed)
-                rows = state.rows(point, timers)
-            except Exception as caught:  # one bad config must not end the run, whatever it raises
-                rows = iter([failed_row(point, timer, error or f"{type(caught).__name__}: {caught}") for timer in timers])
-                _keep_or_lose(machine, point, caught)
-            try:
-                for row in rows:
-                    _count(outcome, row)
-                    record.append(_stamped(row))
-            except OSError:
+                for row in state.rows(point, timers):
+                    _add(outcome, record, row)
+            except MeasureError:  # the file cannot be written
                 raise
-            except Exception as caught:
-                _keep_or_lose(machine, point, caught)
+            except Exception as caught:  # one bad config must not end the run, whatever it raises
+                _keep_or_lose(machine, caught)
                 for timer in record.missing(point, timers):
-                    outcome.failed += 1
-                    record.append(_stamped(failed_row(point, timer, f"{type(caught).__name__}: {caught}")))
+                    _add(outcome, record, failed_row(point, timer, error or f"{type(caught).__name__}: {caught}"))
                 machine.release()
             if in_flight:
                 in_flight.end()
@@ -166,30 +171,34 @@ def measure_points(points: Sequence[Point], suites: Mapping[str, Suite], machine
     return outcome
 
 
-def _keep_or_lose(machine: Machine, point: Point, error: Exception) -> None:
+def _keep_or_lose(machine: Machine, error: Exception) -> None:
     try:
         machine.synchronize()
     except Exception:
         raise GpuLostError(f"{type(error).__name__}: {error}") from error
 
 
-def _count(outcome: Outcome, row: Mapping[str, Any]) -> None:
+def _add(outcome: Outcome, record: Record, row: dict[str, Any]) -> None:
+    import triton
+
+    record.append(row | {"triton": triton.__version__, "measured_at": datetime.now(UTC).isoformat(timespec="seconds")})
     outcome.rows += 1
     outcome.failed += row["status"] == "failed"
     outcome.wrong += row["status"] == "wrong"
 
 
-def _stamped(row: dict[str, Any]) -> dict[str, Any]:
-    import triton
-
-    return row | {"triton": triton.__version__, "measured_at": datetime.now(UTC).isoformat(timespec="seconds")}
-
-
 def failed_row(point: Point, timer: str, message: str) -> dict[str, Any]:
     """The row of a point that could not be measured."""
     suite, shape, config, _ = point.key(timer)
-    return {"suite": suite, "dtype": point.shape.get("dtype", ""), "shape": shape, "config": config, "timer": timer, "status": "failed",
-            "message": message[:500]}
+    return {
+        "suite": suite,
+        "dtype": point.shape.get("dtype", ""),
+        "shape": shape,
+        "config": config,
+        "timer": timer,
+        "status": "failed",
+        "message": message[:500],
+    }
 
 
 class _Shape:
@@ -204,8 +213,14 @@ class _Shape:
     def rows(self, point: Point, timers: Sequence[str]) -> Iterator[dict[str, Any]]:
         """Check the output, then time; one row a timer, as soon as it is known."""
         suite, shape, config, _ = point.key("")
-        base: dict[str, Any] = {"suite": suite, "dtype": self.shape.get("dtype", ""), "shape": shape, "config": config,
-                                "flops": self.suite.flops(self.shape), "bytes": self.suite.bytes(self.shape)}
+        base: dict[str, Any] = {
+            "suite": suite,
+            "dtype": self.shape.get("dtype", ""),
+            "shape": shape,
+            "config": config,
+            "flops": self.suite.flops(self.shape),
+            "bytes": self.suite.bytes(self.shape),
+        }
         call, facts, out = self._prepare(point)
         error = relative_error(out, self.reference)
         allowed = self.suite.tolerance(self.shape)
@@ -233,25 +248,36 @@ class _Shape:
         def joined(values: Sequence[Any]) -> str:
             return "/".join("" if value is None else str(value) for value in values)
 
-        facts = {"kernel": "+".join(launch.kernel.__name__ for launch in launches),
-                 "grid": joined(["x".join(map(str, launch.grid)) for launch in launches])}
+        facts = {
+            "kernel": "+".join(launch.kernel.__name__ for launch in launches),
+            "grid": joined(["x".join(map(str, launch.grid)) for launch in launches]),
+        }
         if kernels[0] is not None:
-            facts |= {"registers": joined([getattr(k, "n_regs", None) for k in kernels]),
-                      "spills": joined([getattr(k, "n_spills", None) for k in kernels]),
-                      "shared_bytes": joined([k.metadata.shared for k in kernels])}
+            facts |= {
+                "registers": joined([getattr(k, "n_regs", None) for k in kernels]),
+                "spills": joined([getattr(k, "n_spills", None) for k in kernels]),
+                "shared_bytes": joined([k.metadata.shared for k in kernels]),
+            }
         runs = [launch.kernel[launch.grid] for launch in launches]
 
-        def call() -> None:
+        def launch_all() -> None:
             for run, launch in zip(runs, launches, strict=True):
                 run(*launch.args, **launch.meta)
 
-        return call, facts, out
+        return launch_all, facts, out
 
 
 def _numbers(timing: Timing, flops: int, moved: int) -> dict[str, Any]:
     samples = sorted(timing.samples)
     median = statistics.median(samples)
     tenth = max(0, round(0.1 * (len(samples) - 1)))
-    return {"latency_s": median, "p10_s": samples[tenth], "p90_s": samples[len(samples) - 1 - tenth], "runs": len(samples),
-            "repeats": timing.repeats, "tflop_per_s": flops / median * 1e-12 if flops else None, "gb_per_s": moved / median * 1e-9 if moved else None,
-            **vars(timing.health)}
+    return {
+        "latency_s": median,
+        "p10_s": samples[tenth],
+        "p90_s": samples[len(samples) - 1 - tenth],
+        "runs": len(samples),
+        "repeats": timing.repeats,
+        "tflop_per_s": flops / median * 1e-12 if flops else None,
+        "gb_per_s": moved / median * 1e-9 if moved else None,
+        **vars(timing.health),
+    }

@@ -22,14 +22,15 @@ _FLUSH_BYTES: Final = 256 * 1024 * 1024
 _SUSTAINED_S: Final = 2.5
 
 METHOD: Final = {
-    "cold": f"CUDA events around one launch; before each, {_FLUSH_BYTES >> 20} MiB are overwritten with zeros, which clears L2 (as triton.testing.do_bench "
-            "does); the CPU runs ahead, so the launch itself is hidden, but the cost of two events is in the number (see suite launch)",
-    "graph": "CUDA-graph replay of `repeats` calls back to back, events around the replay, divided by `repeats`; operands that fit L2 stay in it",
+    "cold": f"CUDA events around one launch; before each, {_FLUSH_BYTES >> 20} MiB are overwritten with zeros, which clears L2 (as "
+    "triton.testing.do_bench does); the CPU runs ahead, which hides the launch; the cost of two events is in the number (see suite launch)",
+    "graph": "CUDA-graph replay of `repeats` calls back to back, events around the replay, divided by `repeats`; operands that fit L2 "
+    "stay in it",
     "eager": "`repeats` calls back to back without a graph, events around them, divided by `repeats`",
     "host": "seconds of the CPU for `repeats` launches, GPU queue not full, divided by `repeats`",
     "sustained": f"calls back to back for {_SUSTAINED_S} s; the last 60 % count; clock and power are medians over that time",
-    "statistics": f"at least {RUNS[0]} samples a point; median, 10th and 90th percentile; 3 calls of warm-up; normally distributed random inputs; outputs "
-                  "are filled with NaN before the run that is checked against a float32 reference",
+    "statistics": f"at least {RUNS[0]} samples a point; median, 10th and 90th percentile; 3 calls of warm-up; random inputs; outputs "
+    "are filled with NaN before the run that is checked against a float32 reference",
 }
 
 
@@ -112,12 +113,15 @@ class Nvml:
         text = ctypes.create_string_buffer(96)
         driver = text.value.decode() if not self.library.nvmlSystemGetDriverVersion(text, 96) else None
         limit = self._number("nvmlDeviceGetEnforcedPowerLimit")
-        return {"driver": driver, "power_limit_w": None if limit is None else limit / 1000,
-                **{f"max_{name}": self._number("nvmlDeviceGetMaxClockInfo", which) for name, which in self._CLOCKS.items()}}
+        return {
+            "driver": driver,
+            "power_limit_w": None if limit is None else limit / 1000,
+            **{f"max_{name}": self._number("nvmlDeviceGetMaxClockInfo", which) for name, which in self._CLOCKS.items()},
+        }
 
 
 class Smi:
-    """The same through nvidia-smi, where the library cannot be loaded; slow, so that it answers at most once a second."""
+    """The same through nvidia-smi, where the library cannot be loaded; slow, so a reading serves for a second."""
 
     _FIELDS: Final = "clocks.sm,clocks.mem,power.draw,temperature.gpu"
 
@@ -127,7 +131,9 @@ class Smi:
     def _query(self, fields: str) -> list[str]:
         command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits", "--id=0"]
         try:
-            return [cell.strip() for cell in subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.split(",")]
+            return [
+                cell.strip() for cell in subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.split(",")
+            ]
         except (OSError, subprocess.SubprocessError):
             return []
 
@@ -166,11 +172,13 @@ class CudaMachine:
         import torch
 
         if not torch.cuda.is_available():
-            raise MeasureError("no CUDA GPU here (torch.cuda.is_available() is false); --check runs tiny sizes in Triton's interpreter instead")
+            raise MeasureError(
+                "no CUDA GPU here (torch.cuda.is_available() is false); --check runs tiny sizes in Triton's interpreter instead"
+            )
         self.torch = torch
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.allow_tf32 = False
-        self.properties = torch.cuda.get_device_properties(0)
+        self.properties: Any = torch.cuda.get_device_properties(0)
         self.name: str = self.properties.name
         self.capability: int = self.properties.major * 10 + self.properties.minor
         self.sm_count: int = self.properties.multi_processor_count
@@ -203,17 +211,29 @@ class CudaMachine:
         import triton
 
         p = self.properties
-        return {"gpu": self.name, "compute_capability": f"{p.major}.{p.minor}", "sm_count": p.multi_processor_count,
-                "memory_bytes": p.total_memory, "l2_bytes": getattr(p, "L2_cache_size", None), "torch": self.torch.__version__,
-                "triton": triton.__version__, "cuda": self.torch.version.cuda, "python": platform.python_version(), **self.sensors.facts(),
-                "clock_control": "as found; nothing was set", "idle": vars(self.sensors.health())}
+        return {
+            "gpu": self.name,
+            "compute_capability": f"{p.major}.{p.minor}",
+            "sm_count": p.multi_processor_count,
+            "memory_bytes": p.total_memory,
+            "l2_bytes": getattr(p, "L2_cache_size", None),
+            "torch": self.torch.__version__,
+            "triton": triton.__version__,
+            "cuda": self.torch.version.cuda,
+            "python": platform.python_version(),
+            **self.sensors.facts(),
+            "clock_control": "as found; nothing was set",
+            "idle": vars(self.sensors.health()),
+        }
 
     def time(self, call: Callable[[], Any], timer: str) -> Timing:
         """Warm up, then take the samples of one timer."""
         for _ in range(3):
             call()
         self.synchronize()
-        return {"cold": self._cold, "graph": self._graph, "eager": self._eager, "host": self._host, "sustained": self._sustained}[timer](call)
+        return {"cold": self._cold, "graph": self._graph, "eager": self._eager, "host": self._host, "sustained": self._sustained}[timer](
+            call
+        )
 
     def _between(self, work: Callable[[], Any], runs: int, before: Callable[[], Any] = lambda: None) -> tuple[list[float], Health]:
         """Seconds of `work` by events, `runs` times; all is launched before anything is waited for."""
@@ -290,7 +310,7 @@ class CudaMachine:
             health.append(self.sensors.health())
         self.synchronize()
         first = count * 2 // 5
-        samples = [a.elapsed_time(b) * 1e-3 / repeats for a, b in zip(marks[first:], marks[first + 1:], strict=False)]
+        samples = [a.elapsed_time(b) * 1e-3 / repeats for a, b in zip(marks[first:], marks[first + 1 :], strict=False)]
         return Timing(samples, repeats, _median_health(health[first:]))
 
 
@@ -305,7 +325,7 @@ def _median_health(readings: list[Health]) -> Health:
 
 
 class Interpreter:
-    """Triton's interpreter on the CPU, to check kernels and harness; its seconds mean nothing. Needs TRITON_INTERPRET=1 before triton loads."""
+    """Triton's interpreter on the CPU, to check kernels and harness; its seconds mean nothing. TRITON_INTERPRET=1 must be set first."""
 
     name = "interpreter"
     capability = 90

@@ -68,8 +68,8 @@ def route(tokens: int, experts: int, top_k: int, distribution: str, seed: int = 
     ----------
     distribution
         ``"balanced"``: tokens walk through the experts with stride ceil(experts / top_k). ``"power_law_A"``: the share of each expert is
-        drawn from a density proportional to x**-A on [1, 0.8 tokens] (on [0.01, 2] with fewer pairs than experts); a token takes its experts
-        by these shares without repetition (Gumbel top-k).
+        drawn from a density proportional to x**-A on [1, 0.8 tokens] (on [0.01, 2] with fewer pairs than experts); a token takes its
+        experts by these shares without repetition (Gumbel top-k).
     """
     import numpy as np
 

@@ -8,10 +8,19 @@ from . import moe, rows
 from .suite import Config, Launch, Place, Shape, Suite, Tensors, cdiv, needs_fp8, size_of, tile
 
 
-def layer_of(tokens: int, hidden: int, inter: int, experts: int, top_k: int, distribution: str = "balanced",
-             dtype: str = "bfloat16") -> dict[str, Any]:
+def layer_of(
+    tokens: int, hidden: int, inter: int, experts: int, top_k: int, distribution: str = "balanced", dtype: str = "bfloat16"
+) -> dict[str, Any]:
     """Fields of a mixture-of-experts problem."""
-    return {"tokens": tokens, "hidden": hidden, "inter": inter, "experts": experts, "top_k": top_k, "distribution": distribution, "dtype": dtype}
+    return {
+        "tokens": tokens,
+        "hidden": hidden,
+        "inter": inter,
+        "experts": experts,
+        "top_k": top_k,
+        "distribution": distribution,
+        "dtype": dtype,
+    }
 
 
 def _sizes(shape: Shape) -> tuple[int, int, int, int, int]:
@@ -34,9 +43,14 @@ def layer_tensors(shape: Shape, place: Place) -> Tensors:
     tokens, hidden, inter, experts, top_k = _sizes(shape)
     dtype = str(shape["dtype"])
     chosen = moe.route(tokens, experts, top_k, str(shape["distribution"]), place.seed)
-    return {"x": place.normal(tokens, hidden, dtype=dtype), "w13": place.normal(experts, 2 * inter, hidden, dtype=dtype, scale=hidden**-0.5),
-            "w2": place.normal(experts, hidden, inter, dtype=dtype, scale=inter**-0.5), "weight": place.uniform(tokens, top_k),
-            "experts": place.index(chosen), "out": place.empty(tokens, hidden)}
+    return {
+        "x": place.normal(tokens, hidden, dtype=dtype),
+        "w13": place.normal(experts, 2 * inter, hidden, dtype=dtype, scale=hidden**-0.5),
+        "w2": place.normal(experts, hidden, inter, dtype=dtype, scale=inter**-0.5),
+        "weight": place.uniform(tokens, top_k),
+        "experts": place.index(chosen),
+        "out": place.empty(tokens, hidden),
+    }
 
 
 def _gemm_tensors(shape: Shape, place: Place) -> Tensors:
@@ -44,25 +58,62 @@ def _gemm_tensors(shape: Shape, place: Place) -> Tensors:
     dtype = str(shape["dtype"])
     chosen = moe.route(tokens, experts, top_k, str(shape["distribution"]), place.seed)
     scaled = size_of(dtype) == 1
-    return {"x": place.normal(tokens, hidden, dtype=dtype), "w": place.normal(experts, inter, hidden, dtype=dtype),
-            "experts": place.index(chosen), "x_scale": place.uniform(1) if scaled else None,
-            "w_scale": place.uniform(experts, low=0.5, high=1.5) if scaled else None, "out": place.empty(tokens * top_k, inter)}
+    return {
+        "x": place.normal(tokens, hidden, dtype=dtype),
+        "w": place.normal(experts, inter, hidden, dtype=dtype),
+        "experts": place.index(chosen),
+        "x_scale": place.uniform(1) if scaled else None,
+        "w_scale": place.uniform(experts, low=0.5, high=1.5) if scaled else None,
+        "out": place.empty(tokens * top_k, inter),
+    }
 
 
-def _grouped(shape: Shape, config: Config, place: Place, a: Any, b: Any, out: Any, experts_of: Any, top_k: int, weight: Any = None,
-             scales: tuple[Any, Any] = (None, None)) -> Launch:
+def _grouped(
+    shape: Shape,
+    config: Config,
+    place: Place,
+    a: Any,
+    b: Any,
+    out: Any,
+    experts_of: Any,
+    top_k: int,
+    weight: Any = None,
+    scales: tuple[Any, Any] = (None, None),
+) -> Launch:
     """One grouped GEMM of every (token, expert) pair; a has one row for `top_k` pairs."""
     block, n, k = int(config["BLOCK_M"]), int(b.shape[1]), int(b.shape[2])
     ids, of_block, used = moe.align(experts_of.cpu().numpy(), int(shape["experts"]), block)
-    args = (a, b, out, *scales, weight, place.index(ids), place.index(of_block), place.index([used]), n, k, int(experts_of.numel()), a.stride(0),
-            b.stride(0), b.stride(1), out.stride(0))
-    flags = {"TOP_K": top_k, "WEIGHTED": weight is not None, "SCALED": scales[0] is not None, "EVEN_K": k % int(config["BLOCK_K"]) == 0,
-             "CAPACITY": len(ids)}
+    args = (
+        a,
+        b,
+        out,
+        *scales,
+        weight,
+        place.index(ids),
+        place.index(of_block),
+        place.index([used]),
+        n,
+        k,
+        int(experts_of.numel()),
+        a.stride(0),
+        b.stride(0),
+        b.stride(1),
+        out.stride(0),
+    )
+    flags = {
+        "TOP_K": top_k,
+        "WEIGHTED": weight is not None,
+        "SCALED": scales[0] is not None,
+        "EVEN_K": k % int(config["BLOCK_K"]) == 0,
+        "CAPACITY": len(ids),
+    }
     return Launch(moe.moe_matmul, (len(ids) // block * cdiv(n, int(config["BLOCK_N"])),), args, {**config, **flags})
 
 
 def _gemm(shape: Shape, config: Config, t: Tensors, place: Place) -> list[Launch]:
-    return [_grouped(shape, config, place, t["x"], t["w"], t["out"], t["experts"], int(shape["top_k"]), scales=(t["x_scale"], t["w_scale"]))]
+    return [
+        _grouped(shape, config, place, t["x"], t["w"], t["out"], t["experts"], int(shape["top_k"]), scales=(t["x_scale"], t["w_scale"]))
+    ]
 
 
 def _gemm_reference(shape: Shape, t: Tensors) -> Any:
@@ -119,27 +170,72 @@ def _gemm_bytes(shape: Shape) -> int:
 
 def _row(shape: Shape) -> dict[str, Any]:
     tokens, hidden, inter, experts, top_k = _sizes(shape)
-    return {"kernel_source": "presilicon_moe_triton", "moe_dtype": shape["dtype"], "num_tokens": tokens, "hidden_size": hidden,
-            "inter_size": inter, "topk": top_k, "num_experts": experts, "moe_tp_size": 1, "moe_ep_size": 1,
-            "distribution": shape["distribution"]}
+    return {
+        "kernel_source": "presilicon_moe_triton",
+        "moe_dtype": shape["dtype"],
+        "num_tokens": tokens,
+        "hidden_size": hidden,
+        "inter_size": inter,
+        "topk": top_k,
+        "num_experts": experts,
+        "moe_tp_size": 1,
+        "moe_ep_size": 1,
+        "distribution": shape["distribution"],
+    }
 
 
 _MIXTRAL, _QWEN3, _FINE = (4096, 14336, 8, 2), (2048, 768, 128, 8), (7168, 256, 256, 8)
-_LAYERS: Final = [layer_of(t, *sizes, distribution=d) for t, sizes, d in (
-    (4096, _QWEN3, "balanced"), (16, _MIXTRAL, "power_law_1.01"), (1024, _QWEN3, "power_law_1.2"), (512, _MIXTRAL, "balanced"),
-    (64, _QWEN3, "power_law_1.01"), (1, _MIXTRAL, "balanced"), (2048, _FINE, "power_law_1.01"), (8, _QWEN3, "balanced"),
-    (4096, _MIXTRAL, "power_law_1.2"), (128, _FINE, "balanced"), (256, _QWEN3, "power_law_1.01"), (64, _MIXTRAL, "power_law_1.01"),
-    (16384, _QWEN3, "power_law_1.01"), (1, _QWEN3, "balanced"))]
+_LAYERS: Final = [
+    layer_of(t, *sizes, distribution=d)
+    for t, sizes, d in (
+        (4096, _QWEN3, "balanced"),
+        (16, _MIXTRAL, "power_law_1.01"),
+        (1024, _QWEN3, "power_law_1.2"),
+        (512, _MIXTRAL, "balanced"),
+        (64, _QWEN3, "power_law_1.01"),
+        (1, _MIXTRAL, "balanced"),
+        (2048, _FINE, "power_law_1.01"),
+        (8, _QWEN3, "balanced"),
+        (4096, _MIXTRAL, "power_law_1.2"),
+        (128, _FINE, "balanced"),
+        (256, _QWEN3, "power_law_1.01"),
+        (64, _MIXTRAL, "power_law_1.01"),
+        (16384, _QWEN3, "power_law_1.01"),
+        (1, _QWEN3, "balanced"),
+    )
+]
 _TINY: Final = tile(16, 16, 16, 2, 4, GROUP_M=2)
 
 SUITES: Final = (
-    Suite("moe_gemm", "grouped GEMM over experts with the block structure of SGLang and vLLM, bf16 and fp8",
-          [s | {"dtype": d, "inter": int(s["inter"]) * 2} for s in _LAYERS[:8] for d in ("bfloat16", "fp8_e4m3")], default_tiles,
-          _gemm_tensors, _gemm, _gemm_reference, lambda s: 2 * int(s["tokens"]) * int(s["top_k"]) * int(s["hidden"]) * int(s["inter"]),
-          _gemm_bytes, refuses=needs_fp8,
-          tiny=[(layer_of(7, 24, 20, 4, 2, dtype="float16"), _TINY),
-                (layer_of(9, 32, 16, 4, 1, "power_law_1.2", "fp8_e4m3"), tile(16, 16, 32, 2, 4, GROUP_M=1))]),
-    Suite("moe", "the whole layer: two grouped GEMMs, SwiGLU, weighted sum", _LAYERS, default_tiles, layer_tensors, _layer, _layer_reference,
-          lambda s: 6 * int(s["tokens"]) * int(s["top_k"]) * int(s["hidden"]) * int(s["inter"]), _layer_bytes, tolerance=lambda s: 0.02,
-          tiny=[(layer_of(6, 32, 16, 4, 2, dtype="float16"), _TINY)], table="moe_triton", row=_row),
+    Suite(
+        "moe_gemm",
+        "grouped GEMM over experts with the block structure of SGLang and vLLM, bf16 and fp8",
+        [s | {"dtype": d, "inter": int(s["inter"]) * 2} for s in _LAYERS[:8] for d in ("bfloat16", "fp8_e4m3")],
+        default_tiles,
+        _gemm_tensors,
+        _gemm,
+        _gemm_reference,
+        lambda s: 2 * int(s["tokens"]) * int(s["top_k"]) * int(s["hidden"]) * int(s["inter"]),
+        _gemm_bytes,
+        refuses=needs_fp8,
+        tiny=[
+            (layer_of(7, 24, 20, 4, 2, dtype="float16"), _TINY),
+            (layer_of(9, 32, 16, 4, 1, "power_law_1.2", "fp8_e4m3"), tile(16, 16, 32, 2, 4, GROUP_M=1)),
+        ],
+    ),
+    Suite(
+        "moe",
+        "the whole layer: two grouped GEMMs, SwiGLU, weighted sum",
+        _LAYERS,
+        default_tiles,
+        layer_tensors,
+        _layer,
+        _layer_reference,
+        lambda s: 6 * int(s["tokens"]) * int(s["top_k"]) * int(s["hidden"]) * int(s["inter"]),
+        _layer_bytes,
+        tolerance=lambda s: 0.02,
+        tiny=[(layer_of(6, 32, 16, 4, 2, dtype="float16"), _TINY)],
+        table="moe_triton",
+        row=_row,
+    ),
 )

@@ -1,4 +1,4 @@
-"""The measurements on disk: one CSV row a point, written as soon as it is known, resumable; provenance beside it; op tables made from it."""
+"""The measurements on disk: one CSV row a point, written as soon as it is known; provenance beside it; op tables made from it."""
 
 from __future__ import annotations
 
@@ -28,22 +28,92 @@ class MeasureError(PresiliconError):
     """A measurement cannot start or go on; the message names the file, the GPU or the suite."""
 
 
-#: Columns of the file, in order. latency_s is the median, p10_s and p90_s its spread; status is ok, wrong (the output failed its check) or
-#: failed (message says why). Clocks, power and temperature were read while the last runs were on the GPU.
-COLUMNS: Final = ("suite", "kernel", "dtype", "shape", "config", "timer", "status", "latency_s", "p10_s", "p90_s", "runs", "repeats", "flops",
-                  "bytes", "tflop_per_s", "gb_per_s", "error", "tolerance", "grid", "registers", "spills", "shared_bytes", "sm_clock_mhz",
-                  "memory_clock_mhz", "power_w", "temperature_c", "gpu", "triton", "measured_at", "message")
+#: Columns of the file, in order. latency_s is the median, p10_s and p90_s its spread; status is ok, wrong (the output failed its check)
+#: or failed (message says why). Clocks, power and temperature were read while the last runs were on the GPU.
+COLUMNS: Final = (
+    "suite",
+    "kernel",
+    "dtype",
+    "shape",
+    "config",
+    "timer",
+    "status",
+    "latency_s",
+    "p10_s",
+    "p90_s",
+    "runs",
+    "repeats",
+    "flops",
+    "bytes",
+    "tflop_per_s",
+    "gb_per_s",
+    "error",
+    "tolerance",
+    "grid",
+    "registers",
+    "spills",
+    "shared_bytes",
+    "sm_clock_mhz",
+    "memory_clock_mhz",
+    "power_w",
+    "temperature_c",
+    "gpu",
+    "triton",
+    "measured_at",
+    "message",
+)
 
 #: Columns of the op tables, as `presilicon calibrate`, `validate` and `ops` take them.
 TABLES: Final[Mapping[str, tuple[str, ...]]] = {
     "gemm": ("framework", "version", "kernel_source", "gemm_dtype", "m", "n", "k", "latency_s"),
-    "context_attention": ("framework", "version", "kernel_source", "batch_size", "isl", "num_heads", "num_key_value_heads", "head_dim",
-                          "beam_width", "attn_dtype", "kv_cache_dtype", "step", "window_size", "latency_s"),
-    "generation_attention": ("framework", "version", "kernel_source", "batch_size", "isl", "num_heads", "num_key_value_heads", "head_dim",
-                             "beam_width", "attn_dtype", "kv_cache_dtype", "step", "window_size", "latency_s"),
+    "context_attention": (
+        "framework",
+        "version",
+        "kernel_source",
+        "batch_size",
+        "isl",
+        "num_heads",
+        "num_key_value_heads",
+        "head_dim",
+        "beam_width",
+        "attn_dtype",
+        "kv_cache_dtype",
+        "step",
+        "window_size",
+        "latency_s",
+    ),
+    "generation_attention": (
+        "framework",
+        "version",
+        "kernel_source",
+        "batch_size",
+        "isl",
+        "num_heads",
+        "num_key_value_heads",
+        "head_dim",
+        "beam_width",
+        "attn_dtype",
+        "kv_cache_dtype",
+        "step",
+        "window_size",
+        "latency_s",
+    ),
     "encoder_attention": ("framework", "version", "kernel_source", "batch_size", "isl", "num_heads", "head_dim", "attn_dtype", "latency_s"),
-    "moe_triton": ("framework", "version", "kernel_source", "moe_dtype", "num_tokens", "hidden_size", "inter_size", "topk", "num_experts",
-                   "moe_tp_size", "moe_ep_size", "distribution", "latency_s"),
+    "moe_triton": (
+        "framework",
+        "version",
+        "kernel_source",
+        "moe_dtype",
+        "num_tokens",
+        "hidden_size",
+        "inter_size",
+        "topk",
+        "num_experts",
+        "moe_tp_size",
+        "moe_ep_size",
+        "distribution",
+        "latency_s",
+    ),
 }
 
 
@@ -102,14 +172,23 @@ class Record:
             raise MeasureError(f"{path}: cannot be written: {error.strerror or error}") from None
 
     def append(self, row: Mapping[str, Any]) -> None:
-        """Add a row; columns that it lacks stay empty."""
+        """Add a row; columns that it lacks stay empty.
+
+        Raises
+        ------
+        MeasureError
+            The disk is full, or the file cannot be written for another reason.
+        """
         unknown = set(row) - set(COLUMNS)
         if unknown:
             raise ValueError(f"no such columns: {', '.join(sorted(unknown))}")
-        full = {"gpu": self.gpu} | row
-        self._stream.write(_line([_cell(full.get(name)) for name in COLUMNS]))
-        self._stream.flush()
-        os.fsync(self._stream.fileno())
+        full = {"gpu": self.gpu, **row}
+        try:
+            self._stream.write(_line([_cell(full.get(name)) for name in COLUMNS]))
+            self._stream.flush()
+            os.fsync(self._stream.fileno())
+        except OSError as error:
+            raise MeasureError(f"{self.path}: cannot be written: {error.strerror or error}") from None
         self.done.add(row_key(full))
 
     def missing(self, point: Point, timers: Iterable[str]) -> list[str]:
@@ -172,8 +251,10 @@ def read_rows(path: Path, *, repair: bool = False, gpu: str = "") -> list[dict[s
     header = tuple(table[0]) if table else ()
     if header != COLUMNS:
         odd = sorted(set(header) ^ set(COLUMNS))
-        raise MeasureError(f"{path}: not a measurement file of this version: columns differ ({', '.join(odd[:6]) or 'their order'}); "
-                           "choose another name for the output")
+        raise MeasureError(
+            f"{path}: not a measurement file of this version: columns differ ({', '.join(odd[:6]) or 'their order'}); "
+            "choose another name for the output"
+        )
     rows = []
     for number, cells in enumerate(table[1:], 2):
         if len(cells) != len(COLUMNS):
@@ -181,8 +262,10 @@ def read_rows(path: Path, *, repair: bool = False, gpu: str = "") -> list[dict[s
         row = dict(zip(COLUMNS, cells, strict=True))
         gpu = gpu or row["gpu"]
         if row["gpu"] != gpu:
-            raise MeasureError(f"{path}, row {number}: measured on {row['gpu']!r}, not on {gpu!r}; one file holds one GPU: choose another name "
-                               "for the output")
+            raise MeasureError(
+                f"{path}, row {number}: measured on {row['gpu']!r}, not on {gpu!r}; one file holds one GPU: choose another name "
+                "for the output"
+            )
         rows.append(row)
     return rows
 
@@ -219,7 +302,12 @@ def export_tables(path: Path, suites: Mapping[str, Suite], version: str = "") ->
         table = best.setdefault(suite.table, {})
         if row["suite"] + row["shape"] not in table or latency < table[row["suite"] + row["shape"]][0]:
             framework = "torch" if suite.call else "triton"
-            fields = {"framework": framework, "version": version or row["triton"], **suite.row(fields_of(row["shape"])), "latency_s": row["latency_s"]}
+            fields = {
+                "framework": framework,
+                "version": version or row["triton"],
+                **suite.row(fields_of(row["shape"])),
+                "latency_s": row["latency_s"],
+            }
             table[row["suite"] + row["shape"]] = latency, fields
     written = []
     for kind, table in best.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -178,6 +179,8 @@ class Suite:
         For suites of torch's own operators: a function that runs the point; there are no launches then.
     calls_per_launch
         A microbenchmark repeats its unit of work this often in one launch.
+    extra
+        Left out of "all": measured only where it is named.
     table, row
         Kind of op table that the points also belong to (the part of the file name before ``.csv``), and a point's columns there.
     """
@@ -199,6 +202,7 @@ class Suite:
     interpretable: bool = True
     call: Callable[[Shape, Config, Tensors], Callable[[], Any]] | None = None
     calls_per_launch: Callable[[Shape], int] = lambda shape: 1
+    extra: bool = False
     table: str = ""
     row: Callable[[Shape], Mapping[str, Value]] = dict
 
@@ -271,4 +275,4 @@ def relative_error(out: Any, reference: Any) -> float:
     if out64.shape != ref64.shape:
         raise ValueError(f"output has shape {tuple(out64.shape)}, the reference {tuple(ref64.shape)}")
     error = float(torch.linalg.vector_norm(out64 - ref64) / torch.linalg.vector_norm(ref64).clamp_min(1e-30))
-    return error if error == error else float("inf")
+    return float("inf") if math.isnan(error) else error

@@ -1,0 +1,570 @@
+"""DRAM devices as data: clock, organisation, timings, commands, constraint rows, and where processing units sit.
+
+A device is one YAML file in `dram_standards` (or a path of your own). Every number carries its source, as in a device file
+of a GPU. Timings are cycles of the command clock, or times with a unit, which are rounded up to cycles as JEDEC does.
+
+A *constraint row* says: after any of the commands `after`, none of the commands `before` may follow within `cycles`
+(a sum of timing names) on the same node of `level`. With ``window: n`` the distance is counted from the n-th last one, as
+in a four-activate window. A command addresses a set of banks, its *scope*; a row binds two commands when their sets meet in
+one node of the row's level. The engine (`presilicon.sim.dram`), its checker and the closed forms (`presilicon.mapping.pim`)
+read the same rows.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+
+from ..errors import SpecError, UnknownNameError, shown
+from ..units import parse
+from .yamlfile import read_yaml
+
+FOLDER: Final = Path(__file__).parent / "dram_standards"
+#: Levels of a channel, outermost first; a row of a constraint names one.
+LEVELS: Final = ("channel", "pseudochannel", "rank", "bankgroup", "bank")
+#: Sets of banks that a command may address: one node of a level, the same bank of every bank group of the channel
+#: (``same-bank``), or one bank in every pseudo-channel (``bank-all-pseudochannels``).
+SCOPES: Final = (*LEVELS, "same-bank", "bank-all-pseudochannels")
+PLACEMENTS: Final = ("bank", "bank-pair", "bankgroup", "pseudochannel")
+_BUSES: Final = ("row", "column")
+_NEEDS: Final = ("any", "open", "closed")
+_EFFECTS: Final = ("none", "open", "close")
+_KEYS: Final = ("name", "title", "standard", "sources", "clock", "organisation", "timings", "power_limit", "buses", "commands",
+                "include", "constraints", "refresh", "pim", "energy", "controller", "notes")
+#: Largest value of an organisation's count or of a timing, against slips of the keyboard.
+_MOST: Final = 1 << 40
+
+
+@dataclass(frozen=True)
+class Organisation:
+    """How many of what: channels of the device, and what each channel holds.
+
+    Attributes
+    ----------
+    channels, pseudo_channels, ranks, bank_groups, banks
+        Each is the count inside one node of the level above; `channels` have command buses of their own.
+    rows, columns, column_bytes
+        Rows of a bank, columns (bursts) of a row, bytes of a column.
+    """
+
+    channels: int
+    pseudo_channels: int
+    ranks: int
+    bank_groups: int
+    banks: int
+    rows: int
+    columns: int
+    column_bytes: int
+
+    @property
+    def nodes(self) -> tuple[int, ...]:
+        """Nodes of one channel at each of `LEVELS`."""
+        pseudo, ranks = self.pseudo_channels, self.pseudo_channels * self.ranks
+        groups = ranks * self.bank_groups
+        return 1, pseudo, ranks, groups, groups * self.banks
+
+    @property
+    def banks_per_channel(self) -> int:
+        """Banks of one channel."""
+        return self.nodes[-1]
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row of one bank."""
+        return self.columns * self.column_bytes
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the device."""
+        return self.channels * self.banks_per_channel * self.rows * self.row_bytes
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command of the bus.
+
+    Attributes
+    ----------
+    name
+        As in the constraint rows.
+    scope
+        The banks that it addresses, one of `SCOPES`.
+    bus
+        ``row`` or ``column``; they are one bus unless the device says ``buses: 2``.
+    needs
+        ``open``: the row in every addressed bank; ``closed``: no row in any; ``any``.
+    effect
+        ``open`` or ``close`` the rows of the addressed banks, or ``none``.
+    opener, closer
+        Commands that a controller sends first where the row is missing, or another one is open.
+    latency
+        Name of the timing, or sum of names, until its result has arrived; "0" where nobody waits.
+    mode
+        Mode that the device must be in, changed by the device's ``mode_switch`` command; "" where it does not matter.
+    """
+
+    name: str
+    scope: str
+    bus: str = "column"
+    needs: str = "any"
+    effect: str = "none"
+    opener: str = ""
+    closer: str = ""
+    latency: str = "0"
+    mode: str = ""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A constraint row; `cycles` is a sum of timing names, as text."""
+
+    level: str
+    after: tuple[str, ...]
+    before: tuple[str, ...]
+    cycles: str
+    window: int = 1
+
+
+@dataclass(frozen=True)
+class Refresh:
+    """How a channel is refreshed: each `interval` (a timing) every node of the refresh command's scope, rows closed before.
+
+    Attributes
+    ----------
+    command, closer
+        Refresh command, and the precharge that it needs first.
+    interval, duration
+        Names of timings.
+    """
+
+    command: str
+    closer: str
+    interval: str
+    duration: str
+
+
+@dataclass(frozen=True)
+class Pim:
+    """Processing units inside the memory.
+
+    Attributes
+    ----------
+    placement
+        What one unit belongs to, one of `PLACEMENTS`.
+    lanes, width_bytes
+        Multiply-accumulates per command and unit, and bytes that it takes from the row buffer for them.
+    clock_hz
+        Clock of the units.
+    buffer_bytes, buffer_scope
+        Operand buffer, and what has one each: ``channel`` (a global buffer) or ``unit``.
+    registers
+        Result registers of a unit.
+    """
+
+    placement: str
+    lanes: int
+    width_bytes: int
+    clock_hz: float
+    buffer_bytes: int
+    buffer_scope: str
+    registers: int
+
+
+@dataclass(frozen=True)
+class DramDevice:
+    """A DRAM standard or device, checked; see the module.
+
+    Attributes
+    ----------
+    timings
+        Cycles by name. `expand` evaluates a sum of names.
+    power_limit
+        Timings, and their values without the power limit, that `without_power_limit` puts in place.
+    controller
+        Settings of the documented controller (queue depths).
+    energy
+        Joules per bit, or per operation, by name.
+    sources
+        Source of every number by its path in the file.
+    """
+
+    name: str
+    title: str
+    standard: str
+    clock_hz: float
+    organisation: Organisation
+    timings: Mapping[str, int]
+    commands: tuple[Command, ...]
+    rules: tuple[Rule, ...]
+    buses: int = 1
+    mode_switch: str = ""
+    refresh: Refresh | None = None
+    pim: Pim | None = None
+    power_limit: Mapping[str, int] = field(default_factory=dict)
+    controller: Mapping[str, int] = field(default_factory=dict)
+    energy: Mapping[str, float] = field(default_factory=dict)
+    sources: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    @property
+    def cycle_s(self) -> float:
+        """Seconds of one cycle of the command clock."""
+        return 1.0 / self.clock_hz
+
+    @property
+    def units_per_channel(self) -> int:
+        """Processing units of one channel; zero without."""
+        if self.pim is None:
+            return 0
+        nodes = dict(zip(LEVELS, self.organisation.nodes, strict=True))
+        return nodes["bank"] // 2 if self.pim.placement == "bank-pair" else nodes[self.pim.placement]
+
+    def command(self, name: str) -> Command:
+        """The command of that name, or UnknownNameError."""
+        for found in self.commands:
+            if found.name == name:
+                return found
+        raise UnknownNameError("DRAM command", name, [c.name for c in self.commands], self.name)
+
+    def expand(self, text: str) -> int:
+        """Cycles of a sum of timing names and numbers, ``"tCWL + tBL + tWR"``; ``max(a, b)`` may occur."""
+        return _expand(text, self.timings, f"{self.name}")
+
+    def with_timings(self, changes: Mapping[str, int]) -> DramDevice:
+        """The device with other timings; names must exist."""
+        for name in changes:
+            if name not in self.timings:
+                raise UnknownNameError("timing", name, self.timings, self.name)
+        return replace(self, timings=MappingProxyType({**self.timings, **changes}))
+
+    def without_power_limit(self) -> DramDevice:
+        """The device with the timings that its power limit stretches at their unlimited values."""
+        return self.with_timings(self.power_limit)
+
+
+def names() -> list[str]:
+    """Names of the shipped DRAM files.
+
+    >>> "aim-gddr6" in names()
+    True
+    """
+    return sorted(path.stem for path in FOLDER.glob("*.yaml") if not path.stem.startswith("_"))
+
+
+def load(name: str | Path | DramDevice) -> DramDevice:
+    """A device by its name (``"aim-gddr6"``), or from a YAML file.
+
+    Raises
+    ------
+    UnknownNameError
+        No such device, or an unknown key.
+    SpecError
+        The file is wrong; it names file and field.
+
+    >>> load("aim-gddr6").organisation.channels
+    32
+    """
+    if isinstance(name, DramDevice):
+        return name
+    text = str(name)
+    if text.endswith((".yaml", ".yml")) or "/" in text:
+        return from_document(read_yaml(Path(text)), text)
+    if text not in names():
+        raise UnknownNameError("DRAM device", text, names())
+    return _shipped(text)
+
+
+@lru_cache(maxsize=None)
+def _shipped(name: str) -> DramDevice:
+    path = FOLDER / f"{name}.yaml"
+    return from_document(read_yaml(path), path.name)
+
+
+def _expand(text: str, timings: Mapping[str, int], where: str) -> int:
+    def value(node: ast.AST) -> int:
+        match node:
+            case ast.Expression(body=body):
+                return value(body)
+            case ast.Constant(value=int(number)) if not isinstance(number, bool):
+                return number
+            case ast.Name(id=name):
+                if name not in timings:
+                    raise UnknownNameError("timing", name, timings, f"{where}: {text!r}")
+                return timings[name]
+            case ast.BinOp(left=left, op=ast.Add(), right=right):
+                return value(left) + value(right)
+            case ast.BinOp(left=left, op=ast.Sub(), right=right):
+                return value(left) - value(right)
+            case ast.Call(func=ast.Name(id="max"), args=[_, *_] as args, keywords=[]):
+                return max(value(arg) for arg in args)
+        raise SpecError(f"{where}: {shown(text)}: expected a sum of timing names such as 'tCWL + tBL + tWR'")
+
+    try:
+        tree = ast.parse(str(text), mode="eval")
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        raise SpecError(f"{where}: {shown(text)}: expected a sum of timing names such as 'tCWL + tBL + tWR'") from None
+    return value(tree)
+
+
+class _Reader:
+    """Walks a document, collects sources, and names the place of what is wrong."""
+
+    def __init__(self, document: Mapping[str, Any], where: str) -> None:
+        self.document, self.where = document, where
+        self.sources: dict[str, str] = {}
+        named = document.get("sources", {})
+        self.named = named if isinstance(named, dict) else {}
+
+    def fail(self, path: str, problem: str) -> SpecError:
+        return SpecError(f"{self.where}: {path}: {problem}")
+
+    def section(self, path: str, found: Any, allowed: tuple[str, ...] | None = None) -> dict[str, Any]:
+        if not isinstance(found, dict):
+            raise self.fail(path, f"expected a mapping, found {shown(found)}")
+        for key in found:
+            if not isinstance(key, str):
+                raise self.fail(path, f"expected names as keys, found {shown(key)}")
+            if allowed is not None and key not in allowed:
+                raise UnknownNameError("key", key, allowed, f"{self.where}: {path}")
+        return found
+
+    def leaf(self, path: str, found: Any) -> Any:
+        leaf = self.section(path, found, ("value", "source"))
+        for key in ("value", "source"):
+            if key not in leaf:
+                raise self.fail(path, f"lacks its {key}; expected {{value: ..., source: ...}}")
+        source = leaf["source"]
+        if not isinstance(source, str) or not source.strip():
+            raise self.fail(path, f"expected a source in words, found {shown(source)}")
+        self.sources[path] = self.named.get(source, source)
+        return leaf["value"]
+
+    def quantity(self, path: str, found: Any, unit: str) -> float:
+        value = self.leaf(path, found)
+        try:
+            number = parse(value, unit)
+        except SpecError as error:
+            raise self.fail(path, str(error)) from None
+        if number <= 0:
+            raise self.fail(path, f"expected a positive number, found {shown(value)}")
+        return number
+
+    def count(self, path: str, found: Any, least: int = 1) -> int:
+        value = self.leaf(path, found)
+        return self.whole(path, value, least)
+
+    def whole(self, path: str, value: Any, least: int) -> int:
+        try:
+            number = parse(value, "B" if isinstance(value, str) else "1")
+        except SpecError as error:
+            raise self.fail(path, str(error)) from None
+        if number != int(number) or not least <= number <= _MOST:
+            raise self.fail(path, f"expected a whole number from {least} on, found {shown(value)}")
+        return int(number)
+
+    def timing(self, path: str, found: Any, clock_hz: float) -> int:
+        value = self.leaf(path, found)
+        if isinstance(value, str):
+            try:
+                seconds = parse(value, "s")
+            except SpecError as error:
+                raise self.fail(path, str(error)) from None
+            if not 0 <= seconds * clock_hz <= _MOST:
+                raise self.fail(path, f"expected a time from 0 s on, found {shown(value)}")
+            # JEDEC's rounding: a cycle is added only for more than 2.6 % of one.
+            return math.floor(seconds * clock_hz + 0.974)
+        return self.whole(path, value, 0)
+
+    def word(self, path: str, value: Any, allowed: tuple[str, ...]) -> str:
+        if not isinstance(value, str):
+            raise self.fail(path, f"expected one of {', '.join(allowed)}, found {shown(value)}")
+        if value not in allowed:
+            raise UnknownNameError(path.rsplit(".", 1)[-1], value, allowed, f"{self.where}: {path}")
+        return value
+
+
+def from_document(document: Mapping[str, Any], where: str) -> DramDevice:
+    """A device from the content of a YAML file; `where` names it in errors, which are those of `load`."""
+    reader = _Reader(document, where)
+    reader.section("top level", dict(document), _KEYS)
+    for key in ("name", "standard", "clock", "organisation", "timings", "commands"):
+        if key not in document:
+            raise SpecError(f"{where}: lacks {key!r}")
+    clock_hz = reader.quantity("clock", document["clock"], "Hz")
+    given = reader.section("organisation", document["organisation"], tuple(Organisation.__dataclass_fields__))
+    for key in Organisation.__dataclass_fields__:
+        if key not in given:
+            raise reader.fail("organisation", f"lacks {key!r}")
+    organisation = Organisation(**{key: reader.count(f"organisation.{key}", value) for key, value in given.items()})
+    timings = {key: reader.timing(f"timings.{key}", value, clock_hz)
+               for key, value in reader.section("timings", document["timings"]).items()}
+    limits = {key: reader.timing(f"power_limit.{key}", value, clock_hz)
+              for key, value in reader.section("power_limit", document.get("power_limit", {}), tuple(timings)).items()}
+    commands, rules, switch = _included(reader, document, timings)
+    return DramDevice(
+        name=str(document["name"]), title=str(document.get("title", document["name"])), standard=str(document["standard"]),
+        clock_hz=clock_hz, organisation=organisation, timings=MappingProxyType(timings), commands=commands, rules=rules,
+        buses=reader.whole("buses", document.get("buses", 1), 1), mode_switch=switch, refresh=_refresh(reader, document),
+        pim=_pim(reader, document, organisation), power_limit=MappingProxyType(limits),
+        controller=MappingProxyType({
+            key: reader.count(f"controller.{key}", value)
+            for key, value in reader.section("controller", document.get("controller", {})).items()}),
+        energy=MappingProxyType({
+            key: reader.quantity(f"energy.{key}", value, "J" if key.endswith("_j") else "J/bit")
+            for key, value in reader.section("energy", document.get("energy", {})).items()}),
+        sources=MappingProxyType(reader.sources))
+
+
+def _included(reader: _Reader, document: Mapping[str, Any], timings: Mapping[str, int],
+              ) -> tuple[tuple[Command, ...], tuple[Rule, ...], str]:
+    """Commands and rows of the file and of the shared file that it includes; shared rows of absent timings fall away."""
+    commands: dict[str, Command] = {}
+    rules: list[Rule] = []
+    switch = ""
+    include = document.get("include")
+    if include is not None:
+        shared = FOLDER / f"_{include}.yaml"
+        if not isinstance(include, str) or not shared.exists():
+            raise UnknownNameError("shared rows", str(include), [p.stem[1:] for p in FOLDER.glob("_*.yaml")], reader.where)
+        content = read_yaml(shared)
+        inner = _Reader(content, shared.name)
+        commands.update(_commands(inner, content.get("commands", {}))[0])
+        rules += [rule for rule in _rules(inner, content.get("constraints", []), commands) if _known(rule, timings)]
+    own, switch = _commands(reader, document["commands"])
+    commands.update(own)
+    rules += _rules(reader, document.get("constraints", []), commands)
+    return tuple(commands.values()), tuple(rules), switch
+
+
+def _known(rule: Rule, timings: Mapping[str, int]) -> bool:
+    return all(node.id in timings or node.id == "max" for node in ast.walk(ast.parse(rule.cycles, mode="eval"))
+               if isinstance(node, ast.Name))
+
+
+def _commands(reader: _Reader, found: Any) -> tuple[dict[str, Command], str]:
+    commands: dict[str, Command] = {}
+    switch = ""
+    for name, given in reader.section("commands", found).items():
+        path = f"commands.{name}"
+        keys = reader.section(path, given, ("scope", "bus", "needs", "effect", "opener", "closer", "latency", "mode",
+                                            "switches_mode"))
+        if "scope" not in keys:
+            raise reader.fail(path, f"lacks its scope, one of {', '.join(SCOPES)}")
+        commands[name] = Command(
+            name=name, scope=reader.word(f"{path}.scope", keys["scope"], SCOPES),
+            bus=reader.word(f"{path}.bus", keys.get("bus", "column"), _BUSES),
+            needs=reader.word(f"{path}.needs", keys.get("needs", "any"), _NEEDS),
+            effect=reader.word(f"{path}.effect", keys.get("effect", "none"), _EFFECTS),
+            opener=str(keys.get("opener", "")), closer=str(keys.get("closer", "")), latency=str(keys.get("latency", "0")),
+            mode=str(keys.get("mode", "")))
+        if keys.get("switches_mode"):
+            switch = name
+    return commands, switch
+
+
+def _rules(reader: _Reader, found: Any, commands: Mapping[str, Command]) -> list[Rule]:
+    if not isinstance(found, list):
+        raise reader.fail("constraints", f"expected a list of rows, found {shown(found)}")
+    rules = []
+    for index, given in enumerate(found):
+        path = f"constraints[{index}]"
+        row = reader.section(path, given, ("level", "after", "before", "cycles", "window", "source"))
+        for key in ("level", "after", "before", "cycles"):
+            if key not in row:
+                raise reader.fail(path, f"lacks {key!r}")
+        sides = []
+        for key in ("after", "before"):
+            side = list(commands) if row[key] == "all" else row[key]
+            if not isinstance(side, list) or not side:
+                raise reader.fail(f"{path}.{key}", f"expected a list of commands or 'all', found {shown(row[key])}")
+            for name in side:
+                if name not in commands:
+                    raise UnknownNameError("DRAM command", str(name), commands, f"{reader.where}: {path}.{key}")
+            sides.append(tuple(side))
+        rules.append(Rule(reader.word(f"{path}.level", row["level"], LEVELS), sides[0], sides[1], str(row["cycles"]),
+                          reader.whole(f"{path}.window", row.get("window", 1), 1)))
+    return rules
+
+
+def _refresh(reader: _Reader, document: Mapping[str, Any]) -> Refresh | None:
+    if "refresh" not in document:
+        return None
+    keys = ("command", "closer", "interval", "duration")
+    given = reader.section("refresh", document["refresh"], keys)
+    for key in keys:
+        if key not in given:
+            raise reader.fail("refresh", f"lacks {key!r}")
+    return Refresh(**{key: str(given[key]) for key in keys})
+
+
+def _pim(reader: _Reader, document: Mapping[str, Any], organisation: Organisation) -> Pim | None:
+    if "pim" not in document:
+        return None
+    keys = tuple(Pim.__dataclass_fields__)
+    renamed = {"clock_hz": "clock", "width_bytes": "width", "buffer_bytes": "buffer"}
+    names_ = tuple(renamed.get(key, key) for key in keys)
+    given = reader.section("pim", document["pim"], names_)
+    for key in names_:
+        if key not in given:
+            raise reader.fail("pim", f"lacks {key!r}")
+    width = reader.count("pim.width", given["width"])
+    if organisation.column_bytes % width:
+        raise reader.fail("pim.width", f"a unit takes {width} bytes, which does not divide a column of "
+                                       f"{organisation.column_bytes} bytes")
+    return Pim(placement=reader.word("pim.placement", reader.leaf("pim.placement", given["placement"]), PLACEMENTS),
+               lanes=reader.count("pim.lanes", given["lanes"]), width_bytes=width,
+               clock_hz=reader.quantity("pim.clock", given["clock"], "Hz"),
+               buffer_bytes=reader.count("pim.buffer", given["buffer"]),
+               buffer_scope=reader.word("pim.buffer_scope", reader.leaf("pim.buffer_scope", given["buffer_scope"]),
+                                        ("channel", "unit")),
+               registers=reader.count("pim.registers", given["registers"]))
+
+
+def _check(device: DramDevice) -> None:
+    """Refuse timings that contradict each other, and names that do not exist."""
+    timings, where = device.timings, device.name
+
+    def at_least(larger: str, *parts: str) -> None:
+        if larger in timings and all(part in timings for part in parts):
+            total = sum(timings[part] for part in parts)
+            if timings[larger] < total:
+                raise SpecError(f"{where}: timings.{larger}: {timings[larger]} cycles contradict "
+                                f"{' + '.join(parts)} = {total}; {larger} must not be smaller")
+
+    at_least("tRC", "tRAS", "tRP")
+    for row in ("tRCD", "tRCDRD", "tRCDWR"):
+        at_least("tRAS", row)
+    for stem in ("tCCD", "tRRD", "tWTR", "tRTP"):
+        at_least(f"{stem}_L", f"{stem}_S")
+    at_least("tFAW", "tRRD_S")
+    at_least("tRFC", "tRFCpb")
+    for interval, duration in (("tREFI", "tRFC"), ("tREFIpb", "tRFCpb")):
+        if interval in timings and timings[interval] <= timings.get(duration, 0):
+            raise SpecError(f"{where}: timings.{interval}: {timings[interval]} cycles leave no time beside {duration} = "
+                            f"{timings.get(duration, 0)}")
+    known = {command.name: command for command in device.commands}
+    for command in device.commands:
+        for other in (command.opener, command.closer):
+            if other and other not in known:
+                raise UnknownNameError("DRAM command", other, known, f"{where}: commands.{command.name}")
+        if command.needs == "open" and not (command.opener and command.closer):
+            raise SpecError(f"{where}: commands.{command.name}: needs an open row, and so an opener and a closer")
+        _expand(command.latency, timings, f"{where}: commands.{command.name}.latency")
+    for rule in device.rules:
+        _expand(rule.cycles, timings, f"{where}: constraints")
+    if device.refresh is not None:
+        for name in (device.refresh.command, device.refresh.closer):
+            device.command(name)
+        for name in (device.refresh.interval, device.refresh.duration):
+            if name not in timings:
+                raise UnknownNameError("timing", name, timings, f"{where}: refresh")
+    if device.buses not in (1, 2):
+        raise SpecError(f"{where}: buses: expected 1, or 2 for a row bus and a column bus, found {device.buses}")
