@@ -36,7 +36,7 @@ _BUSES: Final = ("row", "column")
 _NEEDS: Final = ("any", "open", "closed")
 _EFFECTS: Final = ("none", "open", "close")
 _KEYS: Final = ("name", "title", "standard", "sources", "clock", "organisation", "timings", "power_limit", "buses", "commands",
-                "include", "constraints", "refresh", "pim", "energy", "controller", "notes")
+                "include", "constraints", "refresh", "refresh_bank", "pim", "energy", "controller", "notes")
 #: Largest value of an organisation's count or of a timing, against slips of the keyboard.
 _MOST: Final = 1 << 40
 
@@ -184,6 +184,8 @@ class DramDevice:
     ----------
     timings
         Cycles by name. `expand` evaluates a sum of names.
+    refresh, refresh_bank
+        All-bank refresh, and refresh of one bank after the other.
     power_limit
         Timings, and their values without the power limit, that `without_power_limit` puts in place.
     controller
@@ -205,6 +207,7 @@ class DramDevice:
     buses: int = 1
     mode_switch: str = ""
     refresh: Refresh | None = None
+    refresh_bank: Refresh | None = None
     pim: Pim | None = None
     power_limit: Mapping[str, int] = field(default_factory=dict)
     controller: Mapping[str, int] = field(default_factory=dict)
@@ -412,7 +415,8 @@ def from_document(document: Mapping[str, Any], where: str) -> DramDevice:
     return DramDevice(
         name=str(document["name"]), title=str(document.get("title", document["name"])), standard=str(document["standard"]),
         clock_hz=clock_hz, organisation=organisation, timings=MappingProxyType(timings), commands=commands, rules=rules,
-        buses=reader.whole("buses", document.get("buses", 1), 1), mode_switch=switch, refresh=_refresh(reader, document),
+        buses=reader.whole("buses", document.get("buses", 1), 1), mode_switch=switch, refresh=_refresh(reader, document, "refresh"),
+        refresh_bank=_refresh(reader, document, "refresh_bank"),
         pim=_pim(reader, document, organisation), power_limit=MappingProxyType(limits),
         controller=MappingProxyType({
             key: reader.count(f"controller.{key}", value)
@@ -494,14 +498,14 @@ def _rules(reader: _Reader, found: Any, commands: Mapping[str, Command]) -> list
     return rules
 
 
-def _refresh(reader: _Reader, document: Mapping[str, Any]) -> Refresh | None:
-    if "refresh" not in document:
+def _refresh(reader: _Reader, document: Mapping[str, Any], part: str) -> Refresh | None:
+    if part not in document:
         return None
     keys = ("command", "closer", "interval", "duration")
-    given = reader.section("refresh", document["refresh"], keys)
+    given = reader.section(part, document[part], keys)
     for key in keys:
         if key not in given:
-            raise reader.fail("refresh", f"lacks {key!r}")
+            raise reader.fail(part, f"lacks {key!r}")
     return Refresh(**{key: str(given[key]) for key in keys})
 
 
@@ -560,10 +564,12 @@ def _check(device: DramDevice) -> None:
         _expand(command.latency, timings, f"{where}: commands.{command.name}.latency")
     for rule in device.rules:
         _expand(rule.cycles, timings, f"{where}: constraints")
-    if device.refresh is not None:
-        for name in (device.refresh.command, device.refresh.closer):
+    for refresh in (device.refresh, device.refresh_bank):
+        if refresh is None:
+            continue
+        for name in (refresh.command, refresh.closer):
             device.command(name)
-        for name in (device.refresh.interval, device.refresh.duration):
+        for name in (refresh.interval, refresh.duration):
             if name not in timings:
                 raise UnknownNameError("timing", name, timings, f"{where}: refresh")
     if device.buses not in (1, 2):

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, get_args
+from typing import Annotated, Any, Final, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -262,6 +262,9 @@ class _HierarchyFile(BaseModel):
 
 
 
+_Part = TypeVar("_Part", bound=BaseModel)
+
+
 class _Reader:
     """Turns leaves into numbers and notes where each came from."""
 
@@ -379,7 +382,7 @@ def _level(node: Mapping[str, Any], where: str, reader: _Reader) -> Memory | Fan
     )
 
 
-def _validated[T: BaseModel](kind: type[T], node: Mapping[str, Any], where: str) -> T:
+def _validated(kind: type[_Part], node: Mapping[str, Any], where: str) -> _Part:
     try:
         return kind.model_validate(node)
     except ValidationError as error:

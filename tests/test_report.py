@@ -66,6 +66,8 @@ def test_the_frame_has_a_row_for_each_op(report: ps.Report) -> None:
     assert (frame["low_s"] <= frame["time_s"]).all()
     assert (frame["time_s"] <= frame["high_s"]).all()
     assert (frame["flops"] * frame["count"]).sum() == pytest.approx(_repeated(3).flops)
+    if report.simulation.runtime == "compiled":  # there "up" carries its activation as epilogue
+        return
     up = frame[frame["op"] == "up"].iloc[0]
     assert (up["kind"], up["family"], up["shape"]) == ("matmul", "gemm", "b=1 k=1024 m=512 n=4096")
     assert up["flops"] == 2 * 512 * 4096 * 1024

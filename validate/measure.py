@@ -67,9 +67,9 @@ def select(names: str) -> list[Suite]:
         if not found:
             import difflib
 
-            known = [*suites, *families, "all"]
-            near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or known
-            raise MeasureError(f"--suite: unknown suite {name!r}; known are for example {', '.join(near)}")
+            near = difflib.get_close_matches(name, [*suites, *families, "all"], n=3, cutoff=0.4)
+            hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"groups are {', '.join(families)}; --list shows all"
+            raise MeasureError(f"--suite: unknown suite {name!r}; {hint}")
         chosen |= {other: suites[other] for other in found}
     if not chosen:
         raise MeasureError("--suite: no suite is named")
@@ -265,6 +265,7 @@ class _Progress:
 
 def list_suites() -> str:
     """Names, numbers of points and summaries."""
+    select("all")  # says what is missing, if anything is
     from .kernels import groups
     from .kernels.loop import plan
 

@@ -224,7 +224,8 @@ def _collective_calls(frame: pd.DataFrame, system: System) -> Iterator[Call]:
         }
         options: dict[str, Any] = {"operation": key["operation"]}
         if custom:
-            options |= {"implementation": key["framework"], "eager": "eager" in key["source"]}
+            kernel = "trtllm" if key["source"] == "TRTLLM" else key["framework"]
+            options |= {"implementation": kernel, "eager": "eager" in key["source"]}
         yield Call(index, "collective", sizes, options)
 
 

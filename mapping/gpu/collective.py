@@ -10,8 +10,8 @@ Sources
 -------
 Ring traffic of ``2 (n-1)/n`` and ``(n-1)/n``: Patarasuk and Yuan, "Bandwidth optimal all-reduce algorithms for clusters
 of workstations" (JPDC 2009). Steps, and the LL, LL128 and Simple protocols: NCCL, src/graph/tuning.cc. One-shot and
-two-shot kernels: vLLM, csrc/custom_all_reduce.cuh. Send and receive: NCCL, src/enqueue.cc and src/graph/paths.cc. NVLS traffic of ``1 + 1/n``: each GPU is read once by the switch's
-reduction and stores its n-th part by multicast.
+two-shot kernels: vLLM, csrc/custom_all_reduce.cuh. Send and receive: NCCL, src/enqueue.cc and src/graph/paths.cc. NVLS
+traffic of ``1 + 1/n``: each GPU is read once by the switch's reduction and stores its n-th part by multicast.
 """
 
 from __future__ import annotations
@@ -122,12 +122,12 @@ def _link_rate(machine: Machine, link: Link, in_flight_bytes: Any, num_gpus: np.
 
 
 def _remote(link: Link, num_gpus: np.ndarray, process_per_gpu: bool) -> np.ndarray:
-    """Whether GPUs of two sockets stage on one: in a group of both that one process drives (one per GPU binds itself)."""
+    """Whether GPUs of two sockets stage on one: one process drives them all (a process per GPU stages on its own)."""
     return np.logical_and(num_gpus > link.socket_devices, not process_per_gpu)
 
 
 def _channels(link: Link, num_gpus: np.ndarray) -> np.ndarray:
-    """Channels between two GPUs: through a host 2, for a pair that has it to itself 4; 2 per NVLink, to a power of two."""
+    """Channels between two GPUs: 2 per NVLink, rounded up to a power of two; 2 through a host, 4 for a pair alone."""
     return np.full(num_gpus.shape, 32.0) if link.kind == "nvlink" else np.where(num_gpus > 2.0, 2.0, 4.0)
 
 
@@ -172,16 +172,15 @@ def _finish(
 
 
 def _tuner_switches(
-    link: Link, belief: Number, channels: np.ndarray, operation: Operation, steps: np.ndarray, share: np.ndarray
+    link: Link, belief: Number, operation: Operation, steps: np.ndarray, share: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Message bytes above which NCCL leaves LL, and above which it takes Simple (the second is never the smaller).
 
     The library compares lines of latency and bandwidth that it assumes (src/graph/tuning.cc, from 2.19 on), so the
-    switch does not depend on what the link in fact gives; ``belief`` is the bus bandwidth that it assumes: per channel
-    of PCIe, and in all for NVLink.
+    switch does not depend on what the link in fact gives; ``belief`` is the bus bandwidth that it assumes.
     """
     nvlink = link.kind == "nvlink"
-    per_byte = np.maximum(share, 1e-9) / (belief if nvlink else belief * channels)
+    per_byte = np.maximum(share, 1e-9) / belief
     ll = 6.6e-6 + (0.6e-6 if nvlink else 1.0e-6) * steps
     simple = 8.4e-6 + (3.4e-6 if nvlink else 5.7e-6) * steps
     ll_cost = 4.0 if operation == "all_reduce" else 3.0
@@ -246,8 +245,11 @@ def _nccl(
         leave_ll = to_simple = P2P_LL_BYTES * channels * gpus
         time = _switched(size, leave_ll, ll, simple)
     else:
-        belief = machine["collective.tuner_bandwidth"]
-        leave_ll, to_simple = _tuner_switches(link, belief, channels, operation, steps, share)
+        if link.kind == "nvlink":
+            belief = machine["collective.tuner_bandwidth"]
+        else:
+            belief = machine["collective.tuner_channel_bandwidth"] * channels
+        leave_ll, to_simple = _tuner_switches(link, belief, operation, steps, share)
 
         def larger(bytes_: Any) -> np.ndarray:
             if link.kind == "pcie":
@@ -292,8 +294,8 @@ def all_reduce(
         Launched from the host, call by call, as a framework does outside CUDA graphs: the time is then at least the
         host's time for one call, and the input is copied first (twice for a custom kernel, whose buffer is registered).
     process_per_gpu
-        Each GPU is driven by its own process, which stages on its own socket, as frameworks do; False: by threads of one
-        process, as nccl-tests does. None: true for a framework.
+        Each GPU is driven by its own process, which stages on its own socket, as frameworks do; False: by threads of
+        one process, as nccl-tests does. None: true for a framework.
 
     Raises
     ------

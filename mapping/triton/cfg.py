@@ -158,7 +158,7 @@ def _loops(flow: ControlFlow) -> Iterator[Loop]:
     order = nx.immediate_dominators(graph, 0)
 
     def dominates(one: int, other: int) -> bool:
-        while other != one and other != 0:
+        while other not in (one, 0):
             other = order[other]
         return other == one
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from .sass import UNIFORM, Instruction
-from .semantics import NotModelled
+from .operands import NotModelledError, flag
+from .sass import UNIFORM, Instruction, span
 
 #: Spaces of memory, and the kinds of access.
 GLOBAL, SHARED, LOCAL = "global", "shared", "local"
@@ -65,7 +65,7 @@ def address_of(operand: str, space: str) -> str:
     """Expression of a bracketed address: ``desc[UR4][R2.64+0x10]``, ``[R5.X4+UR4+0x400]``, ``[UR8]``."""
     match = _BRACKET.fullmatch(operand)
     if not match:
-        raise NotModelled
+        raise NotModelledError
     inner = match[2] if match[1] else operand[1:-1]
     wide = space == GLOBAL
     has_vector_pair = ".64" in inner and re.search(r"(?<!U)R\d+\.64", inner) is not None
@@ -97,12 +97,10 @@ def memory_op(ins: Instruction) -> MemoryOp | None:
     try:
         if ins.base == "LDGSTS":
             trailing = [op for op in ins.operands if re.fullmatch(r"!?U?P(T|\d)", op)]
-            from .semantics import flag
-
             return MemoryOp(GLOBAL, COPY, _bytes(ins), 0, address_of(brackets[1], GLOBAL), flag(trailing[0]) if trailing else "True",
                             address_of(brackets[0], SHARED))
         address = address_of(brackets[0], space)
-    except NotModelled:
+    except NotModelledError:
         address = f"Unknown('the address of {ins.opcode} at {ins.address:#x}')"
     if ins.base in ("LDSM", "STSM"):
         count = next((int(m) for m in reversed(ins.modifiers) if m in ("1", "2", "4")), 1)
@@ -112,19 +110,17 @@ def memory_op(ins: Instruction) -> MemoryOp | None:
 
 def address_registers(ins: Instruction) -> tuple[int, ...]:
     """Registers inside the brackets of an access (descriptors aside), and its trailing predicate for cp.async."""
-    from .sass import _span
-
     found: list[int] = []
     for op in ins.operands:
         if op.startswith("desc["):
             inner = _BRACKET.fullmatch(op)
-            found += _span(f"[{inner[2] if inner else ''}]", 1)
+            found += span(f"[{inner[2] if inner else ''}]", 1)
             if inner and not re.search(r"(?<!U)R\d+\.64", inner[2] or ""):
-                found += [n + 1 for n in _span(f"[{inner[2]}]", 1) if n >= UNIFORM]
+                found += [n + 1 for n in span(f"[{inner[2]}]", 1) if n >= UNIFORM]
         elif op.startswith("["):
-            found += _span(op, 1)
+            found += span(op, 1)
             if ins.base in ("LDG", "STG", "LD", "ST", "RED", "ATOMG", "ATOM", "LDGSTS") and not re.search(r"(?<!U)R\d+\.64", op):
-                found += [n + 1 for n in _span(op, 1) if n >= UNIFORM]
+                found += [n + 1 for n in span(op, 1) if n >= UNIFORM]
     if ins.base == "LDGSTS":
         found += [n for n in ins.reads if n >= 512]
     return tuple(dict.fromkeys(found))

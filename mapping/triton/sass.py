@@ -160,7 +160,13 @@ _BANK = {"R": 0, "UR": UNIFORM, "P": PREDICATE, "UP": UNIFORM_PREDICATE}
 _IS_PREDICATE = re.compile(r"^!?U?P(T|\d)$")
 
 #: Opcodes whose first operand is no destination.
-_NO_RESULT = frozenset(["ST", "STG", "STS", "STL", "STSM", "STTM", "RED", "REDG", "REDAS", "BAR", "MEMBAR", "EXIT", "BRA", "BRX", "JMP", "JMX", "CALL", "RET", "BSSY", "BSYNC", "BREAK", "WARPSYNC", "DEPBAR", "LDGDEPBAR", "LDGSTS", "LDGSTSARRIVE", "NOP", "NANOSLEEP", "ERRBAR", "CCTL", "CCTLL", "CCTLT", "FENCE", "WARPGROUP", "WARPGROUPSET", "UTMALDG", "UTMASTG", "UTMAREDG", "UTMACCTL", "UTMACMDFLUSH", "UTMAPF", "UBLKCP", "UBLKPF", "UBLKRED", "UTCHMMA", "UTCQMMA", "UTCIMMA", "UTCOMMA", "UTCMMA", "UTCBAR", "UTCCP", "UTCSHIFT", "ARRIVES", "ACQBULK", "ACQSHMINIT", "PREEXIT", "KILL", "BPT", "RTT", "R2B", "B2R", "YIELD", "UCGABAR_ARV", "UCGABAR_WAIT", "UVIRTCOUNT", "PMTRIG", "UTCATOMSWSX", "STAS", "SETMAXREG"])
+_NO_RESULT_NAMES = """
+    ST STG STS STL STSM STTM RED REDG REDAS BAR MEMBAR EXIT BRA BRX JMP JMX CALL RET BSSY BSYNC BREAK WARPSYNC DEPBAR LDGDEPBAR
+    LDGSTS LDGSTSARRIVE NOP NANOSLEEP ERRBAR CCTL CCTLL CCTLT FENCE WARPGROUP WARPGROUPSET UTMALDG UTMASTG UTMAREDG UTMACCTL
+    UTMACMDFLUSH UTMAPF UBLKCP UBLKPF UBLKRED UTCHMMA UTCQMMA UTCIMMA UTCOMMA UTCMMA UTCBAR UTCCP UTCSHIFT ARRIVES ACQBULK
+    ACQSHMINIT PREEXIT KILL BPT RTT R2B B2R YIELD UCGABAR_ARV UCGABAR_WAIT UVIRTCOUNT PMTRIG STAS
+"""
+_NO_RESULT = frozenset(_NO_RESULT_NAMES.split())
 _LOADS = frozenset({"LD", "LDG", "LDS", "LDL", "LDC", "LDCU", "ULDC", "ATOM", "ATOMG", "ATOMS", "LDGMC", "LDT", "LDTM"})
 _STORES = frozenset({"ST", "STG", "STS", "STL", "RED", "REDG", "STAS"})
 #: Opcodes with register first that may name carry-out predicates behind it, and how many at most.
@@ -248,8 +254,8 @@ def _width(base: str, modifiers: tuple[str, ...], slot: int, written: bool, oper
     return 2 if base in ("ISETP", "UISETP") and "64" in modifiers else 1
 
 
-def _span(operand: str, width: int) -> Iterator[int]:
-    """Registers of one operand: the named one and those behind it, and those inside brackets with their own widths."""
+def span(operand: str, width: int) -> Iterator[int]:
+    """Numbers of the registers of one operand: the named one and those behind it, and those inside brackets with their own widths."""
     for match in _REGISTER.finditer(operand):
         number = _BANK[match[1]] + int(match[2])
         before, after = operand[:match.start()], operand[match.end():]
@@ -273,7 +279,7 @@ def _registers(base: str, modifiers: tuple[str, ...], operands: list[str]) -> tu
     writes: list[int] = []
     for operand in operands[:count]:
         wide = 1 if _IS_PREDICATE.match(operand) else _width(base, modifiers, 0, True, operand)
-        writes += _span(operand, wide)
+        writes += span(operand, wide)
     if base == "R2P":
         writes += range(PREDICATE, PREDICATE + 7)
     if base == "P2R":
@@ -283,7 +289,7 @@ def _registers(base: str, modifiers: tuple[str, ...], operands: list[str]) -> tu
         wide = 1 if _IS_PREDICATE.match(operand) else _width(base, modifiers, slot, False, operand)
         if base in ("HGMMA", "QGMMA", "IGMMA", "BGMMA") and "gdesc" in operand:
             wide = 4 if not re.match(r"^R\d", operands[count]) else 2
-        reads += _span(operand, wide)
+        reads += span(operand, wide)
         slot += 0 if _IS_PREDICATE.match(operand) else 1
     if base.startswith(("UTMA", "UBLK")) and operands:
         for match in _REGISTER.finditer(operands[0]):  # shared address, mbarrier and the coordinates lie side by side

@@ -11,8 +11,9 @@ from typing import Any
 
 from .cfg import ControlFlow, is_conditional
 from .memory_ops import COPY, LOAD, TMA, MemoryOp, descriptor_registers, memory_op
+from .operands import NotModelledError, flag, guard_of, word
 from .sass import INSTRUCTION_BYTES, PREDICATE, UNIFORM, Instruction
-from .semantics import NAMESPACE, NotModelled, flag, guard_of, lines_of, word
+from .semantics import NAMESPACE, lines_of
 from .slicing import Slice
 from .tensor_core import TCGEN05, TENSOR_CORE
 
@@ -112,7 +113,7 @@ def _data_words(ins: Instruction) -> list[str]:
     except ValueError:
         try:
             return [word(name)]
-        except NotModelled:
+        except NotModelledError:
             return ["X.unknown(0)"]
 
 
@@ -160,7 +161,7 @@ def _condition(ins: Instruction) -> str:
         if op.lstrip("!") in ("PT", "UPT") or (op.lstrip("!")[0] in "PU" and op[-1].isdigit() and not op.startswith("`")):
             try:
                 parts.append(flag(op))
-            except NotModelled:
+            except NotModelledError:
                 continue
     return " & ".join(dict.fromkeys(parts))
 
@@ -173,7 +174,7 @@ def _returned(ins: Instruction, ends: str) -> str:
         for op in ins.operands:
             try:
                 values.append(f"({word(op)}) & M")
-            except NotModelled:
+            except NotModelledError:
                 continue
         return f"({guard_of(ins)}, ({''.join(f'{v}, ' for v in values)}))"
     if ends == JOIN:

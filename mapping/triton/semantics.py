@@ -6,13 +6,25 @@ and ``X`` (the execution, for memory). An opcode or a form that is not listed gi
 
 from __future__ import annotations
 
-import re
 import struct
 from collections.abc import Callable
 from typing import Any
 
 from . import values
-from .sass import PREDICATE, UNIFORM, UNIFORM_PREDICATE, Instruction, destinations
+from .operands import (
+    CONSTANT,
+    CONSTANT_INDEXED,
+    IMMEDIATE,
+    PREDICATE_OPERAND,
+    REGISTER_OPERAND,
+    NotModelledError,
+    double,
+    flag,
+    guard_of,
+    register_number,
+    word,
+)
+from .sass import PREDICATE, UNIFORM_PREDICATE, Instruction, destinations
 
 #: Names that the generated lines use.
 NAMESPACE: dict[str, Any] = {
@@ -23,76 +35,11 @@ NAMESPACE: dict[str, Any] = {
     "flo": values.leading_one, "popc": values.count_ones, "brev": values.reverse_bits, "sgxt": values.sign_from,
     "bmsk": values.bit_mask, "i2f": values.to_float, "rcp": values.reciprocal, "f2i": values.to_integer, "mixed": values.mixed,
 }
-_TWO32 = 1 << 32
-_REG = re.compile(r"^([-~|!]?)(U?R)(Z|\d+)(?:\.(64|U32|H0_H0|H1_H1|B[0-3]|[A-Z0-9_]+))?\|?$")
-_PRED = re.compile(r"^(!?)(U?P)(T|\d)$")
-_CONST = re.compile(r"^([-~|]?)c\[0x0\]\[0x([0-9a-f]+)\]\|?$")
-_CONST_INDEXED = re.compile(r"^c\[0x([0-9a-f]+)\]\[(U?RZ|U?R\d+)?\+?(?:(-?)0x([0-9a-f]+))?\]$")
-_IMMEDIATE = re.compile(r"^(-?)0x([0-9a-f]+)$")
-
-
-class NotModelled(Exception):
-    """This form of the instruction has no meaning here yet."""
-
-
-def flag(text: str) -> str:
-    """Expression of a predicate operand."""
-    match = _PRED.match(text)
-    if not match:
-        raise NotModelled
-    if match[3] == "T":
-        return "False" if match[1] else "True"
-    place = (UNIFORM_PREDICATE if match[2] == "UP" else PREDICATE) + int(match[3])
-    return f"(R[{place}] ^ True)" if match[1] else f"R[{place}]"
-
-
-def _number(match: re.Match[str]) -> int:
-    return (UNIFORM if match[2] == "UR" else 0) + int(match[3])
-
-
-def word(text: str) -> str:
-    """Expression of a 32-bit operand; a minus gives 2**32 minus the value, which carries out as hardware's does."""
-    if match := _REG.match(text):
-        if match[1] == "|" or match[4] in ("H0_H0", "H1_H1", "B0", "B1", "B2", "B3"):
-            raise NotModelled
-        inner = "0" if match[3] == "Z" else f"R[{_number(match)}]"
-        return {"": inner, "-": f"({_TWO32} - {inner})", "~": f"({inner} ^ M)", "!": inner}[match[1]]
-    if match := _CONST.match(text):
-        inner = f"K[{int(match[2], 16)}]"
-        if match[1] == "|":
-            raise NotModelled
-        return {"": inner, "-": f"({_TWO32} - {inner})", "~": f"({inner} ^ M)"}[match[1]]
-    if match := _IMMEDIATE.match(text):
-        value = int(match[2], 16)
-        return str((-value if match[1] else value) & values.M32)
-    raise NotModelled
-
-
-def double(text: str) -> str:
-    """Expression of a 64-bit operand: a register pair, two constants, or a sign-extended immediate."""
-    if match := _REG.match(text):
-        if match[1] not in ("", "-"):
-            raise NotModelled
-        if match[3] == "Z":
-            return "0"
-        n = _number(match)
-        inner = f"(R[{n}] | R[{n + 1}] << 32)"
-        return f"((M64 - {inner} + 1) & M64)" if match[1] else inner
-    if match := _CONST.match(text):
-        at = int(match[2], 16)
-        inner = f"(K[{at}] | K[{at + 4}] << 32)"
-        return f"((M64 - {inner} + 1) & M64)" if match[1] == "-" else inner
-    if match := _IMMEDIATE.match(text):
-        value = int(match[2], 16)
-        return str((-value if match[1] else value) & values.M64)
-    raise NotModelled
-
-
 def _float_word(text: str) -> str:
     """A float immediate as its float32 bits, or any 32-bit operand."""
     try:
         return word(text)
-    except NotModelled:
+    except NotModelledError:
         pass
     named = {"+INF": 0x7F800000, "-INF": 0xFF800000, "+QNAN": 0x7FFFFFFF, "-QNAN": 0xFFFFFFFF}
     if text in named:
@@ -100,7 +47,7 @@ def _float_word(text: str) -> str:
     try:
         return str(struct.unpack("<I", struct.pack("<f", float(text)))[0])
     except (ValueError, OverflowError):
-        raise NotModelled from None
+        raise NotModelledError from None
 
 
 class _Form:
@@ -110,11 +57,11 @@ class _Form:
         self.ins = ins
         operands = list(ins.operands)
         count = destinations(ins.base, operands)
-        self.outs = [op for op in operands[:count] if not _PRED.match(op)]
-        self.flags_out = [op for op in operands[:count] if _PRED.match(op)]
+        self.outs = [op for op in operands[:count] if not PREDICATE_OPERAND.match(op)]
+        self.flags_out = [op for op in operands[:count] if PREDICATE_OPERAND.match(op)]
         rest = operands[count:]
-        self.flags = [op for op in rest if _PRED.match(op)]
-        self.sources = [op for op in rest if not _PRED.match(op)]
+        self.flags = [op for op in rest if PREDICATE_OPERAND.match(op)]
+        self.sources = [op for op in rest if not PREDICATE_OPERAND.match(op)]
 
     def signed(self) -> bool:
         return not self.ins.has("U32", "U64", "U8", "U16")
@@ -150,7 +97,7 @@ def _mov(f: _Form) -> tuple[list[str], list[str]]:
 def _add(f: _Form) -> tuple[list[str], list[str]]:
     if f.ins.has("64"):
         if any(op not in ("PT", "UPT") for op in f.flags_out) or f.ins.has("X"):
-            raise NotModelled
+            raise NotModelledError
         return [f"t = ({' + '.join(double(op) for op in f.sources)}) & M64"], ["t & M", "t >> 32"]
     line = f"t = {' + '.join(word(op) for op in f.sources)}{f.carry()}"
     return [line], ["t & M", "t >> 32 != 0", "t >> 33 != 0"]
@@ -171,7 +118,7 @@ def _multiply(f: _Form) -> tuple[list[str], list[str]]:
     if f.ins.has("HI"):
         return [f"t = ({_product(f)} + {double(f.sources[2])}{f.carry()}) & M64"], ["t >> 32"]
     if f.flags_out:
-        raise NotModelled
+        raise NotModelledError
     a, b, c = (word(op) for op in f.sources)
     return [], [f"({a} * {b} + {c}{f.carry()}) & M"]
 
@@ -218,7 +165,7 @@ def _logic(f: _Form) -> tuple[list[str], list[str]]:
     a, b, c, table = f.sources
     code = int(table, 16)
     lines = [f"a = {word(a)}", f"b = {word(b)}", f"c = {word(c)}",
-             f"t = {_SHORT_TABLES[code] if code in _SHORT_TABLES else f'lut({code}, a, b, c)'}"]
+             f"t = {_SHORT_TABLES.get(code, f'lut({code}, a, b, c)')}"]
     join = "&" if f.ins.has("PAND") else "|"
     extra = f" {join} {flag(f.flags[-1])}" if f.flags else ""
     return lines, ["t", f"(t != 0){extra}"]
@@ -270,7 +217,7 @@ def _sel(f: _Form) -> tuple[list[str], list[str]]:
 @_rule("IMNMX", "VIMNMX", "UIMNMX", "UVIMNMX")
 def _minmax(f: _Form) -> tuple[list[str], list[str]]:
     if f.ins.has("RELU", "64", "S16x2", "U16x2"):
-        raise NotModelled
+        raise NotModelledError
     a, b = (f"({word(op)}) & M" for op in f.sources)
     return [], [f"minmax({flag(f.flags[-1])}, {a}, {b}, {f.signed()})"]
 
@@ -278,7 +225,7 @@ def _minmax(f: _Form) -> tuple[list[str], list[str]]:
 @_rule("VIADDMNMX")
 def _add_minmax(f: _Form) -> tuple[list[str], list[str]]:
     if f.ins.has("RELU", "64", "S16x2", "U16x2"):
-        raise NotModelled
+        raise NotModelledError
     a, b, c = (word(op) for op in f.sources)
     return [], [f"minmax({flag(f.flags[-1])}, ({a} + {b}) & M, ({c}) & M, {f.signed()})"]
 
@@ -291,7 +238,7 @@ def _abs(f: _Form) -> tuple[list[str], list[str]]:
 @_rule("I2F", "I2FP")
 def _i2f(f: _Form) -> tuple[list[str], list[str]]:
     if f.ins.has("F64", "F16", "BF16", "U8", "S8", "U16", "S16"):
-        raise NotModelled
+        raise NotModelledError
     wide = f.ins.has("U64", "S64")
     source = double(f.sources[0]) if wide else f"({word(f.sources[0])}) & M"
     return [], [f"i2f({source}, {64 if wide else 32}, {f.signed()}, {f.ins.has('RP')})"]
@@ -300,7 +247,7 @@ def _i2f(f: _Form) -> tuple[list[str], list[str]]:
 @_rule("F2I", "F2IP")
 def _f2i(f: _Form) -> tuple[list[str], list[str]]:
     if f.ins.has("F64", "F16") or not f.ins.has("TRUNC"):
-        raise NotModelled
+        raise NotModelledError
     wide = f.ins.has("U64", "S64")
     line = f"t = f2i({word(f.sources[0])}, {64 if wide else 32}, {f.signed()})"
     return [line], ["t & M", "t >> 32"] if wide else ["t"]
@@ -309,7 +256,7 @@ def _f2i(f: _Form) -> tuple[list[str], list[str]]:
 @_rule("MUFU")
 def _mufu(f: _Form) -> tuple[list[str], list[str]]:
     if f.ins.modifiers != ("RCP",):
-        raise NotModelled
+        raise NotModelledError
     return [], [f"rcp({word(f.sources[0])})"]
 
 
@@ -317,14 +264,14 @@ def _mufu(f: _Form) -> tuple[list[str], list[str]]:
 def _half_constant(f: _Form) -> tuple[list[str], list[str]]:
     a, b, *halves = f.sources
     if {a.lstrip("-"), b.lstrip("-")} != {"RZ"} or len(halves) != 2:
-        raise NotModelled
+        raise NotModelledError
     return [], [str(values.half_pair(float(halves[0]), float(halves[1])))]
 
 
 @_rule("PRMT", "UPRMT")
 def _prmt(f: _Form) -> tuple[list[str], list[str]]:
     if f.ins.modifiers:
-        raise NotModelled
+        raise NotModelledError
     a, selector, c = (word(op) for op in f.sources)
     return [], [f"prmt({a}, {selector}, {c})"]
 
@@ -360,13 +307,13 @@ def _special(f: _Form) -> tuple[list[str], list[str]]:
     if name == "SRZ":
         return [], ["0", "0"]
     if f.ins.base == "CS2R":
-        raise NotModelled
+        raise NotModelledError
     return [], [f"g.special({name!r})"]
 
 
 @_rule("R2UR")
 def _to_uniform(f: _Form) -> tuple[list[str], list[str]]:
-    guard = _guard(f.ins)
+    guard = guard_of(f.ins)
     return [f"t = g.first_lane({guard}, {word(f.sources[0])})"], ["t"]
 
 
@@ -397,7 +344,7 @@ def _redux(f: _Form) -> tuple[list[str], list[str]]:
 @_rule("P2R")
 def _pack_flags(f: _Form) -> tuple[list[str], list[str]]:
     if f.ins.modifiers or f.sources[0] != "PR":
-        raise NotModelled
+        raise NotModelledError
     old, mask = word(f.sources[1]), int(f.sources[2], 16)
     bits = " | ".join(f"num(R[{PREDICATE + n}]) << {n}" for n in range(7) if mask >> n & 1) or "0"
     return [], [f"({old} & {~mask & values.M32}) | {bits}"]
@@ -405,28 +352,28 @@ def _pack_flags(f: _Form) -> tuple[list[str], list[str]]:
 
 @_rule("R2P")
 def _unpack_flags(f: _Form) -> tuple[list[str], list[str]]:
-    raise NotModelled  # written out in `lines_of`, since it names no destination
+    raise NotModelledError  # written out in `lines_of`, since it names no destination
 
 
 @_rule("LDC", "ULDC", "LDCU")
 def _constant(f: _Form) -> tuple[list[str], list[str]]:
     if f.ins.has("U8", "S8", "U16", "S16"):
-        raise NotModelled
+        raise NotModelledError
     count = len(f.ins.writes) or 1
-    if match := _CONST.match(f.sources[0]):
+    if match := CONSTANT.match(f.sources[0]):
         at = int(match[2], 16)
         return [], [f"K[{at + 4 * i}]" for i in range(count)]
-    if match := _CONST_INDEXED.match(f.sources[0]):
+    if match := CONSTANT_INDEXED.match(f.sources[0]):
         bank, offset = int(match[1], 16), int(match[4] or "0", 16) * (-1 if match[3] else 1)
         return [f"t = {word(match[2] or 'RZ')}"], [f"X.constant({bank}, t, {offset + 4 * i})" for i in range(count)]
-    raise NotModelled
+    raise NotModelledError
 
 
 @_rule("SYNCS")
 def _syncs(f: _Form) -> tuple[list[str], list[str]]:
     if f.ins.has("TRYWAIT", "PHASECHK"):
         return [], ["True"]  # a wait ends; how long it took is a matter of time, not of control
-    raise NotModelled
+    raise NotModelledError
 
 
 @_rule("UTCATOMSWS")
@@ -439,23 +386,12 @@ def _registers(f: _Form) -> tuple[list[str], list[str]]:
     return [], ["True" for _ in f.flags_out]
 
 
-def _guard(ins: Instruction) -> str:
-    if ins.guard is None:
-        return "False" if ins.guard_negated else "True"
-    return f"(R[{ins.guard}] ^ True)" if ins.guard_negated else f"R[{ins.guard}]"
-
-
-def guard_of(ins: Instruction) -> str:
-    """Expression of an instruction's guard."""
-    return _guard(ins)
-
-
 def lines_of(ins: Instruction) -> list[str]:
     """Lines of Python that do what an instruction does to registers and predicates; memory is left to the caller."""
     if ins.guard is None and ins.guard_negated:
         return []
     form = _Form(ins)
-    guard = _guard(ins)
+    guard = guard_of(ins)
     if ins.base == "R2P":
         return _lines_of_r2p(ins, guard)
     targets: list[int] = []
@@ -464,9 +400,9 @@ def lines_of(ins: Instruction) -> list[str]:
     plain = [n for n in ins.writes if n < PREDICATE]
     try:
         if rule is None:
-            raise NotModelled
+            raise NotModelledError
         setup, results = rule(form)
-    except (NotModelled, ValueError, IndexError, StopIteration):
+    except (NotModelledError, ValueError, IndexError, StopIteration):
         names = ", ".join(["", *(f"R[{n}]" for n in ins.reads)])
         lines = [f"t = mixed({f'{ins.opcode} at {ins.address:#x}'!r}{names})"]
         return lines + [f"R[{n}] = {_kept(guard, 't', n)}" for n in ins.writes]
@@ -474,7 +410,7 @@ def lines_of(ins: Instruction) -> list[str]:
     expressions = dict(zip(plain, (e for e, n in zip(results, registers, strict=False) if n is not None), strict=False))
     behind = results[len(registers):]
     for operand, expression in zip(form.flags_out, behind, strict=False):
-        match = _PRED.match(operand)
+        match = PREDICATE_OPERAND.match(operand)
         if match and match[3] != "T":
             expressions[(UNIFORM_PREDICATE if match[2] == "UP" else PREDICATE) + int(match[3])] = expression
     targets = [n for n in (*plain, *flags_only) if n in expressions]
@@ -505,9 +441,9 @@ def _kept(guard: str, expression: str, number: int) -> str:
 
 
 def _lines_of_r2p(ins: Instruction, guard: str) -> list[str]:
-    match = _REG.match(ins.operands[1])
-    mask = int(ins.operands[2], 16) if len(ins.operands) > 2 and _IMMEDIATE.match(ins.operands[2]) else 0x7F
+    match = REGISTER_OPERAND.match(ins.operands[1])
+    mask = int(ins.operands[2], 16) if len(ins.operands) > 2 and IMMEDIATE.match(ins.operands[2]) else 0x7F
     shift = {"B1": 8, "B2": 16, "B3": 24}.get(match[4] or "", 0) if match else 0
-    source = "0" if match is None or match[3] == "Z" else f"R[{_number(match)}]"
+    source = "0" if match is None or match[3] == "Z" else f"R[{register_number(match)}]"
     return [f"t = {source} >> {shift}"] + [
         f"R[{PREDICATE + n}] = {_kept(guard, f'(t >> {n}) & 1 != 0', PREDICATE + n)}" for n in range(7) if mask >> n & 1]

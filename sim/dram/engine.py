@@ -19,6 +19,8 @@ from .tables import NEVER, Ints, Tables, compile_device
 
 Engine = Literal["auto", "python", "numba"]
 ENGINES: Final = ("auto", "python", "numba")
+RefreshKind = Literal["all-bank", "per-bank", "off"]
+REFRESHES: Final = ("all-bank", "per-bank", "off")
 #: Requests from which loading the compiled kernels (a second, once a process) pays.
 COMPILE_ABOVE: Final = 20_000
 
@@ -161,7 +163,9 @@ def _compiled(name: str) -> Callable[..., Any] | None:
 
 @cache
 def _register(register_jitable: Any) -> None:
-    for helper in (kernels.earliest, kernels.issue, kernels.row_state):
+    from . import queues
+
+    for helper in (kernels.earliest, kernels.issue, kernels.row_state, kernels.refresh_now, queues.best_request):
         register_jitable(helper)
 
 
@@ -182,7 +186,24 @@ def choose(name: str, engine: Engine, size: int) -> tuple[Callable[..., Any], bo
     return getattr(queues, name), True
 
 
-def play(device: DramDevice, requests: Requests, *, refresh: bool = True, start: int = 0, mode: str = "",
+def refreshing(tables: Tables, how: RefreshKind) -> tuple[int, int, int, int]:
+    """Refresh command, its precharge, interval and whether banks take turns, as the kernels take them."""
+    if how == "off":
+        return -1, -1, 0, 0
+    if how == "per-bank":
+        return tables.refresh_bank, tables.refresh_bank_closer, tables.bank_interval, 1
+    return tables.refresh, tables.refresh_closer, tables.interval, 0
+
+
+def check_refresh(device: DramDevice, how: RefreshKind) -> None:
+    """Raise where the device cannot be refreshed so."""
+    if how not in REFRESHES:
+        raise UnknownNameError("refresh", str(how), REFRESHES)
+    if (how == "all-bank" and device.refresh is None) or (how == "per-bank" and device.refresh_bank is None):
+        raise MappingError(f"{device.name}: describes no {how} refresh; play it with refresh='off'")
+
+
+def play(device: DramDevice, requests: Requests, *, refresh: RefreshKind = "all-bank", start: int = 0, mode: str = "",
          engine: Engine = "auto") -> Stream:
     """Play requests in order on one channel, with the activates, precharges, mode switches and refreshes that they need.
 
@@ -193,7 +214,8 @@ def play(device: DramDevice, requests: Requests, *, refresh: bool = True, start:
     requests
         Commands with bank and row, in order.
     refresh
-        All-bank refresh at each multiple of its interval, before what comes next.
+        ``"all-bank"`` at each multiple of its interval, before what comes next; ``"per-bank"``, one bank after the other; or
+        ``"off"``.
     start
         Cycle of the first command.
     mode
@@ -204,30 +226,22 @@ def play(device: DramDevice, requests: Requests, *, refresh: bool = True, start:
     Raises
     ------
     MappingError
-        A bank, row or wait outside of the device, or `refresh` of a device that has none.
+        A bank, row or wait outside of the device, or a refresh that the device does not describe.
     """
     tables = compile_device(device)
     _check(device, tables, requests)
-    if refresh and device.refresh is None:
-        raise MappingError(f"{device.name}: describes no refresh; play it with refresh=False")
+    check_refresh(device, refresh)
     kernel, as_lists = choose("in_order", engine, len(requests))
-    state = _State(tables, as_lists)
-    interval = tables.interval if refresh else 0
-    room = 4 * len(requests) + 16
-    while True:
-        out = [np.empty(room, np.int64) for _ in range(4)]
-        lists: list[Any] = [getattr(requests, name) for name in ("command", "bank", "row", "wait")]
+    told = refreshing(tables, refresh)
+    room, issued = 2 * len(requests) + 4096, -1
+    while issued < 0:
+        state = _State(tables, as_lists)
+        out: list[Any] = [np.empty(room, np.int64) for _ in range(4)]
+        given: list[Any] = [getattr(requests, name) for name in ("command", "bank", "row", "wait")]
         if as_lists:
-            lists, out = [array.tolist() for array in lists], [array.tolist() for array in out]
-        needed = room if interval == 0 else None
-        try:
-            issued = kernel(*lists, *state.everything(), tables.switch, tables.modes.index(mode) + 1 if mode else 1,
-                            tables.refresh, tables.refresh_closer, interval, start, *out)
-        except IndexError:
-            issued, needed = room, None
-        if issued < room or needed is not None:
-            break
-        room, state = 2 * room, _State(tables, as_lists)
+            given, out = [array.tolist() for array in given], [[0] * room for _ in range(4)]
+        issued = kernel(*given, *state.everything(), tables.switch, tables.modes.index(mode) + 1 if mode else 1, *told, start, *out)
+        room *= 2
     parts: list[npt.NDArray[np.int64]] = [np.asarray(array[:issued], np.int64) for array in out]
     return Stream(device, *parts)
 

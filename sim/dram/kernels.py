@@ -92,23 +92,47 @@ def row_state(command: int, bank: int, row: int, tables: Any, rows: Any) -> int:
     return 1 if closed == count[command] else 2
 
 
+def refresh_now(base: int, refresh: int, closer: int, due: int, now: int, tables: Any, ready: Any, rows: Any, ring: Any,
+                ring_at: Any, width: int, deepest: int, issued: int, out_cycle: Any, out_command: Any, out_bank: Any,
+                out_row: Any) -> int:
+    """Refresh the banks that the command addresses at `base`, closed first where open; returns the commands issued so far."""
+    if row_state(closer, base, -2, tables, rows) != 1:
+        cycle = max(earliest(closer, base, tables, ready, ring, ring_at, width, deepest), max(now + 1, due))
+        issue(closer, base, -1, cycle, tables, ready, rows, ring, ring_at, width, deepest)
+        out_cycle[issued], out_command[issued], out_bank[issued], out_row[issued] = cycle, closer, base, -1
+        issued += 1
+        now = cycle
+    cycle = max(earliest(refresh, base, tables, ready, ring, ring_at, width, deepest), max(now + 1, due))
+    issue(refresh, base, -1, cycle, tables, ready, rows, ring, ring_at, width, deepest)
+    out_cycle[issued], out_command[issued], out_bank[issued], out_row[issued] = cycle, refresh, base, -1
+    return issued + 1
+
+
 def in_order(commands: Any, banks: Any, row_of: Any, waits: Any, tables: Any, ready: Any, rows: Any, ring: Any, ring_at: Any,
              width: int, deepest: int, switch: int, start_mode: int, refresh: int, refresh_closer: int, interval: int,
-             start: int, out_cycle: Any, out_command: Any, out_bank: Any, out_row: Any) -> int:
-    """Play requests strictly in order, each with the commands that it needs first; returns the number of commands issued.
+             rotate: int, start: int, out_cycle: Any, out_command: Any, out_bank: Any, out_row: Any) -> int:
+    """Play requests strictly in order, each with the commands that it needs first.
 
     A request goes no earlier than `waits` cycles after the request before it. Where a command belongs to another mode than
-    the device is in, the mode switch takes its place. From each multiple of `interval` on, a refresh goes first (0: none).
+    the device is in, the mode switch takes its place. From each multiple of `interval` on, a refresh goes first (0: none):
+    of all nodes of its scope, or of one after the other with `rotate`.
+
+    Returns the number of commands issued, or -1 where the output arrays are too short.
     """
+    align, modulo = tables[0], tables[1]
     needs, opener, closer, bus, mode = tables[19], tables[21], tables[22], tables[23], tables[24]
     issued = 0
     now_row, now_column, last = start - 1, start - 1, start
-    current, due = start_mode, interval
-    open_rows = 0
+    current, due = start_mode, start + interval
+    turn = 0
+    step = align[refresh] if interval > 0 else 1
+    parts = modulo[refresh] // step if interval > 0 else 1
     for index in range(len(commands)):
         final, bank, row = commands[index], banks[index], row_of[index]
         floor = last + waits[index]
         while True:
+            if issued + 2 * parts + 2 > len(out_cycle):
+                return -1
             command = final
             if needs[final] == 1:
                 state = row_state(final, bank, row, tables, rows)
@@ -119,22 +143,13 @@ def in_order(commands: Any, banks: Any, row_of: Any, waits: Any, tables: Any, re
             free = now_row if bus[command] == 0 else now_column
             cycle = max(earliest(command, bank, tables, ready, ring, ring_at, width, deepest), max(free + 1, floor))
             if interval > 0 and cycle >= due:
-                while interval > 0 and cycle >= due:
-                    if open_rows > 0:
-                        at = max(earliest(refresh_closer, 0, tables, ready, ring, ring_at, width, deepest),
-                                 max(max(now_row, now_column) + 1, due))
-                        issue(refresh_closer, 0, -1, at, tables, ready, rows, ring, ring_at, width, deepest)
-                        out_cycle[issued], out_command[issued], out_bank[issued], out_row[issued] = at, refresh_closer, 0, -1
-                        issued += 1
-                        now_row = now_column = at
-                        open_rows = 0
-                    at = max(earliest(refresh, 0, tables, ready, ring, ring_at, width, deepest),
-                             max(max(now_row, now_column) + 1, due))
-                    issue(refresh, 0, -1, at, tables, ready, rows, ring, ring_at, width, deepest)
-                    out_cycle[issued], out_command[issued], out_bank[issued], out_row[issued] = at, refresh, 0, -1
-                    issued += 1
-                    now_row = now_column = at
-                    due += interval
+                first, after = (turn, turn + 1) if rotate > 0 else (0, parts)
+                for part in range(first, after):
+                    issued = refresh_now(part * step, refresh, refresh_closer, due, max(now_row, now_column), tables, ready,
+                                         rows, ring, ring_at, width, deepest, issued, out_cycle, out_command, out_bank, out_row)
+                    now_row = now_column = out_cycle[issued - 1]
+                turn = (turn + 1) % parts
+                due += interval
                 continue
             if mode[final] > 0 and mode[final] != current and switch >= 0:
                 current = mode[final]
@@ -146,7 +161,6 @@ def in_order(commands: Any, banks: Any, row_of: Any, waits: Any, tables: Any, re
                 now_row = cycle
             else:
                 now_column = cycle
-            open_rows = 1 if command == opener[final] else open_rows
             if command == final:
                 last = cycle
                 break

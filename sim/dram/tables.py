@@ -78,6 +78,9 @@ class Tables:
     refresh: int
     refresh_closer: int
     interval: int
+    refresh_bank: int
+    refresh_bank_closer: int
+    bank_interval: int
     modes: tuple[str, ...]
     _lists: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
@@ -148,7 +151,7 @@ def _compiled(device: DramDevice) -> Tables:
     def numbers(values: Any) -> Ints:
         return np.array(list(values), dtype=np.int64)
 
-    refresh = device.refresh
+    refresh, turn = device.refresh, device.refresh_bank
     return Tables(
         names=names, banks=total, nodes=int(sum(per_level)), align=numbers(s[0] for s in scopes),
         modulo=numbers(s[1] for s in scopes), count=numbers(s[2] for s in scopes), stride=numbers(s[3] for s in scopes),
@@ -168,7 +171,9 @@ def _compiled(device: DramDevice) -> Tables:
         mode=numbers(modes.index(c.mode) + 1 if c.mode else 0 for c in device.commands),
         switch=number.get(device.mode_switch, -1), refresh=number[refresh.command] if refresh else -1,
         refresh_closer=number[refresh.closer] if refresh else -1,
-        interval=device.timings[refresh.interval] if refresh else 0, modes=modes)
+        interval=device.timings[refresh.interval] if refresh else 0,
+        refresh_bank=number[turn.command] if turn else -1, refresh_bank_closer=number[turn.closer] if turn else -1,
+        bank_interval=device.timings[turn.interval] if turn else 0, modes=modes)
 
 
 _KEPT: dict[int, tuple[DramDevice, Tables]] = {}

@@ -8,7 +8,7 @@ import triton.language as tl
 
 @triton.jit
 def chase(next_ptr, out_ptr, STEPS, CACHE: tl.constexpr):
-    """Dependent loads: each gives the index of the next. One program of one warp; CACHE is ".ca" (L1) or ".cg" (L2)."""
+    """Dependent loads: each gives the index of the next. One program of one warp; CACHE is "" (may hit L1) or ".cg" (L2)."""
     index = tl.program_id(0)
     for _ in range(STEPS):
         index = tl.load(next_ptr + index, cache_modifier=CACHE)
@@ -65,7 +65,7 @@ def read_own(x_ptr, out_ptr, PASSES, BLOCK: tl.constexpr, ROUNDS: tl.constexpr):
     for step in range(PASSES):
         # the start moves with the pass, so that no load can be taken out of the loop
         for r in tl.static_range(ROUNDS):
-            total += tl.load(base + ((r + step) % ROUNDS) * BLOCK, cache_modifier=".ca")
+            total += tl.load(base + ((r + step) % ROUNDS) * BLOCK)
     tl.store(out_ptr + tl.program_id(0), tl.sum(total, 0))
 
 

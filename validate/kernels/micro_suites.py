@@ -11,11 +11,13 @@ from . import micro
 from .suite import Config, Launch, Place, Shape, Suite, Tensors, cdiv, needs_fp8, product
 
 KIB, MIB = 1024, 1024 * 1024
+#: Triton's cache modifier for loads that may hit L1, and for those that go to L2.
+_CACHE: Final = {"l1": "", "l2": ".cg"}
 
 
 def one_config(shape: Shape) -> list[dict[str, Any]]:
     """For microbenchmarks whose shape says all."""
-    return [{"num_warps": 4}]
+    return [{"num_warps": shape.get("warps", 4)}]
 
 
 def ring(lines: int, line_words: int, seed: int) -> Any:
@@ -41,7 +43,7 @@ def _chase_reference(shape: Shape, t: Tensors) -> Any:
 
 
 def _chase(shape: Shape, config: Config, t: Tensors, place: Place) -> list[Launch]:
-    return [Launch(micro.chase, (1,), (t["next"], t["out"], shape["steps"]), {"CACHE": shape["cache"], "num_warps": 1})]
+    return [Launch(micro.chase, (1,), (t["next"], t["out"], shape["steps"]), {**config, "CACHE": _CACHE[str(shape["cache"])]})]
 
 
 def _shared_tensors(shape: Shape, place: Place) -> Tensors:
@@ -53,7 +55,7 @@ def _shared_reference(shape: Shape, t: Tensors) -> Any:
 
 
 def _shared(shape: Shape, config: Config, t: Tensors, place: Place) -> list[Launch]:
-    return [Launch(micro.shared_chase, (1,), (t["out"],), {"STEPS": shape["steps"], "num_warps": 1})]
+    return [Launch(micro.shared_chase, (1,), (t["out"],), {**config, "STEPS": shape["steps"]})]
 
 
 def _read_programs(shape: Shape, place: Place) -> int:
@@ -76,11 +78,11 @@ def _read_reference(shape: Shape, t: Tensors) -> Any:
 
 def _read(shape: Shape, config: Config, t: Tensors, place: Place) -> list[Launch]:
     args = (t["x"], t["out"], shape["passes"], int(shape["bytes"]) // 4 // int(shape["block"]))
-    meta = {"BLOCK": shape["block"], "CACHE": shape["cache"], "UNROLL": shape["unroll"], "num_warps": shape["warps"]}
+    meta = {"BLOCK": shape["block"], "CACHE": _CACHE[str(shape["cache"])], "UNROLL": shape["unroll"], "num_warps": config["num_warps"]}
     return [Launch(micro.read, (_read_programs(shape, place),), args, meta)]
 
 
-def _read_of(size: int, passes: int, per_sm: int, block: int = 4096, warps: int = 4, cache: str = ".cg", unroll: int = 4) -> dict[str, Any]:
+def _read_of(size: int, passes: int, per_sm: int, block: int = 4096, warps: int = 4, cache: str = "l2", unroll: int = 4) -> dict[str, Any]:
     return {
         "bytes": size,
         "passes": passes,
@@ -102,7 +104,7 @@ def _own_tensors(shape: Shape, place: Place) -> Tensors:
 
 
 def _own(shape: Shape, config: Config, t: Tensors, place: Place) -> list[Launch]:
-    meta = {"BLOCK": _OWN_BLOCK, "ROUNDS": _OWN_ROUNDS, "num_warps": shape["warps"]}
+    meta = {"BLOCK": _OWN_BLOCK, "ROUNDS": _OWN_ROUNDS, "num_warps": config["num_warps"]}
     return [Launch(micro.read_own, (t["out"].shape[0],), (t["x"], t["out"], shape["passes"]), meta)]
 
 
@@ -145,7 +147,7 @@ def _dot(shape: Shape, config: Config, t: Tensors, place: Place) -> list[Launch]
         "BLOCK_N": shape["n"],
         "BLOCK_K": shape["k"],
         "INT8": shape["dtype"] == "int8",
-        "num_warps": shape["warps"],
+        "num_warps": config["num_warps"],
     }
     return [Launch(micro.tensor_core, (t["out"].shape[0],), (t["a"], t["b"], t["out"], shape["steps"]), meta)]
 
@@ -176,7 +178,7 @@ def _arithmetic_reference(shape: Shape, t: Tensors) -> Any:
 
 def _arithmetic(shape: Shape, config: Config, t: Tensors, place: Place) -> list[Launch]:
     block = int(shape["block"])
-    meta = {"OP": shape["op"], "BLOCK": block, "num_warps": shape["warps"]}
+    meta = {"OP": shape["op"], "BLOCK": block, "num_warps": config["num_warps"]}
     return [Launch(micro.arithmetic, (t["x"].shape[0] // block,), (t["x"], t["out"], shape["steps"]), meta)]
 
 
@@ -194,21 +196,21 @@ def _passes_bytes(shape: Shape) -> int:
 SUITES: Final = (
     Suite(
         "latency_load",
-        "dependent loads: buffers that fit L1, L2, DRAM; the seconds of one are latency_s / steps",
+        "dependent loads: buffers that fit L1, L2, DRAM; the seconds of one (with its two address instructions) are latency_s / steps",
         [
-            {"bytes": b, "cache": c, "steps": 4096, "dtype": "int32"}
+            {"bytes": b, "cache": c, "steps": 4096, "warps": 1, "dtype": "int32"}
             for b, c in (
-                (16 * KIB, ".ca"),
-                (16 * KIB, ".cg"),
-                (2 * MIB, ".cg"),
-                (8 * MIB, ".cg"),
-                (16 * MIB, ".cg"),
-                (32 * MIB, ".cg"),
-                (64 * MIB, ".cg"),
-                (256 * MIB, ".cg"),
-                (1024 * MIB, ".cg"),
-                (96 * KIB, ".ca"),
-                (512 * KIB, ".cg"),
+                (16 * KIB, "l1"),
+                (16 * KIB, "l2"),
+                (2 * MIB, "l2"),
+                (8 * MIB, "l2"),
+                (16 * MIB, "l2"),
+                (32 * MIB, "l2"),
+                (64 * MIB, "l2"),
+                (256 * MIB, "l2"),
+                (1024 * MIB, "l2"),
+                (96 * KIB, "l1"),
+                (512 * KIB, "l2"),
             )
         ],
         one_config,
@@ -218,13 +220,13 @@ SUITES: Final = (
         lambda s: 0,
         lambda s: 128 * int(s["steps"]),
         timers=("graph",),
-        tiny=[({"bytes": 1024, "cache": ".ca", "steps": 5, "dtype": "int32"}, {"num_warps": 1})],
+        tiny=[({"bytes": 1024, "cache": "l1", "steps": 5, "warps": 1, "dtype": "int32"}, {"num_warps": 1})],
         calls_per_launch=_steps,
     ),
     Suite(
         "latency_shared",
         "dependent loads from shared memory; the seconds of one are latency_s / steps",
-        [{"steps": 65536, "dtype": "int32"}],
+        [{"steps": 65536, "warps": 1, "dtype": "int32"}],
         one_config,
         _shared_tensors,
         _shared,

@@ -1,0 +1,260 @@
+"""Accesses, energy and latency of a loop nest, in closed form.
+
+The counting rule (that of AccelForge's action counts, arXiv 2602.15172, and of LoopTree before it):
+
+* A tile is a dense box of the tensor: along each axis 1 + the sum of (extent - 1) * stride.
+* A memory starts with no tile each time a loop outside its own block advances. The block of a memory are the loops
+  between its tiles and the tiles of the memory above.
+* Within the block a tile is fetched when it moves. Over a loop that does not index the tensor it stays. When the
+  innermost loop over which it moves advances, only what the last tile did not hold is fetched (the halo of a convolution is
+  kept); when one further out does, all of it.
+* A fetch writes the lower memory in every instance, and reads the upper one once for all instances that stand apart only
+  along dimensions that do not index the tensor (multicast). Where the fanout has no multicast it reads once for each.
+* An output tile is drained when it moves: read in the lower memory in every instance, written to the upper one once
+  for all instances that hold partial sums of the same outputs (spatial reduction). It is fetched back when it returns; the
+  very first fetch of each output into each instance is skipped, for it would be zero.
+* Each MAC reads every operand from the innermost memory that keeps it and writes the output; the first read of each output
+  is skipped.
+* Latency is that of the slowest: the MACs, or a memory's bytes per instance over its bandwidth; ports that are separate for
+  reads and writes count alone. Every instance is equally busy.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping as MappingABC
+from dataclasses import dataclass
+
+from ...arch.hierarchy import Memory
+from ...errors import MappingError
+from .nest import Keep, Loop, Mapping, Spatial, check
+from .problem import Problem, Tensor
+
+
+@dataclass(frozen=True)
+class Access:
+    """Elements of one tensor that one memory reads and writes, all its instances together, and the bytes of each."""
+
+    tensor: str
+    level: str
+    reads: int
+    writes: int
+    bytes_per_element: float
+
+    @property
+    def read_bytes(self) -> float:
+        """Bytes read."""
+        return self.reads * self.bytes_per_element
+
+    @property
+    def written_bytes(self) -> float:
+        """Bytes written."""
+        return self.writes * self.bytes_per_element
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What a mapping costs.
+
+    Attributes
+    ----------
+    accesses
+        By tensor and memory, outermost memory first.
+    energy_by
+        Joules by memory, and of the ``"mac"``.
+    cycles_by
+        Cycles that each memory and the ``"mac"`` need.
+    occupancy_bytes
+        Bytes of all tiles in one instance of each memory but the first.
+    instances
+        Instances of each memory, and MAC units, that are used.
+    mac_units
+        MAC units that exist.
+    clock_hz
+        Clock.
+    """
+
+    accesses: tuple[Access, ...]
+    energy_by: MappingABC[str, float]
+    cycles_by: MappingABC[str, float]
+    occupancy_bytes: MappingABC[str, float]
+    instances: MappingABC[str, int]
+    mac_units: int
+    clock_hz: float
+
+    @property
+    def energy_j(self) -> float:
+        """Energy of everything."""
+        return math.fsum(self.energy_by.values())
+
+    @property
+    def cycles(self) -> float:
+        """Cycles of the slowest."""
+        return max(self.cycles_by.values())
+
+    @property
+    def latency_s(self) -> float:
+        """Seconds of the slowest."""
+        return self.cycles / self.clock_hz
+
+    @property
+    def edp_js(self) -> float:
+        """Energy-delay product."""
+        return self.energy_j * self.latency_s
+
+    @property
+    def limiter(self) -> str:
+        """What is slowest: ``"mac"`` or a memory."""
+        return max(self.cycles_by, key=lambda name: (self.cycles_by[name], name == "mac"))
+
+    @property
+    def utilisation(self) -> float:
+        """Share of the MAC-cycles of the run that do work."""
+        return self.cycles_by["mac"] / self.cycles * self.instances["mac"] / self.mac_units
+
+    def access(self, tensor: str, level: str) -> Access:
+        """Accesses of one tensor at one memory."""
+        return next(a for a in self.accesses if (a.tensor, a.level) == (tensor, level))
+
+
+def evaluate(mapping: Mapping, problem: Problem) -> Counts:
+    """Count what a mapping costs, by the rule at the head of this module.
+
+    Raises
+    ------
+    MappingError
+        The nest is no mapping of the problem, or its tiles do not fit a memory; says which, and by how much.
+    """
+    check(mapping, problem)
+    below = mapping.extents_below(problem.dims)
+    occupancy = _occupancy(mapping, problem, below)
+    reads: dict[tuple[str, int], int] = {}
+    writes: dict[tuple[str, int], int] = {}
+    for tensor in problem.tensors.values():
+        for parent, child, moved, shared, first in _transfers(mapping, problem, tensor, below):
+            output = tensor.kind == "output"
+            for key, read, written in (
+                ((tensor.name, parent), moved - first, moved if output else 0),
+                ((tensor.name, child), moved if output else 0, moved - first),
+            ):
+                divisor = shared if key[1] == parent else 1
+                reads[key] = reads.get(key, 0) + read // divisor
+                writes[key] = writes.get(key, 0) + written // divisor
+    accesses = tuple(
+        Access(tensor.name, memory.name, reads.get((tensor.name, i), 0), writes.get((tensor.name, i), 0), tensor.bytes_per_element)
+        for i, memory in enumerate(problem.memories)
+        for tensor in problem.tensors.values()
+        if i in tensor.levels
+    )
+    return _totals(mapping, problem, accesses, occupancy)
+
+
+def _transfers(
+    mapping: Mapping, problem: Problem, tensor: Tensor, below: list[dict[str, int]]
+) -> list[tuple[int, int, int, int, int]]:
+    """Parent, child, elements moved into all instances of the child, instances that share a datum, first fetches.
+
+    The last child is the MAC, numbered past the memories.
+    """
+    numbers = {memory.name: i for i, memory in enumerate(problem.memories)}
+    at = {numbers[n.level]: i for i, n in enumerate(mapping.nodes) if isinstance(n, Keep) and n.tensor == tensor.name}
+    fanouts = {fanout.name: (position, fanout) for position, fanout in problem.fanouts}
+    chain = [*tensor.levels, len(problem.memories)]
+    found = []
+    for parent, child in zip(chain, chain[1:], strict=False):
+        shared = copies = 1
+        for node in mapping.nodes:
+            if not isinstance(node, Spatial) or node.dim in tensor.relevant or node.factor == 1:
+                continue
+            position, fanout = fanouts[node.fanout]
+            if position >= child:
+                continue
+            copies *= node.factor
+            if tensor.kind == "output" and not fanout.reduction:
+                raise MappingError(
+                    f"mapping of {problem.op.name!r}: {fanout.name} cannot add partial sums; {node.dim}, which does not "
+                    f"index the output {tensor.name}, is spread over {node.factor} of its instances"
+                )
+            if position >= parent and (fanout.multicast or tensor.kind == "output"):
+                shared *= node.factor
+        moved = problem.points if child == chain[-1] else _fetched(mapping, problem, tensor, at[child], below, child)
+        first = tensor.volume(problem.dims) * copies if tensor.kind == "output" else 0
+        found.append((parent, child, moved, shared, first))
+    return found
+
+
+def _fetched(mapping: Mapping, problem: Problem, tensor: Tensor, at: int, below: list[dict[str, int]], level: int) -> int:
+    """Elements fetched into all instances of memory `level`, whose tile of the tensor is kept at node `at`."""
+    numbers = {memory.name: i for i, memory in enumerate(problem.memories)}
+    tile = below[at]
+    volume = tensor.volume(tile)
+    times, inside, mover, step = 1, True, None, 0
+    for node, extents in zip(reversed(mapping.nodes[:at]), reversed(below[:at]), strict=True):
+        if isinstance(node, Keep):
+            inside = inside and numbers[node.level] >= level
+        elif isinstance(node, Spatial) or not inside or mover is not None:
+            times *= node.factor
+        elif node.factor > 1 and node.dim in tensor.relevant:
+            mover, step = node, extents[node.dim]
+    if mover is None:
+        return times * volume
+    return times * (volume + (mover.factor - 1) * (volume - tensor.overlap(tile, mover.dim, step)))
+
+
+def _occupancy(mapping: Mapping, problem: Problem, below: list[dict[str, int]]) -> dict[str, float]:
+    """Bytes of all tiles in one instance of each memory but the first; raises where they do not fit."""
+    by_name = {memory.name: memory for memory in problem.memories}
+    total = {memory.name: 0.0 for memory in problem.memories[1:]}
+    for node, tile in zip(mapping.nodes, below, strict=True):
+        if not isinstance(node, Keep) or node.level not in total:
+            continue
+        tensor, memory = problem.tensors[node.tensor], by_name[node.level]
+        size = problem.tensor_bytes(tensor, tile, memory)
+        total[node.level] += size
+        if size > memory.partition_bytes.get(tensor.kind, math.inf):
+            raise _too_large(memory, f"the tile of {tensor.name}", size, memory.partition_bytes[tensor.kind])
+    for name, size in total.items():
+        limit = by_name[name].size_bytes
+        if limit is not None and size > limit:
+            raise _too_large(by_name[name], "the tiles", size, limit)
+    return total
+
+
+def _too_large(memory: Memory, what: str, size: float, limit: float) -> MappingError:
+    return MappingError(f"{memory.name}: {what} take {size:g} B, {size - limit:g} B more than its {limit:g} B")
+
+
+def port_cycles(memory: Memory, read_bytes: float, written_bytes: float) -> float:
+    """Cycles that one instance of a memory needs for its reads and writes."""
+    cycles = 0.0
+    if memory.bandwidth_bytes_per_clk is not None:
+        cycles = (read_bytes + written_bytes) / memory.bandwidth_bytes_per_clk
+    if memory.read_bytes_per_clk is not None:
+        cycles = max(cycles, read_bytes / memory.read_bytes_per_clk)
+    if memory.write_bytes_per_clk is not None:
+        cycles = max(cycles, written_bytes / memory.write_bytes_per_clk)
+    return cycles
+
+
+def _totals(mapping: Mapping, problem: Problem, accesses: tuple[Access, ...], occupancy: dict[str, float]) -> Counts:
+    hierarchy = problem.hierarchy
+    positions = {fanout.name: position for position, fanout in problem.fanouts}
+    spread = [(positions[node.fanout], node.factor) for node in mapping.nodes if isinstance(node, Spatial)]
+    instances = {
+        name: math.prod(factor for position, factor in spread if position < i)
+        for i, name in enumerate([*(memory.name for memory in problem.memories), "mac"])
+    }
+    energy, cycles = {}, {}
+    for memory in problem.memories:
+        own = [a for a in accesses if a.level == memory.name]
+        read, written = sum(a.read_bytes for a in own), sum(a.written_bytes for a in own)
+        energy[memory.name] = read * memory.read_j_per_byte + written * memory.write_j_per_byte
+        cycles[memory.name] = port_cycles(memory, read / instances[memory.name], written / instances[memory.name])
+    energy["mac"] = problem.points * hierarchy.mac_j
+    cycles["mac"] = problem.points / instances["mac"] / hierarchy.macs_per_clk
+    return Counts(accesses, energy, cycles, occupancy, instances, hierarchy.mac_units, hierarchy.clock_hz)
+
+
+def active_loops(mapping: Mapping) -> Mapping:
+    """The same nest without loops of one iteration."""
+    return Mapping(tuple(n for n in mapping.nodes if not isinstance(n, Loop | Spatial) or n.factor > 1))

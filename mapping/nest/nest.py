@@ -1,0 +1,158 @@
+"""A mapping written as a loop nest: temporal loops, loops in space, and where each tensor's tile is kept.
+
+Read from the outside in, a node ``Keep("O", "buffer")`` says that at this point of the nest the buffer holds the tile of O
+that the loops below touch. Tensors of one memory may be kept at different depths. Everything is kept in the first memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping as MappingABC
+from dataclasses import dataclass
+
+from ...errors import MappingError, UnknownNameError, shown
+from .problem import Problem
+
+
+@dataclass(frozen=True)
+class Loop:
+    """A loop in time: `factor` iterations over dimension `dim`."""
+
+    dim: str
+    factor: int
+
+
+@dataclass(frozen=True)
+class Spatial:
+    """A loop in space: `factor` instances along an axis of a fanout work on parts of dimension `dim`."""
+
+    dim: str
+    factor: int
+    fanout: str
+    axis: str
+
+
+@dataclass(frozen=True)
+class Keep:
+    """From here inwards memory `level` holds the tile of `tensor`."""
+
+    tensor: str
+    level: str
+
+
+Node = Loop | Spatial | Keep
+
+
+@dataclass(frozen=True)
+class Mapping:
+    """A loop nest, outermost node first.
+
+    Rules, which `check` enforces: the factors of a dimension multiply to its extent; every tensor is kept once in every
+    memory that keeps its class; all tiles of a memory stand above those of the next; the loops of a fanout stand below
+    the tiles of the memories above it and above those of the memories below it; factors along an axis multiply to no
+    more than its instances.
+
+    Examples
+    --------
+    >>> print(Mapping((Loop("m", 2), Keep("O", "buffer"), Spatial("n", 4, "array", "x"))))
+    for m in 2
+      buffer: O
+      parallel n in 4 on array.x
+    """
+
+    nodes: tuple[Node, ...]
+
+    def __str__(self) -> str:
+        return "\n".join(lines(self.nodes))
+
+    def extents_below(self, dims: Iterable[str]) -> list[dict[str, int]]:
+        """For each node, the product of the factors of every dimension in the nodes below it."""
+        tile = dict.fromkeys(dims, 1)
+        found = []
+        for node in reversed(self.nodes):
+            found.append(dict(tile))
+            if not isinstance(node, Keep):
+                tile[node.dim] = tile.get(node.dim, 1) * node.factor
+        return found[::-1]
+
+
+def lines(nodes: Iterable[Node], notes: MappingABC[Keep, str] | None = None) -> Iterator[str]:
+    """The nest as indented text; `notes` says more about a kept tile."""
+    depth = 0
+    for node in nodes:
+        pad = "  " * depth
+        if isinstance(node, Loop):
+            yield f"{pad}for {node.dim} in {node.factor}"
+            depth += 1
+        elif isinstance(node, Spatial):
+            yield f"{pad}parallel {node.dim} in {node.factor} on {node.fanout}.{node.axis}"
+            depth += 1
+        else:
+            note = (notes or {}).get(node, "")
+            yield f"{pad}{node.level}: {node.tensor}{f'  {note}' if note else ''}"
+
+
+def check(mapping: Mapping, problem: Problem) -> None:
+    """Raise unless the nest is a mapping of the problem by the rules of `Mapping`.
+
+    Raises
+    ------
+    UnknownNameError
+        A dimension, tensor, memory, fanout or axis that does not exist.
+    MappingError
+        A rule is broken; says at which node.
+    """
+    where = f"mapping of {problem.op.name!r}"
+    numbers = {memory.name: i for i, memory in enumerate(problem.memories)}
+    fanouts = {fanout.name: (position, fanout) for position, fanout in problem.fanouts}
+    extents = dict.fromkeys(problem.dims, 1)
+    used: dict[tuple[str, str], int] = {}
+    kept: set[tuple[str, str]] = set()
+    deepest, shallowest = 0, 0  # number of the innermost memory seen so far; innermost memory above the last fanout seen, plus one
+    for i, node in enumerate(mapping.nodes):
+        place = f"{where}: node {i}"
+        if isinstance(node, Keep):
+            if node.tensor not in problem.tensors:
+                raise UnknownNameError("tensor", node.tensor, problem.tensors, place)
+            if node.level not in numbers:
+                raise UnknownNameError("memory", node.level, numbers, place)
+            number = numbers[node.level]
+            if number not in problem.tensors[node.tensor].levels:
+                raise MappingError(f"{place}: {node.level} keeps no {problem.tensors[node.tensor].kind}, such as {node.tensor}")
+            if (node.tensor, node.level) in kept:
+                raise MappingError(f"{place}: {node.tensor} is kept in {node.level} twice")
+            if number < max(deepest, shallowest):
+                raise MappingError(f"{place}: {node.level} stands below {problem.memories[deepest].name} or a fanout that it stands above")
+            if number == 0 and any(not isinstance(other, Keep) for other in mapping.nodes[:i]):
+                raise MappingError(f"{place}: {node.level} backs every tensor, and so no loop stands above it")
+            kept.add((node.tensor, node.level))
+            deepest = number
+            continue
+        if node.dim not in problem.dims:
+            raise UnknownNameError("dimension", node.dim, problem.dims, place)
+        if isinstance(node.factor, bool) or not isinstance(node.factor, int) or node.factor < 1:
+            raise MappingError(f"{place}: factor of {node.dim}: expected an integer of 1 or more, found {shown(node.factor)}")
+        extents[node.dim] *= node.factor
+        if isinstance(node, Spatial):
+            if node.fanout not in fanouts:
+                raise UnknownNameError("fanout", node.fanout, fanouts, place)
+            position, fanout = fanouts[node.fanout]
+            if node.axis not in fanout.axes:
+                raise UnknownNameError("axis", node.axis, fanout.axes, f"{place}: {node.fanout}")
+            if deepest > position or position + 1 < shallowest:
+                raise MappingError(f"{place}: {node.fanout} stands above {problem.memories[deepest].name} in the hierarchy, not below")
+            key = (node.fanout, node.axis)
+            used[key] = used.get(key, 1) * node.factor
+            if used[key] > fanout.axes[node.axis]:
+                raise MappingError(f"{place}: {node.fanout}.{node.axis} has {fanout.axes[node.axis]} instances; the loops on it need {used[key]}")
+            shallowest = position + 1
+    _check_complete(problem, extents, kept, where)
+
+
+def _check_complete(problem: Problem, extents: MappingABC[str, int], kept: set[tuple[str, str]], where: str) -> None:
+    for dim, extent in problem.dims.items():
+        if extents[dim] != extent:
+            raise MappingError(f"{where}: the factors of {dim} multiply to {extents[dim]}; its extent is {extent}")
+    for tensor in problem.tensors.values():
+        for number in tensor.levels[1:]:
+            if (tensor.name, problem.memories[number].name) not in kept:
+                raise MappingError(f"{where}: {problem.memories[number].name} keeps every {tensor.kind}; say where it keeps {tensor.name}")

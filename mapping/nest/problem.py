@@ -1,0 +1,164 @@
+"""An op on a hierarchy, compiled: dimensions, tensors with their axes, and which memories each tensor passes through."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from ...arch.hierarchy import Fanout, Hierarchy, Memory, TensorClass
+from ...errors import MappingError
+from ...workloads.op import Op, Operand
+
+#: Classes of scalar operations that a MAC unit executes.
+MAC_CLASSES = ("mac",)
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One operand of the problem.
+
+    Attributes
+    ----------
+    name, kind
+        Name in the op, and the class by which memories keep it or not.
+    bytes_per_element
+        With its share of group scales.
+    axes
+        Per tensor axis, the dimensions (by name) that index it and their strides.
+    levels
+        Numbers of the memories that keep a tile of it, outermost (0) first.
+    """
+
+    name: str
+    kind: TensorClass
+    bytes_per_element: float
+    axes: tuple[tuple[tuple[str, int], ...], ...]
+    levels: tuple[int, ...]
+
+    @cached_property
+    def relevant(self) -> frozenset[str]:
+        """Dimensions that index it."""
+        return frozenset(dim for axis in self.axes for dim, _ in axis)
+
+    @cached_property
+    def sliding(self) -> frozenset[str]:
+        """Dimensions along which two neighbouring tiles can overlap: those of axes that several dimensions index."""
+        return frozenset(dim for axis in self.axes if len(axis) > 1 for dim, _ in axis)
+
+    def volume(self, tile: Mapping[str, int]) -> int:
+        """Elements of its tile, a dense box: along each axis 1 + the sum of (extent - 1) * stride."""
+        return math.prod(self._extents(tile))
+
+    def overlap(self, tile: Mapping[str, int], dim: str, step: int) -> int:
+        """Elements that its tile shares with the one `step` iterations further along `dim`."""
+        shared = 1
+        for axis, extent in zip(self.axes, self._extents(tile), strict=True):
+            shift = sum(stride * step for d, stride in axis if d == dim)
+            shared *= max(0, extent - shift)
+        return shared
+
+    def _extents(self, tile: Mapping[str, int]) -> list[int]:
+        return [1 + sum((tile[dim] - 1) * stride for dim, stride in axis) for axis in self.axes]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """An op on a hierarchy.
+
+    Attributes
+    ----------
+    op, hierarchy
+        What runs on what.
+    dims
+        Iteration dimensions and their extents, those of extent 1 included.
+    tensors
+        Operands by name, in the op's order.
+    """
+
+    op: Op
+    hierarchy: Hierarchy
+    dims: Mapping[str, int]
+    tensors: Mapping[str, Tensor]
+
+    @cached_property
+    def points(self) -> int:
+        """Multiply-accumulates of the whole op."""
+        return math.prod(self.dims.values())
+
+    @cached_property
+    def memories(self) -> tuple[Memory, ...]:
+        """The memories, outermost first."""
+        return self.hierarchy.memories
+
+    @cached_property
+    def fanouts(self) -> tuple[tuple[int, Fanout], ...]:
+        """Each fanout with the number of the memory that it stands below."""
+        return tuple((i, fanout) for i in range(len(self.memories)) for fanout in self.hierarchy.fanouts_below(i))
+
+    def tensor_bytes(self, tensor: Tensor, tile: Mapping[str, int], memory: Memory) -> float:
+        """Bytes that a tile takes in a memory, every buffer of it."""
+        return tensor.volume(tile) * tensor.bytes_per_element * memory.buffers
+
+
+def problem(op: Op, hierarchy: Hierarchy) -> Problem:
+    """Compile an op for a hierarchy.
+
+    Raises
+    ------
+    MappingError
+        The op is no dense nest of multiply-accumulates with one output: it has no or other scalar operations, an empty
+        or unknown dimension, masked points, data-dependent operands, or an output that several dimensions index at once.
+    """
+    where = f"op {op.name!r} ({op.kind})"
+    others = sorted(name for name, number in op.body.items() if number and name not in MAC_CLASSES)
+    if op.body.get("mac", 0.0) != 1.0 or others:
+        found = ", ".join(f"{number:g} {name}" for name, number in op.body.items()) or "none"
+        raise MappingError(f"{where}: the array executes one multiply-accumulate per point; the op's body is {found}")
+    if op.iterations is not None and op.iterations != math.prod(op.dims.values()):
+        raise MappingError(f"{where}: {op.iterations:g} of {math.prod(op.dims.values())} points are executed; masked nests cannot be mapped")
+    for dim, extent in op.dims.items():
+        if isinstance(extent, bool) or not isinstance(extent, int) or extent < 1:
+            raise MappingError(f"{where}: dimension {dim!r}: expected an integer of 1 or more, found {extent!r}")
+    outputs = [operand for operand in op.operands if operand.role == "output"]
+    if len(outputs) != 1:
+        raise MappingError(f"{where}: expected one output, found {len(outputs)}")
+    if len({operand.name for operand in op.operands}) < len(op.operands):
+        raise MappingError(f"{where}: two operands have the same name; give each its own")
+    kinds = _classes(op)
+    tensors = {operand.name: _tensor(operand, kinds[operand.name], hierarchy, where) for operand in op.operands}
+    return Problem(op, hierarchy, dict(op.dims), tensors)
+
+
+def _classes(op: Op) -> dict[str, TensorClass]:
+    """Class of each operand: see `presilicon.arch.hierarchy.TensorClass`."""
+    read = [operand for operand in op.operands if operand.role != "output"]
+    weights = [operand.name for operand in read if operand.role == "weight"] or [operand.name for operand in read[1:2]]
+    found: dict[str, TensorClass] = {operand.name: "output" for operand in op.operands if operand.role == "output"}
+    for operand in read:
+        found[operand.name] = "weight" if operand.name in weights else "input"
+    return found
+
+
+def _tensor(operand: Operand, kind: TensorClass, hierarchy: Hierarchy, where: str) -> Tensor:
+    place = f"{where}: operand {operand.name!r}"
+    if operand.elements is not None:
+        raise MappingError(f"{place}: which elements it touches depends on data; such an op cannot be mapped")
+    axes = tuple(tuple((dim, stride) for dim, stride in axis if stride) for axis in operand.projection)
+    for axis in axes:
+        if len({dim for dim, _ in axis}) < len(axis):
+            raise MappingError(f"{place}: an axis names a dimension twice: {_text(axis)}")
+        if any(stride < 0 for _, stride in axis):
+            raise MappingError(f"{place}: negative stride in {_text(axis)}; expected strides of 1 or more")
+    dims = [dim for axis in axes for dim, _ in axis]
+    if len(set(dims)) < len(dims):
+        raise MappingError(f"{place}: a dimension indexes two of its axes; expected each dimension on one axis")
+    if kind == "output" and any(len(axis) > 1 or any(stride != 1 for _, stride in axis) for axis in axes):
+        raise MappingError(f"{place}: an output axis is indexed by one dimension with stride 1, found {'; '.join(map(_text, axes))}")
+    levels = tuple(i for i, memory in enumerate(hierarchy.memories) if kind in memory.keeps)
+    return Tensor(operand.name, kind, operand.number_format.bytes, axes, levels)
+
+
+def _text(axis: Sequence[tuple[str, int]]) -> str:
+    return " + ".join(dim if stride == 1 else f"{stride}*{dim}" for dim, stride in axis) or "0"

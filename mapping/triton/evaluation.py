@@ -1,0 +1,205 @@
+"""What some CTAs of a launch execute: counts of instructions, FLOP and bytes, and the order of it all."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...errors import KernelError
+from .access import Pattern, Tally
+from .assumptions import Assumption
+from .execute import Bulk, Trace
+from .group import Lanes
+from .launch import Launch, TensorMap
+from .parameters import CONSTANT_WINDOW
+from .program import Program
+from .tensor_core import TENSOR_CORE, MatrixShape, static_shape
+
+
+@dataclass(frozen=True)
+class Touch:
+    """One memory access of a group of threads.
+
+    Attributes
+    ----------
+    step
+        Index into the trace's steps.
+    instruction
+        Index of the instruction; `Program.memory_ops` says what it does.
+    lanes
+        The threads.
+    addresses, active
+        uint64 and bool of shape (threads,): where each accesses, and whether it does.
+    """
+
+    step: int
+    instruction: int
+    lanes: Lanes
+    addresses: np.ndarray
+    active: np.ndarray
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What some CTAs of a launch execute.
+
+    Attributes
+    ----------
+    program, launch
+        What was evaluated.
+    program_ids
+        int64 of shape (ctas, 3).
+    block_counts
+        int64 by basic block: how often a warp entered it, summed over warps and CTAs.
+    edge_counts
+        The same for jumps and falls from block to block (indirect jumps and returns left out).
+    tallies, copies
+        Memory accesses by instruction index; `copies` holds the shared-memory side of cp.async.
+    matrices
+        Executions of tensor-core instructions by (instruction index, shape), counted once a warp.
+    bulks
+        Bulk copies (TMA) in order.
+    maps
+        Tensor descriptors among the parameters, by address in constant bank 0.
+    assumptions
+        What was assumed where only data could tell.
+    trace
+        Order of execution, where it was asked for; `segments` of the program number its steps.
+    patterns, lane_sets
+        What the trace's accesses and steps refer to.
+    """
+
+    program: Program
+    launch: Launch
+    program_ids: np.ndarray
+    block_counts: np.ndarray
+    edge_counts: Mapping[tuple[int, int], int]
+    tallies: Mapping[int, Tally]
+    copies: Mapping[int, Tally]
+    matrices: Mapping[tuple[int, MatrixShape], int]
+    bulks: tuple[Bulk, ...]
+    maps: Mapping[int, TensorMap]
+    assumptions: tuple[Assumption, ...]
+    trace: Trace | None = None
+    patterns: Sequence[Pattern] = ()
+    lane_sets: Sequence[Lanes] = ()
+
+    @property
+    def ctas(self) -> int:
+        """Number of CTAs evaluated."""
+        return len(self.program_ids)
+
+    @property
+    def instruction_counts(self) -> np.ndarray:
+        """int64 by instruction: warp-level issues."""
+        return self.block_counts[np.array(self.program.flow.block_of)]
+
+    @property
+    def instructions(self) -> int:
+        """Warp-level instructions issued."""
+        return int(self.instruction_counts.sum())
+
+    def by_opcode(self) -> dict[str, int]:
+        """Warp-level issues by opcode without modifiers, most first."""
+        counts: dict[str, int] = {}
+        for ins, count in zip(self.program.listing.instructions, self.instruction_counts, strict=True):
+            counts[ins.base] = counts.get(ins.base, 0) + int(count)
+        return dict(sorted(((k, v) for k, v in counts.items() if v), key=lambda item: -item[1]))
+
+    def by_line(self) -> dict[str, int]:
+        """Warp-level issues by source line, most first."""
+        counts: dict[str, int] = {}
+        for ins, count in zip(self.program.listing.instructions, self.instruction_counts, strict=True):
+            counts[str(ins.source or "")] = counts.get(str(ins.source or ""), 0) + int(count)
+        return dict(sorted(((k, v) for k, v in counts.items() if v), key=lambda item: -item[1]))
+
+    def loop_trips(self) -> dict[int, float]:
+        """Mean trips of a warp through each loop it enters, by the loop's header block; loops that only wait are left out."""
+        trips = {}
+        for loop in self.program.flow.loops:
+            heads = int(self.block_counts[loop.header])
+            entries = heads - sum(self.edge_counts.get((latch, loop.header), 0) for latch in loop.latches)
+            if not loop.waits:
+                trips[loop.header] = heads / entries if entries > 0 else 0.0
+        return trips
+
+    @property
+    def tensor_flops(self) -> int:
+        """FLOP of the tensor cores: shape times executions, a warpgroup's instruction counted once for its four warps."""
+        total = 0
+        for (_, shape), times in self.matrices.items():
+            total += shape.flops * times // shape.warps
+        counts = self.instruction_counts
+        for ins in self.program.listing.instructions:
+            if ins.base in TENSOR_CORE and ins.guard is None and not ins.guard_negated:
+                if (shape := static_shape(ins.base, ins.modifiers)) is not None:
+                    total += shape.flops * int(counts[ins.index]) // shape.warps
+        return total
+
+    def bulk_box(self, bulk: Bulk) -> tuple[TensorMap | None, int]:
+        """The descriptor of a bulk copy, where it is a parameter, and the bytes of its box that lie inside the tensor."""
+        if type(bulk.descriptor) is not int:
+            return None, 0
+        found = self.maps.get(bulk.descriptor - CONSTANT_WINDOW + self.program.compiled.layout.parameter_base)
+        if found is None or any(type(c) is not int for c in bulk.coordinates):
+            return found, 0
+        box = self._box_shape(found)
+        starts = [c - (1 << 32) if c >> 31 else c for c in reversed(bulk.coordinates)]
+        inside = [max(0, min(at + n, size) - max(at, 0)) for at, n, size in zip(starts, box, found.shape, strict=False)]
+        return found, math.prod(inside) * found.element_bytes
+
+    def _box_shape(self, found: TensorMap) -> tuple[int, ...]:
+        """Box of a descriptor: its block, cut along the last axis as the swizzle asks."""
+        metas = self.program.compiled.metadata.get("tensordesc_meta") or []
+        boxes = [tuple(meta["block_size"]) for meta in metas]
+        places = sorted(self.maps)
+        number = next((i for i, place in enumerate(places) if self.maps[place] is found), None)
+        return boxes[number] if number is not None and number < len(boxes) else found.block_shape
+
+    def memory_bytes(self) -> dict[str, int]:
+        """Bytes asked for, by space and kind: ``"global load"``, ``"global copy"`` (cp.async), ``"global store"``,
+        ``"global atomic"``, ``"tma load"``, ``"tma store"``, ``"shared load"``, ``"shared store"``, ``"local load"`` ...
+
+        Threads that are masked off ask for nothing; of a TMA box only what lies inside the tensor counts. TMA through
+        descriptors made on the device counts whole boxes where their shape is known, else it is in `assumptions`.
+        """
+        total: dict[str, int] = {}
+        for index, tally in self.tallies.items():
+            op = self.program.memory_ops[index]
+            name = f"{op.space} {op.kind}"
+            total[name] = total.get(name, 0) + tally.bytes
+        for tally in self.copies.values():
+            total["shared store"] = total.get("shared store", 0) + tally.bytes
+        for bulk in self.bulks:
+            ins = self.program.listing.instructions[bulk.instruction]
+            name = "tma load" if ins.base in ("UTMALDG", "UBLKCP") else "tma store"
+            total[name] = total.get(name, 0) + self.bulk_box(bulk)[1]
+        return {name: count for name, count in sorted(total.items()) if count}
+
+    def walk(self) -> Iterator[Touch]:
+        """Every memory access of the trace, in order.
+
+        Raises
+        ------
+        KernelError
+            The evaluation was made without ``trace=True``.
+        """
+        if self.trace is None:
+            raise KernelError("no trace was kept: evaluate(..., trace=True)")
+        for step, index, number, base in self.trace.accesses:
+            pattern = self.patterns[number]
+            lanes = self.lane_sets[pattern.lanes]
+            offsets = np.zeros(lanes.count, dtype=np.uint64) if pattern.offsets is None else pattern.offsets
+            active = np.ones(lanes.count, dtype=bool) if pattern.active is None else pattern.active
+            yield Touch(step - 1, index, lanes, offsets + np.uint64(base), active)
+
+    def scaled(self, factor: int, note: Assumption | None = None) -> Evaluation:
+        """The same for `factor` times as many CTAs that execute the same."""
+        tallies = [{i: Tally(*(getattr(t, name) * factor for name in Tally.__dataclass_fields__)) for i, t in side.items()}
+                   for side in (self.tallies, self.copies)]
+        return Evaluation(self.program, self.launch, np.repeat(self.program_ids, factor, axis=0), self.block_counts * factor,
+                          {k: n * factor for k, n in self.edge_counts.items()}, tallies[0], tallies[1], {k: n * factor for k, n in self.matrices.items()}, self.bulks * factor,
+                          self.maps, self.assumptions + ((note,) if note else ()))

@@ -1,0 +1,222 @@
+"""GDDR6-AiM: its instructions as requests to one channel, and the kernels that its documentation describes.
+
+All channels play the same requests in lock step, so one is simulated. A host hands over one instruction per cycle; it is
+decoded into `opsize` commands per channel. Reads of result registers block the host: it decodes on one cycle after the data
+has arrived. Writes of configuration or general registers (CFR, GPR) take the host a cycle each and no command.
+
+GEMV, `gemv`: outputs are spread over channels and banks, so that one pass makes ``channels x banks`` of them; the input is
+cut into blocks of a row (the global buffer holds one). ``order="outputs"`` finishes one group of outputs after the other and
+rewrites the buffer for every block; ``order="inputs"`` keeps a block and goes through all groups, and so reads and restores
+the accumulators once per group and block.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import numpy as np
+
+from ...arch.dram import DramDevice
+from ...errors import MappingError, UnknownNameError, shown
+from .engine import Engine, RefreshKind, Requests, Stream, play
+from .tables import Tables, compile_device
+
+Order = Literal["outputs", "inputs"]
+ORDERS: Final = ("outputs", "inputs")
+#: Instruction, command, whether it walks columns of a row, whether the host waits for its result.
+_INSTRUCTIONS: Final = {
+    "MAC_ABK": ("MAC16", True, False), "MAC_SBK": ("MAC", True, False), "AF": ("AF16", True, False),
+    "EWMUL": ("EWMUL16", True, False), "COPY_BKGB": ("RDCP", True, False), "COPY_GBBK": ("WRCP", True, False),
+    "WR_GB": ("WRGB", False, False), "WR_BIAS": ("WRMAC16", False, False), "RD_MAC": ("RDMAC16", False, True),
+    "RD_AF": ("RDAF16", False, True), "WR_ABK": ("WRA16", True, False),
+}
+#: Host accesses to registers: take a cycle of the host, and nothing of the memory.
+HOST: Final = ("W_CFR", "W_GPR", "R_GPR")
+#: Rows of activation functions: a look-up table beyond the rows of data.
+_AF_ROW: Final = 1
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """One instruction: name, how many columns or registers (`opsize`), row and bank where they matter.
+
+    Names are those of the AiM instruction set: MAC_ABK (all banks), MAC_SBK, AF, EWMUL, COPY_BKGB, COPY_GBBK, WR_GB,
+    WR_BIAS, RD_MAC, RD_AF, WR_ABK; and W_CFR, W_GPR, R_GPR of the host.
+    """
+
+    name: str
+    opsize: int = 1
+    row: int = 0
+    bank: int = 0
+
+
+@dataclass(frozen=True)
+class Run:
+    """Cycles of a kernel, with the commands of one of its channels, which stands for all.
+
+    Attributes
+    ----------
+    cycles
+        Command clocks from the host's first instruction to the end of the last.
+    stream
+        Commands of one channel.
+    channels
+        Channels that play it.
+    """
+
+    cycles: int
+    stream: Stream
+    channels: int
+
+    @property
+    def time_s(self) -> float:
+        """Seconds."""
+        return self.cycles * self.stream.device.cycle_s
+
+
+def run(device: DramDevice, program: Iterable[Instruction], *, refresh: RefreshKind = "all-bank", engine: Engine = "auto") -> Run:
+    """Play a program of instructions on every channel.
+
+    Raises
+    ------
+    MappingError
+        Unknown or missing command, a column or row outside of the device, an empty program.
+
+    >>> from presilicon.arch.dram import load
+    >>> program = [Instruction("MAC_ABK", opsize=64, row=row) for row in range(1024)]
+    >>> run(load("aim-gddr6"), program, refresh="off").cycles
+    231383
+    """
+    tables = compile_device(device)
+    requests, before, after = _decode(device, tables, list(program))
+    # The first command leaves in the cycle in which the host's first instruction is decoded, which is cycle 1.
+    stream = play(device, requests, refresh=refresh, start=1 + before, mode="bank", engine=engine)
+    last, name = int(stream.cycle[-1]), tables.names[int(stream.command[-1])]
+    latency = int(tables.latency[tables.index(name)])
+    blocking = any(command == name and waits for command, _, waits in _INSTRUCTIONS.values())
+    # The end-of-compute instruction: decoded after a blocking result, served when every write has landed.
+    end = last + latency + 2 + after if blocking else last + max(2, latency + 1, after)
+    return Run(end, stream, device.organisation.channels)
+
+
+def _decode(device: DramDevice, tables: Tables, program: list[Instruction]) -> tuple[Requests, int, int]:
+    """Requests of one channel, host cycles before the first, and after the last."""
+    organisation = device.organisation
+    parts: list[tuple[int, int, int, int, int]] = []
+    pending, blocked, before = 0, 0, 0
+    for instruction in program:
+        if instruction.name in HOST:
+            pending += 1
+            continue
+        if instruction.name not in _INSTRUCTIONS:
+            raise UnknownNameError("AiM instruction", instruction.name, (*_INSTRUCTIONS, *HOST), device.name)
+        name, walks, waits = _INSTRUCTIONS[instruction.name]
+        if name not in tables.names:
+            raise MappingError(f"{device.name}: {instruction.name} needs the command {name}, which the device lacks")
+        _check(device, instruction, walks)
+        row = -1
+        if walks:
+            row = organisation.rows - _AF_ROW if instruction.name == "AF" else instruction.row
+        if not parts:
+            before = pending
+        parts.append((tables.index(name), instruction.bank, row, blocked + pending if blocked else 0, instruction.opsize))
+        blocked = int(tables.latency[tables.index(name)]) + 1 if waits else 0
+        pending = 0
+    if not parts:
+        raise MappingError(f"{device.name}: the program holds no command")
+    table = np.array(parts, dtype=np.int64)
+    sizes = table[:, 4]
+    spread = np.repeat(table[:, :4], sizes, axis=0)
+    firsts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+    wait = np.zeros(len(spread), dtype=np.int64)
+    wait[firsts] = table[:, 3]
+    # Several results of one instruction are one blocking read each, all decoded at once.
+    return Requests(spread[:, 0].copy(), spread[:, 1].copy(), spread[:, 2].copy(), wait), before, pending
+
+
+def _check(device: DramDevice, instruction: Instruction, walks: bool) -> None:
+    organisation = device.organisation
+    if instruction.opsize < 1 or (walks and instruction.opsize > organisation.columns):
+        raise MappingError(f"{device.name}: {instruction.name}: {instruction.opsize} columns; a row has {organisation.columns}")
+    if walks and not 0 <= instruction.row < organisation.rows:
+        raise MappingError(f"{device.name}: {instruction.name}: row {instruction.row}; a bank has {organisation.rows}")
+
+
+def gemv_program(device: DramDevice, outputs: int, inputs: int, *, element_bytes: int = 2, order: Order = "outputs",
+                 ) -> list[Instruction]:
+    """Instructions of y = W x, W of ``(outputs, inputs)``, as in the module.
+
+    Raises
+    ------
+    MappingError
+        Sizes that are no positive integers, a matrix larger than the device, a device without units in banks.
+    """
+    shape = gemv_shape(device, outputs, inputs, element_bytes)
+    if order not in ORDERS:
+        raise UnknownNameError("loop order", str(order), ORDERS, device.name)
+    columns = [shape.columns] * (shape.blocks - 1) + [shape.last_columns]
+    program = [Instruction("W_CFR")]
+    pairs = [(group, block) for group in range(shape.groups) for block in range(shape.blocks)]
+    if order == "inputs":
+        pairs.sort(key=lambda pair: pair[1])
+    held, started = -1, -1
+    for group, block in pairs:
+        fresh = group != started or order == "inputs"
+        if fresh:
+            if started >= 0:
+                program.append(Instruction("RD_MAC"))
+            program.append(Instruction("WR_BIAS"))
+            started = group
+        if held != block or order == "outputs":
+            program.append(Instruction("WR_GB", opsize=columns[block]))
+            held = block
+        program.append(Instruction("MAC_ABK", opsize=columns[block], row=group * shape.blocks + block))
+    program.append(Instruction("RD_MAC"))
+    return program
+
+
+@dataclass(frozen=True)
+class GemvShape:
+    """How a GEMV lies in the device: `groups` of outputs, `blocks` of inputs, columns of a full and of the last block."""
+
+    groups: int
+    blocks: int
+    columns: int
+    last_columns: int
+
+
+def gemv_shape(device: DramDevice, outputs: int, inputs: int, element_bytes: int = 2) -> GemvShape:
+    """Groups and blocks of a GEMV; raises as `gemv_program`."""
+    for name, value in (("outputs", outputs), ("inputs", inputs), ("element_bytes", element_bytes)):
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+            raise MappingError(f"{device.name}: {name}: expected a positive whole number, found {shown(value)}")
+    pim, organisation = device.pim, device.organisation
+    if pim is None or pim.placement != "bank":
+        raise MappingError(f"{device.name}: has no processing unit in every bank, which this kernel needs")
+    if organisation.column_bytes % element_bytes:
+        raise MappingError(f"{device.name}: elements of {element_bytes} bytes do not divide a column of "
+                           f"{organisation.column_bytes}")
+    per_column = organisation.column_bytes // element_bytes
+    block = min(organisation.columns, pim.buffer_bytes // organisation.column_bytes)
+    groups = math.ceil(outputs / (organisation.channels * organisation.banks_per_channel))
+    columns = math.ceil(inputs / per_column)
+    blocks = math.ceil(columns / block)
+    if groups * blocks > organisation.rows:
+        raise MappingError(f"{device.name}: a matrix of {outputs} x {inputs} takes {groups * blocks} rows of every bank; "
+                           f"there are {organisation.rows}")
+    return GemvShape(groups, blocks, block, columns - (blocks - 1) * block)
+
+
+def gemv(device: DramDevice, outputs: int, inputs: int, *, element_bytes: int = 2, order: Order = "outputs",
+         refresh: RefreshKind = "all-bank", engine: Engine = "auto") -> Run:
+    """Simulate y = W x command by command; raises as `gemv_program`.
+
+    >>> from presilicon.arch.dram import load
+    >>> gemv(load("aim-gddr6"), 4096, 4096, refresh="off").cycles
+    13057
+    """
+    program = gemv_program(device, outputs, inputs, element_bytes=element_bytes, order=order)
+    return run(device, program, refresh=refresh, engine=engine)

@@ -1,0 +1,162 @@
+"""Schedulers with a queue: the one of AttAcc's controller and that of Samsung's, on the engine of `kernels`.
+
+Both see a window of the requests of a channel and let some go out of order; a barrier keeps order where the kernel needs it.
+Time jumps from event to event: between two events no request becomes legal, and so no scheduler would act.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .kernels import earliest, issue, row_state
+
+#: Request number of a barrier.
+BARRIER = -1
+
+
+def best_request(queue: Any, held: int, next_of: Any, free_at: Any, hit: Any, commands: Any, banks: Any, now: int,
+                 tables: Any) -> int:
+    """Position in the queue of the request that goes first, as AttAcc's scheduler chooses; -1 for an empty queue.
+
+    The oldest request, unless one behind it is ready and it is not. Behind the first barrier only activates and precharges
+    may come forward, and a request that is no row hit may not pass one that is a hit to its bank.
+    """
+    if held == 0:
+        return -1
+    effect = tables[20]
+    chosen, fenced = 0, False
+    for at in range(1, held):
+        request = queue[at]
+        if commands[request] == -1:
+            fenced = True
+            continue
+        if fenced and effect[next_of[at]] == 0:
+            continue
+        if free_at[at] <= now and not free_at[chosen] <= now:
+            passes = True
+            if not hit[at]:
+                for other in range(held):
+                    if hit[other] and banks[queue[other]] == banks[request]:
+                        passes = False
+                        break
+            if passes:
+                chosen = at
+    return chosen
+
+
+def barrier_queue(commands: Any, banks: Any, row_of: Any, depth: int, tables: Any, ready: Any, rows: Any, ring: Any,
+                  ring_at: Any, width: int, deepest: int, refresh: int, refresh_closer: int, interval: int, queue: Any,
+                  next_of: Any, free_at: Any, hit: Any, out_cycle: Any, out_command: Any, out_bank: Any, out_row: Any,
+                  ) -> tuple[int, int]:
+    """AttAcc's controller: a queue of `depth`, a row and a column command per cycle, refresh first.
+
+    While a refresh waits for its precharge, column commands of open rows go on, and so the row in work is finished first.
+
+    Returns the number of commands issued (-1 where the output is too short), and the last cycle.
+    """
+    align, modulo = tables[0], tables[1]
+    needs, opener, closer, bus = tables[19], tables[21], tables[22], tables[23]
+    total, taken, held, issued = len(commands), 0, 0, 0
+    now, due, owed = 1, interval, 0
+    parts = modulo[refresh] // align[refresh] if interval > 0 else 1
+    stale = True
+    while taken < total or held > 0 or owed > 0:
+        while held < depth and taken < total:
+            queue[held] = taken
+            held += 1
+            taken += 1
+            stale = True
+        if interval > 0 and now >= due:
+            owed += parts
+            due += interval
+        if issued + 2 > len(out_cycle):
+            return -1, now
+        first_bus = -1
+        acted = False
+        for slot in range(2):
+            # Refresh goes first; what is not ready of it still lets the other bus work.
+            if owed > 0:
+                base = (parts - 1 - (owed - 1) % parts) * align[refresh]
+                command = refresh
+                if row_state(refresh_closer, base, -2, tables, rows) != 1:
+                    command = refresh_closer
+                if slot == 0 or first_bus != bus[command]:
+                    if earliest(command, base, tables, ready, ring, ring_at, width, deepest) <= now:
+                        issue(command, base, -1, now, tables, ready, rows, ring, ring_at, width, deepest)
+                        out_cycle[issued], out_command[issued], out_bank[issued], out_row[issued] = now, command, base, -1
+                        issued += 1
+                        acted = stale = True
+                        if command == refresh:
+                            owed -= 1
+                        if slot == 0:
+                            first_bus = bus[command]
+                            continue
+                        break
+                    if slot == 0:
+                        first_bus = bus[command]
+                        continue
+                    break
+            if held > 0 and commands[queue[0]] == -1:
+                for at in range(1, held):
+                    queue[at - 1] = queue[at]
+                held -= 1
+                stale = True
+                acted = True
+            if held == 0:
+                break
+            if stale:
+                for at in range(held):
+                    request = queue[at]
+                    command = commands[request]
+                    hit[at] = False
+                    if command == -1:
+                        continue
+                    if needs[command] == 1:
+                        state = row_state(command, banks[request], row_of[request], tables, rows)
+                        if state == 0:
+                            hit[at] = True
+                        else:
+                            command = opener[command] if state == 1 else closer[command]
+                    next_of[at] = command
+                stale = False
+            for at in range(held):
+                if commands[queue[at]] != -1:
+                    free_at[at] = earliest(next_of[at], banks[queue[at]], tables, ready, ring, ring_at, width, deepest)
+                else:
+                    free_at[at] = 1 << 40
+            at = best_request(queue, held, next_of, free_at, hit, commands, banks, now, tables)
+            if free_at[at] > now or (slot == 1 and first_bus == bus[next_of[at]]):
+                break
+            request, command = queue[at], next_of[at]
+            issue(command, banks[request], row_of[request], now, tables, ready, rows, ring, ring_at, width, deepest)
+            out_cycle[issued], out_command[issued], out_bank[issued], out_row[issued] = (
+                now, command, banks[request], row_of[request])
+            issued += 1
+            acted = True
+            first_bus = bus[command]
+            if tables[20][command] > 0:
+                stale = True
+            if command == commands[request]:
+                for later in range(at + 1, held):
+                    queue[later - 1] = queue[later]
+                    next_of[later - 1] = next_of[later]
+                    hit[later - 1] = hit[later]
+                held -= 1
+        if acted:
+            now += 1
+            continue
+        # Nothing moved: on to the first cycle at which something may.
+        soonest = 1 << 40
+        if owed > 0:
+            base = (parts - 1 - (owed - 1) % parts) * align[refresh]
+            command = refresh
+            if row_state(refresh_closer, base, -2, tables, rows) != 1:
+                command = refresh_closer
+            soonest = earliest(command, base, tables, ready, ring, ring_at, width, deepest)
+        for at in range(held):
+            if commands[queue[at]] != -1 and now < free_at[at] < soonest:
+                soonest = free_at[at]
+        if interval > 0 and due < soonest:
+            soonest = due
+        now = max(now + 1, soonest) if soonest < 1 << 40 else now + 1
+    return issued, now - 1

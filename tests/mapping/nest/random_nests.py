@@ -1,0 +1,103 @@
+"""Random small problems and nests for the tests of this folder."""
+
+from __future__ import annotations
+
+import random
+
+from presilicon.arch.hierarchy import CLASSES, Fanout, Hierarchy, Memory
+from presilicon.mapping.nest import Keep, Loop, Mapping, Problem, Spatial, problem
+from presilicon.workloads.formats import by_name
+from presilicon.workloads.op import Op, Operand, tensor
+
+
+def random_op(rng: random.Random, sizes: tuple[int, ...]) -> Op:
+    """A matrix product, a batched one, a convolution in one or two dimensions (strided, dilated), or a depthwise one."""
+    kind = rng.choice(("gemm", "batched", "conv1", "conv1", "conv2", "depthwise"))
+    size = {dim: rng.choice(sizes) for dim in "bmnkpqrsc"}
+    if kind == "gemm":
+        axes = (("m", "k"), ("k", "n"), ("m", "n"))
+    elif kind == "batched":
+        axes = (("b", "m", "k"), ("b", "k", "n"), ("b", "m", "n"))
+    elif kind == "conv1":
+        axes = (("c", "p+r"), ("m", "c", "r"), ("m", "p"))
+    elif kind == "conv2":
+        axes = (("p+r", "q+s"), ("m", "r", "s"), ("m", "p", "q"))
+    else:
+        axes = (("c", "p+r"), ("c", "r"), ("c", "p"))
+    stride, dilation = rng.choice((1, 1, 2, 3)), rng.choice((1, 1, 2))
+
+    def axis(text: str) -> tuple[tuple[str, int], ...]:
+        first, plus, second = text.partition("+")
+        return ((first, stride), (second, dilation)) if plus else ((first, 1),)
+
+    names = sorted({c for operand in axes for part in operand for c in part if c != "+"})
+    formats = [by_name(rng.choice(("int8", "bf16"))) for _ in range(3)]
+    operands = tuple(
+        Operand(name, role, tuple(axis(part) for part in parts), fmt)  # type: ignore[arg-type]
+        for name, role, parts, fmt in zip("IWO", ("input", "weight", "output"), axes, formats, strict=True)
+    )
+    return Op(kind, "matmul", "test", {dim: size[dim] for dim in names}, operands, {"mac": 1.0})
+
+
+def random_hierarchy(rng: random.Random, *, memories: int, roomy: bool) -> Hierarchy:
+    """`memories` levels below the first, fanouts at random, tensors that pass by at random."""
+    levels: list[Memory | Fanout] = [Memory("L0", None, 64.0, 60.0, 4.0)]
+    for i in range(1, memories + 1):
+        if rng.random() < 0.45:
+            levels.append(_fanout(rng, i))
+        keeps = tuple(c for c in CLASSES if rng.random() < 0.8) or CLASSES
+        size = None if roomy else float(rng.choice((4, 8, 12, 24, 48)) * 4 ** (memories - i))
+        energies = rng.choice(((6.0, 6.0), (5.0, 7.0), (0.6, 0.6), (1.0, 3.0)))
+        rates = rng.choice(({}, {"bandwidth_bytes_per_clk": 2.0}, {"read_bytes_per_clk": 1.0, "write_bytes_per_clk": 2.0}))
+        partition = {"output": 8.0} if not roomy and rng.random() < 0.2 else {}
+        levels.append(Memory(f"L{i}", size, *energies, keeps=keeps, buffers=rng.choice((1, 1, 2)), partition_bytes=partition, **rates))
+    if rng.random() < 0.3 or (memories == 1 and len(levels) == 2):
+        levels.append(_fanout(rng, memories + 1))
+    return Hierarchy("random", tuple(levels), 0.3, 1e9)
+
+
+def _fanout(rng: random.Random, i: int) -> Fanout:
+    axes = {"x": rng.choice((2, 3, 4))} | ({"y": 2} if rng.random() < 0.3 else {})
+    return Fanout(f"F{i}", axes, multicast=rng.random() < 0.8, reduction=rng.random() < 0.8)
+
+
+def random_mapping(rng: random.Random, prob: Problem) -> Mapping:
+    """Any nest that follows the rules of `Mapping`: tiles at random depths, loops at random places and in random order."""
+    left = dict(prob.dims)
+    spatial: dict[int, list[Spatial]] = {}
+    output = next(t for t in prob.tensors.values() if t.kind == "output")
+    for position, fanout in prob.fanouts:
+        for axis, instances in fanout.axes.items():
+            dims = [d for d in left if fanout.reduction or d in output.relevant]
+            for dim in rng.sample(dims, min(2, len(dims))):
+                options = [f for f in range(2, instances + 1) if left[dim] % f == 0]
+                if options and rng.random() < 0.7:
+                    factor = rng.choice(options)
+                    left[dim] //= factor
+                    instances //= factor
+                    spatial.setdefault(position, []).append(Spatial(dim, factor, fanout.name, axis))
+    keeps: list[Keep | int] = []
+    for i, memory in enumerate(prob.memories):
+        own = [Keep(t.name, memory.name) for t in prob.tensors.values() if i in t.levels and i]
+        rng.shuffle(own)
+        keeps += [*own, i]
+    slots: list[list[Loop]] = [[] for _ in range(len(keeps) + 1)]
+    for dim, extent in left.items():
+        while extent > 1:
+            factor = rng.choice([f for f in range(2, extent + 1) if extent % f == 0])
+            extent //= factor
+            slots[rng.randrange(len(slots))].append(Loop(dim, factor))
+    nodes: list[Keep | Loop | Spatial] = []
+    for keep, loops in zip([*keeps, None], slots, strict=True):
+        rng.shuffle(loops)
+        nodes += loops
+        nodes += spatial.get(keep, []) if isinstance(keep, int) else [keep] if keep else []
+    return Mapping(tuple(nodes))
+
+
+def random_problem(rng: random.Random, *, sizes: tuple[int, ...], memories: int, roomy: bool) -> Problem:
+    """A random op on a random hierarchy."""
+    return problem(random_op(rng, sizes), random_hierarchy(rng, memories=memories, roomy=roomy))
+
+
+__all__ = ["random_hierarchy", "random_mapping", "random_op", "random_problem", "tensor"]
