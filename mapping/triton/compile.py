@@ -220,9 +220,10 @@ def compile_launch(launch: Launch, *, cached: bool = True, folder: Path | None =
             cache.store(folder, key, *entry)
     head, parts = entry
     function = launch.function
-    return CompiledKernel(target=launch.target, cubin=parts["cubin"], source_file=function.file_name,
-                          source_line=function.def_file_line_number if hasattr(function, "def_file_line_number")
-                          else function.starting_line_number, key=key, **{name: parts[name].decode() for name in _TEXTS}, **head)
+    texts: dict[str, Any] = {name: parts[name].decode() for name in _TEXTS}
+    line = getattr(function, "def_file_line_number", None) or function.starting_line_number
+    return CompiledKernel(target=launch.target, cubin=parts["cubin"], source_file=function.file_name, source_line=line, key=key,
+                          **texts, **head)
 
 
 def compile_kernel(kernel: Any, grid: Grid, args: Sequence[Any], meta: Mapping[str, Any] | None = None, *,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -17,6 +19,7 @@ from .launch import Launch, TensorMap
 from .parameters import CONSTANT_WINDOW
 from .program import Program
 from .tensor_core import TENSOR_CORE, MatrixShape, static_shape
+from .ttgir import COPIES, TileProgram, parse_ttgir
 
 
 @dataclass(frozen=True)
@@ -134,18 +137,30 @@ class Evaluation:
             total += shape.flops * times // shape.warps
         counts = self.instruction_counts
         for ins in self.program.listing.instructions:
-            if ins.base in TENSOR_CORE and ins.guard is None and not ins.guard_negated:
-                if (shape := static_shape(ins.base, ins.modifiers)) is not None:
-                    total += shape.flops * int(counts[ins.index]) // shape.warps
+            plain = ins.base in TENSOR_CORE and ins.guard is None and not ins.guard_negated
+            found = static_shape(ins.base, ins.modifiers) if plain else None
+            if found is not None:
+                total += found.flops * int(counts[ins.index]) // found.warps
         return total
 
-    def bulk_box(self, bulk: Bulk) -> tuple[TensorMap | None, int]:
-        """The descriptor of a bulk copy, where it is a parameter, and the bytes of its box that lie inside the tensor."""
-        if type(bulk.descriptor) is not int:
-            return None, 0
-        found = self.maps.get(bulk.descriptor - CONSTANT_WINDOW + self.program.compiled.layout.parameter_base)
-        if found is None or any(type(c) is not int for c in bulk.coordinates):
-            return found, 0
+    @cached_property
+    def tiles(self) -> TileProgram:
+        """The kernel in TTGIR."""
+        return parse_ttgir(self.program.compiled.ttgir)
+
+    def bulk_box(self, bulk: Bulk) -> tuple[TensorMap | None, int | None]:
+        """The descriptor of a bulk copy, and the bytes of its box that lie inside the tensor.
+
+        A descriptor that the kernel makes itself is None, and its box counts whole, as TTGIR states it; None bytes where
+        the box is not known either.
+        """
+        found = None
+        if type(bulk.descriptor) is int:
+            found = self.maps.get(bulk.descriptor - CONSTANT_WINDOW + self.program.compiled.layout.parameter_base)
+        if found is None:
+            return None, self._tile_box(bulk)
+        if any(type(c) is not int for c in bulk.coordinates):
+            return found, math.prod(self._box_shape(found)) * found.element_bytes
         box = self._box_shape(found)
         starts = [c - (1 << 32) if c >> 31 else c for c in reversed(bulk.coordinates)]
         inside = [max(0, min(at + n, size) - max(at, 0)) for at, n, size in zip(starts, box, found.shape, strict=False)]
@@ -154,17 +169,36 @@ class Evaluation:
     def _box_shape(self, found: TensorMap) -> tuple[int, ...]:
         """Box of a descriptor: its block, cut along the last axis as the swizzle asks."""
         metas = self.program.compiled.metadata.get("tensordesc_meta") or []
-        boxes = [tuple(meta["block_size"]) for meta in metas]
         places = sorted(self.maps)
         number = next((i for i, place in enumerate(places) if self.maps[place] is found), None)
-        return boxes[number] if number is not None and number < len(boxes) else found.block_shape
+        return tuple(metas[number]["block_size"]) if number is not None and number < len(metas) else found.block_shape
+
+    def _tile_box(self, bulk: Bulk) -> int | None:
+        """Bytes of one message of the TMA copies on the instruction's source line, if they agree."""
+        ins = self.program.listing.instructions[bulk.instruction]
+        way = "tma load" if ins.base == "UTMALDG" else "tma store"
+        sizes = set()
+        for op, _ in self.tiles.find(COPIES):
+            if COPIES[op.name] != way or ins.source is None or op.source is None or op.source.line != ins.source.line:
+                continue
+            for tile in op.types:
+                if tile.kind != "memdesc" or tile.element == "i64":
+                    continue
+                layout = self.tiles.layouts.get(tile.layout, "")
+                swizzle = re.search(r"swizzlingByteWidth = (\d+)", layout)
+                width = re.search(r"elementBitWidth = (\d+)", layout)
+                inner = tile.shape[-1]
+                if swizzle and width and int(swizzle[1]):
+                    inner = min(inner, int(swizzle[1]) * 8 // int(width[1]))
+                sizes.add(tile.bytes * inner // tile.shape[-1])
+        return sizes.pop() if len(sizes) == 1 else None
 
     def memory_bytes(self) -> dict[str, int]:
         """Bytes asked for, by space and kind: ``"global load"``, ``"global copy"`` (cp.async), ``"global store"``,
         ``"global atomic"``, ``"tma load"``, ``"tma store"``, ``"shared load"``, ``"shared store"``, ``"local load"`` ...
 
         Threads that are masked off ask for nothing; of a TMA box only what lies inside the tensor counts. TMA through
-        descriptors made on the device counts whole boxes where their shape is known, else it is in `assumptions`.
+        descriptors made on the device counts whole boxes, which `assumptions` says.
         """
         total: dict[str, int] = {}
         for index, tally in self.tallies.items():
@@ -176,7 +210,7 @@ class Evaluation:
         for bulk in self.bulks:
             ins = self.program.listing.instructions[bulk.instruction]
             name = "tma load" if ins.base in ("UTMALDG", "UBLKCP") else "tma store"
-            total[name] = total.get(name, 0) + self.bulk_box(bulk)[1]
+            total[name] = total.get(name, 0) + (self.bulk_box(bulk)[1] or 0)
         return {name: count for name, count in sorted(total.items()) if count}
 
     def walk(self) -> Iterator[Touch]:
@@ -200,6 +234,8 @@ class Evaluation:
         """The same for `factor` times as many CTAs that execute the same."""
         tallies = [{i: Tally(*(getattr(t, name) * factor for name in Tally.__dataclass_fields__)) for i, t in side.items()}
                    for side in (self.tallies, self.copies)]
+        edges = {k: n * factor for k, n in self.edge_counts.items()}
+        matrices = {k: n * factor for k, n in self.matrices.items()}
         return Evaluation(self.program, self.launch, np.repeat(self.program_ids, factor, axis=0), self.block_counts * factor,
-                          {k: n * factor for k, n in self.edge_counts.items()}, tallies[0], tallies[1], {k: n * factor for k, n in self.matrices.items()}, self.bulks * factor,
-                          self.maps, self.assumptions + ((note,) if note else ()))
+                          edges, tallies[0], tallies[1], matrices, self.bulks * factor, self.maps,
+                          self.assumptions + ((note,) if note else ()))

@@ -19,8 +19,9 @@ from .group import Group, Lanes, Pending
 from .launch import Buffer
 from .memory_ops import SHARED, memory_op
 from .segments import BARRIER, BRANCH, EXIT, FALL, JOIN, RETURN, Segment
+from .shared_memory import SharedMemory
 from .tensor_core import MatrixShape, descriptor_shape, static_shape
-from .values import M32, Partial, Unknown, Value, select, settled
+from .values import M32, Partial, Unknown, Value, from_bytes, select, settled
 
 #: Steps (segments executed) after which a kernel is taken to never end.
 MAX_STEPS = 5_000_000
@@ -87,12 +88,8 @@ class Execution:
         self._seen: dict[tuple[int, int], tuple[Any, ...]] = {}
         total = len(program_ids) * self.threads
         self.alive = np.ones(total, dtype=bool)
-        if program.plan.tracks_shared:
-            size = program.shared_bytes + 4096
-            self.shared = np.zeros((len(program_ids), size), dtype=np.uint8)
-            self.shared_known = np.zeros((len(program_ids), size), dtype=bool)
-            self._known_from, self._known_to = (0, 1024) if program.target >= 90 else (1 << 24, 0)
-            self.shared_known[:, :self._known_to] = True
+        self.shared = SharedMemory(len(program_ids), self.threads, program.shared_bytes + 4096, 1024 if program.target >= 90 else 0) \
+            if program.plan.tracks_shared else None
 
     # -- threads ---------------------------------------------------------------------------------------------------
 
@@ -117,7 +114,7 @@ class Execution:
         ready: list[Group | Pending] = [everyone]
         while ready or self._waiting or self._joining:
             if not ready:
-                ready = self._release(force=True)
+                ready += self._release(force=True)
             ready.sort(key=lambda g: g.place, reverse=True)
             first = ready.pop()
             group = first.group() if isinstance(first, Pending) else first
@@ -371,8 +368,8 @@ class Execution:
         size = self._ops[index].thread_bytes
         if counted:
             tally_access(self.copies.setdefault(index, Tally()), self.patterns, group.lanes, guard, address, size, 0, True)
-        if self.program.plan.tracks_shared:
-            self._put_shared(group, guard, address, (self.unknown(index),) * max(1, size // 4), size)
+        if self.shared is not None:
+            self.shared.put(group.lanes, guard, address, (self.unknown(index),) * max(1, size // 4), size)
 
     def _overwritten(self, address: Value) -> None:
         for buffer in self.buffers:
@@ -393,8 +390,10 @@ class Execution:
             fresh = tuple(group.local.get(address + 4 * k, self.unknown(index)) if type(address) is int else self.unknown(index)
                           for k in range(count))
         elif op.space == SHARED:
-            fresh = self._get_shared(index, group, guard, address, count, op.thread_bytes) if not op.rows \
-                else (self.unknown(index),) * count
+            fresh = (self.unknown(index),) * count
+            if self.shared is not None and not op.rows:
+                signed = self.code[index].has("S8", "S16")
+                fresh = self.shared.get(group.lanes, guard, address, count, op.thread_bytes, signed, self.unknown(index))
         else:
             fresh = self._get_global(index, guard, address, count, op.thread_bytes)
         return tuple(select(guard, new, was) if type(guard) is not Unknown else guard for new, was in zip(fresh, old, strict=True))
@@ -411,11 +410,11 @@ class Execution:
             for k, value in enumerate(data):
                 old = group.local.get(address + 4 * k, self.unknown(index))
                 group.local[address + 4 * k] = select(guard, value, old)
-        elif op.kind == "atomic":
-            self._atomic_shared(index, group, guard, address, data)
-        else:
+        elif self.shared is not None and op.kind == "atomic":
+            self.shared.atomic(group.lanes, guard, address, data[-1], self.code[index].modifiers, self.unknown(index))
+        elif self.shared is not None:
             value = data if not op.rows else (self.unknown(index),) * len(data)
-            self._put_shared(group, guard, address, value, op.thread_bytes)
+            self.shared.put(group.lanes, guard, address, value, op.thread_bytes)
 
     def constant(self, bank: int, at: Value, offset: int) -> Value:
         """A word of a constant bank at a computed place."""
@@ -453,92 +452,11 @@ class Execution:
             places = np.where(on, many - np.uint64(buffer.start), 0).astype(np.int64)
             words = []
             for k in range(count):
-                part = min(size, 4)
-                raw = np.zeros(len(places), dtype=np.uint64)
-                for byte in range(part):
-                    raw |= buffer.data[places + 4 * k + byte].astype(np.uint64) << np.uint64(8 * byte)
-                if self.code[index].has("S8", "S16"):
-                    half = np.uint64(1 << (8 * part - 1))
-                    raw = ((raw ^ half) - half) & np.uint64(M32)
+                raw = from_bytes([buffer.data[places + 4 * k + byte] for byte in range(min(size, 4))],
+                                 self.code[index].has("S8", "S16"))
                 words.append(int(raw[0]) if (raw == raw[0]).all() else raw)
             return tuple(words)
         return unknown
-
-    def _shared_places(self, group: Group, address: Value, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-        many = address if type(address) is np.ndarray else np.full(group.lanes.count, address, dtype=np.uint64)
-        places = (many & np.uint64(0xFFFFFF)).astype(np.int64)
-        if (places[mask] >= self.shared.shape[1] - 16).any():
-            return None
-        return group.lanes.ids // self.threads, np.where(mask, places, 0)
-
-    def _put_shared(self, group: Group, guard: Value, address: Value, data: tuple[Value, ...], size: int) -> None:
-        if guard is False:
-            return
-        if type(address) is Unknown or type(guard) is Unknown:
-            self.shared_known[:] = False
-            return
-        if all(type(value) is Unknown for value in data):
-            low, high = (address, address) if type(address) is int else (int(address.min()), int(address.max()))
-            if (low & 0xFFFFFF) > self._known_to or (high & 0xFFFFFF) + size <= self._known_from:
-                return
-        mask = guard if type(guard) is np.ndarray else np.ones(group.lanes.count, dtype=bool)
-        found = self._shared_places(group, address, mask)
-        if found is None:
-            return
-        if any(type(value) is not Unknown for value in data):
-            self._known_from = min(self._known_from, int(found[1][mask].min(initial=1 << 24)))
-            self._known_to = max(self._known_to, int(found[1][mask].max(initial=0)) + size)
-        cta, places = found[0][mask], found[1][mask]
-        for k in range(max(1, size // 4)):
-            value = data[min(k, len(data) - 1)]
-            for byte in range(min(size, 4)):
-                at = places + 4 * k + byte
-                sure = value.known[mask] if type(value) is Partial else type(value) is not Unknown
-                self.shared_known[cta, at] = sure
-                if type(value) is not Unknown:
-                    part = (value.value if type(value) is Partial else value) >> 8 * byte & 0xFF
-                    self.shared[cta, at] = part if type(part) is int else part[mask].astype(np.uint8)
-
-    def _get_shared(self, index: int, group: Group, guard: Value, address: Value, count: int, size: int) -> tuple[Value, ...]:
-        unknown = (self.unknown(index),) * count
-        if type(address) is Unknown or type(guard) is Unknown:
-            return unknown
-        mask = guard if type(guard) is np.ndarray else np.ones(group.lanes.count, dtype=bool)
-        found = self._shared_places(group, address, mask)
-        if found is None or not mask.any():
-            return unknown
-        cta, places = found
-        words: list[Value] = []
-        for k in range(count):
-            raw = np.zeros(group.lanes.count, dtype=np.uint64)
-            known = True
-            for byte in range(min(size, 4)):
-                known = known and bool(self.shared_known[cta, places + 4 * k + byte][mask].all())
-                raw |= self.shared[cta, places + 4 * k + byte].astype(np.uint64) << np.uint64(8 * byte)
-            if self.code[index].has("S8", "S16"):
-                half = np.uint64(1 << (8 * size - 1))
-                raw = ((raw ^ half) - half) & np.uint64(M32)
-            same = bool((raw[mask] == raw[mask][0]).all())
-            words.append(self.unknown(index) if not known else int(raw[mask][0]) if same else raw)
-        return tuple(words)
-
-    def _atomic_shared(self, index: int, group: Group, guard: Value, address: Value, data: tuple[Value, ...]) -> None:
-        kinds = {"OR": np.bitwise_or, "AND": np.bitwise_and, "XOR": np.bitwise_xor, "ADD": np.add}
-        function: Any = next((kinds[m] for m in self.code[index].modifiers if m in kinds), None)
-        plain = type(address) is int and type(guard) is not Unknown and type(data[-1]) in (int, np.ndarray) and function is not None
-        if guard is False:
-            return
-        old = self._get_shared(index, group, guard, address, 1, 4)[0] if plain else self.unknown(index)
-        if not plain or type(old) is not int:
-            self._put_shared(group, guard, address, (self.unknown(index),), 4)
-            return
-        mask = guard if type(guard) is np.ndarray else np.ones(group.lanes.count, dtype=bool)
-        values = data[-1] if type(data[-1]) is np.ndarray else np.full(group.lanes.count, data[-1], dtype=np.uint64)
-        cta = group.lanes.ids // self.threads
-        result = np.full(group.lanes.count, old, dtype=np.uint64)
-        for number in np.unique(cta[mask]):
-            result[cta == number] = function.reduce(values[mask & (cta == number)], initial=np.uint64(old))
-        self._put_shared(group, guard, address, (result & np.uint64(M32),), 4)
 
     # -- whole-warp machinery --------------------------------------------------------------------------------------------
 
@@ -586,8 +504,8 @@ class Execution:
                 return int(value.value[place]) if value.known[place] else value.cause
             return int(value[place]) if type(value) is np.ndarray else value
 
-        if self.program.plan.tracks_shared and type(shared) is Unknown:
-            self.shared_known[:, 1024:] = False
+        if self.shared is not None and type(shared) is Unknown:
+            self.shared.forget()
         for place in picks:
             self.bulks.append(Bulk(index, self.steps, at(shared, place), tuple(at(c, place) for c in coordinates),
                                    at(descriptor, place), 1))

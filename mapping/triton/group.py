@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .sass import PREDICATE, REGISTER_COUNT
-from .values import DEAD, M32, Partial, Unknown, Value, as_number, settled
+from .values import DEAD, M32, Partial, Unknown, Value, as_number, is_flag, settled
 
 
 class Lanes:
@@ -93,9 +93,10 @@ class Group:
             made.registers[number] = _merge(self.registers[number], other.registers[number], sizes, order)
         for key in self.local.keys() & other.local.keys():
             made.local[key] = _merge(self.local[key], other.local[key], sizes, order)
-        for name in self.joins.keys() | other.joins.keys():
-            one, two = self.joins.get(name), other.joins.get(name)
-            made.joins[name] = one if two is None or one is two else two if one is None else one | two
+        made.joins = dict(other.joins)
+        for name, mask in self.joins.items():
+            theirs = other.joins.get(name)
+            made.joins[name] = mask if theirs is None or theirs is mask else mask | theirs
         made.trips = {**other.trips, **self.trips}
         return made
 
@@ -199,10 +200,10 @@ class Group:
 
     def first_lane(self, guard: Value, value: Value) -> Value:
         """The value in the first thread of each warp whose guard holds, given to the whole warp (R2UR)."""
-        if type(value) is not np.ndarray and type(value) is not Partial:
+        if not isinstance(value, np.ndarray | Partial):
             return value
         picks = self.lanes.first(guard if type(guard) is np.ndarray else None)
-        if type(value) is Partial:
+        if isinstance(value, Partial):
             known = value.known[picks][self.lanes.warp]
             plain = value.value[picks][self.lanes.warp]
             return plain if known.all() else Partial(plain, known, value.cause) if known.any() else value.cause
@@ -257,8 +258,10 @@ def _merge(one: Value, two: Value, sizes: tuple[int, int], order: np.ndarray) ->
         return one
     if type(one) is Unknown and type(two) is Unknown:
         return one
-    kind = bool if any(type(v) is bool or getattr(getattr(v, "value", v), "dtype", None) == bool for v in (one, two)) else np.uint64
-    values, known, cause = [], [], None
+    kind = bool if is_flag(one) or is_flag(two) else np.uint64
+    values: list[np.ndarray] = []
+    known: list[np.ndarray] = []
+    cause: Unknown | None = None
     for value, size in zip((one, two), sizes, strict=True):
         if type(value) is Partial:
             cause = value.cause

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from .sass import PREDICATE, UNIFORM, Instruction
+from .sass import PREDICATE, UNIFORM, UNIFORM_PREDICATE, Instruction
 from .values import M32, M64
 
 _TWO32 = 1 << 32
@@ -26,7 +26,7 @@ def flag(text: str) -> str:
         raise NotModelledError
     if match[3] == "T":
         return "False" if match[1] else "True"
-    place = (UNIFORMPREDICATE_OPERANDICATE if match[2] == "UP" else PREDICATE) + int(match[3])
+    place = (UNIFORM_PREDICATE if match[2] == "UP" else PREDICATE) + int(match[3])
     return f"(R[{place}] ^ True)" if match[1] else f"R[{place}]"
 
 

@@ -213,14 +213,14 @@ def build_segments(flow: ControlFlow, plan: Slice, *, addresses: bool = True) ->
     everywhere = 0
     for _, _, run, _ in runs:
         everywhere |= plan.live[run[0].index]
-    for n, (block, opens, run, ends) in enumerate(runs):
+    for n, (number, opens, run, ends) in enumerate(runs):
         last = run[-1]
         after = 0
         for address in (last.address + INSTRUCTION_BYTES, last.target, *last.targets):
             after |= plan.live[runs[starts[address]][2][0].index] if address in starts else 0
         if ends == RETURN:
             after = everywhere
-        made.append(Segment(n, block, opens, run[0].index, last.index, ends, ends == FALL or is_conditional(last),
+        made.append(Segment(n, number, opens, run[0].index, last.index, ends, ends == FALL or is_conditional(last),
                             starts.get(last.address + INSTRUCTION_BYTES), starts.get(last.target) if last.target is not None else None,
                             namespace[f"s{n}"], _numbers(plan.live[run[0].index]), _numbers(after)))
     return tuple(made)

@@ -133,6 +133,7 @@ class Partition:
 
 
 Node = Op | Loop | Branch | Partition
+_LaunchValues = tuple[Mapping[str, Any], tuple[int, int, int], tuple[int, int, int]]
 
 
 @dataclass(frozen=True)
@@ -197,7 +198,7 @@ class TileProgram:
         """FLOP of all dots of one program id; None where a trip count or a predicate depends on data."""
         return self._flops(self.body, (arguments, program_id, grid), {})
 
-    def _flops(self, body: tuple[Node, ...], launch: tuple[Any, ...], loops: dict[str, int]) -> int | None:
+    def _flops(self, body: tuple[Node, ...], launch: _LaunchValues, loops: dict[str, int]) -> int | None:
         total = 0
         for node in body:
             part: int | None
@@ -220,7 +221,7 @@ class TileProgram:
             total += part
         return total
 
-    def _loop_flops(self, loop: Loop, launch: tuple[Any, ...], loops: dict[str, int]) -> int | None:
+    def _loop_flops(self, loop: Loop, launch: _LaunchValues, loops: dict[str, int]) -> int | None:
         if not any(op.name in DOTS for op, _ in _walk(loop.body, ())):
             return 0
         times = self.trips(loop, *launch, loops)

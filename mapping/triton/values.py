@@ -137,6 +137,13 @@ def select(condition: Value, yes: Value, no: Value) -> Value:
     return np.where(condition, _as_array(yes), _as_array(no))
 
 
+def is_flag(value: Value) -> bool:
+    """Whether a value is a predicate's: a bool, or an array of them."""
+    if type(value) is Partial:
+        return is_flag(value.value)
+    return type(value) is bool or (type(value) is np.ndarray and value.dtype.kind == "b")
+
+
 def _as_array(value: Value) -> Value:
     return np.uint64(value) if type(value) is int else value
 
@@ -146,8 +153,7 @@ def _select_partial(condition: Value, yes: Value, no: Value) -> Value:
     cause: Unknown | None = None
     if type(condition) is Partial:
         known, cause, condition = condition.known, condition.cause, condition.value
-    flags = any(type(v) is bool or getattr(v, "dtype", None) == bool or (type(v) is Partial and v.value.dtype == bool)
-                for v in (yes, no))
+    flags = is_flag(yes) or is_flag(no)
     sides = []
     for side, here in ((yes, condition), (no, ~condition)):
         if type(side) is Unknown:
@@ -378,6 +384,17 @@ def to_integer(value: Value, bits: int, signed: bool) -> Value:
     raw = np.where(inside < 0, (~np.abs(inside).astype(np.uint64) + np.uint64(1)), np.maximum(inside, 0).astype(np.uint64))
     raw = np.where(whole >= high, top, raw) & np.uint64(M32 if bits == 32 else M64)
     return int(raw[0]) if type(value) is int else raw
+
+
+def from_bytes(parts: list[np.ndarray], signed: bool) -> np.ndarray:
+    """One to four bytes a thread, lowest first, as 32-bit words, sign-extended if asked."""
+    raw = np.zeros(len(parts[0]), dtype=np.uint64)
+    for number, part in enumerate(parts):
+        raw |= part.astype(np.uint64) << np.uint64(8 * number)
+    if signed:
+        half = np.uint64(1 << (8 * len(parts) - 1))
+        raw = ((raw ^ half) - half) & np.uint64(M32)
+    return raw
 
 
 def mixed(name: str, *operands: Value) -> Unknown:

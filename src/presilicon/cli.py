@@ -389,6 +389,30 @@ def validate(
 
 
 @app.command()
+def measure(
+    suite: Annotated[str, typer.Option(help="Names, groups or prefixes*, comma-separated; --list shows them.")] = "all",
+    out: Annotated[Path, typer.Option("-o", "--out", help="CSV of the measurements; gone on with if it is there.")] = Path("measured.csv"),
+    budget: Annotated[float, typer.Option(help="Seconds in all, compilation included.")] = 500.0,
+    shapes: Annotated[int | None, typer.Option(help="At most so many shapes of a suite, the first ones.", min=1)] = None,
+    jobs: Annotated[int | None, typer.Option(help="Processes that compile ahead; default: CPU cores less two, at most 12.", min=0)] = None,
+    point_limit: Annotated[float, typer.Option(help="Seconds after which a point counts as hung.")] = 120.0,
+    seed: Annotated[int, typer.Option(help="Of the random inputs.")] = 0,
+    check: Annotated[bool, typer.Option("--check", help="Without a GPU: tiny sizes in Triton's interpreter, outputs checked.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    list_: Annotated[bool, typer.Option("--list", help="List the suites.")] = False,
+) -> None:
+    """Measure kernels, microbenchmarks and torch's operators on the GPU of this machine."""
+    from .validate import measure as harness
+
+    if list_:
+        sys.stdout.write(harness.list_suites())
+        return
+    status = harness.measure(suite, out, budget_s=budget, jobs=jobs, check=check, point_s=point_limit, shapes=shapes, seed=seed, quiet=quiet)
+    if status:
+        raise typer.Exit(status if status > 0 else 128 - status)
+
+
+@app.command()
 def cases(
     names: Annotated[list[str] | None, typer.Argument(help="Cases to run; default: all.")] = None,
     folder: Annotated[Path | None, typer.Option(help="Folder of case files; default: the shipped ones.")] = None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -102,8 +103,14 @@ def evaluate(compiled: CompiledKernel, launch: Launch, program_ids: Any = None, 
         for key, times in run.matrices.items():
             matrices[key] = matrices.get(key, 0) + times
     last = runs[-1]
-    return Evaluation(program, launch, ids, counts, edges, tallies, copies, matrices, tuple(b for r in runs for b in r.bulks), maps,
-                      chooser.assumptions(), last.trace, last.patterns.patterns, last.lane_sets)
+    made = Evaluation(program, launch, ids, counts, edges, tallies, copies, matrices, tuple(b for r in runs for b in r.bulks), maps,
+                      (), last.trace, last.patterns.patterns, last.lane_sets)
+    for bulk in made.bulks:
+        found, size = made.bulk_box(bulk)
+        if found is None or any(type(c) is not int for c in bulk.coordinates):
+            chooser.note("box", bulk.instruction, "a tensor descriptor made on the device" if found is None else "its coordinates",
+                         "nothing counted" if size is None else f"{size} bytes, as if all inside the tensor")
+    return replace(made, assumptions=chooser.assumptions())
 
 
 def _sum_tallies(parts: list[dict[int, Tally]]) -> dict[int, Tally]:
