@@ -205,7 +205,8 @@ def _scan(op: Op, available: Mapping[str, Any]) -> Kernel:
 
 def _collective(op: Op, available: Mapping[str, Any]) -> Kernel:
     sizes = {"message_bytes": op.bytes_read, "num_gpus": op.attributes["devices"]}
-    return Kernel(op.name, "collective", sizes, {"operation": op.attributes["operation"]}, 1, 0.0)
+    options = {"operation": op.attributes["operation"], "process_per_gpu": True}  # as serving and training frameworks run
+    return Kernel(op.name, "collective", sizes, options, 1, 0.0)
 
 
 _LOWER: Final = {

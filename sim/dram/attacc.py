@@ -150,7 +150,8 @@ def program(device: DramDevice, work: Attention) -> list[Step]:
     heads = [_Head(layout, index * apart) for index in range(rounds)]
     out: list[Step] = []
     for index in range(0, rounds - 1, 2):
-        _pair(out, heads[index], heads[index + 1], warm=index == 0)
+        busy = [min(org.channels, work.heads - turn * org.channels) for turn in (index, index + 1)]
+        _pair(out, heads[index], heads[index + 1], (busy[0], busy[1]), warm=index == 0)
     if rounds % 2:
         _single(out, heads[-1])
     return out
@@ -170,10 +171,19 @@ _FENCE: Final[Step] = ("BARRIER", 0, -1)
 _SOFTMAX: Final[Step] = ("SFM", 0, -1)
 
 
-def _spread(items: list[Step], chunks: int, at: int) -> list[Step]:
-    """The `at`-th of `chunks` equal parts, rounded down (what is over is lost, as in the generator)."""
-    stride = len(items) // chunks if chunks else 0
-    return items[at * stride:(at + 1) * stride]
+def _spread(items: list[Step], chunks: int, shares: int, lanes: int) -> list[list[Step]]:
+    """`items` over the last `shares` of `chunks` chunks, in equal shares rounded down; what is over is lost.
+
+    The generators cut the steps of all `lanes` busy channels together, channel by channel within a step: this is what
+    channel 0 gets.
+    """
+    stride = len(items) * lanes // shares
+    cut: list[list[Step]] = [[] for _ in range(chunks)]
+    for index, item in enumerate(items):
+        share = index * lanes // stride if stride else shares
+        if share < shares:
+            cut[chunks - shares + share].append(item)
+    return cut
 
 
 def _score_phase(out: list[Step], head: _Head, chunks: int, beside: list[list[Step]], first: list[Step]) -> None:
@@ -204,23 +214,16 @@ def _context_phase(out: list[Step], head: _Head, beside: list[list[Step]], first
             out.append(_FENCE)
 
 
-def _late(items: list[Step], chunks: int) -> list[list[Step]]:
-    """Moves of the probabilities, in the second half of the chunks of another phase."""
-    half = chunks // 2
-    # Rounded down as the generator does; the last share takes no more than its stride.
-    stride = int(len(items) / math.ceil(chunks / 2))
-    return [items[(at - half) * stride:(at - half + 1) * stride] if at >= half else [] for at in range(chunks)]
-
-
-def _pair(out: list[Step], one: _Head, two: _Head, warm: bool) -> None:
+def _pair(out: list[Step], one: _Head, two: _Head, lanes: tuple[int, int], warm: bool) -> None:
     chunks, parts = len(one.score_moves), len(one.context)
     out += one.query
     if warm:
         out.append(one.score[0][0])
     out.append(_FENCE)
-    _score_phase(out, one, chunks, [_spread(two.query, chunks, at) for at in range(chunks)], [])
-    _score_phase(out, two, chunks, _late(one.back, chunks), [_SOFTMAX])
-    _context_phase(out, one, _late(two.back, parts), [_SOFTMAX])
+    late, late_parts = chunks - chunks // 2, parts - parts // 2
+    _score_phase(out, one, chunks, _spread(two.query, chunks, chunks, lanes[1]), [])
+    _score_phase(out, two, chunks, _spread(one.back, chunks, late, lanes[0]), [_SOFTMAX])
+    _context_phase(out, one, _spread(two.back, parts, late_parts, lanes[1]), [_SOFTMAX])
     _context_phase(out, two, [[] for _ in range(parts)], [])
 
 

@@ -260,7 +260,7 @@ def run_stationary(layer, array, ifmap, filters):
                 if 0 <= j < cols:
                     # The stream's first element arrives: the loaded operand takes over.
                     active[i, j], following[i, j] = following[i, j], 0
-        before = loading.copy()
+        before, busy = loading.copy(), np.zeros((rows, cols), dtype=bool)
         for n, load in enumerate(plan.load):
             long = rows if full else plan.rows[n]
             for j in range(cols):
@@ -269,8 +269,11 @@ def run_stationary(layer, array, ifmap, filters):
                     # The wave of the load has reached row `step`; rows below still hold what they wait to use.
                     loading[0, j] = fetched(store, held[cycle, j])
                     loading[1 : step + 1, j] = before[:step, j]
+                    # A register that loads cannot be multiplied with.
+                    busy[: step + 1, j] = loading is active
         a = np.concatenate([fetched(feed, moving[cycle])[:, None], a[:, :-1]], axis=1)
-        sums = np.concatenate([np.zeros((1, cols), dtype=np.int64), sums[:-1]], axis=0) + active * a
+        sums = np.concatenate([np.zeros((1, cols), dtype=np.int64), sums[:-1]], axis=0)
+        sums += np.where(busy, 0, active) * a
         for j in range(cols):
             address = trace.ofmap[cycle, j]
             if address >= 0:

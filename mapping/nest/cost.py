@@ -1,0 +1,112 @@
+"""What one element moved costs, once the factors in space are chosen: joules, and cycles of every memory port.
+
+Costs are vectors: energy first, then one entry per port of limited bandwidth. Formulas: `presilicon.mapping.nest.counts`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .problem import Problem, Tensor
+from .spread import Spread
+
+Floats = NDArray[np.float64]
+Edge = tuple[str, int]  # tensor, and the memory that fetches its tiles
+
+
+@dataclass(frozen=True)
+class Port:
+    """A port of memory `level`: cycles per byte that one instance reads and writes."""
+
+    level: int
+    read: float
+    write: float
+
+
+def ports(problem: Problem) -> tuple[Port, ...]:
+    """Every port of limited bandwidth."""
+    found = []
+    for i, memory in enumerate(problem.memories):
+        if memory.bandwidth_bytes_per_clk is not None:
+            found.append(Port(i, 1 / memory.bandwidth_bytes_per_clk, 1 / memory.bandwidth_bytes_per_clk))
+        if memory.read_bytes_per_clk is not None:
+            found.append(Port(i, 1 / memory.read_bytes_per_clk, 0.0))
+        if memory.write_bytes_per_clk is not None:
+            found.append(Port(i, 0.0, 1 / memory.write_bytes_per_clk))
+    return tuple(found)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Costs under one choice of spreads.
+
+    Attributes
+    ----------
+    edge
+        Cost of one element moved, by tensor and memory that fetches it.
+    constant
+        Cost that no tile shape changes: the MACs, their reads and writes, less the skipped first reads.
+    compute
+        Cycles of the MACs.
+    """
+
+    edge: Mapping[Edge, Floats]
+    constant: Floats
+    compute: float
+
+
+def cost(problem: Problem, chosen: Sequence[Spread]) -> Cost:
+    """Cost vectors when fanout i of the problem spreads as ``chosen[i]``."""
+    used = ports(problem)
+    macs = len(problem.memories)
+    instances = [1] * (macs + 1)
+    for (position, _), spread in zip(problem.fanouts, chosen, strict=True):
+        for below in range(position + 1, macs + 1):
+            instances[below] *= spread.total
+    constant = np.zeros(1 + len(used))
+    constant[0] = problem.points * problem.hierarchy.mac_j
+    edge: dict[Edge, Floats] = {}
+    for tensor in problem.tensors.values():
+        chain = [*tensor.levels, macs]
+        for parent, child in zip(chain, chain[1:], strict=False):
+            shared, copies = _sharing(problem, chosen, tensor, parent, child)
+            fetch = _vector(problem, used, instances, tensor, parent, 1 / shared, 0) + _vector(problem, used, instances, tensor, child, 0, 1)
+            drain = _vector(problem, used, instances, tensor, parent, 0, 1 / shared) + _vector(problem, used, instances, tensor, child, 1, 0)
+            moved = fetch + drain if tensor.kind == "output" else fetch
+            if child == macs:
+                constant += problem.points * moved
+            else:
+                edge[tensor.name, child] = moved
+            if tensor.kind == "output":
+                constant -= tensor.volume(problem.dims) * copies * fetch
+    return Cost(edge, constant, problem.points / instances[macs] / problem.hierarchy.macs_per_clk)
+
+
+def _sharing(problem: Problem, chosen: Sequence[Spread], tensor: Tensor, parent: int, child: int) -> tuple[int, int]:
+    """Instances of the child that one access of the parent serves, and copies of an element over all of them."""
+    shared = copies = 1
+    for (position, fanout), spread in zip(problem.fanouts, chosen, strict=True):
+        if position < child:
+            copies *= spread.shares[tensor.name]
+            if position >= parent and (fanout.multicast or tensor.kind == "output"):
+                shared *= spread.shares[tensor.name]
+    return shared, copies
+
+
+def _vector(
+    problem: Problem, used: Sequence[Port], instances: Sequence[int], tensor: Tensor, level: int, reads: float, writes: float
+) -> Floats:
+    """Cost of so many elements read and written at a memory; none at the MACs."""
+    found = np.zeros(1 + len(used))
+    if level == len(problem.memories):
+        return found
+    memory, size = problem.memories[level], tensor.bytes_per_element
+    found[0] = size * (reads * memory.read_j_per_byte + writes * memory.write_j_per_byte)
+    for i, port in enumerate(used, start=1):
+        if port.level == level:
+            found[i] = size * (reads * port.read + writes * port.write) / instances[level]
+    return found

@@ -1,0 +1,100 @@
+"""What a fanout can spread: every product of factors that its axes hold, grouped by what they share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...arch.hierarchy import Fanout
+from .lattice import Lattice
+from .nest import Spatial
+from .problem import Problem
+
+Index = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Factors in space that cost the same by themselves.
+
+    Attributes
+    ----------
+    shares
+        By tensor, how many instances need the same element.
+    total
+        Instances used.
+    shapes
+        Indices of the factors, as shapes of the lattice.
+    """
+
+    shares: dict[str, int]
+    total: int
+    shapes: Index
+
+
+def axis_shapes(shapes: Lattice, instances: int, dims: Iterable[str]) -> Index:
+    """Shapes over `dims` with no more points than an axis has instances."""
+    points = np.ones(shapes.size, dtype=np.float64)
+    allowed = np.ones(shapes.size, dtype=bool)
+    chosen = set(dims)
+    for dim, extent in shapes.extents.items():
+        points *= extent
+        if dim not in chosen:
+            allowed &= extent == 1
+    return np.flatnonzero(allowed & (points <= instances))
+
+
+def combine(shapes: Lattice, parts: Sequence[Index]) -> Index:
+    """Distinct products of one shape of each part."""
+    found = np.zeros(1, dtype=np.int64)
+    for part in parts:
+        pieces = []
+        for by in part:
+            inside = found[shapes.fits(found, int(by))]
+            pieces.append(inside + by)
+        found = np.unique(np.concatenate(pieces))
+    return found
+
+
+def spreads(problem: Problem, shapes: Lattice, candidates: Index) -> list[Spread]:
+    """Group the factors of a fanout by sharing and by instances used."""
+    rows = [np.prod([shapes.extents[d][candidates] for d in problem.dims if d not in t.relevant] or [np.ones(len(candidates))], axis=0)
+            for t in problem.tensors.values()]
+    total = np.prod([extent[candidates] for extent in shapes.extents.values()], axis=0)
+    table = np.stack([*rows, total], axis=1).astype(np.int64)
+    keys, member = np.unique(table, axis=0, return_inverse=True)
+    member = member.reshape(-1)
+    order = np.argsort(member, kind="stable")
+    groups = np.split(candidates[order], np.cumsum(np.bincount(member))[:-1])
+    return [
+        Spread(dict(zip(problem.tensors, map(int, key[:-1]), strict=True)), int(key[-1]), group)
+        for key, group in zip(keys, groups, strict=True)
+    ]
+
+
+def place(shapes: Lattice, fanout: Fanout, options: Sequence[Index], wanted: int) -> list[Spatial]:
+    """Loops on the fanout's axes whose product is shape `wanted`; `options` are the shapes that each axis may hold."""
+    chosen = _split(shapes, options, wanted)
+    assert chosen is not None, "a spread is a product of what its axes hold"
+    return [
+        Spatial(dim, factor, fanout.name, axis)
+        for axis, index in zip(fanout.axes, chosen, strict=True)
+        for dim, factor in shapes.tile(index).items()
+        if factor > 1
+    ]
+
+
+def _split(shapes: Lattice, options: Sequence[Index], wanted: int) -> list[int] | None:
+    if len(options) == 1:
+        return [wanted] if wanted in set(options[0].tolist()) else None
+    tile = shapes.tile(wanted)
+    fitting = [int(i) for i in options[0] if all(tile[d] % e == 0 for d, e in shapes.tile(int(i)).items())]
+    for index in sorted(fitting, key=lambda i: -math.prod(shapes.tile(i).values())):
+        rest = _split(shapes, options[1:], wanted - index)
+        if rest is not None:
+            return [index, *rest]
+    return None

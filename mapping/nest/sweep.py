@@ -1,0 +1,283 @@
+"""One memory level of the search: every order of its tiles and every loop between them, as partial mappings.
+
+A partial mapping is a shape, what its tiles take of the memory, what it has cost, and its last tile. A forward sweep goes
+from the whole problem inwards and a backward sweep from a single point outwards; loops cost nothing by themselves, so
+that they are a closure over the lattice, after which each shape keeps only what no other partial mapping dominates.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .lattice import Lattice, TensorTable
+from .pareto import nondominated
+
+Index = NDArray[np.int64]
+Floats = NDArray[np.float64]
+#: (shapes, costs, tiles placed as bits) -> which may still lead to a mapping better than the best known.
+Keep = Callable[[Index, Floats, int], NDArray[np.bool_]]
+
+
+class Stopped(Exception):
+    """The time limit has passed."""
+
+
+@dataclass
+class Meter:
+    """Counts partial mappings and watches the clock."""
+
+    deadline: float | None = None
+    evaluated: int = 0
+
+    def add(self, number: int) -> None:
+        """Note work done; raises `Stopped` past the deadline."""
+        self.evaluated += number
+        if self.deadline is not None and time.monotonic() > self.deadline:
+            raise Stopped
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A link of a partial mapping: tiles placed at a shape, or factors spread (no tiles)."""
+
+    shape: int
+    tensors: tuple[str, ...]
+    slide: tuple[str, int] | None
+    spread: int
+    level: int
+
+
+@dataclass
+class Trail:
+    """How every partial mapping came about, so that the best can be written out: rows that point at the row before."""
+
+    chunks: list[tuple[Index, int, Index, int, int, tuple[str, int] | None]] = field(default_factory=list)
+    starts: list[int] = field(default_factory=list)
+    total: int = 0
+
+    def add(self, shape: Index, before: Index, *, tensors: int, level: int, spread: int = -1, slide: tuple[str, int] | None = None) -> Index:
+        """Rows for so many placements of the same tiles; returns their numbers."""
+        self.chunks.append((shape, tensors, before, level, spread, slide))
+        self.starts.append(self.total)
+        self.total += len(shape)
+        return np.arange(self.total - len(shape), self.total)
+
+    def follow(self, row: int, names: Mapping[int, Sequence[str]]) -> list[Placed]:
+        """Placements from row `row` back to the first; `names` are the tensors of each level's bits."""
+        found = []
+        while row >= 0:
+            chunk = int(np.searchsorted(self.starts, row, side="right")) - 1
+            shape, bits, before, level, spread, slide = self.chunks[chunk]
+            offset = row - self.starts[chunk]
+            tensors = tuple(name for i, name in enumerate(names.get(level, ())) if bits >> i & 1)
+            found.append(Placed(int(shape[offset]), tensors, slide, spread, level))
+            row = int(before[offset])
+        return found
+
+
+@dataclass(frozen=True)
+class States:
+    """Partial mappings: shapes (n,), bytes of their tiles (n,), costs (n, k), and rows of the trail (n,)."""
+
+    shape: Index
+    held: Floats
+    cost: Floats
+    row: Index
+
+    def take(self, index: NDArray[np.int64] | NDArray[np.bool_]) -> States:
+        """Some of them."""
+        return States(self.shape[index], self.held[index], self.cost[index], self.row[index])
+
+    def __len__(self) -> int:
+        return len(self.shape)
+
+
+def joined(parts: Sequence[States], columns: int) -> States:
+    """Several sets as one."""
+    if not parts:
+        none = np.zeros(0, dtype=np.int64)
+        return States(none, np.zeros(0), np.zeros((0, columns)), none)
+    return States(*(np.concatenate([getattr(p, f) for p in parts]) for f in ("shape", "held", "cost", "row")))
+
+
+def best(states: States) -> States:
+    """Without the dominated ones."""
+    return states.take(nondominated(states.shape, np.column_stack([states.cost, states.held])))
+
+
+@dataclass(frozen=True)
+class Level:
+    """One memory of the search.
+
+    Attributes
+    ----------
+    number
+        Of the memory.
+    names
+        Tensors that it keeps; bit i of a set of tiles is tensor i.
+    tables
+        Volumes and traffic of each.
+    bytes_held
+        Bytes of each tensor's tile of every shape.
+    allowed
+        Shapes that each tensor's tile may have.
+    capacity
+        Bytes of the memory, infinite when unlimited.
+    above
+        Bits of the tensors that must stand above each tensor.
+    """
+
+    number: int
+    names: tuple[str, ...]
+    tables: tuple[TensorTable, ...]
+    bytes_held: tuple[Floats, ...]
+    allowed: tuple[NDArray[np.bool_], ...]
+    capacity: float
+    above: tuple[int, ...]
+
+    @property
+    def full(self) -> int:
+        """All tiles placed, as bits."""
+        return (1 << len(self.names)) - 1
+
+
+@dataclass
+class Sweep:
+    """Places the tiles of one level in every way.
+
+    Attributes
+    ----------
+    shapes, level, edges
+        Lattice, level, and cost of an element moved of each tensor, (k,).
+    direction
+        ``"inwards"`` from the whole problem, or ``"outwards"`` from a point.
+    keep
+        Bound by which partial mappings are dropped.
+    beam
+        Partial mappings kept per set of tiles; None: all.
+    """
+
+    shapes: Lattice
+    level: Level
+    edges: Sequence[Floats]
+    direction: Literal["inwards", "outwards"]
+    keep: Keep
+    trail: Trail
+    meter: Meter
+    beam: int | None = None
+
+    def run(self, start: States) -> States:
+        """Partial mappings with all tiles of the level placed, closed under further loops, holding nothing."""
+        level, columns = self.level, start.cost.shape[1]
+        placed: dict[int, list[States]] = {bits: [] for bits in range(level.full + 1)}
+        for bits in sorted(placed, key=lambda b: (b.bit_count(), b)):
+            base = start if not bits else joined(placed.pop(bits), columns)
+            if bits == level.full:
+                base = States(base.shape, np.zeros(len(base)), base.cost, base.row)
+            closed = self.close(self._trim(base), bits)
+            if bits == level.full:
+                return closed
+            for i in range(len(level.names)):
+                if not bits >> i & 1 and self._in_order(bits, i):
+                    placed[bits | 1 << i].append(self._place(closed, i))
+            for group, states in self._slide(closed, bits):
+                placed[bits | group].append(states)
+        raise AssertionError("the last set of tiles is the full one")
+
+    def _in_order(self, bits: int, i: int) -> bool:
+        above = self.level.above
+        if self.direction == "inwards":
+            return not above[i] & ~bits
+        return not any(above[j] >> i & 1 and not bits >> j & 1 for j in range(len(above)))
+
+    def _trim(self, states: States) -> States:
+        states = best(states)
+        if self.beam is not None and len(states) > self.beam:
+            states = states.take(np.argsort(states.cost[:, 0], kind="stable")[: self.beam])
+        return states
+
+    def close(self, states: States, bits: int) -> States:
+        """Add loops: every shape that divides (inwards) or is a multiple of (outwards) a partial mapping's shape."""
+        states = self._viable(states, bits)
+        for axis, exponents in zip(self.shapes.axes, self.shapes.exponents, strict=True):
+            moving, parts = states, [states]
+            for _ in range(axis.most):
+                room = exponents[moving.shape] > 0 if self.direction == "inwards" else exponents[moving.shape] < axis.most
+                moving = moving.take(room)
+                if not len(moving):
+                    break
+                step = -axis.stride if self.direction == "inwards" else axis.stride
+                moving = self._viable(States(moving.shape + step, moving.held, moving.cost, moving.row), bits)
+                parts.append(moving)
+            if len(parts) > 1:
+                states = self._trim(joined(parts, states.cost.shape[1]))
+                self.meter.add(0)
+        return states
+
+    def _viable(self, states: States, bits: int) -> States:
+        """Those that leave room for the tiles to come and that the bound does not exclude."""
+        if not len(states):
+            return states
+        good = self.keep(states.shape, states.cost, bits)
+        level = self.level
+        if bits != level.full:
+            rest = np.zeros(len(states))
+            for i, size in enumerate(level.bytes_held):
+                if not bits >> i & 1:
+                    rest += size[states.shape] if self.direction == "outwards" else size[0]
+            good &= states.held + rest <= level.capacity
+        return states.take(good)
+
+    def _place(self, states: States, i: int) -> States:
+        """Tensor `i` kept at each shape."""
+        level = self.level
+        held = states.held + level.bytes_held[i][states.shape]
+        states = States(states.shape, held, states.cost, states.row).take((held <= level.capacity) & level.allowed[i][states.shape])
+        cost = states.cost + level.tables[i].moved[states.shape][:, None] * self.edges[i]
+        return self._recorded(states, cost, states.shape, 1 << i, None)
+
+    def _recorded(self, states: States, cost: Floats, tile: Index, bits: int, slide: tuple[str, int] | None) -> States:
+        self.meter.add(len(states))
+        found = States(states.shape, states.held, cost, states.row)
+        # The trail is written once the bound has been applied to a closer set: only viable partial mappings leave a row.
+        good = self.keep(found.shape, found.cost, 0)
+        found, tile = found.take(good), tile[good]
+        row = self.trail.add(tile, found.row, tensors=bits, level=self.level.number, slide=slide)
+        return States(found.shape, found.held, found.cost, row)
+
+    def _slide(self, states: States, bits: int) -> list[tuple[int, States]]:
+        """Tensors kept where they slide along a loop directly above, alone or several along the same loop."""
+        level = self.level
+        loops = {(s.dim, s.factor): s.step for i, t in enumerate(level.tables) if not bits >> i & 1 for s in t.slides}
+        found = []
+        for (dim, factor), step in loops.items():
+            inside = self.shapes.fits(states.shape, step) if self.direction == "outwards" else self.shapes.divides(states.shape, step)
+            moving = states.take(inside)
+            tile = moving.shape if self.direction == "outwards" else moving.shape - step
+            after = moving.shape + step if self.direction == "outwards" else tile
+            moving = States(after, moving.held, moving.cost, moving.row)
+            able = [i for i, t in enumerate(level.tables) if not bits >> i & 1 and any((s.dim, s.factor) == (dim, factor) for s in t.slides)]
+            for group in range(1, 1 << len(able)):
+                members = [i for n, i in enumerate(able) if group >> n & 1]
+                if all(self._in_order(bits | sum(1 << j for j in members if j != i), i) for i in members):
+                    together = sum(1 << i for i in members)
+                    found.append((together, self._slide_group(moving, tile, members, (dim, factor))))
+        return found
+
+    def _slide_group(self, states: States, tile: Index, members: Sequence[int], loop: tuple[str, int]) -> States:
+        level = self.level
+        held, cost, good = states.held, states.cost, np.ones(len(states), dtype=bool)
+        for i in members:
+            slide = next(s for s in level.tables[i].slides if (s.dim, s.factor) == loop)
+            held = held + level.bytes_held[i][tile]
+            cost = cost + slide.moved[tile][:, None] * self.edges[i]
+            good &= slide.valid[tile] & level.allowed[i][tile]
+        good &= held <= level.capacity
+        states = States(states.shape, held, cost, states.row).take(good)
+        return self._recorded(states, states.cost, tile[good], sum(1 << i for i in members), loop)
