@@ -160,3 +160,140 @@ def barrier_queue(commands: Any, banks: Any, row_of: Any, depth: int, tables: An
             soonest = due
         now = max(now + 1, soonest) if soonest < 1 << 40 else now + 1
     return issued, now - 1
+
+
+def open_queue(is_write: Any, banks: Any, row_of: Any, column_of: Any, fence: Any, gate: Any, depth: int, read: int, write: int,
+               activate: int, precharge: int, read_done: int, write_done: int, tables: Any, ready: Any, rows: Any, ring: Any,
+               ring_at: Any, width: int, deepest: int, refresh: int, interval: int, queue: Any, memo: Any, memo_at: Any,
+               out_cycle: Any, out_command: Any, out_bank: Any, out_row: Any) -> tuple[int, int]:
+    """Samsung's controller: one command a cycle; column commands first, in order of age, then activates, then precharges.
+
+    A request with `fence` waits until all before it have left, and holds all behind it. One with `gate` enters only when all
+    data before it have arrived. A request enters the queue of `depth` per cycle. A row that no request up to the first
+    fence wants is closed as soon as it may be.
+
+    Returns the number of commands issued (-1 where the output is too short) and the cycles until all data have arrived.
+    """
+    total, taken, held, issued = len(is_write), 0, 0, 0
+    now, due, done = 0, interval, -1
+    waiting, turn = False, 0
+    count = len(rows)
+    stamp = 1
+    while taken < total or held > 0:
+        if issued + 2 > len(out_cycle):
+            return -1, now
+        if interval > 0 and now >= due:
+            waiting = True
+            due += interval
+        acted = False
+        soonest = 1 << 40
+        if waiting:
+            any_open = False
+            for bank in range(count):
+                if rows[bank] != -1:
+                    any_open = True
+                    free = earliest(precharge, bank, tables, ready, ring, ring_at, width, deepest)
+                    if free <= now:
+                        issue(precharge, bank, -1, now, tables, ready, rows, ring, ring_at, width, deepest)
+                        out_cycle[issued], out_command[issued], out_bank[issued], out_row[issued] = now, precharge, bank, -1
+                        acted = True
+                        break
+                    soonest = min(soonest, free)
+            if not any_open:
+                free = earliest(refresh, 0, tables, ready, ring, ring_at, width, deepest)
+                if free <= now:
+                    issue(refresh, 0, -1, now, tables, ready, rows, ring, ring_at, width, deepest)
+                    out_cycle[issued], out_command[issued], out_bank[issued], out_row[issued] = now, refresh, 0, -1
+                    acted = True
+                    waiting = False
+                else:
+                    soonest = min(soonest, free)
+        if not acted:
+            for at in range(held):
+                request = queue[at]
+                bank = banks[request]
+                if at > 0 and fence[request]:
+                    break
+                if rows[bank] == row_of[request]:
+                    command = write if is_write[request] else read
+                    slot = bank * 2 + is_write[request]
+                    if memo_at[slot] != stamp:
+                        memo[slot] = earliest(command, bank, tables, ready, ring, ring_at, width, deepest)
+                        memo_at[slot] = stamp
+                    if memo[slot] <= now:
+                        twin = False
+                        for other in range(at):
+                            earlier = queue[other]
+                            if (banks[earlier] == bank and row_of[earlier] == row_of[request]
+                                    and column_of[earlier] == column_of[request]):
+                                twin = True
+                                break
+                        if not twin:
+                            issue(command, bank, row_of[request], now, tables, ready, rows, ring, ring_at, width, deepest)
+                            out_cycle[issued], out_command[issued], out_bank[issued], out_row[issued] = (
+                                now, command, bank, row_of[request])
+                            done = max(done, now + (write_done if is_write[request] else read_done))
+                            for later in range(at + 1, held):
+                                queue[later - 1] = queue[later]
+                            held -= 1
+                            acted = True
+                            break
+                    else:
+                        soonest = min(soonest, memo[slot])
+                if fence[request]:
+                    break
+        if not acted:
+            for at in range(held):
+                request = queue[at]
+                if at > 0 and fence[request]:
+                    break
+                bank = banks[request]
+                if rows[bank] == -1:
+                    free = earliest(activate, bank, tables, ready, ring, ring_at, width, deepest)
+                    if free <= now:
+                        issue(activate, bank, row_of[request], now, tables, ready, rows, ring, ring_at, width, deepest)
+                        out_cycle[issued], out_command[issued], out_bank[issued], out_row[issued] = (
+                            now, activate, bank, row_of[request])
+                        acted = True
+                        break
+                    soonest = min(soonest, free)
+        if not acted:
+            for step in range(count):
+                bank = (turn + step) % count
+                if rows[bank] == -1:
+                    continue
+                wanted = False
+                for at in range(held):
+                    request = queue[at]
+                    if banks[request] == bank and row_of[request] == rows[bank]:
+                        wanted = True
+                        break
+                    if fence[request]:
+                        break
+                if not wanted:
+                    free = earliest(precharge, bank, tables, ready, ring, ring_at, width, deepest)
+                    if free <= now:
+                        issue(precharge, bank, -1, now, tables, ready, rows, ring, ring_at, width, deepest)
+                        out_cycle[issued], out_command[issued], out_bank[issued], out_row[issued] = now, precharge, bank, -1
+                        acted = True
+                        turn = bank
+                        break
+                    soonest = min(soonest, free)
+        if acted:
+            issued += 1
+            stamp += 1
+        entered = False
+        if held < depth and taken < total and (not gate[taken] or (held == 0 and now > done)):
+            queue[held] = taken
+            held += 1
+            taken += 1
+            entered = True
+        if acted or entered:
+            now += 1
+            continue
+        if interval > 0:
+            soonest = min(soonest, due)
+        if held == 0 and taken < total:
+            soonest = min(soonest, done + 1)
+        now = max(now + 1, soonest) if soonest < 1 << 40 else now + 1
+    return issued, done + 1

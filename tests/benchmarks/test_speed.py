@@ -1,11 +1,18 @@
 """Speed, by pytest-benchmark: `make bench`. Numbers depend on the machine; read them beside the peer or the bar that each names."""
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from presilicon import arch
-from presilicon.mapping.gpu.analytic import evaluate
+from presilicon.mapping.gpu.analytic import evaluate, evaluate_all
+from presilicon.mapping.gpu.lower import lower
 from presilicon.mapping.gpu.machine import Machine
+from presilicon.workloads.graph import OpGraph
+
+DATA = Path(__file__).parents[1] / "data"
 
 #: The GEMMs of one decoder layer of Llama-3-8B at 2,048 tokens, and of a decode step of batch 8.
 LLAMA_GEMMS = [(m, n, k) for m in (2048, 8) for n, k in ((4096, 4096), (1024, 4096), (14336, 4096), (4096, 14336), (128256, 4096))]
@@ -27,9 +34,12 @@ def designs():
     )
 
 
-def _points_per_s(benchmark, points):
+def _rate(benchmark, points):
+    """Points a second of the fastest round, in the name column's extra info (``--benchmark-json`` holds it) and on the terminal."""
     if benchmark.stats is not None:
-        benchmark.extra_info["points_per_s"] = points / benchmark.stats["min"]
+        rate = points / benchmark.stats["min"]
+        benchmark.extra_info["points_per_s"] = rate
+        sys.__stdout__.write(f"\n{benchmark.name}: {rate / 1e6:.2f} million (op, design) points a second\n")
 
 
 def test_analytic_gemm_points(benchmark, designs):
@@ -37,11 +47,15 @@ def test_analytic_gemm_points(benchmark, designs):
     link = arch.load("h100-sxm").link
     times = benchmark(evaluate, "gemm", designs, link, {"m": m, "n": n, "k": k}, {"arithmetic": "bf16"})
     assert times.time_s.shape == (DESIGNS, len(LLAMA_GEMMS))
-    _points_per_s(benchmark, DESIGNS * len(LLAMA_GEMMS))
+    _rate(benchmark, DESIGNS * len(LLAMA_GEMMS))
 
 
-def test_analytic_memory_points(benchmark, designs):
-    sizes = {"bytes_read": np.geomspace(1e4, 1e9, 20), "bytes_written": np.geomspace(1e4, 1e9, 20)}
-    times = benchmark(evaluate, "memory", designs, arch.load("h100-sxm").link, sizes, {"kind": "elementwise"})
-    assert times.time_s.shape == (DESIGNS, 20)
-    _points_per_s(benchmark, DESIGNS * 20)
+@pytest.mark.parametrize("phase", ["prefill", "decode"])
+def test_analytic_llama_points(benchmark, designs, phase):
+    """Every kernel of Llama-3-8B on 2,000 designs."""
+    system = arch.load("h100-sxm")
+    graph = OpGraph.load(DATA / f"llama-3-8b.{phase}.graph.json.gz")
+    kernels = [lower(op, system.gpu.sm.tensor_flops_per_clk) for op in graph]
+    results = benchmark(evaluate_all, kernels, designs, system.link)
+    assert sum(len(indices) for indices, _ in results) == len(graph)
+    _rate(benchmark, DESIGNS * len(graph))

@@ -132,6 +132,9 @@ def test_single_folds_by_hand():
     assert closed_form(7, 6, 3, rows=5, cols=4, dataflow="ws").cycles == 3 + 7 + (7 + 5 + 2 - 2)
     # With one element to stream the first fold's far columns finish last.
     assert closed_form(1, 5, 1, rows=1, cols=4, dataflow="ws").cycles == 1 + (1 + 1 + 4 - 2)
+    # Each fold alone: one that uses one column of four does not wait for what passes through the other three.
+    alone = SystolicOptions(overlap=False)
+    assert closed_form(1, 9, 1, rows=1, cols=4, dataflow="ws", groups=2, options=alone).cycles == 2 * (5 + 5 + 2)
 
 
 def test_partial_sums_are_written_by_every_fold_and_read_by_all_but_the_first():
