@@ -6,7 +6,7 @@ STAMP     := $(VENV)/.installed
 # Processes for the tests; and the interpreter for the environment: empty means the first suitable one (Python 3.11 or later).
 JOBS      ?= 2
 PYTHON    ?=
-# More options for pip, for example PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu".
+# More options for pip, for example another index from which it takes PyTorch's CPU build.
 PIP_ARGS  ?=
 OUT       ?= demo-out
 PYTEST    := $(BIN)/python -m pytest -n $(JOBS) --benchmark-disable

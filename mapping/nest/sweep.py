@@ -185,7 +185,7 @@ class Sweep:
                 return closed
             for i in range(len(level.names)):
                 if not bits >> i & 1 and self._in_order(bits, i):
-                    placed[bits | 1 << i].append(self._place(closed, i))
+                    placed[bits | 1 << i].append(self._place(closed, bits, i))
             for group, states in self._slide(closed, bits):
                 placed[bits | group].append(states)
         raise AssertionError("the last set of tiles is the full one")
@@ -234,19 +234,19 @@ class Sweep:
             good &= states.held + rest <= level.capacity
         return states.take(good)
 
-    def _place(self, states: States, i: int) -> States:
+    def _place(self, states: States, bits: int, i: int) -> States:
         """Tensor `i` kept at each shape."""
         level = self.level
         held = states.held + level.bytes_held[i][states.shape]
         states = States(states.shape, held, states.cost, states.row).take((held <= level.capacity) & level.allowed[i][states.shape])
         cost = states.cost + level.tables[i].moved[states.shape][:, None] * self.edges[i]
-        return self._recorded(states, cost, states.shape, 1 << i, None)
+        states = States(states.shape, states.held, cost, states.row)
+        return self._recorded(states, states.shape, before=bits, bits=1 << i)
 
-    def _recorded(self, states: States, cost: Floats, tile: Index, bits: int, slide: tuple[str, int] | None) -> States:
-        self.meter.add(len(states))
-        found = States(states.shape, states.held, cost, states.row)
-        # The trail is written once the bound has been applied to a closer set: only viable partial mappings leave a row.
-        good = self.keep(found.shape, found.cost, 0)
+    def _recorded(self, found: States, tile: Index, *, before: int, bits: int, slide: tuple[str, int] | None = None) -> States:
+        """Drop what the bound excludes and give the rest a row in the trail."""
+        self.meter.add(len(found))
+        good = self.keep(found.shape, found.cost, before | bits)
         found, tile = found.take(good), tile[good]
         row = self.trail.add(tile, found.row, tensors=bits, level=self.level.number, slide=slide)
         return States(found.shape, found.held, found.cost, row)
@@ -267,10 +267,10 @@ class Sweep:
                 members = [i for n, i in enumerate(able) if group >> n & 1]
                 if all(self._in_order(bits | sum(1 << j for j in members if j != i), i) for i in members):
                     together = sum(1 << i for i in members)
-                    found.append((together, self._slide_group(moving, tile, members, (dim, factor))))
+                    found.append((together, self._slide_group(moving, tile, bits, members, (dim, factor))))
         return found
 
-    def _slide_group(self, states: States, tile: Index, members: Sequence[int], loop: tuple[str, int]) -> States:
+    def _slide_group(self, states: States, tile: Index, bits: int, members: Sequence[int], loop: tuple[str, int]) -> States:
         level = self.level
         held, cost, good = states.held, states.cost, np.ones(len(states), dtype=bool)
         for i in members:
@@ -280,4 +280,4 @@ class Sweep:
             good &= slide.valid[tile] & level.allowed[i][tile]
         good &= held <= level.capacity
         states = States(states.shape, held, cost, states.row).take(good)
-        return self._recorded(states, states.cost, tile[good], sum(1 << i for i in members), loop)
+        return self._recorded(states, tile[good], before=bits, bits=sum(1 << i for i in members), slide=loop)

@@ -164,19 +164,24 @@ def barrier_queue(commands: Any, banks: Any, row_of: Any, depth: int, tables: An
 
 def open_queue(is_write: Any, banks: Any, row_of: Any, column_of: Any, fence: Any, gate: Any, depth: int, read: int, write: int,
                activate: int, precharge: int, read_done: int, write_done: int, tables: Any, ready: Any, rows: Any, ring: Any,
-               ring_at: Any, width: int, deepest: int, refresh: int, interval: int, queue: Any, memo: Any, memo_at: Any,
+               ring_at: Any, width: int, deepest: int, refresh: int, interval: int, postponed: int, leaving: int, queue: Any, memo: Any, memo_at: Any, owed: Any,
                out_cycle: Any, out_command: Any, out_bank: Any, out_row: Any) -> tuple[int, int]:
     """Samsung's controller: one command a cycle; column commands first, in order of age, then activates, then precharges.
 
     A request with `fence` waits until all before it have left, and holds all behind it. One with `gate` enters only when all
     data before it have arrived. A request enters the queue of `depth` per cycle. A row that no request up to the first
-    fence wants is closed as soon as it may be.
+    fence wants is closed as soon as it may be. Ranks are refreshed one after the other, evenly over the interval; while a
+    refresh waits for its precharges, other commands go on and may open rows again, until `postponed` refreshes are owed.
+
+    While bank 0 or 1 holds the row `leaving`, which ends the all-bank mode as it closes, no other bank opens one.
 
     Returns the number of commands issued (-1 where the output is too short) and the cycles until all data have arrived.
     """
     total, taken, held, issued = len(is_write), 0, 0, 0
-    now, due, done = 0, interval, -1
-    waiting, turn = False, 0
+    step = tables[0][refresh] if interval > 0 else len(rows)
+    parts = len(rows) // step
+    now, due, done = 0, interval // parts, -1
+    waiting, turn, first = False, 0, -step
     count = len(rows)
     stamp = 1
     while taken < total or held > 0:
@@ -184,12 +189,15 @@ def open_queue(is_write: Any, banks: Any, row_of: Any, column_of: Any, fence: An
             return -1, now
         if interval > 0 and now >= due:
             waiting = True
-            due += interval
+            due += interval // parts
+            first = (first + step) % count
+            owed[first // step] += 1
         acted = False
         soonest = 1 << 40
+        closing = -1
         if waiting:
             any_open = False
-            for bank in range(count):
+            for bank in range(first, first + step):
                 if rows[bank] != -1:
                     any_open = True
                     free = earliest(precharge, bank, tables, ready, ring, ring_at, width, deepest)
@@ -200,14 +208,16 @@ def open_queue(is_write: Any, banks: Any, row_of: Any, column_of: Any, fence: An
                         break
                     soonest = min(soonest, free)
             if not any_open:
-                free = earliest(refresh, 0, tables, ready, ring, ring_at, width, deepest)
+                free = earliest(refresh, first, tables, ready, ring, ring_at, width, deepest)
                 if free <= now:
-                    issue(refresh, 0, -1, now, tables, ready, rows, ring, ring_at, width, deepest)
-                    out_cycle[issued], out_command[issued], out_bank[issued], out_row[issued] = now, refresh, 0, -1
+                    issue(refresh, first, -1, now, tables, ready, rows, ring, ring_at, width, deepest)
+                    out_cycle[issued], out_command[issued], out_bank[issued], out_row[issued] = now, refresh, first, -1
                     acted = True
                     waiting = False
+                    owed[first // step] -= 1
                 else:
                     soonest = min(soonest, free)
+                    closing = first
         if not acted:
             for at in range(held):
                 request = queue[at]
@@ -248,7 +258,10 @@ def open_queue(is_write: Any, banks: Any, row_of: Any, column_of: Any, fence: An
                 if at > 0 and fence[request]:
                     break
                 bank = banks[request]
-                if rows[bank] == -1:
+                # A rank that is closed for its refresh, or owes more than may be postponed, opens no row.
+                part = bank // step
+                held_back = bank > 1 and (rows[0] == leaving or rows[1] == leaving)
+                if rows[bank] == -1 and part * step != closing and owed[part] <= postponed and not held_back:
                     free = earliest(activate, bank, tables, ready, ring, ring_at, width, deepest)
                     if free <= now:
                         issue(activate, bank, row_of[request], now, tables, ready, rows, ring, ring_at, width, deepest)
@@ -258,8 +271,8 @@ def open_queue(is_write: Any, banks: Any, row_of: Any, column_of: Any, fence: An
                         break
                     soonest = min(soonest, free)
         if not acted:
-            for step in range(count):
-                bank = (turn + step) % count
+            for ahead in range(count):
+                bank = (turn + ahead) % count
                 if rows[bank] == -1:
                     continue
                 wanted = False

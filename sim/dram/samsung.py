@@ -32,6 +32,8 @@ _PARK, _TO_ALL, _TO_SINGLE, _REGISTERS = 0x1000, 0x17FF, 0x1FFF, 0x3FFF
 _SECOND, _RESULT = 128, 256
 #: Cycles beyond the read latency: the command on its bus, the burst, and its return; of a write, its burst.
 _READ_EXTRA: Final = 1
+#: Refreshes that may be owed before a rank must stand still (JESD235: up to eight intervals).
+_POSTPONED: Final = 8
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ def host_requests(device: DramDevice, kernel: Kernel, outputs: int, inputs: int,
     """
     _check(device, kernel, outputs, inputs, batch)
     org = device.organisation
-    lane = 2  # FP16
+    lane, banks = 2, org.bank_groups * org.banks  # FP16; one rank
 
     def stream(first: int, size: int) -> Ints:
         bursts = math.ceil(size / org.column_bytes / org.channels)
@@ -109,14 +111,14 @@ def host_requests(device: DramDevice, kernel: Kernel, outputs: int, inputs: int,
         at += len(address)
         part = np.zeros((len(address), 6), dtype=np.int64)
         part[:, 0] = write
-        part[:, 1] = address % org.banks_per_channel
-        column = address // org.banks_per_channel
+        part[:, 1] = address % banks
+        column = address // banks
         part[:, 2], part[:, 3] = column // org.columns, column % org.columns
         part[0, 5] = int(index > 0)
         parts.append(part)
-    if at > org.banks_per_channel * org.columns * org.rows:
-        raise MappingError(f"{device.name}: {kernel} of {outputs} x {inputs} takes {at} bursts of every channel; "
-                           f"there are {org.banks_per_channel * org.columns * org.rows}")
+    if at > banks * org.columns * org.rows:
+        raise MappingError(f"{device.name}: {kernel} of {outputs} x {inputs} takes {at} bursts of a rank of every channel; "
+                           f"there are {banks * org.columns * org.rows}")
     return np.concatenate(parts)
 
 
@@ -126,10 +128,7 @@ def pim_requests(device: DramDevice, kernel: Kernel, outputs: int, inputs: int, 
     assert device.pim is not None
     org, lanes, registers = device.organisation, device.pim.lanes, device.pim.registers
     program = _Program(org.columns)
-    for bank in range(org.banks):
-        for group in range(org.bank_groups):
-            program.add(False, group * org.banks + bank, _PARK, 0)
-    program.fence()
+    _park(device, program)
     for bank in (0, 1, 2 * org.banks, 2 * org.banks + 1):
         program.add(True, bank, _TO_ALL, org.columns - 1)
     program.fence()
@@ -142,14 +141,21 @@ def pim_requests(device: DramDevice, kernel: Kernel, outputs: int, inputs: int, 
     for bank in (0, 1):
         program.add(True, bank, _TO_SINGLE, org.columns - 1)
     program.fence()
-    for bank in (0, 1):
-        program.add(False, bank, _PARK, 0)
-    program.fence()
+    _park(device, program)
     return program.array()
 
 
+def _park(device: DramDevice, program: _Program) -> None:
+    """A read of the parking row in every bank, bank groups innermost."""
+    org = device.organisation
+    for bank in range(org.banks):
+        for group in range(org.bank_groups):
+            program.add(False, group * org.banks + bank, _PARK, 0)
+    program.fence()
+
+
 def _gemv(device: DramDevice, program: _Program, outputs: int, inputs: int, batch: int, registers: int, lanes: int) -> None:
-    units = device.organisation.channels * device.units_per_channel
+    units = device.organisation.channels * device.units_per_channel // device.organisation.ranks
     tiles_out, tiles_in = math.ceil(outputs / units / registers), math.ceil(math.ceil(inputs / lanes) / registers)
     square = registers * registers
     end = tiles_out * tiles_in // 2 * square
@@ -176,7 +182,7 @@ def _gemv(device: DramDevice, program: _Program, outputs: int, inputs: int, batc
 
 def _elementwise(device: DramDevice, program: _Program, kernel: Kernel, size: int, registers: int, lanes: int) -> None:
     org = device.organisation
-    tiles = math.ceil(size / lanes / (org.banks_per_channel * org.channels * registers))
+    tiles = math.ceil(size / lanes / (org.bank_groups * org.banks * org.channels * registers))
     if tiles * registers > _SECOND * org.columns:
         raise MappingError(f"{device.name}: {kernel} of {size} elements takes {tiles * registers} columns of every bank; the "
                            f"kernel keeps {_SECOND * org.columns} for an operand")
@@ -197,8 +203,11 @@ def _elementwise(device: DramDevice, program: _Program, kernel: Kernel, size: in
     program.fence()
 
 
-def play(device: DramDevice, requests: Ints, *, refresh: RefreshKind = "all-bank", engine: Engine = "auto") -> Run:
-    """Play requests (columns as `_Program.array`) on one channel through the vendor's controller."""
+def play(device: DramDevice, requests: Ints, *, leaves: bool = False, refresh: RefreshKind = "all-bank", engine: Engine = "auto") -> Run:
+    """Play requests (columns as `_Program.array`) on one channel through the vendor's controller.
+
+    With `leaves`, they are those of a kernel that enters the all-bank mode and leaves it at its end.
+    """
     check_refresh(device, refresh)
     if refresh == "per-bank":
         raise MappingError(f"{device.name}: Samsung's controller refreshes all banks or none, not per bank")
@@ -213,11 +222,11 @@ def play(device: DramDevice, requests: Ints, *, refresh: RefreshKind = "all-bank
     while issued < 0:
         state = _State(tables, as_lists)
         given = [np.ascontiguousarray(requests[:, part]) for part in range(6)]
-        scratch = [np.zeros(depth, np.int64), np.zeros(2 * tables.banks, np.int64), np.zeros(2 * tables.banks, np.int64)]
+        scratch = [np.zeros(depth, np.int64), np.zeros(2 * tables.banks, np.int64), np.zeros(2 * tables.banks, np.int64), np.zeros(device.organisation.ranks, np.int64)]
         out = [np.empty(room, np.int64) for _ in range(4)]
         if as_lists:
             given, scratch, out = ([array.tolist() for array in arrays] for arrays in (given, scratch, out))
-        issued, cycles = kernel(*given, depth, *numbers, *done, *state.everything(), told[0], told[2], *scratch, *out)
+        issued, cycles = kernel(*given, depth, *numbers, *done, *state.everything(), told[0], told[2], _POSTPONED, _TO_SINGLE if leaves else -2, *scratch, *out)
         room *= 2
     return Run(int(cycles), Stream(device, *(np.asarray(array[:issued], np.int64) for array in out)))
 
@@ -245,4 +254,4 @@ def simulate(device: DramDevice, kernel: Kernel, outputs: int, inputs: int = 1, 
     True
     """
     requests = (pim_requests if pim else host_requests)(device, kernel, outputs, inputs, batch)
-    return play(device, requests, refresh=refresh, engine=engine)
+    return play(device, requests, leaves=pim, refresh=refresh, engine=engine)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-# ruff: noqa: N803, N806
 import sys
 from typing import Any
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-# ruff: noqa: N803, N806
 from types import ModuleType
 
 import numpy as np
 import pytest
 
 TARGETS = [80, 90, 100]
+SLOW_TOO = [*TARGETS, *(pytest.param(cc, marks=pytest.mark.slow) for cc in (86, 89, 120))]
 
 
 def _tiles(M: int, N: int, BM: int, BN: int, group: int) -> list[tuple[int, int]]:
@@ -23,8 +23,8 @@ def _tiles(M: int, N: int, BM: int, BN: int, group: int) -> list[tuple[int, int]
     return found
 
 
-@pytest.mark.parametrize("target", [80, 86, 89, 90, 100, 120])
-@pytest.mark.parametrize("shape", [(256, 384, 192), (200, 260, 100)])
+@pytest.mark.parametrize("target", SLOW_TOO)
+@pytest.mark.parametrize("shape", [pytest.param((256, 384, 192), marks=pytest.mark.slow), (200, 260, 100)])
 def test_matmul(lab: ModuleType, target: int, shape: tuple[int, int, int]) -> None:
     M, N, K = shape
     BM, BN, group = 64, 128, 2
@@ -71,7 +71,7 @@ def test_softmax_over_rows_in_a_persistent_loop(lab: ModuleType, target: int) ->
     assert run.loop_trips() == {header: pytest.approx(13 / 4) for header in run.loop_trips()}
 
 
-@pytest.mark.parametrize("target", [80, 86, 89, 90, 100, 120])
+@pytest.mark.parametrize("target", SLOW_TOO)
 def test_masked_elementwise(lab: ModuleType, target: int) -> None:
     run = lab.follow(lab.add(1000, target), trace=True)
     loads, stores = lab.touched(run, "load"), lab.touched(run, "store")
@@ -98,9 +98,11 @@ def test_strided_copy_with_long_division(lab: ModuleType, target: int) -> None:
     np.testing.assert_array_equal(lab.touched(run, "store")["out_ptr"], np.ones(70 * 90 * 4))
 
 
-@pytest.mark.parametrize(("target", "specialize"), [(80, False), (90, False), (100, False), (100, True), (120, False), (120, True)])
+@pytest.mark.parametrize(("target", "specialize"), [
+    (90, False), (100, True),
+    *(pytest.param(*case, marks=pytest.mark.slow) for case in ((80, False), (100, False), (120, False), (120, True)))])
 def test_tma_bytes_are_those_inside_the_tensors(lab: ModuleType, target: int, specialize: bool) -> None:
-    M, N, K, tile = 300, 260, 200, 128
+    M, N, K, tile = 300, 264, 200, 128
     run = lab.follow(lab.matmul_tma(M, N, K, target, specialize))
     loaded = 0
     for row in range(-(-M // tile)):

@@ -1,0 +1,77 @@
+"""Every mapping of a small problem, one by one: what the search must not miss. It shares only `evaluate` with the search."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import permutations, product
+
+from presilicon.arch.hierarchy import Fanout
+from presilicon.errors import MappingError
+from presilicon.mapping.nest import Counts, Keep, Loop, Mapping, Problem, Spatial, evaluate
+
+
+def factorisations(number: int, slots: int) -> Iterator[tuple[int, ...]]:
+    """Every way to write `number` as a product of so many factors, in order."""
+    if slots == 1:
+        yield (number,)
+        return
+    for factor in range(1, number + 1):
+        if number % factor == 0:
+            for rest in factorisations(number // factor, slots - 1):
+                yield factor, *rest
+
+
+def mappings(problem: Problem) -> Iterator[Mapping]:
+    """All nests: tiles in every order, factors in every place, loops of one place in every order."""
+    per_level = []
+    for i, memory in enumerate(problem.memories):
+        kept = [Keep(t.name, memory.name) for t in problem.tensors.values() if i and i in t.levels]
+        per_level.append([(order, problem.hierarchy.fanouts_below(i)) for order in permutations(kept)])
+    for levels in product(*per_level):
+        skeleton: list[Keep | tuple[Fanout, str]] = []
+        for order, fanouts in levels:
+            skeleton += order
+            skeleton += [(fanout, axis) for fanout in fanouts for axis in fanout.axes]
+        yield from _filled(problem, skeleton)
+
+
+def _filled(problem: Problem, skeleton: list[Keep | tuple[Fanout, str]]) -> Iterator[Mapping]:
+    """Slot 0 is above the skeleton, slot i + 1 below its item i; each axis is a slot of its own."""
+    axes = [item for item in skeleton if not isinstance(item, Keep)]
+    slots = len(skeleton) + 1
+    for factors in product(*(factorisations(extent, slots + len(axes)) for extent in problem.dims.values())):
+        split = dict(zip(problem.dims, factors, strict=True))
+        if any(_product(split[d][slots + j] for d in split) > fanout.axes[axis] for j, (fanout, axis) in enumerate(axes)):
+            continue
+        places = [list(permutations([Loop(d, split[d][s]) for d in split if split[d][s] > 1])) for s in range(slots)]
+        for loops in product(*places):
+            nodes: list[Loop | Spatial | Keep] = list(loops[0])
+            seen = 0
+            for item, below in zip(skeleton, loops[1:], strict=True):
+                if isinstance(item, Keep):
+                    nodes.append(item)
+                else:
+                    nodes += [Spatial(d, split[d][slots + seen], item[0].name, item[1]) for d in split if split[d][slots + seen] > 1]
+                    seen += 1
+                nodes += below
+            yield Mapping(tuple(nodes))
+
+
+def _product(factors: Iterator[int]) -> int:
+    found = 1
+    for factor in factors:
+        found *= factor
+    return found
+
+
+def all_counts(problem: Problem, limit: int) -> list[Counts] | None:
+    """Costs of every mapping that fits; None when there are more than `limit` mappings."""
+    found = []
+    for number, mapping in enumerate(mappings(problem)):
+        if number >= limit:
+            return None
+        try:
+            found.append(evaluate(mapping, problem))
+        except MappingError as error:
+            assert "more than its" in str(error) or "cannot add" in str(error)
+    return found

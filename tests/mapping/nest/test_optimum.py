@@ -1,0 +1,67 @@
+"""The search against full enumeration on random small problems."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+
+from presilicon.errors import MappingError
+from presilicon.mapping.nest import Counts, Problem
+from presilicon.mapping.nest.search import OBJECTIVES, Search
+
+from .enumeration import all_counts
+from .random_nests import random_problem
+
+
+def _problems(seed: int, number: int, limit: int) -> list[tuple[int, Problem, list[Counts]]]:
+    """So many random problems that have at most `limit` mappings, with the costs of all of them."""
+    found = []
+    while len(found) < number:
+        seed += 1
+        rng = random.Random(seed)
+        prob = random_problem(rng, sizes=(1, 1, 2, 2, 3, 4), memories=rng.choice((1, 1, 2)), roomy=rng.random() < 0.2)
+        size = math.prod(sum(1 for f in range(1, e + 1) if e % f == 0) for e in prob.dims.values())
+        if prob.points < 6 or size > 24:
+            continue
+        counts = all_counts(prob, limit)
+        if counts is not None:
+            found.append((seed, prob, counts))
+    return found
+
+
+def _check(seed: int, prob: Problem, counts: list[Counts]) -> None:
+    for objective in OBJECTIVES:
+        if not counts:
+            with pytest.raises(MappingError, match="more than its"):
+                Search(prob, objective).run()
+            continue
+        found = Search(prob, objective).run()
+        assert found.exhausted
+        assert found.counts is not None
+        best = {
+            "energy": (min(c.energy_j for c in counts), found.counts.energy_j),
+            "latency": (min(c.cycles for c in counts), found.counts.cycles),
+            "edp": (min(c.edp_js for c in counts), found.counts.edp_js),
+        }[objective]
+        assert best[1] == pytest.approx(best[0], rel=1e-9), f"seed {seed}, {objective}\n{prob.op}\n{prob.hierarchy}"
+        if objective == "latency":
+            tied = min(c.energy_j for c in counts if c.cycles <= best[0] * (1 + 1e-9))
+            assert found.counts.energy_j == pytest.approx(tied, rel=1e-9), f"seed {seed}, energy at the least latency"
+        if objective == "energy":
+            tied = min(c.cycles for c in counts if c.energy_j <= best[0] * (1 + 1e-9))
+            assert found.counts.cycles <= tied * 1.5 + 1e9  # ties are broken towards speed, without proof
+
+
+@pytest.mark.parametrize("batch", range(10))
+def test_optimum_equals_full_enumeration(batch: int) -> None:
+    for seed, prob, counts in _problems(batch * 10_000, 30, 1_500):
+        _check(seed, prob, counts)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("batch", range(20))
+def test_optimum_equals_full_enumeration_of_thousands(batch: int) -> None:
+    for seed, prob, counts in _problems(10**7 + batch * 100_000, 100, 20_000):
+        _check(seed, prob, counts)
