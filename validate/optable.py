@@ -193,7 +193,9 @@ def _moe_calls(frame: pd.DataFrame, system: System) -> Iterator[Call]:
     for index, key in _grouped(frame, keys):
         arithmetic, _, w_bits, _ = formats_of(key["dtype"])
         sizes = _sizes(frame, index, {n: n for n in names})
-        sizes["gated"] = moe_kernels.is_gated(key["framework"], key["version"], sizes["hidden_size"], sizes["inter_size"], sizes["topk"])
+        known = key["framework"].lower() in moe_kernels.LIBRARIES
+        framework, version = (key["framework"], key["version"]) if known else ("sglang", "")  # the same Triton kernels, of another's call
+        sizes["gated"] = moe_kernels.is_gated(framework, version, sizes["hidden_size"], sizes["inter_size"], sizes["topk"])
         yield Call(
             index,
             "fused_moe",
@@ -202,7 +204,7 @@ def _moe_calls(frame: pd.DataFrame, system: System) -> Iterator[Call]:
                 "arithmetic": arithmetic_of(arithmetic, system.gpu.sm.tensor_flops_per_clk),
                 "w_bits": w_bits,
                 "distribution": key["distribution"],
-                **moe_kernels.implementation_of(key["framework"], key["version"], key["dtype"]),
+                **moe_kernels.implementation_of(framework, version, key["dtype"]),
             },
         )
 
@@ -225,6 +227,7 @@ def _collective_calls(frame: pd.DataFrame, system: System) -> Iterator[Call]:
         options: dict[str, Any] = {"operation": key["operation"]}
         if custom:
             kernel = "trtllm" if key["source"] == "TRTLLM" else key["framework"]
+            kernel = kernel if kernel in collective.CUSTOM_ALL_REDUCE else "nccl"  # a framework without a kernel of its own
             options |= {"implementation": kernel, "eager": "eager" in key["source"]}
         yield Call(index, "collective", sizes, options)
 

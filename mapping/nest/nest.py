@@ -6,7 +6,8 @@ that the loops below touch. Tensors of one memory may be kept at different depth
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping as MappingABC
+from collections.abc import Iterable, Iterator
+from collections.abc import Mapping as MappingABC
 from dataclasses import dataclass
 
 from ...errors import MappingError, UnknownNameError, shown

@@ -49,17 +49,18 @@ class Tensor:
 
     def volume(self, tile: Mapping[str, int]) -> int:
         """Elements of its tile, a dense box: along each axis 1 + the sum of (extent - 1) * stride."""
-        return math.prod(self._extents(tile))
+        return math.prod(self.extents(tile))
 
     def overlap(self, tile: Mapping[str, int], dim: str, step: int) -> int:
         """Elements that its tile shares with the one `step` iterations further along `dim`."""
         shared = 1
-        for axis, extent in zip(self.axes, self._extents(tile), strict=True):
+        for axis, extent in zip(self.axes, self.extents(tile), strict=True):
             shift = sum(stride * step for d, stride in axis if d == dim)
             shared *= max(0, extent - shift)
         return shared
 
-    def _extents(self, tile: Mapping[str, int]) -> list[int]:
+    def extents(self, tile: Mapping[str, int]) -> list[int]:
+        """Its tile's extent along each axis."""
         return [1 + sum((tile[dim] - 1) * stride for dim, stride in axis) for axis in self.axes]
 
 

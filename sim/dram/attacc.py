@@ -224,7 +224,8 @@ def _pair(out: list[Step], one: _Head, two: _Head, lanes: tuple[int, int], warm:
     _score_phase(out, one, chunks, _spread(two.query, chunks, chunks, lanes[1]), [])
     _score_phase(out, two, chunks, _spread(one.back, chunks, late, lanes[0]), [_SOFTMAX])
     _context_phase(out, one, _spread(two.back, parts, late_parts, lanes[1]), [_SOFTMAX])
-    _context_phase(out, two, [[] for _ in range(parts)], [])
+    # The generators read the first head's rows again for the second: as many columns, no row change between short heads.
+    _context_phase(out, one, [[] for _ in range(parts)], [])
 
 
 def _single(out: list[Step], head: _Head) -> None:
@@ -278,7 +279,8 @@ def simulate(device: DramDevice, work: Attention, *, power_limited: bool = True,
     while issued < 0:
         state = _State(tables, as_lists)
         given = [np.ascontiguousarray(requests[:, part]) for part in range(3)]
-        scratch = [np.zeros(depth, np.int64), np.zeros(depth, np.int64), np.zeros(depth, np.int64), np.zeros(depth, np.bool_)]
+        scratch = [np.zeros(depth, np.int64), np.zeros(depth, np.int64), np.zeros(depth, np.int64), np.zeros(depth, np.bool_),
+                   np.zeros(len(tables.names) * tables.banks, np.int64), np.zeros(len(tables.names) * tables.banks, np.int64)]
         out = [np.empty(room, np.int64) for _ in range(4)]
         if as_lists:
             given, scratch, out = ([array.tolist() for array in arrays] for arrays in (given, scratch, out))

@@ -163,9 +163,7 @@ def _compiled(name: str) -> Callable[..., Any] | None:
 
 @cache
 def _register(register_jitable: Any) -> None:
-    from . import queues
-
-    for helper in (kernels.earliest, kernels.issue, kernels.row_state, kernels.refresh_now, queues.best_request):
+    for helper in (kernels.earliest, kernels.issue, kernels.row_state, kernels.refresh_now):
         register_jitable(helper)
 
 
@@ -214,8 +212,8 @@ def play(device: DramDevice, requests: Requests, *, refresh: RefreshKind = "all-
     requests
         Commands with bank and row, in order.
     refresh
-        ``"all-bank"`` at each multiple of its interval, before what comes next; ``"per-bank"``, one bank after the other; or
-        ``"off"``.
+        ``"all-bank"`` from each multiple of its interval on, as soon as the row in work is done; ``"per-bank"``, one bank
+        after the other; or ``"off"``.
     start
         Cycle of the first command.
     mode

@@ -114,8 +114,9 @@ def in_order(commands: Any, banks: Any, row_of: Any, waits: Any, tables: Any, re
     """Play requests strictly in order, each with the commands that it needs first.
 
     A request goes no earlier than `waits` cycles after the request before it. Where a command belongs to another mode than
-    the device is in, the mode switch takes its place. From each multiple of `interval` on, a refresh goes first (0: none):
-    of all nodes of its scope, or of one after the other with `rotate`.
+    the device is in, the mode switch takes its place. From each multiple of `interval` on (0: never), a refresh goes first,
+    of all nodes of its scope, or of one after the other with `rotate`; but a row in work is finished before, as JEDEC
+    allows, for up to eight intervals.
 
     Returns the number of commands issued, or -1 where the output arrays are too short.
     """
@@ -142,7 +143,8 @@ def in_order(commands: Any, banks: Any, row_of: Any, waits: Any, tables: Any, re
                     command = closer[final]
             free = now_row if bus[command] == 0 else now_column
             cycle = max(earliest(command, bank, tables, ready, ring, ring_at, width, deepest), max(free + 1, floor))
-            if interval > 0 and cycle >= due:
+            in_row = needs[final] == 1 and command == final
+            if interval > 0 and cycle >= due and (not in_row or cycle >= due + 8 * interval):
                 first, after = (turn, turn + 1) if rotate > 0 else (0, parts)
                 for part in range(first, after):
                     issued = refresh_now(part * step, refresh, refresh_closer, due, max(now_row, now_column), tables, ready,

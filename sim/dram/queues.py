@@ -14,49 +14,22 @@ from .kernels import earliest, issue, row_state
 BARRIER = -1
 
 
-def best_request(queue: Any, held: int, next_of: Any, free_at: Any, hit: Any, commands: Any, banks: Any, now: int,
-                 tables: Any) -> int:
-    """Position in the queue of the request that goes first, as AttAcc's scheduler chooses; -1 for an empty queue.
-
-    The oldest request, unless one behind it is ready and it is not. Behind the first barrier only activates and precharges
-    may come forward, and a request that is no row hit may not pass one that is a hit to its bank.
-    """
-    if held == 0:
-        return -1
-    effect = tables[20]
-    chosen, fenced = 0, False
-    for at in range(1, held):
-        request = queue[at]
-        if commands[request] == -1:
-            fenced = True
-            continue
-        if fenced and effect[next_of[at]] == 0:
-            continue
-        if free_at[at] <= now and not free_at[chosen] <= now:
-            passes = True
-            if not hit[at]:
-                for other in range(held):
-                    if hit[other] and banks[queue[other]] == banks[request]:
-                        passes = False
-                        break
-            if passes:
-                chosen = at
-    return chosen
-
-
 def barrier_queue(commands: Any, banks: Any, row_of: Any, depth: int, tables: Any, ready: Any, rows: Any, ring: Any,
                   ring_at: Any, width: int, deepest: int, refresh: int, refresh_closer: int, interval: int, queue: Any,
-                  next_of: Any, free_at: Any, hit: Any, out_cycle: Any, out_command: Any, out_bank: Any, out_row: Any,
+                  next_of: Any, free_at: Any, hit: Any, memo: Any, memo_at: Any, out_cycle: Any, out_command: Any, out_bank: Any, out_row: Any,
                   ) -> tuple[int, int]:
     """AttAcc's controller: a queue of `depth`, a row and a column command per cycle, refresh first.
 
-    While a refresh waits for its precharge, column commands of open rows go on, and so the row in work is finished first.
+    The oldest request goes first, unless one behind it is ready and it is not. Behind the first barrier only activates and
+    precharges may come forward, and what is no row hit may not pass a hit to its bank. While a refresh waits for its
+    precharge, column commands of open rows go on, and so the row in work is finished first.
 
     Returns the number of commands issued (-1 where the output is too short), and the last cycle.
     """
     align, modulo = tables[0], tables[1]
     needs, opener, closer, bus = tables[19], tables[21], tables[22], tables[23]
     total, taken, held, issued = len(commands), 0, 0, 0
+    effect, banks_held, stamp = tables[20], len(rows), 1
     now, due, owed = 1, interval, 0
     parts = modulo[refresh] // align[refresh] if interval > 0 else 1
     stale = True
@@ -85,6 +58,7 @@ def barrier_queue(commands: Any, banks: Any, row_of: Any, depth: int, tables: An
                         issue(command, base, -1, now, tables, ready, rows, ring, ring_at, width, deepest)
                         out_cycle[issued], out_command[issued], out_bank[issued], out_row[issued] = now, command, base, -1
                         issued += 1
+                        stamp += 1
                         acted = stale = True
                         if command == refresh:
                             owed -= 1
@@ -119,22 +93,44 @@ def barrier_queue(commands: Any, banks: Any, row_of: Any, depth: int, tables: An
                             command = opener[command] if state == 1 else closer[command]
                     next_of[at] = command
                 stale = False
-            for at in range(held):
-                if commands[queue[at]] != -1:
-                    free_at[at] = earliest(next_of[at], banks[queue[at]], tables, ready, ring, ring_at, width, deepest)
-                else:
-                    free_at[at] = 1 << 40
-            at = best_request(queue, held, next_of, free_at, hit, commands, banks, now, tables)
-            if free_at[at] > now or (slot == 1 and first_bus == bus[next_of[at]]):
+            at, fenced = -1, False
+            for place in range(held):
+                request = queue[place]
+                free_at[place] = 1 << 40
+                if commands[request] == -1:
+                    fenced = True
+                    continue
+                if fenced and effect[next_of[place]] == 0:
+                    continue
+                key = next_of[place] * banks_held + banks[request]
+                if memo_at[key] != stamp:
+                    memo[key] = earliest(next_of[place], banks[request], tables, ready, ring, ring_at, width, deepest)
+                    memo_at[key] = stamp
+                free_at[place] = memo[key]
+                if free_at[place] > now:
+                    continue
+                passes = True
+                if place > 0 and not hit[place]:
+                    for other in range(held):
+                        if hit[other] and banks[queue[other]] == banks[request]:
+                            passes = False
+                            break
+                if passes:
+                    at = place
+                    break
+            if at < 0:
+                break
+            if slot == 1 and first_bus == bus[next_of[at]]:
                 break
             request, command = queue[at], next_of[at]
             issue(command, banks[request], row_of[request], now, tables, ready, rows, ring, ring_at, width, deepest)
             out_cycle[issued], out_command[issued], out_bank[issued], out_row[issued] = (
                 now, command, banks[request], row_of[request])
             issued += 1
+            stamp += 1
             acted = True
             first_bus = bus[command]
-            if tables[20][command] > 0:
+            if effect[command] > 0:
                 stale = True
             if command == commands[request]:
                 for later in range(at + 1, held):

@@ -99,8 +99,7 @@ def host_requests(device: DramDevice, kernel: Kernel, outputs: int, inputs: int,
         return np.arange(first, first + bursts, dtype=np.int64)
 
     if kernel == "GEMV":
-        x, y = inputs * batch * lane, outputs * batch * lane
-        plan = [(0, outputs * inputs * lane + x), (1, y), (0, x), (1, y)]
+        plan = [(0, (outputs * inputs + inputs * batch) * lane), (1, outputs * batch * lane)]
     elif kernel == "RELU":
         plan = [(0, inputs * batch * lane), (1, outputs * lane)]
     else:
@@ -197,8 +196,6 @@ def _elementwise(device: DramDevice, program: _Program, kernel: Kernel, size: in
                 program.fence()
             program.add(True, bank, _RESULT, column, registers)
             program.fence()
-        program.add(True, 1, _RESULT, column + registers - 1)
-        program.fence()
     program.add(True, 0, _REGISTERS, 0)
     program.fence()
 

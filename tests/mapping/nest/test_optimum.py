@@ -9,7 +9,8 @@ import pytest
 
 from presilicon.errors import MappingError
 from presilicon.mapping.nest import Counts, Problem
-from presilicon.mapping.nest.search import OBJECTIVES, Search
+from presilicon.mapping.nest.incumbent import OBJECTIVES
+from presilicon.mapping.nest.search import search
 
 from .enumeration import all_counts
 from .random_nests import random_problem
@@ -35,9 +36,9 @@ def _check(seed: int, prob: Problem, counts: list[Counts]) -> None:
     for objective in OBJECTIVES:
         if not counts:
             with pytest.raises(MappingError, match="more than its"):
-                Search(prob, objective).run()
+                search(prob, objective)
             continue
-        found = Search(prob, objective).run()
+        found = search(prob, objective)
         assert found.exhausted
         assert found.counts is not None
         best = {
@@ -49,9 +50,6 @@ def _check(seed: int, prob: Problem, counts: list[Counts]) -> None:
         if objective == "latency":
             tied = min(c.energy_j for c in counts if c.cycles <= best[0] * (1 + 1e-9))
             assert found.counts.energy_j == pytest.approx(tied, rel=1e-9), f"seed {seed}, energy at the least latency"
-        if objective == "energy":
-            tied = min(c.cycles for c in counts if c.energy_j <= best[0] * (1 + 1e-9))
-            assert found.counts.cycles <= tied * 1.5 + 1e9  # ties are broken towards speed, without proof
 
 
 @pytest.mark.parametrize("batch", range(10))

@@ -5,10 +5,11 @@ from __future__ import annotations
 import random
 
 import pytest
-from .random_nests import random_mapping, random_problem
 
 from presilicon.mapping.nest import evaluate
 from presilicon.mapping.nest.walker import Walker
+
+from .random_nests import random_mapping, random_problem
 
 
 def _agree(seed: int, sizes: tuple[int, ...]) -> None:

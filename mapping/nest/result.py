@@ -1,0 +1,218 @@
+"""A mapped op for people: the nest, its traffic, its energy, and what has been proven about it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from ...arch.hierarchy import Hierarchy, load_hierarchy
+from ...errors import MappingError
+from ...units import format_si
+from ...workloads.op import Op
+from .constraints import Constraints
+from .counts import Counts
+from .incumbent import Objective
+from .nest import Keep, Mapping, lines
+from .problem import Problem, problem
+from .search import Found, search
+
+_UNITS: Final = {"energy": "J", "latency": "s", "edp": "J s"}
+
+
+@dataclass(frozen=True)
+class MappingResult:
+    """The best mapping of an op that a search found, and how far it is proven.
+
+    Attributes
+    ----------
+    problem
+        The op on its hierarchy.
+    objective
+        What was minimised.
+    mapping, counts
+        The nest and what it costs.
+    exhausted
+        No mapping of the space is better.
+    bound
+        No mapping's objective is lower, in joules, seconds or joule-seconds.
+    space, evaluated
+        Mappings that the space holds, and partial mappings whose cost was computed.
+    """
+
+    problem: Problem
+    objective: Objective
+    mapping: Mapping
+    counts: Counts
+    exhausted: bool
+    bound: float
+    space: int
+    evaluated: int
+
+    @property
+    def value(self) -> float:
+        """The objective: joules, seconds or joule-seconds."""
+        return {"energy": self.counts.energy_j, "latency": self.counts.latency_s, "edp": self.counts.edp_js}[self.objective]
+
+    @property
+    def gap(self) -> float:
+        """How much less than the objective the bound is, as a share of it; 0 when proven optimal."""
+        return 0.0 if self.exhausted else 1.0 - self.bound / self.value
+
+    def __str__(self) -> str:
+        return "\n".join(
+            [*self._head(), "", *self._nest(), "", *self._traffic(), "", *self._energy(), "", *self._occupancy(), self._proof()]
+        )
+
+    def _head(self) -> Iterator[str]:
+        counts, op = self.counts, self.problem.op
+        dims = " ".join(f"{dim}={extent}" for dim, extent in self.problem.dims.items())
+        yield f"{op.name} ({dims}) on {self.problem.hierarchy.name}, least {self.objective}"
+        yield (
+            f"energy {format_si(counts.energy_j, 'J', 7)}   latency {format_si(counts.latency_s, 's', 7)} ({counts.cycles:,.0f} cycles)   "
+            f"EDP {counts.edp_js:.6g} J s"
+        )
+        yield f"limited by {counts.limiter}; MAC utilisation {counts.utilisation:.1%}"
+
+    def _nest(self) -> Iterator[str]:
+        notes = {}
+        for node, tile in zip(self.mapping.nodes, self.mapping.extents_below(self.problem.dims), strict=True):
+            if isinstance(node, Keep):
+                tensor = self.problem.tensors[node.tensor]
+                extents = " x ".join(str(e) for e in tensor.extents(tile)) or "1"
+                notes[node] = f"[{extents}] {_bytes(tensor.volume(tile) * tensor.bytes_per_element)}"
+        outermost = self.problem.memories[0].name
+        yield f"{outermost}: {', '.join(self.problem.tensors)}"
+        yield from lines(self.mapping.nodes, notes)
+
+    def _traffic(self) -> Iterator[str]:
+        width = max(len(memory.name) for memory in self.problem.memories)
+        yield f"{'memory':<{width}}  tensor         bytes read      bytes written"
+        for access in self.counts.accesses:
+            yield f"{access.level:<{width}}  {access.tensor:<8} {access.read_bytes:>16,.0f}   {access.written_bytes:>16,.0f}"
+
+    def _energy(self) -> Iterator[str]:
+        width = max(len(name) for name in self.counts.energy_by)
+        yield f"{'component':<{width}}         energy   share           cycles"
+        for name, joules in self.counts.energy_by.items():
+            share = joules / self.counts.energy_j if self.counts.energy_j else 0.0
+            yield f"{name:<{width}} {format_si(joules, 'J', 7):>14}  {share:>6.1%}  {self.counts.cycles_by[name]:>15,.0f}"
+
+    def _occupancy(self) -> Iterator[str]:
+        for memory in self.problem.memories[1:]:
+            held = self.counts.occupancy_bytes[memory.name]
+            room = f" of {_bytes(memory.size_bytes)} ({held / memory.size_bytes:.0%})" if memory.size_bytes else ""
+            yield f"{memory.name} holds {_bytes(held)}{room} in each of {self.counts.instances[memory.name]} instances"
+
+    def _proof(self) -> str:
+        searched = f"{self.evaluated:,} partial mappings evaluated for a space of {self.space:.4g} mappings"
+        if self.exhausted:
+            return f"proven optimal: {searched}"
+        return f"stopped early, at most {self.gap:.2%} above the optimum (bound {self.bound:.6g} {_UNITS[self.objective]}): {searched}"
+
+
+def _bytes(number: float) -> str:
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if number >= size:
+            return f"{number / size:.4g} {unit}"
+    return f"{number:g} B"
+
+
+def map_op(
+    op: Op,
+    hierarchy: Hierarchy | str | Path,
+    objective: Objective = "edp",
+    constraints: Constraints | None = None,
+    *,
+    time_limit_s: float | None = None,
+) -> MappingResult:
+    """The best mapping of an op on a spatial accelerator.
+
+    Parameters
+    ----------
+    op
+        A dense nest of multiply-accumulates: a matrix product or a convolution.
+    hierarchy
+        A hierarchy, the name of a shipped one, or the path of a file.
+    objective
+        ``"energy"``, ``"latency"`` (of equally fast mappings the one of least energy) or ``"edp"``.
+    constraints
+        What narrows the space.
+    time_limit_s
+        Stop after so many seconds with the best so far and its bound. Ctrl-C does the same.
+
+    Raises
+    ------
+    MappingError
+        The op cannot be mapped, nothing fits (says what, and by how much), no mapping meets the constraints (says which
+        of them excludes all), or time ran out before the first mapping.
+    UnknownNameError
+        An unknown hierarchy or objective, or a constraint on what does not exist.
+
+    Examples
+    --------
+    >>> from presilicon.mapping.nest.ops import op_from_text
+    >>> result = map_op(op_from_text("matmul m=64 n=64 k=64 int8"), "mapbench-16", "energy")
+    >>> result.exhausted, result.counts.utilisation
+    (True, 1.0)
+    """
+    compiled = problem(op, load_hierarchy(hierarchy))
+    constraints = constraints or Constraints()
+    found = search(compiled, objective, constraints, time_limit_s=time_limit_s)
+    if found.mapping is None:
+        if not found.exhausted:
+            raise MappingError(f"op {op.name!r}: stopped before the first mapping was found; {found.evaluated:,} partial mappings evaluated")
+        raise MappingError(f"op {op.name!r}: no mapping satisfies the constraints{_culprits(compiled, constraints)}")
+    return _result(compiled, objective, found)
+
+
+def _result(compiled: Problem, objective: Objective, found: Found) -> MappingResult:
+    assert found.mapping is not None
+    assert found.counts is not None
+    return MappingResult(
+        compiled, objective, found.mapping, found.counts, found.exhausted, found.bound, found.space, found.evaluated
+    )
+
+
+def _culprits(compiled: Problem, constraints: Constraints) -> str:
+    """Which single constraints, when dropped, leave a mapping."""
+    empty, found = Constraints(), []
+    for name in (f.name for f in dataclasses.fields(Constraints)):
+        given = getattr(constraints, name)
+        if given == getattr(empty, name):
+            continue
+        parts = [{k: v for k, v in given.items() if k != key} for key in given] if isinstance(given, dict) else [None]
+        for part, key in zip(parts, given if isinstance(given, dict) else [given], strict=True):
+            loose = dataclasses.replace(constraints, **{name: part})
+            if search(compiled, "energy", loose, time_limit_s=5.0).mapping is not None:
+                label = ", ".join(key) if isinstance(key, tuple) else key
+                found.append(f"{name}: {label}")
+    return f"; without any one of these there is one: {'; '.join(found)}" if found else "; they exclude one another in more than one way"
+
+
+def pareto(
+    op: Op,
+    hierarchy: Hierarchy | str | Path,
+    constraints: Constraints | None = None,
+    *,
+    time_limit_s: float | None = None,
+) -> list[MappingResult]:
+    """The energy-latency front: mappings of which none is both faster and cheaper than another, fastest last.
+
+    The mapping of least energy first; then, again and again, that of least energy among the strictly faster ones. Each point is
+    proven like any search; `time_limit_s` holds for each. See `map_op` for parameters and errors.
+    """
+    first = map_op(op, hierarchy, "energy", constraints, time_limit_s=time_limit_s)
+    front = [first]
+    while True:
+        latest = front[-1].counts.latency_s * (1 - 1e-9)
+        found = search(first.problem, "energy", constraints, time_limit_s=time_limit_s, latest_s=latest)
+        if found.mapping is None or found.counts is None:
+            return front
+        point = _result(first.problem, "energy", found)
+        if math.isclose(point.counts.energy_j, front[-1].counts.energy_j, rel_tol=1e-9):
+            front.pop()
+        front.append(point)
