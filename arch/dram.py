@@ -16,7 +16,7 @@ import ast
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -285,7 +285,7 @@ def load(name: str | Path | DramDevice) -> DramDevice:
     return _shipped(text)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _shipped(name: str) -> DramDevice:
     path = FOLDER / f"{name}.yaml"
     return from_document(read_yaml(path), path.name)

@@ -153,7 +153,8 @@ class Hierarchy:
 def _number(value: float | None, where: str, *, zero: bool = False) -> None:
     if value is None:
         return
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0 or (value == 0 and not zero):
+    good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not good or value < 0 or (value == 0 and not zero):
         raise SpecError(f"{where}: expected a finite number {'of 0 or more' if zero else 'above 0'}, found {shown(value)}")
 
 
@@ -167,7 +168,8 @@ def _check(spec: Hierarchy) -> None:
             raise SpecError(f"{where}: levels: the name {name!r} is used {names.count(name)} times; level names are unique")
     backing = spec.levels[0]
     if backing.size_bytes is not None or backing.partition_bytes or set(backing.keeps) != set(CLASSES):
-        raise SpecError(f"{where}: {backing.name}: the first memory backs every tensor: no size limit, and keeps all of {', '.join(CLASSES)}")
+        wanted = f"no size limit, and keeps all of {', '.join(CLASSES)}"
+        raise SpecError(f"{where}: {backing.name}: the first memory backs every tensor: {wanted}")
     for level in spec.levels:
         place = f"{where}: {level.name}"
         if isinstance(level, Memory):
@@ -259,7 +261,6 @@ class _HierarchyFile(BaseModel):
     mac: _MacFile
     clock: _Leaf
     notes: str = ""
-
 
 
 _Part = TypeVar("_Part", bound=BaseModel)

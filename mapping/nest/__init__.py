@@ -9,5 +9,22 @@ from .ops import conv, matmul, op_from_text
 from .problem import Problem, Tensor, problem
 from .result import MappingResult, map_op, pareto
 
-__all__ = ["Access", "Constraints", "Counts", "Keep", "Loop", "Mapping", "MappingResult", "Problem", "Spatial", "Tensor", "conv",
-           "evaluate", "map_op", "matmul", "op_from_text", "pareto", "problem"]
+__all__ = [
+    "Access",
+    "Constraints",
+    "Counts",
+    "Keep",
+    "Loop",
+    "Mapping",
+    "MappingResult",
+    "Problem",
+    "Spatial",
+    "Tensor",
+    "conv",
+    "evaluate",
+    "map_op",
+    "matmul",
+    "op_from_text",
+    "pareto",
+    "problem",
+]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,10 +73,11 @@ def cost(problem: Problem, chosen: Sequence[Spread]) -> Cost:
     edge: dict[Edge, Floats] = {}
     for tensor in problem.tensors.values():
         chain = [*tensor.levels, macs]
-        for parent, child in zip(chain, chain[1:], strict=False):
+        for parent, child in pairwise(chain):
             shared, copies = _sharing(problem, chosen, tensor, parent, child)
-            fetch = _vector(problem, used, instances, tensor, parent, 1 / shared, 0) + _vector(problem, used, instances, tensor, child, 0, 1)
-            drain = _vector(problem, used, instances, tensor, parent, 0, 1 / shared) + _vector(problem, used, instances, tensor, child, 1, 0)
+            read_up, written_up = (_vector(problem, used, instances, tensor, parent, *once) for once in ((1 / shared, 0), (0, 1 / shared)))
+            read_low, written_low = (_vector(problem, used, instances, tensor, child, *once) for once in ((1, 0), (0, 1)))
+            fetch, drain = read_up + written_low, written_up + read_low
             moved = fetch + drain if tensor.kind == "output" else fetch
             if child == macs:
                 constant += problem.points * moved

@@ -24,6 +24,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping as MappingABC
 from dataclasses import dataclass
+from itertools import pairwise
 
 from ...arch.hierarchy import Memory
 from ...errors import MappingError
@@ -149,9 +150,7 @@ def evaluate(mapping: Mapping, problem: Problem) -> Counts:
     return _totals(mapping, problem, accesses, occupancy)
 
 
-def _transfers(
-    mapping: Mapping, problem: Problem, tensor: Tensor, below: list[dict[str, int]]
-) -> list[tuple[int, int, int, int, int]]:
+def _transfers(mapping: Mapping, problem: Problem, tensor: Tensor, below: list[dict[str, int]]) -> list[tuple[int, int, int, int, int]]:
     """Parent, child, elements moved into all instances of the child, instances that share a datum, first fetches.
 
     The last child is the MAC, numbered past the memories.
@@ -161,7 +160,7 @@ def _transfers(
     fanouts = {fanout.name: (position, fanout) for position, fanout in problem.fanouts}
     chain = [*tensor.levels, len(problem.memories)]
     found = []
-    for parent, child in zip(chain, chain[1:], strict=False):
+    for parent, child in pairwise(chain):
         shared = copies = 1
         for node in mapping.nodes:
             if not isinstance(node, Spatial) or node.dim in tensor.relevant or node.factor == 1:

@@ -173,9 +173,7 @@ class TensorTable:
 
 def tensor_table(problem: Problem, shapes: Lattice, tensor: Tensor) -> TensorTable:
     """Volumes and traffic of a tensor for every shape; formulas of `presilicon.mapping.nest.counts`."""
-    extents = [
-        1.0 + sum(((shapes.extents[dim] - 1) * stride for dim, stride in axis), start=np.zeros(shapes.size)) for axis in tensor.axes
-    ]
+    extents = [1.0 + sum(((shapes.extents[dim] - 1) * stride for dim, stride in axis), start=np.zeros(shapes.size)) for axis in tensor.axes]
     volume = np.prod(extents, axis=0) if extents else np.ones(shapes.size)
     times = np.full(shapes.size, float(problem.points))
     for extent in shapes.extents.values():
@@ -184,12 +182,12 @@ def tensor_table(problem: Problem, shapes: Lattice, tensor: Tensor) -> TensorTab
     for dim in sorted(tensor.sliding):
         overlap = np.ones(shapes.size)
         for axis, extent in zip(tensor.axes, extents, strict=True):
-            shift = sum(stride * shapes.extents[d] for d, stride in axis if d == dim)
-            overlap = overlap * np.maximum(0.0, extent - shift)
+            stride = dict(axis).get(dim, 0)
+            overlap = overlap * np.maximum(0.0, extent - stride * shapes.extents[dim])
         if not overlap.any():
             continue
         for factor, step in shapes.factors(dim):
-            valid = (shapes.fits(np.arange(shapes.size), step)) & (overlap > 0)
+            valid = shapes.fits(np.arange(shapes.size), step) & (overlap > 0)
             moved = times / factor * (volume + (factor - 1) * (volume - overlap))
             slides.append(Slide(dim, factor, step, moved, valid))
     return TensorTable(volume, times * volume, tuple(slides))

@@ -144,7 +144,8 @@ def check(mapping: Mapping, problem: Problem) -> None:
             key = (node.fanout, node.axis)
             used[key] = used.get(key, 1) * node.factor
             if used[key] > fanout.axes[node.axis]:
-                raise MappingError(f"{place}: {node.fanout}.{node.axis} has {fanout.axes[node.axis]} instances; the loops on it need {used[key]}")
+                room = fanout.axes[node.axis]
+                raise MappingError(f"{place}: {node.fanout}.{node.axis} has {room} instances; the loops on it need {used[key]}")
             shallowest = position + 1
     _check_complete(problem, extents, kept, where)
 

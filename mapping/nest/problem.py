@@ -117,8 +117,9 @@ def problem(op: Op, hierarchy: Hierarchy) -> Problem:
     if op.body.get("mac", 0.0) != 1.0 or others:
         found = ", ".join(f"{number:g} {name}" for name, number in op.body.items()) or "none"
         raise MappingError(f"{where}: the array executes one multiply-accumulate per point; the op's body is {found}")
-    if op.iterations is not None and op.iterations != math.prod(op.dims.values()):
-        raise MappingError(f"{where}: {op.iterations:g} of {math.prod(op.dims.values())} points are executed; masked nests cannot be mapped")
+    points = math.prod(op.dims.values())
+    if op.iterations is not None and op.iterations != points:
+        raise MappingError(f"{where}: {op.iterations:g} of {points} points are executed; masked nests cannot be mapped")
     for dim, extent in op.dims.items():
         if isinstance(extent, bool) or not isinstance(extent, int) or extent < 1:
             raise MappingError(f"{where}: dimension {dim!r}: expected an integer of 1 or more, found {extent!r}")

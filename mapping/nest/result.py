@@ -164,7 +164,9 @@ def map_op(
     found = search(compiled, objective, constraints, time_limit_s=time_limit_s)
     if found.mapping is None:
         if not found.exhausted:
-            raise MappingError(f"op {op.name!r}: stopped before the first mapping was found; {found.evaluated:,} partial mappings evaluated")
+            raise MappingError(
+                f"op {op.name!r}: stopped before the first mapping was found; {found.evaluated:,} partial mappings evaluated"
+            )
         raise MappingError(f"op {op.name!r}: no mapping satisfies the constraints{_culprits(compiled, constraints)}")
     return _result(compiled, objective, found)
 
@@ -172,25 +174,25 @@ def map_op(
 def _result(compiled: Problem, objective: Objective, found: Found) -> MappingResult:
     assert found.mapping is not None
     assert found.counts is not None
-    return MappingResult(
-        compiled, objective, found.mapping, found.counts, found.exhausted, found.bound, found.space, found.evaluated
-    )
+    return MappingResult(compiled, objective, found.mapping, found.counts, found.exhausted, found.bound, found.space, found.evaluated)
 
 
 def _culprits(compiled: Problem, constraints: Constraints) -> str:
     """Which single constraints, when dropped, leave a mapping."""
-    empty, found = Constraints(), []
-    for name in (f.name for f in dataclasses.fields(Constraints)):
-        given = getattr(constraints, name)
-        if given == getattr(empty, name):
-            continue
-        parts = [{k: v for k, v in given.items() if k != key} for key in given] if isinstance(given, dict) else [None]
-        for part, key in zip(parts, given if isinstance(given, dict) else [given], strict=True):
-            loose = dataclasses.replace(constraints, **{name: part})
-            if search(compiled, "energy", loose, time_limit_s=5.0).mapping is not None:
-                label = ", ".join(key) if isinstance(key, tuple) else key
-                found.append(f"{name}: {label}")
-    return f"; without any one of these there is one: {'; '.join(found)}" if found else "; they exclude one another in more than one way"
+    loosened: dict[str, Constraints] = {"dataflow": dataclasses.replace(constraints, dataflow=None)} if constraints.dataflow else {}
+    for key in constraints.spatial:
+        rest = {k: v for k, v in constraints.spatial.items() if k != key}
+        loosened[f"spatial of {key}"] = dataclasses.replace(constraints, spatial=rest)
+    for key in constraints.order:
+        kept = {k: v for k, v in constraints.order.items() if k != key}
+        loosened[f"order of {key}"] = dataclasses.replace(constraints, order=kept)
+    for place in constraints.tiles:
+        others = {k: v for k, v in constraints.tiles.items() if k != place}
+        loosened[f"tile of {place[1]} in {place[0]}"] = dataclasses.replace(constraints, tiles=others)
+    enough = [name for name, loose in loosened.items() if search(compiled, "energy", loose, time_limit_s=5.0).mapping is not None]
+    if not enough:
+        return "; they exclude one another in more than one way"
+    return f"; without any one of these there is one: {', '.join(enough)}"
 
 
 def pareto(

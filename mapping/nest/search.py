@@ -31,7 +31,7 @@ from .nest import Mapping
 from .problem import Problem
 from .space import Group, Space, space
 from .spread import combine
-from .sweep import Keep, Meter, States, Stopped, Sweep, Trail, best, joined
+from .sweep import Keep, Meter, States, StoppedError, Sweep, Trail, best, joined
 
 Index = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -126,7 +126,7 @@ class _Search:
             while pending:
                 self._solve(pending[0], None)
                 pending.pop(0)
-        except (Stopped, KeyboardInterrupt):
+        except (StoppedError, KeyboardInterrupt):
             pass
         bound = min([self.incumbent.best, *(self._bound(group) for group in pending)])
         scale = 1.0 if self.incumbent.objective == "energy" else 1.0 / self.problem.hierarchy.clock_hz

@@ -185,9 +185,7 @@ def _no_room(memory: str, what: str, need: float, room: float) -> MappingError:
     return MappingError(f"{memory}: {what} needs {need:g} B, {need - room:g} B more than its {room:g} B")
 
 
-def _spread_options(
-    problem: Problem, shapes: Lattice, constraints: Constraints
-) -> tuple[tuple[tuple[Index, ...], ...], tuple[Index, ...]]:
+def _spread_options(problem: Problem, shapes: Lattice, constraints: Constraints) -> tuple[tuple[tuple[Index, ...], ...], tuple[Index, ...]]:
     """For each fanout, what each of its axes may hold, and every product of those."""
     output = next(t for t in problem.tensors.values() if t.kind == "output")
     by_axis, whole = [], []

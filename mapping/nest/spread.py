@@ -62,10 +62,11 @@ def combine(shapes: Lattice, parts: Sequence[Index]) -> Index:
 
 def spreads(problem: Problem, shapes: Lattice, candidates: Index) -> list[Spread]:
     """Group the factors of a fanout by sharing and by instances used."""
-    rows = [np.prod([shapes.extents[d][candidates] for d in problem.dims if d not in t.relevant] or [np.ones(len(candidates))], axis=0)
-            for t in problem.tensors.values()]
-    total = np.prod([extent[candidates] for extent in shapes.extents.values()], axis=0)
-    table = np.stack([*rows, total], axis=1).astype(np.int64)
+    sharing = [[d for d in problem.dims if d not in t.relevant] for t in problem.tensors.values()]
+    table = np.ones((len(candidates), len(sharing) + 1), dtype=np.int64)
+    for column, dims in enumerate([*sharing, list(problem.dims)]):
+        for dim in dims:
+            table[:, column] *= shapes.extents[dim][candidates]
     keys, member = np.unique(table, axis=0, return_inverse=True)
     member = member.reshape(-1)
     order = np.argsort(member, kind="stable")

@@ -24,7 +24,7 @@ Floats = NDArray[np.float64]
 Keep = Callable[[Index, Floats, int], NDArray[np.bool_]]
 
 
-class Stopped(Exception):
+class StoppedError(Exception):
     """The time limit has passed."""
 
 
@@ -36,10 +36,10 @@ class Meter:
     evaluated: int = 0
 
     def add(self, number: int) -> None:
-        """Note work done; raises `Stopped` past the deadline."""
+        """Note work done; raises `StoppedError` past the deadline."""
         self.evaluated += number
         if self.deadline is not None and time.monotonic() > self.deadline:
-            raise Stopped
+            raise StoppedError
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,9 @@ class Trail:
     starts: list[int] = field(default_factory=list)
     total: int = 0
 
-    def add(self, shape: Index, before: Index, *, tensors: int, level: int, spread: int = -1, slide: tuple[str, int] | None = None) -> Index:
+    def add(
+        self, shape: Index, before: Index, *, tensors: int, level: int, spread: int = -1, slide: tuple[str, int] | None = None
+    ) -> Index:
         """Rows for so many placements of the same tiles; returns their numbers."""
         self.chunks.append((shape, tensors, before, level, spread, slide))
         self.starts.append(self.total)
@@ -262,7 +264,7 @@ class Sweep:
             tile = moving.shape if self.direction == "outwards" else moving.shape - step
             after = moving.shape + step if self.direction == "outwards" else tile
             moving = States(after, moving.held, moving.cost, moving.row)
-            able = [i for i, t in enumerate(level.tables) if not bits >> i & 1 and any((s.dim, s.factor) == (dim, factor) for s in t.slides)]
+            able = [i for i, t in enumerate(level.tables) if not bits >> i & 1 and (dim, factor) in {(s.dim, s.factor) for s in t.slides}]
             for group in range(1, 1 << len(able)):
                 members = [i for n, i in enumerate(able) if group >> n & 1]
                 if all(self._in_order(bits | sum(1 << j for j in members if j != i), i) for i in members):

@@ -39,8 +39,10 @@ class Walker:
         self.nodes, self.problem = mapping.nodes, problem
         self.numbers = {memory.name: i for i, memory in enumerate(problem.memories)}
         self.fanouts = {fanout.name: (position, fanout) for position, fanout in problem.fanouts}
-        self.steps = [tile[node.dim] if not isinstance(node, Keep) else 0
-                      for node, tile in zip(mapping.nodes, mapping.extents_below(problem.dims), strict=True)]
+        self.steps = [
+            tile[node.dim] if not isinstance(node, Keep) else 0
+            for node, tile in zip(mapping.nodes, mapping.extents_below(problem.dims), strict=True)
+        ]
         self.below = mapping.extents_below(problem.dims)
         self.tiles: dict[tuple[Place, tuple[int, ...]], _Tile] = {}
         self.served: set[object] = set()
@@ -67,8 +69,9 @@ class Walker:
 
     def _where(self, counters: tuple[int, ...], above: int) -> tuple[int, ...]:
         """Coordinates of the instance of memory `above` in the array."""
-        return tuple(c for c, node in zip(counters, self.nodes, strict=False)
-                     if isinstance(node, Spatial) and self.fanouts[node.fanout][0] < above)
+        return tuple(
+            c for c, node in zip(counters, self.nodes, strict=False) if isinstance(node, Spatial) and self.fanouts[node.fanout][0] < above
+        )
 
     def _when(self, counters: tuple[int, ...]) -> tuple[int, ...]:
         return tuple(c for c, node in zip(counters, self.nodes, strict=False) if isinstance(node, Loop))

@@ -12,20 +12,18 @@ the accumulators once per group and block.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 
 from ...arch.dram import DramDevice
-from ...errors import MappingError, UnknownNameError, shown
+from ...errors import MappingError, UnknownNameError
+from ...mapping.pim import ORDERS, Order, gemv_shape
 from .engine import Engine, RefreshKind, Requests, Stream, play
 from .tables import Tables, compile_device
 
-Order = Literal["outputs", "inputs"]
-ORDERS: Final = ("outputs", "inputs")
 #: Instruction, command, whether it walks columns of a row, whether the host waits for its result.
 _INSTRUCTIONS: Final = {
     "MAC_ABK": ("MAC16", True, False), "MAC_SBK": ("MAC", True, False), "AF": ("AF16", True, False),
@@ -157,7 +155,7 @@ def gemv_program(device: DramDevice, outputs: int, inputs: int, *, element_bytes
     shape = gemv_shape(device, outputs, inputs, element_bytes)
     if order not in ORDERS:
         raise UnknownNameError("loop order", str(order), ORDERS, device.name)
-    columns = [shape.columns] * (shape.blocks - 1) + [shape.last_columns]
+    columns = shape.widths()
     program = [Instruction("W_CFR")]
     pairs = [(group, block) for group in range(shape.groups) for block in range(shape.blocks)]
     if order == "inputs":
@@ -176,38 +174,6 @@ def gemv_program(device: DramDevice, outputs: int, inputs: int, *, element_bytes
         program.append(Instruction("MAC_ABK", opsize=columns[block], row=group * shape.blocks + block))
     program.append(Instruction("RD_MAC"))
     return program
-
-
-@dataclass(frozen=True)
-class GemvShape:
-    """How a GEMV lies in the device: `groups` of outputs, `blocks` of inputs, columns of a full and of the last block."""
-
-    groups: int
-    blocks: int
-    columns: int
-    last_columns: int
-
-
-def gemv_shape(device: DramDevice, outputs: int, inputs: int, element_bytes: int = 2) -> GemvShape:
-    """Groups and blocks of a GEMV; raises as `gemv_program`."""
-    for name, value in (("outputs", outputs), ("inputs", inputs), ("element_bytes", element_bytes)):
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-            raise MappingError(f"{device.name}: {name}: expected a positive whole number, found {shown(value)}")
-    pim, organisation = device.pim, device.organisation
-    if pim is None or pim.placement != "bank":
-        raise MappingError(f"{device.name}: has no processing unit in every bank, which this kernel needs")
-    if organisation.column_bytes % element_bytes:
-        raise MappingError(f"{device.name}: elements of {element_bytes} bytes do not divide a column of "
-                           f"{organisation.column_bytes}")
-    per_column = organisation.column_bytes // element_bytes
-    block = min(organisation.columns, pim.buffer_bytes // organisation.column_bytes)
-    groups = math.ceil(outputs / (organisation.channels * organisation.banks_per_channel))
-    columns = math.ceil(inputs / per_column)
-    blocks = math.ceil(columns / block)
-    if groups * blocks > organisation.rows:
-        raise MappingError(f"{device.name}: a matrix of {outputs} x {inputs} takes {groups * blocks} rows of every bank; "
-                           f"there are {organisation.rows}")
-    return GemvShape(groups, blocks, block, columns - (blocks - 1) * block)
 
 
 def gemv(device: DramDevice, outputs: int, inputs: int, *, element_bytes: int = 2, order: Order = "outputs",

@@ -136,7 +136,7 @@ def _check(device: DramDevice, work: Attention) -> None:
         raise MappingError(f"{device.name}: elements of {work.element_bytes} bytes do not divide a column of {org.column_bytes}")
     rounds = math.ceil(work.heads / org.channels)
     used = rounds * math.ceil(work.longest * work.head_dim / org.banks_per_channel)
-    if work.keys > work.longest or used > _VALUES or 2 * _VALUES > org.rows * org.row_bytes:
+    if work.keys > work.longest or used > _VALUES or org.rows * org.row_bytes < 2 * _VALUES:
         raise MappingError(f"{device.name}: {work.heads} heads of {work.keys} keys (room kept for {work.longest}) do not fit: "
                            f"{used} bytes of {_VALUES} in each bank")
 

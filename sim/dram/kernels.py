@@ -97,12 +97,12 @@ def refresh_now(base: int, refresh: int, closer: int, due: int, now: int, tables
                 out_row: Any) -> int:
     """Refresh the banks that the command addresses at `base`, closed first where open; returns the commands issued so far."""
     if row_state(closer, base, -2, tables, rows) != 1:
-        cycle = max(earliest(closer, base, tables, ready, ring, ring_at, width, deepest), max(now + 1, due))
+        cycle = max(earliest(closer, base, tables, ready, ring, ring_at, width, deepest), now + 1, due)
         issue(closer, base, -1, cycle, tables, ready, rows, ring, ring_at, width, deepest)
         out_cycle[issued], out_command[issued], out_bank[issued], out_row[issued] = cycle, closer, base, -1
         issued += 1
         now = cycle
-    cycle = max(earliest(refresh, base, tables, ready, ring, ring_at, width, deepest), max(now + 1, due))
+    cycle = max(earliest(refresh, base, tables, ready, ring, ring_at, width, deepest), now + 1, due)
     issue(refresh, base, -1, cycle, tables, ready, rows, ring, ring_at, width, deepest)
     out_cycle[issued], out_command[issued], out_bank[issued], out_row[issued] = cycle, refresh, base, -1
     return issued + 1
@@ -142,7 +142,7 @@ def in_order(commands: Any, banks: Any, row_of: Any, waits: Any, tables: Any, re
                 elif state == 2:
                     command = closer[final]
             free = now_row if bus[command] == 0 else now_column
-            cycle = max(earliest(command, bank, tables, ready, ring, ring_at, width, deepest), max(free + 1, floor))
+            cycle = max(earliest(command, bank, tables, ready, ring, ring_at, width, deepest), free + 1, floor)
             in_row = needs[final] == 1 and command == final
             if interval > 0 and cycle >= due and (not in_row or cycle >= due + 8 * interval):
                 first, after = (turn, turn + 1) if rotate > 0 else (0, parts)

@@ -16,8 +16,8 @@ BARRIER = -1
 
 def barrier_queue(commands: Any, banks: Any, row_of: Any, depth: int, tables: Any, ready: Any, rows: Any, ring: Any,
                   ring_at: Any, width: int, deepest: int, refresh: int, refresh_closer: int, interval: int, queue: Any,
-                  next_of: Any, free_at: Any, hit: Any, memo: Any, memo_at: Any, out_cycle: Any, out_command: Any, out_bank: Any, out_row: Any,
-                  ) -> tuple[int, int]:
+                  next_of: Any, free_at: Any, hit: Any, memo: Any, memo_at: Any, out_cycle: Any, out_command: Any,
+                  out_bank: Any, out_row: Any) -> tuple[int, int]:
     """AttAcc's controller: a queue of `depth`, a row and a column command per cycle, refresh first.
 
     The oldest request goes first, unless one behind it is ready and it is not. Behind the first barrier only activates and
@@ -160,8 +160,9 @@ def barrier_queue(commands: Any, banks: Any, row_of: Any, depth: int, tables: An
 
 def open_queue(is_write: Any, banks: Any, row_of: Any, column_of: Any, fence: Any, gate: Any, depth: int, read: int, write: int,
                activate: int, precharge: int, read_done: int, write_done: int, tables: Any, ready: Any, rows: Any, ring: Any,
-               ring_at: Any, width: int, deepest: int, refresh: int, interval: int, postponed: int, leaving: int, queue: Any, memo: Any, memo_at: Any, owed: Any,
-               out_cycle: Any, out_command: Any, out_bank: Any, out_row: Any) -> tuple[int, int]:
+               ring_at: Any, width: int, deepest: int, refresh: int, interval: int, postponed: int, leaving: int, queue: Any,
+               memo: Any, memo_at: Any, owed: Any, out_cycle: Any, out_command: Any, out_bank: Any, out_row: Any,
+               ) -> tuple[int, int]:
     """Samsung's controller: one command a cycle; column commands first, in order of age, then activates, then precharges.
 
     A request with `fence` waits until all before it have left, and holds all behind it. One with `gate` enters only when all

@@ -219,11 +219,13 @@ def play(device: DramDevice, requests: Ints, *, leaves: bool = False, refresh: R
     while issued < 0:
         state = _State(tables, as_lists)
         given = [np.ascontiguousarray(requests[:, part]) for part in range(6)]
-        scratch = [np.zeros(depth, np.int64), np.zeros(2 * tables.banks, np.int64), np.zeros(2 * tables.banks, np.int64), np.zeros(device.organisation.ranks, np.int64)]
+        scratch = [np.zeros(size, np.int64) for size in (depth, 2 * tables.banks, 2 * tables.banks, device.organisation.ranks)]
         out = [np.empty(room, np.int64) for _ in range(4)]
         if as_lists:
             given, scratch, out = ([array.tolist() for array in arrays] for arrays in (given, scratch, out))
-        issued, cycles = kernel(*given, depth, *numbers, *done, *state.everything(), told[0], told[2], _POSTPONED, _TO_SINGLE if leaves else -2, *scratch, *out)
+        leaving = _TO_SINGLE if leaves else -2
+        issued, cycles = kernel(*given, depth, *numbers, *done, *state.everything(), told[0], told[2], _POSTPONED, leaving,
+                                *scratch, *out)
         room *= 2
     return Run(int(cycles), Stream(device, *(np.asarray(array[:issued], np.int64) for array in out)))
 

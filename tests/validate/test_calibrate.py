@@ -108,7 +108,10 @@ def test_only_calibration_and_intervals_change() -> None:
     assert {part: getattr(result.system, part) for part in ("gpu", "dram", "power", "link", "host", "name", "title")} == {
         part: getattr(BASE, part) for part in ("gpu", "dram", "power", "link", "host", "name", "title")
     }
-    assert set(result.system.intervals) == {"gemm.bf16"}
+    assert set(result.system.intervals) == {*BASE.intervals, "gemm.bf16"}
+    assert {k: v for k, v in result.system.intervals.items() if k != "gemm.bf16"} == {
+        k: v for k, v in BASE.intervals.items() if k != "gemm.bf16"
+    }
     assert result.system.intervals["gemm.bf16"]["rows"] == 100
 
 

@@ -73,5 +73,6 @@ def all_counts(problem: Problem, limit: int) -> list[Counts] | None:
         try:
             found.append(evaluate(mapping, problem))
         except MappingError as error:
-            assert "more than its" in str(error) or "cannot add" in str(error)
+            if "more than its" not in str(error) and "cannot add" not in str(error):
+                raise
     return found

@@ -67,7 +67,8 @@ def random_mapping(rng: random.Random, prob: Problem) -> Mapping:
     spatial: dict[int, list[Spatial]] = {}
     output = next(t for t in prob.tensors.values() if t.kind == "output")
     for position, fanout in prob.fanouts:
-        for axis, instances in fanout.axes.items():
+        for axis, room in fanout.axes.items():
+            instances = room
             dims = [d for d in left if fanout.reduction or d in output.relevant]
             for dim in rng.sample(dims, min(2, len(dims))):
                 options = [f for f in range(2, instances + 1) if left[dim] % f == 0]
@@ -82,10 +83,10 @@ def random_mapping(rng: random.Random, prob: Problem) -> Mapping:
         rng.shuffle(own)
         keeps += [*own, i]
     slots: list[list[Loop]] = [[] for _ in range(len(keeps) + 1)]
-    for dim, extent in left.items():
-        while extent > 1:
-            factor = rng.choice([f for f in range(2, extent + 1) if extent % f == 0])
-            extent //= factor
+    for dim in left:
+        while left[dim] > 1:
+            factor = rng.choice([f for f in range(2, left[dim] + 1) if left[dim] % f == 0])
+            left[dim] //= factor
             slots[rng.randrange(len(slots))].append(Loop(dim, factor))
     nodes: list[Keep | Loop | Spatial] = []
     for keep, loops in zip([*keeps, None], slots, strict=True):

@@ -52,9 +52,16 @@ def _check(seed: int, prob: Problem, counts: list[Counts]) -> None:
             assert found.counts.energy_j == pytest.approx(tied, rel=1e-9), f"seed {seed}, energy at the least latency"
 
 
-@pytest.mark.parametrize("batch", range(10))
+@pytest.mark.parametrize("batch", range(8))
 def test_optimum_equals_full_enumeration(batch: int) -> None:
-    for seed, prob, counts in _problems(batch * 10_000, 30, 1_500):
+    for seed, prob, counts in _problems(batch * 10_000, 30, 700):
+        _check(seed, prob, counts)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("batch", range(8))
+def test_optimum_equals_full_enumeration_of_larger_spaces(batch: int) -> None:
+    for seed, prob, counts in _problems(10**6 + batch * 10_000, 20, 4_000):
         _check(seed, prob, counts)
 
 

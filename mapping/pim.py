@@ -1,0 +1,320 @@
+"""Closed forms of kernels on processing in memory: cycles without playing a command, from the rows that the engine obeys.
+
+Each kernel of `presilicon.sim.dram` has its form here; `sim` plays the same commands one by one, and tests hold the two
+together (GEMV within 2 %). With h the columns of a row that are used and d = tCCD of the MAC:
+
+* AiM, a row of h columns: tRCD_MAC + d (h - 1) + tRTP + tRP, that is 98 + 2 h cycles of 0.5 ns. A buffer write of h columns
+  between two mode switches takes 2 tMOD + d (h - 1) and what the buses need around it.
+* AttAcc at the banks: a row of h columns takes d (h - 1) + tRTP_L + tRP + tRCD; rounds of one head per channel; two heads
+  hide each other's moves and softmax.
+* Samsung: a tile of 128 inputs is 8 register writes and 64 reads over two rows, 341 cycles in even banks and 388 in odd.
+
+Refresh: each that falls due costs tRFC where a row in work is finished first (which tends to a division by
+1 - tRFC / tREFI), and the reopening of the row as well for controllers that close it at once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import numpy as np
+
+from ..arch.dram import DramDevice
+from ..errors import MappingError, UnknownNameError, shown
+
+Order = Literal["outputs", "inputs"]
+ORDERS: Final = ("outputs", "inputs")
+
+
+@dataclass(frozen=True)
+class PimEstimate:
+    """Cycles and time of a kernel, and what it moves.
+
+    Attributes
+    ----------
+    cycles, time_s
+        Command clocks, and seconds.
+    macs, weight_bytes
+        Multiply-accumulates that are wanted, and bytes of the matrix read inside the memory, padding included.
+    utilisation
+        MACs over the peak of the units in that time.
+    order
+        Loop order of a GEMV, as in `presilicon.sim.dram.aim`.
+    """
+
+    cycles: int
+    time_s: float
+    macs: int
+    weight_bytes: int
+    utilisation: float
+    order: str = ""
+
+
+@dataclass(frozen=True)
+class GemvShape:
+    """How a GEMV lies in a device with a unit per bank.
+
+    Attributes
+    ----------
+    groups
+        Passes over ``channels x banks`` outputs.
+    blocks
+        Pieces of the input that the buffer, or a row, holds.
+    columns, last_columns
+        Columns of a full block, and of the last.
+    """
+
+    groups: int
+    blocks: int
+    columns: int
+    last_columns: int
+
+    def widths(self) -> list[int]:
+        """Columns of each block."""
+        return [self.columns] * (self.blocks - 1) + [self.last_columns]
+
+
+def positive(device: DramDevice, **sizes: int) -> None:
+    """Raise MappingError for what is no positive whole number."""
+    for name, value in sizes.items():
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+            raise MappingError(f"{device.name}: {name}: expected a positive whole number, found {shown(value)}")
+
+
+def gemv_shape(device: DramDevice, outputs: int, inputs: int, element_bytes: int = 2) -> GemvShape:
+    """Groups and blocks of y = W x, W of ``(outputs, inputs)``, on units of one bank each.
+
+    Raises
+    ------
+    MappingError
+        Sizes that are no positive integers, a matrix larger than the device, a device without a unit in every bank, elements
+        that do not divide a column.
+    """
+    positive(device, outputs=outputs, inputs=inputs, element_bytes=element_bytes)
+    pim, organisation = device.pim, device.organisation
+    if pim is None or pim.placement != "bank":
+        raise MappingError(f"{device.name}: has no processing unit in every bank, which this kernel needs")
+    if organisation.column_bytes % element_bytes:
+        raise MappingError(f"{device.name}: elements of {element_bytes} bytes do not divide a column of "
+                           f"{organisation.column_bytes}")
+    per_column = organisation.column_bytes // element_bytes
+    block = max(1, min(organisation.columns, pim.buffer_bytes // organisation.column_bytes))
+    groups = math.ceil(outputs / (organisation.channels * organisation.banks_per_channel))
+    columns = math.ceil(inputs / per_column)
+    blocks = math.ceil(columns / block)
+    if groups * blocks > organisation.rows:
+        raise MappingError(f"{device.name}: a matrix of {outputs} x {inputs} takes {groups * blocks} rows of every bank; "
+                           f"there are {organisation.rows}")
+    return GemvShape(groups, blocks, block, columns - (blocks - 1) * block)
+
+
+def refreshed(device: DramDevice, cycles: float, extra: int = 0) -> float:
+    """Cycles with all-bank refresh: each that falls due costs tRFC and `extra`; ranks take turns, evenly over the interval."""
+    if device.refresh is None:
+        return cycles
+    interval, duration = device.timings[device.refresh.interval], device.timings[device.refresh.duration]
+    first, due = interval // device.organisation.ranks, 0
+    while cycles + due * (duration + extra) > first + due * interval:
+        due = max(due + 1, int((cycles + due * (duration + extra) - first) // interval))
+    return cycles + due * (duration + extra)
+
+
+def _gap(device: DramDevice, after: str, before: str) -> int:
+    """Cycles that the rows of a channel's commands ask between two commands to the same place; at least one."""
+    return max([device.expand(rule.cycles) for rule in device.rules
+                if rule.window == 1 and after in rule.after and before in rule.before] + [1])
+
+
+def aim_gemv(device: DramDevice, outputs: int, inputs: int, *, element_bytes: int = 2, order: Order = "outputs",
+             refresh: bool = True) -> PimEstimate:
+    """GEMV on AiM in closed form; arguments and errors as `presilicon.sim.dram.aim.gemv`.
+
+    >>> from presilicon.arch.dram import load
+    >>> aim_gemv(load("aim-gddr6"), 4096, 4096, refresh=False).cycles
+    13057
+    """
+    shape = gemv_shape(device, outputs, inputs, element_bytes)
+    if order not in ORDERS:
+        raise UnknownNameError("loop order", str(order), ORDERS, device.name)
+    timings = device.timings
+    mod, step, fill = timings["tMOD"], _gap(device, "MAC16", "MAC16"), _gap(device, "WRGB", "WRGB")
+    reopen = _gap(device, "PREA", "ACT16") + _gap(device, "ACT16", "MAC16")
+    to_write, to_read = 1, _gap(device, "MAC16", "RDMAC16")
+    bias, again = _gap(device, "WRMAC16", "WRGB"), _gap(device, "RDMAC16", "WRMAC16")
+    widths = shape.widths()
+    total = 0.0
+    # From the last MAC of one visit of a (group, block) to the last of the next: leave the row, write registers, return.
+    for index, (block, loads, restores) in enumerate(_visits(shape, order)):
+        width = widths[block]
+        if index == 0:
+            head = bias + mod
+        elif restores:
+            head = to_read + mod + again + mod + (bias if loads else 1)
+        else:
+            head = to_write + mod + mod
+        # A buffer write between; the return to bank mode is one cycle behind the last register write.
+        head += (width - 1) * fill + 1 if loads else 0
+        if loads and index == 0:
+            head += mod
+        total += head + (reopen if index else reopen - _gap(device, "PREA", "ACT16")) + (width - 1) * step
+    # First command in cycle 2; the results of the last group, and the host's end two cycles behind them.
+    latency = device.expand(device.command("RDMAC16").latency)
+    cycles = 2 + total + to_read + mod + latency + 2
+    if refresh:
+        cycles = refreshed(device, cycles)
+    return _estimate(device, cycles, outputs * inputs, shape, order)
+
+
+def _visits(shape: GemvShape, order: Order) -> Iterator[tuple[int, bool, bool]]:
+    """Block, whether the buffer is written, and whether results are read and restored before, of each pass over a row."""
+    if order == "outputs":
+        for group in range(shape.groups):
+            for block in range(shape.blocks):
+                yield block, True, block == 0 and group > 0
+    else:
+        for block in range(shape.blocks):
+            for group in range(shape.groups):
+                yield block, group == 0, block > 0 or group > 0
+
+
+def _estimate(device: DramDevice, cycles: float, macs: int, shape: GemvShape, order: str) -> PimEstimate:
+    org, pim = device.organisation, device.pim
+    assert pim is not None
+    columns = shape.groups * sum(shape.widths())
+    time_s = math.ceil(cycles) * device.cycle_s
+    peak = org.channels * device.units_per_channel * pim.lanes * pim.clock_hz
+    return PimEstimate(math.ceil(cycles), time_s, macs, columns * org.column_bytes * org.channels * org.banks_per_channel,
+                       min(1.0, macs / (time_s * peak)), order)
+
+
+def best_gemv(device: DramDevice, outputs: int, inputs: int, *, element_bytes: int = 2, refresh: bool = True) -> PimEstimate:
+    """The loop order of a GEMV with fewest cycles: all orders are tried; errors as `aim_gemv`.
+
+    >>> from presilicon.arch.dram import load
+    >>> best_gemv(load("aim-gddr6"), 4096, 4096).order
+    'inputs'
+    """
+    found = [aim_gemv(device, outputs, inputs, element_bytes=element_bytes, order=order, refresh=refresh)
+             for order in ("outputs", "inputs")]
+    return min(found, key=lambda estimate: estimate.cycles)
+
+
+def samsung_gemv(device: DramDevice, outputs: int, inputs: int, *, batch: int = 1, refresh: bool = True) -> PimEstimate:
+    """GEMV of FP16 on Samsung's units in closed form; arguments and errors as `presilicon.sim.dram.samsung.simulate`.
+
+    A tile is 8 register writes to a row of bank 1 and 64 reads over two rows, of bank 0 in even tiles, of bank 1 in odd ones;
+    the bus turns around twice, and each change of a row is written out. About 408 + 365 n cycles for n tiles.
+    """
+    positive(device, outputs=outputs, inputs=inputs, batch=batch)
+    pim, org, t = device.pim, device.organisation, device.timings
+    if pim is None or pim.placement != "bank-pair":
+        raise MappingError(f"{device.name}: has no processing unit between two banks, which these kernels need")
+    units = org.channels * device.units_per_channel // org.ranks
+    registers = pim.registers
+    groups = math.ceil(outputs / units / registers)
+    tiles = math.ceil(math.ceil(inputs / pim.lanes) / registers)
+    squares = registers * registers
+    if squares % org.columns and org.columns % squares:
+        raise MappingError(f"{device.name}: tiles of {squares} columns lie askew in rows of {org.columns}")
+    # A write, its row closed, another opened; a read to a read, or to a write, of another row of the same bank.
+    rewrite = t["tCWL"] + t["tBL"] + t["tWR"] + t["tRP"]
+    reread = t["tRTP"] + t["tRP"]
+    rows_of_tile = max(1, squares // org.columns)
+    read = (squares - rows_of_tile) * t["tCCD_L"] + (rows_of_tile - 1) * (reread + t["tRCDRD"])
+    write = (registers - 1) * t["tCCD_L"]
+    turn = t["tCWL"] + t["tBL"] + t["tWTR_L"]
+    # Even tiles read bank 0, beside the registers' row in bank 1; odd tiles share bank 1 with it.
+    even = write + turn + read + t["tRTW"]
+    odd = write + rewrite + t["tRCDRD"] + read + reread + t["tRCDWR"]
+    passes = groups * batch
+    fresh = rewrite + t["tRCDWR"]
+    work = passes * (math.ceil(tiles / 2) * even + tiles // 2 * odd + write) + (passes - 1) * fresh
+    banks = org.bank_groups * org.banks
+    park = (banks - 2) * t["tRRD_S"] + 2 * t["tRCDRD"] + 1
+    mode = 1 + t["tRCDWR"]
+    head = 1 + park + t["tRTW"] + 2 * t["tCCD_S"] + fresh + mode + t["tCCD_L"]
+    late = max(0, rewrite + t["tRCDRD"] - t["tCCD_L"] - write - turn)
+    tail = 2 * mode + fresh + rewrite - t["tRP"] + 1 + park + t["tCL"] + t["tBL"] + 2
+    cycles = float(head + late + work + tail)
+    if refresh:
+        cycles = refreshed(device, cycles, t["tRP"])
+    shape = GemvShape(groups, tiles, squares, squares)
+    found = _estimate(device, cycles, outputs * inputs * batch, shape, "")
+    return PimEstimate(found.cycles, found.time_s, found.macs,
+                       groups * tiles * squares * org.column_bytes * org.channels * device.units_per_channel // org.ranks,
+                       found.utilisation)
+
+
+def attacc_attention(device: DramDevice, heads: int, keys: int, *, head_dim: int = 128, element_bytes: int = 2,
+                     level: Literal["bank", "bg", "buffer"] = "bank", power_limited: bool = True, refresh: bool = True,
+                     ) -> PimEstimate:
+    """Decode attention on an AttAcc stack in closed form, within a few per cent of the commands.
+
+    The busiest channel does ``ceil(heads / channels)`` heads, two of them interleaved. MACs follow each other at tCCD; units
+    at the banks wait for every change of the row, the others find the next bank open. Softmax and moves hide behind the
+    products, but for those of the last head.
+
+    Raises
+    ------
+    MappingError
+        Sizes that are no positive integers, elements that do not divide a column.
+    UnknownNameError
+        A level that does not exist.
+
+    >>> from presilicon.arch.dram import load
+    >>> attacc_attention(load("attacc-hbm3"), 64, 256).cycles
+    1781
+    """
+    positive(device, heads=heads, keys=keys, head_dim=head_dim, element_bytes=element_bytes)
+    org = device.organisation
+    if level not in ("bank", "bg", "buffer"):
+        raise UnknownNameError("level", str(level), ("bank", "bg", "buffer"), device.name)
+    if org.column_bytes % element_bytes:
+        raise MappingError(f"{device.name}: elements of {element_bytes} bytes do not divide a column of {org.column_bytes}")
+    if not power_limited:
+        device = device.without_power_limit()
+    t, lanes = device.timings, org.column_bytes // element_bytes
+    rounds = math.ceil(heads / org.channels)
+    split = org.pseudo_channels * (1 if level == "buffer" else org.ranks * org.bank_groups)
+    across = org.banks if level == "bank" else 1
+    key_columns = math.ceil(keys / split) * math.ceil(head_dim / across / lanes)
+    value_columns = math.ceil(head_dim / (across * lanes)) * math.ceil(keys / split)
+    step = {"bank": t.get("tCCD_AB", 0), "bg": t.get("tCCD_SB", 0), "buffer": t["tBL"]}[level]
+    macs = rounds * (key_columns + value_columns) + (1 if rounds > 1 else 0)
+    reopen = t["tRTP_L"] + t["tRP"] + t["tRCDRD"]
+    cycles = 1 + t["tRCDRD"] + (macs - 1) * step
+    if level == "bank":
+        key_rows, value_rows = math.ceil(key_columns / org.columns), math.ceil(value_columns / org.columns)
+        pair = 2 * key_rows + value_rows + (value_rows if value_rows > 1 else 0)
+        opened = rounds // 2 * pair + rounds % 2 * (key_rows + value_rows)
+        cycles += (opened - 1) * (reopen - step)
+        if rounds % 2:
+            # Scores, softmax and probabilities of a head alone; opening the values' row hides some of them.
+            moves = 1 + org.ranks * org.bank_groups * (1 + math.ceil(keys / (split * lanes)))
+            cycles += max(0, moves * t["tCCD_S"] - (reopen - step))
+        results = org.ranks * org.banks
+    else:
+        # A query of its own, scores to the softmax and probabilities back, where no second head hides them.
+        results = org.ranks if level == "bg" else 1
+    cycles += results * t["tCCD_S"] + 1 if level == "bank" else results * t["tCCD_L"] + (rounds % 2) * t["tRCDRD"]
+    total = refreshed_at_once(device, cycles, reopen - step) if refresh else cycles
+    shape_bytes = rounds * (key_columns + value_columns) * org.column_bytes * org.channels * split * across
+    time_s = math.ceil(total) * device.cycle_s
+    wanted = 2 * heads * keys * head_dim
+    peak = org.channels * split * across * lanes / (step * device.cycle_s)
+    return PimEstimate(math.ceil(total), time_s, wanted, shape_bytes, min(1.0, wanted / (time_s * peak)))
+
+
+def refreshed_at_once(device: DramDevice, cycles: float, reopening: int) -> float:
+    """Cycles with all-bank refresh of every rank at once, by a controller that closes and opens the row again for it."""
+    if device.refresh is None:
+        return cycles
+    interval = device.timings[device.refresh.interval]
+    cost = device.timings[device.refresh.duration] + reopening
+    due = 0
+    while cycles + due * cost > (due + 1) * interval:
+        due += 1
+    return cycles + due * cost
