@@ -326,10 +326,14 @@ def load_hierarchy(name: str | Path | Hierarchy) -> Hierarchy:
         return _load(Path(text))
     if text not in hierarchy_names():
         raise UnknownNameError("hierarchy", text, hierarchy_names())
-    return _load(FOLDER / f"{text}.yaml")
+    return _load_shipped(FOLDER / f"{text}.yaml")
 
 
 @lru_cache(maxsize=32)
+def _load_shipped(path: Path) -> Hierarchy:
+    return _load(path)
+
+
 def _load(path: Path) -> Hierarchy:
     document = read_yaml(path)
     try:

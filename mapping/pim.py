@@ -185,7 +185,9 @@ def _estimate(device: DramDevice, cycles: float, macs: int, shape: GemvShape, or
     assert pim is not None
     columns = shape.groups * sum(shape.widths())
     time_s = math.ceil(cycles) * device.cycle_s
-    peak = org.channels * device.units_per_channel * pim.lanes * pim.clock_hz
+    # Units between two banks: kernels use those of one rank.
+    units = device.units_per_channel // (org.ranks if pim.placement == "bank-pair" else 1)
+    peak = org.channels * units * pim.lanes * pim.clock_hz
     return PimEstimate(math.ceil(cycles), time_s, macs, columns * org.column_bytes * org.channels * org.banks_per_channel,
                        min(1.0, macs / (time_s * peak)), order)
 
@@ -266,7 +268,7 @@ def attacc_attention(device: DramDevice, heads: int, keys: int, *, head_dim: int
 
     >>> from presilicon.arch.dram import load
     >>> attacc_attention(load("attacc-hbm3"), 64, 256).cycles
-    1781
+    1773
     """
     positive(device, heads=heads, keys=keys, head_dim=head_dim, element_bytes=element_bytes)
     org = device.organisation

@@ -173,11 +173,16 @@ class TensorTable:
 
 def tensor_table(problem: Problem, shapes: Lattice, tensor: Tensor) -> TensorTable:
     """Volumes and traffic of a tensor for every shape; formulas of `presilicon.mapping.nest.counts`."""
-    extents = [1.0 + sum(((shapes.extents[dim] - 1) * stride for dim, stride in axis), start=np.zeros(shapes.size)) for axis in tensor.axes]
+    extents: list[Floats] = []
+    for axis in tensor.axes:
+        extent = np.ones(shapes.size)
+        for dim, stride in axis:
+            extent += (shapes.extents[dim] - 1) * stride
+        extents.append(extent)
     volume = np.prod(extents, axis=0) if extents else np.ones(shapes.size)
     times = np.full(shapes.size, float(problem.points))
-    for extent in shapes.extents.values():
-        times /= extent
+    for size in shapes.extents.values():
+        times /= size
     slides = []
     for dim in sorted(tensor.sliding):
         overlap = np.ones(shapes.size)

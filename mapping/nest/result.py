@@ -155,7 +155,7 @@ def map_op(
     Examples
     --------
     >>> from presilicon.mapping.nest.ops import op_from_text
-    >>> result = map_op(op_from_text("matmul m=64 n=64 k=64 int8"), "mapbench-16", "energy")
+    >>> result = map_op(op_from_text("matmul m=64 n=64 k=64 int8"), "mapbench-16", "edp")
     >>> result.exhausted, result.counts.utilisation
     (True, 1.0)
     """

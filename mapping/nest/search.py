@@ -6,9 +6,9 @@ of all memories but the innermost grow tile by tile and loop by loop, and of tho
 (`sweep`, `pareto`). What remains is, for each shape, the exact cost of everything above it: the bound under which the
 innermost memory is searched from a single point outwards. The halves meet where their shapes agree.
 
-First a narrow beam gives a mapping to beat. A group is searched for energy alone, under the least latency that it allows;
-only where a memory's bandwidth makes its best mapping slower than that is it searched again, with the cycles of every port
-as further criteria.
+First a narrow pass, which keeps one partial mapping of each shape, gives a mapping to beat. A group is searched for energy
+alone, under the least latency that it allows; only where a memory's bandwidth makes its best mapping slower than that is it
+searched again, with the cycles of every port as further criteria.
 """
 
 from __future__ import annotations
@@ -36,8 +36,7 @@ from .sweep import Keep, Meter, States, StoppedError, Sweep, Trail, best, joined
 Index = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
-#: Partial mappings that the first pass keeps for each set of tiles, and groups of spatial factors that it tries.
-BEAM: Final = 300
+#: Groups of spatial factors that the first, narrow pass tries.
 FIRST_GROUPS: Final = 6
 
 
@@ -121,10 +120,10 @@ class _Search:
         pending = sorted(self.space.groups, key=lambda g: (float(score(g.least[0], g.floor)), g.floor, g.least[0]))
         try:
             for group in sorted(pending, key=self._promise)[:FIRST_GROUPS]:
-                self._solve(group, BEAM)
+                self._solve(group, narrow=True)
             self.upper.clear()
             while pending:
-                self._solve(pending[0], None)
+                self._solve(pending[0], narrow=False)
                 pending.pop(0)
         except (StoppedError, KeyboardInterrupt):
             pass
@@ -145,33 +144,33 @@ class _Search:
     def _bound(self, group: Group) -> float:
         """Score that no mapping of a group falls below, by what is known so far."""
         energy = float(group.least[0])
-        known = self.upper.get(self._key(group, 1, None))
+        known = self.upper.get(self._key(group, 1, False))
         if known is not None:
             energy = max(energy, float(group.below[0] + known[0].cost[:, 0].min(initial=math.inf)))
         return float(self.incumbent.score(energy, group.floor))
 
-    def _solve(self, group: Group, beam: int | None) -> None:
+    def _solve(self, group: Group, *, narrow: bool) -> None:
         """Search one group; offers its best mapping to the incumbent."""
         if not self.incumbent.can_improve(float(group.least[0]), group.floor):
             return
-        met = self._meet(group, 1, beam)
+        met = self._meet(group, 1, narrow)
         if met is None:
             return
         energy, mapping = met
         counts = self.incumbent.offer(mapping, self.problem)
-        if not math.isclose(counts.energy_j, energy, rel_tol=1e-6) and (counts.energy_j > energy or beam is None):
+        if not math.isclose(counts.energy_j, energy, rel_tol=1e-6) and (counts.energy_j > energy or not narrow):
             raise AssertionError(f"the search counted {energy} J for a mapping that takes {counts.energy_j} J")
         settled = self.incumbent.objective == "energy" and counts.cycles <= self.incumbent.latest * (1 + TOLERANCE)
-        if beam is not None or settled or counts.cycles <= group.floor * (1 + TOLERANCE):
+        if narrow or settled or counts.cycles <= group.floor * (1 + TOLERANCE):
             return
         if self.incumbent.can_improve(energy, group.floor):
-            met = self._meet(group, len(group.least), None)
+            met = self._meet(group, len(group.least), False)
             if met is not None:
                 self.incumbent.offer(met[1], self.problem)
 
-    def _meet(self, group: Group, columns: int, beam: int | None) -> tuple[float, Mapping] | None:
+    def _meet(self, group: Group, columns: int, narrow: bool) -> tuple[float, Mapping] | None:
         """Best mapping of a group under the first `columns` costs, with its energy; None if the bound excludes all."""
-        upper, upper_trail = self._above(group, columns, beam)
+        upper, upper_trail = self._above(group, columns, narrow)
         trail = Trail()
         lower = _point(columns)
         for i in reversed(self.inner):
@@ -183,7 +182,7 @@ class _Search:
             rest = [group.cost.edge[name, level.number][:columns] * self.space.fewest[name, level.number] for name in level.names]
             keep = self._keeper(group.cost.constant[:columns], rest, _reached(self.shapes, _cheapest(self.shapes, upper), steps), cycles)
             edges = [group.cost.edge[name, level.number][:columns] for name in level.names]
-            lower = Sweep(self.shapes, level, edges, "outwards", keep, trail, self.meter, beam).run(lower)
+            lower = Sweep(self.shapes, level, edges, "outwards", keep, trail, self.meter, narrow).run(lower)
         for i in reversed(self.joint):
             lower = _spread(self.shapes, lower, trail, i, group.chosen[i].shapes)
         pair = self._join(lower, upper, group.cost.constant[:columns], cycles)
@@ -193,20 +192,20 @@ class _Search:
         names = {level.number: level.names for level in self.levels}
         return energy, self.space.written(upper_trail.follow(high, names)[::-1] + trail.follow(low, names))
 
-    def _key(self, group: Group, columns: int, beam: int | None) -> object:
+    def _key(self, group: Group, columns: int, narrow: bool) -> object:
         """What the costs above the innermost memory depend on."""
-        return columns, beam, tuple((*group.chosen[i].shares.values(), group.chosen[i].total) for i in self.outer)
+        return columns, narrow, tuple((*group.chosen[i].shares.values(), group.chosen[i].total) for i in self.outer)
 
-    def _above(self, group: Group, columns: int, beam: int | None) -> tuple[States, Trail]:
+    def _above(self, group: Group, columns: int, narrow: bool) -> tuple[States, Trail]:
         """Partial mappings of every memory but the innermost; shared by groups that spread alike above it."""
-        key = self._key(group, columns, beam)
+        key = self._key(group, columns, narrow)
         if key in self.upper:
             return self.upper[key]
         trail = Trail()
         if len(self.levels) <= 1:
             self.upper[key] = _everything(self.shapes, columns), trail
             return self.upper[key]
-        alike = [g for g in self.space.groups if self._key(g, columns, beam) == key]
+        alike = [g for g in self.space.groups if self._key(g, columns, narrow) == key]
         below = np.min([g.below[:columns] for g in alike], axis=0)
         cycles = min(g.floor if columns == 1 else g.cost.compute for g in alike)
         states = _everything(self.shapes, columns).take(np.array([self.shapes.size - 1]))
@@ -218,7 +217,7 @@ class _Search:
             later = sum((p for (_, number), p in price.items() if level.number < number < len(self.levels)), start=below)
             keep = self._keeper(later, [price[name, level.number] for name in level.names], np.zeros((self.shapes.size, columns)), cycles)
             edges = [group.cost.edge[name, level.number][:columns] for name in level.names]
-            states = Sweep(self.shapes, level, edges, "inwards", keep, trail, self.meter, beam).run(states)
+            states = Sweep(self.shapes, level, edges, "inwards", keep, trail, self.meter, narrow).run(states)
         self.upper[key] = states, trail
         return states, trail
 

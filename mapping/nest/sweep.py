@@ -161,8 +161,8 @@ class Sweep:
         ``"inwards"`` from the whole problem, or ``"outwards"`` from a point.
     keep
         Bound by which partial mappings are dropped.
-    beam
-        Partial mappings kept per set of tiles; None: all.
+    narrow
+        Keep only the cheapest partial mapping of each shape and set of tiles: fast, and without proof.
     """
 
     shapes: Lattice
@@ -172,7 +172,7 @@ class Sweep:
     keep: Keep
     trail: Trail
     meter: Meter
-    beam: int | None = None
+    narrow: bool = False
 
     def run(self, start: States) -> States:
         """Partial mappings with all tiles of the level placed, closed under further loops, holding nothing."""
@@ -200,8 +200,8 @@ class Sweep:
 
     def _trim(self, states: States) -> States:
         states = best(states)
-        if self.beam is not None and len(states) > self.beam:
-            states = states.take(np.argsort(states.cost[:, 0], kind="stable")[: self.beam])
+        if self.narrow:
+            states = states.take(np.concatenate(([True], states.shape[1:] != states.shape[:-1]))[: len(states)])
         return states
 
     def close(self, states: States, bits: int) -> States:

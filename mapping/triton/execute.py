@@ -24,7 +24,7 @@ from .tensor_core import MatrixShape, descriptor_shape, static_shape
 from .values import M32, Partial, Unknown, Value, from_bytes, select, settled
 
 #: Steps (segments executed) after which a kernel is taken to never end.
-MAX_STEPS = 5_000_000
+MAX_STEPS = 1_000_000
 _CHECK_EVERY = 4096
 
 
@@ -85,6 +85,7 @@ class Execution:
         self._waiting: list[tuple[Group, int, int | None]] = []
         self._joining: list[tuple[Group, str]] = []
         self._written: set[int] = set()
+        self._has_data = any(buffer.data is not None for buffer in buffers)
         self._seen: dict[tuple[int, int], tuple[Any, ...]] = {}
         total = len(program_ids) * self.threads
         self.alive = np.ones(total, dtype=bool)
@@ -358,8 +359,8 @@ class Execution:
             self.chooser.note("address", index, address.cause, "bytes counted, sectors not")
         if found is not None and self.trace is not None:
             self.trace.accesses.append((self.steps, index, *found))
-        if op.kind != "load" and op.space == "global" and self.buffers:
-            self._overwritten(address)
+        if op.kind in ("store", "atomic") and op.space == "global" and self._has_data:
+            self._overwritten(guard, address)
 
     def copied(self, index: int, group: Group, guard: Value, address: Value, counted: bool) -> None:
         """Count what a cp.async writes to shared memory."""
@@ -371,12 +372,15 @@ class Execution:
         if self.shared is not None:
             self.shared.put(group.lanes, guard, address, (self.unknown(index),) * max(1, size // 4), size)
 
-    def _overwritten(self, address: Value) -> None:
+    def _overwritten(self, guard: Value, address: Value) -> None:
+        """Forget what tensors held that are now written to."""
+        if guard is False or type(address) is Unknown:
+            return
+        many = np.atleast_1d(np.asarray(address, dtype=np.uint64))
+        many = many[guard] if type(guard) is np.ndarray and len(guard) == len(many) else many
         for buffer in self.buffers:
-            if buffer.data is not None and type(address) is not Unknown and buffer.start not in self._written:
-                low, high = (address, address) if type(address) is int else (int(address.min()), int(address.max()))
-                if high >= buffer.start and low < buffer.start + buffer.size_bytes:
-                    self._written.add(buffer.start)
+            if buffer.data is not None and ((many >= buffer.start) & (many < buffer.start + buffer.size_bytes)).any():
+                self._written.add(buffer.start)
 
     def load(self, index: int, group: Group, guard: Value, address: Value, old: tuple[Value, ...]) -> tuple[Value, ...]:
         """Values that a load brings, where they are known: from tensors with data, local and followed shared memory."""

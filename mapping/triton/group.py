@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .sass import PREDICATE, REGISTER_COUNT
-from .values import DEAD, M32, Partial, Unknown, Value, as_number, is_flag, settled
+from .values import DEAD, M32, Partial, Unknown, Value, as_number, has_bits, is_flag, select, settled
 
 
 class Lanes:
@@ -256,6 +256,9 @@ class Group:
 def _merge(one: Value, two: Value, sizes: tuple[int, int], order: np.ndarray) -> Value:
     if one is two or (type(one) is type(two) and type(one) in (int, bool) and one == two):
         return one
+    if has_bits(one) or has_bits(two):
+        first = np.repeat([True, False], sizes)[order]
+        return select(first, _widened(one, sizes, order, 0), _widened(two, sizes, order, 1))
     if type(one) is Unknown and type(two) is Unknown:
         return one
     kind = bool if is_flag(one) or is_flag(two) else np.uint64
@@ -275,6 +278,21 @@ def _merge(one: Value, two: Value, sizes: tuple[int, int], order: np.ndarray) ->
         known.append(np.full(size, not missing or value is DEAD))
     merged = np.concatenate(values)[order]
     return merged if cause is None else Partial(merged, np.concatenate(known)[order], cause)
+
+
+def _widened(value: Value, sizes: tuple[int, int], order: np.ndarray, side: int) -> Value:
+    """A value of one of two groups as a value of both, zero in the other's threads."""
+    def wide(part: Value) -> Value:
+        if type(part) is not np.ndarray:
+            return part
+        rest = np.zeros(sizes[1 - side], dtype=part.dtype)
+        return np.concatenate([part, rest] if side == 0 else [rest, part])[order]
+
+    if type(value) is Unknown:
+        return Unknown(value.cause, wide(value.value), wide(value.mask), value.origin) if has_bits(value) else value
+    if type(value) is Partial:
+        return value.cause
+    return wide(value)
 
 
 class Pending:
@@ -304,6 +322,9 @@ def _part(value: Value, picks: np.ndarray) -> Value:
     """The values of the threads at these positions."""
     if type(value) is np.ndarray:
         return value[picks]
+    if has_bits(value):
+        bits = [v[picks] if type(v) is np.ndarray else v for v in (value.value, value.mask)]
+        return value.origin._bits(None, *bits)
     if type(value) is not Partial:
         return value
     known, plain = value.known[picks], value.value[picks]

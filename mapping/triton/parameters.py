@@ -70,7 +70,7 @@ def parameters_of(compiled: CompiledKernel, launch: Launch) -> tuple[ConstantBan
     KernelError
         The kernel's parameters are not those of the launch.
     """
-    layout, bank = compiled.layout, ConstantBank()
+    layout, bank = compiled.layout, ConstantBank(_system_constants(compiled, launch))
     flat = [pair for name, kind in launch.signature.items()
             for pair in _flatten(kind, launch.arguments[name], bool(compiled.metadata.get("tensordesc_meta")))]
     if len(flat) > len(layout.parameters):
@@ -85,21 +85,25 @@ def parameters_of(compiled: CompiledKernel, launch: Launch) -> tuple[ConstantBan
             maps[layout.parameter_base + offset] = value
         if packed is None:
             unset |= set(range(offset, offset + size))
+            for at in range(offset, offset + size, 4):
+                bank.pop(layout.parameter_base + at, None)
         else:
             raw[offset:offset + len(packed)] = packed
-    for offset in range(0, len(raw) - 3, 4):
+    given = {at for offset, size in layout.parameters for at in range(offset // 4 * 4, offset + size, 4)}
+    for offset in sorted(given):
         if offset not in unset:
             bank[layout.parameter_base + offset] = int.from_bytes(raw[offset:offset + 4], "little")
-    bank |= _system_constants(compiled, launch)
     return bank, maps
 
 
 def _system_constants(compiled: CompiledKernel, launch: Launch) -> dict[int, int]:
     """What the driver puts in front of the parameters: sizes of block and grid, the stack, the parameters' own address."""
     blocks, grid = (0x360, 0x370) if compiled.target >= 100 else (0x0, 0xC)
-    stack, window, access = (0x37C, 0x348, 0x358) if compiled.target >= 100 else (0x28, 0x198, 0x208 if compiled.target >= 90 else 0x118)
+    stack, window, access = (0x37C, 0x348, 0x358) if compiled.target >= 100 else (0x28, 0x198, 0x208) if compiled.target >= 90 \
+        else (0x28, None, 0x118)
     sizes = (launch.grid[0] * compiled.num_ctas, *launch.grid[1:])
     words = {blocks + 4 * i: n for i, n in enumerate((compiled.threads, 1, 1))} | {grid + 4 * i: n for i, n in enumerate(sizes)}
-    words[stack] = _STACK_TOP
-    words |= {access: 0, access + 4: 0, window: CONSTANT_WINDOW & 0xFFFFFFFF, window + 4: CONSTANT_WINDOW >> 32}
+    words |= {stack: _STACK_TOP, access: 0, access + 4: 0}
+    if window is not None:
+        words |= {window: CONSTANT_WINDOW & 0xFFFFFFFF, window + 4: CONSTANT_WINDOW >> 32}
     return words

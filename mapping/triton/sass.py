@@ -249,9 +249,9 @@ def _width(base: str, modifiers: tuple[str, ...], slot: int, written: bool, oper
         if base == "F2I":
             return 2 if (modifiers[wide[0]] != "F64") == written else 1
         return 2
-    if "64" in modifiers and base not in ("SHF", "USHF", "SYNCS", "R2UR", "UTMALDG", "LEA", "ULEA", "ISETP", "UISETP"):
-        return 2
-    return 2 if base in ("ISETP", "UISETP") and "64" in modifiers else 1
+    if base in ("SHF", "USHF", "SYNCS", "R2UR", "UTMALDG", "LEA", "ULEA"):
+        return 1
+    return 2 if not {"64", "U64", "S64"}.isdisjoint(modifiers) else 1
 
 
 def span(operand: str, width: int) -> Iterator[int]:

@@ -19,14 +19,19 @@ Value = Any
 
 
 class Unknown:
-    """A value that depends on data; `cause` says on which. Arithmetic with it gives it back."""
+    """A value that depends on data; `cause` says on which. Arithmetic with it gives it back.
 
-    __slots__ = ("cause",)
+    Single bits may be known all the same, as where a register keeps several predicates: `value` holds in the bits of
+    `mask` (an int, or one a thread). Bitwise operations keep them, all others forget them.
+    """
+
+    __slots__ = ("cause", "mask", "origin", "value")
     __array_ufunc__ = None
     __hash__ = object.__hash__
 
-    def __init__(self, cause: str) -> None:
-        self.cause = cause
+    def __init__(self, cause: str, value: Value = 0, mask: Value = 0, origin: Unknown | None = None) -> None:
+        self.cause, self.value, self.mask = cause, value, mask
+        self.origin = self if origin is None else origin
 
     def __repr__(self) -> str:
         return f"Unknown({self.cause!r})"
@@ -35,30 +40,57 @@ class Unknown:
         raise TypeError(f"the truth of {self!r} was asked for")
 
     def _same(self, other: Value) -> Unknown:
-        return self
+        return self.origin
 
-    __add__ = __radd__ = __sub__ = __rsub__ = __xor__ = __rxor__ = _same
+    __add__ = __radd__ = __sub__ = __rsub__ = _same
     __lshift__ = __rlshift__ = __rshift__ = __rrshift__ = _same
     __lt__ = __le__ = __gt__ = __ge__ = _same
 
     def __eq__(self, other: Value) -> Any:
-        return self
+        return self.origin
 
     def __ne__(self, other: Value) -> Any:
-        return self
+        return self.origin
+
+    def _bits(self, other: Value, value: Value, mask: Value) -> Value:
+        """The result of a bitwise operation whose bits in `mask` are known."""
+        plain = mask & M32
+        if type(plain) is int:
+            if plain == M32:
+                return value & M32
+            return Unknown(self.cause, value & plain, plain, self.origin) if plain else self.origin
+        if (plain == M32).all():
+            return value & M32
+        return Unknown(self.cause, value & plain, plain, self.origin) if plain.any() else self.origin
 
     def __and__(self, other: Value) -> Value:
-        if other is False or (type(other) is int and other == 0):
-            return other
-        return self
+        if type(other) is bool or type(other) is Partial or is_flag(other):
+            return False if other is False else self.origin
+        value, mask = _known_bits(other)
+        zeros = (self.mask & (self.value ^ M32)) | (mask & (value ^ M32))
+        return self._bits(other, self.value & value, (self.mask & mask) | zeros)
 
     def __or__(self, other: Value) -> Value:
-        return other if other is True else self
+        if type(other) is bool or type(other) is Partial or is_flag(other):
+            return True if other is True else self.origin
+        value, mask = _known_bits(other)
+        ones = (self.mask & self.value) | (mask & value)
+        return self._bits(other, self.value | value, (self.mask & mask) | ones)
+
+    def __xor__(self, other: Value) -> Value:
+        if type(other) is bool or type(other) is Partial or is_flag(other):
+            return self.origin
+        value, mask = _known_bits(other)
+        return self._bits(other, self.value ^ value, self.mask & mask)
 
     def __mul__(self, other: Value) -> Value:
-        return 0 if type(other) is int and other == 0 else self
+        return 0 if type(other) is int and other == 0 else self.origin
 
-    __rand__, __ror__, __rmul__ = __and__, __or__, __mul__
+    __rand__, __ror__, __rxor__, __rmul__ = __and__, __or__, __xor__, __mul__
+
+
+def _known_bits(value: Value) -> tuple[Value, Value]:
+    return (value.value, value.mask) if type(value) is Unknown else (value, M64)
 
 
 class Partial:
@@ -132,6 +164,8 @@ def select(condition: Value, yes: Value, no: Value) -> Value:
         return condition
     if no is DEAD:
         return yes
+    if has_bits(yes) or has_bits(no):
+        return _select_bits(condition, yes, no)
     if Unknown in (type(yes), type(no)) or Partial in (type(condition), type(yes), type(no)):
         return _select_partial(condition, yes, no)
     return np.where(condition, _as_array(yes), _as_array(no))
@@ -146,6 +180,21 @@ def is_flag(value: Value) -> bool:
 
 def _as_array(value: Value) -> Value:
     return np.uint64(value) if type(value) is int else value
+
+
+def has_bits(value: Value) -> bool:
+    """Whether a value is unknown but for some bits."""
+    return type(value) is Unknown and value.origin is not value
+
+
+def _select_bits(condition: Value, yes: Value, no: Value) -> Value:
+    cause = next(v for v in (yes, no) if has_bits(v))
+    if type(condition) is Partial or Partial in (type(yes), type(no)):
+        return cause.origin
+    (one, one_mask), (two, two_mask) = (_known_bits(v) for v in (yes, no))
+    value = np.where(condition, _as_array(one), _as_array(two))
+    mask = np.where(condition, _as_array(one_mask & M32), _as_array(two_mask & M32))
+    return cause._bits(None, value, mask)
 
 
 def _select_partial(condition: Value, yes: Value, no: Value) -> Value:

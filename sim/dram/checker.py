@@ -96,7 +96,7 @@ class _Checker:
             command = self.stream.command[position]
             first, second = after[command], before[command]
             # Number of commands `after` up to here; those before a position end at the one that counts.
-            counted = np.cumsum(first) - first
+            counted: Ints = np.cumsum(first, dtype=np.int64) - first
             places = np.flatnonzero(first)
             held = np.flatnonzero(second)
             rank = counted[held] - rule.window

@@ -155,10 +155,12 @@ def _compiled(name: str) -> Callable[..., Any] | None:
     module: Any = kernels
     if not hasattr(kernels, name):
         from . import queues as module
+    found: Callable[..., Any]
     try:
-        return njit(cache=True)(getattr(module, name))  # type: ignore[no-any-return]
+        found = njit(cache=True)(getattr(module, name))
     except RuntimeError:  # no folder in which numba could keep the compiled code
-        return njit(getattr(module, name))  # type: ignore[no-any-return]
+        found = njit(getattr(module, name))
+    return found
 
 
 @cache

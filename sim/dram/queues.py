@@ -22,11 +22,11 @@ def barrier_queue(commands: Any, banks: Any, row_of: Any, depth: int, tables: An
 
     The oldest request goes first, unless one behind it is ready and it is not. Behind the first barrier only activates and
     precharges may come forward, and what is no row hit may not pass a hit to its bank. While a refresh waits for its
-    precharge, column commands of open rows go on, and so the row in work is finished first.
+    precharge, column commands to all banks go on, and so the row in work is finished first; those to some banks wait.
 
     Returns the number of commands issued (-1 where the output is too short), and the last cycle.
     """
-    align, modulo = tables[0], tables[1]
+    align, modulo, count = tables[0], tables[1], tables[2]
     needs, opener, closer, bus = tables[19], tables[21], tables[22], tables[23]
     total, taken, held, issued = len(commands), 0, 0, 0
     effect, banks_held, stamp = tables[20], len(rows), 1
@@ -101,6 +101,9 @@ def barrier_queue(commands: Any, banks: Any, row_of: Any, depth: int, tables: An
                     fenced = True
                     continue
                 if fenced and effect[next_of[place]] == 0:
+                    continue
+                # A row in work in all banks is finished before a refresh; banks that are in work in turn would go on for ever.
+                if owed > 0 and needs[next_of[place]] == 1 and count[next_of[place]] < banks_held:
                     continue
                 key = next_of[place] * banks_held + banks[request]
                 if memo_at[key] != stamp:

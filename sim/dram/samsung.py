@@ -94,30 +94,26 @@ def host_requests(device: DramDevice, kernel: Kernel, outputs: int, inputs: int,
     org = device.organisation
     lane, banks = 2, org.bank_groups * org.banks  # FP16; one rank
 
-    def stream(first: int, size: int) -> Ints:
-        bursts = math.ceil(size / org.column_bytes / org.channels)
-        return np.arange(first, first + bursts, dtype=np.int64)
-
     if kernel == "GEMV":
-        plan = [(0, (outputs * inputs + inputs * batch) * lane), (1, outputs * batch * lane)]
-    elif kernel == "RELU":
-        plan = [(0, inputs * batch * lane), (1, outputs * lane)]
+        plan = [(0, outputs * inputs + inputs * batch), (1, outputs * batch)]
     else:
-        plan = [(0, 2 * inputs * batch * lane), (1, outputs * lane)]
+        plan = [(0, outputs * (1 if kernel == "RELU" else 2)), (1, outputs)]
+    bursts = [(write, math.ceil(size * lane / org.column_bytes / org.channels)) for write, size in plan]
+    needed, room = sum(count for _, count in bursts), banks * org.columns * org.rows
+    if needed > room:
+        raise MappingError(f"{device.name}: {kernel} of {outputs} x {inputs} takes {needed} bursts of a rank of every channel; "
+                           f"there are {room}")
     at, parts = 0, []
-    for index, (write, size) in enumerate(plan):
-        address = stream(at, size)
-        at += len(address)
-        part = np.zeros((len(address), 6), dtype=np.int64)
+    for index, (write, count) in enumerate(bursts):
+        address = np.arange(at, at + count, dtype=np.int64)
+        at += count
+        part = np.zeros((count, 6), dtype=np.int64)
         part[:, 0] = write
         part[:, 1] = address % banks
         column = address // banks
         part[:, 2], part[:, 3] = column // org.columns, column % org.columns
         part[0, 5] = int(index > 0)
         parts.append(part)
-    if at > banks * org.columns * org.rows:
-        raise MappingError(f"{device.name}: {kernel} of {outputs} x {inputs} takes {at} bursts of a rank of every channel; "
-                           f"there are {banks * org.columns * org.rows}")
     return np.concatenate(parts)
 
 

@@ -98,7 +98,8 @@ class Tables:
             return arrays
         if "lists" not in self._lists:
             self._lists["lists"] = tuple(array.tolist() for array in arrays)
-        return self._lists["lists"]  # type: ignore[no-any-return]
+        packed: tuple[Any, ...] = self._lists["lists"]
+        return packed
 
 
 def _scope(device: DramDevice, scope: str) -> tuple[int, int, int, int]:

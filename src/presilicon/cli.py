@@ -407,7 +407,9 @@ def measure(
     if list_:
         sys.stdout.write(harness.list_suites())
         return
-    status = harness.measure(suite, out, budget_s=budget, jobs=jobs, check=check, point_s=point_limit, shapes=shapes, seed=seed, quiet=quiet)
+    status = harness.measure(
+        suite, out, budget_s=budget, jobs=jobs, check=check, point_s=point_limit, shapes=shapes, seed=seed, quiet=quiet
+    )
     if status:
         raise typer.Exit(status if status > 0 else 128 - status)
 

@@ -53,7 +53,13 @@ def gated_mlp():
     """silu(gate) * up, as a gated feed-forward layer has it"""
     return OpGraph(
         "mlp",
-        [matmul("gate", 8, 64, 32), elementwise("silu", 512), matmul("up", 8, 64, 32), elementwise("mul", 512, 2), matmul("down", 8, 32, 64)],
+        [
+            matmul("gate", 8, 64, 32),
+            elementwise("silu", 512),
+            matmul("up", 8, 64, 32),
+            elementwise("mul", 512, 2),
+            matmul("down", 8, 32, 64),
+        ],
         [("gate", "silu", "x0"), ("silu", "mul", "x0"), ("up", "mul", "x1"), ("mul", "down", "a")],
     )
 
@@ -78,7 +84,9 @@ def test_a_result_that_others_need_is_no_epilogue():
 
 
 def test_a_norm_is_no_epilogue():
-    norm = Op("norm", "norm", "t", {"r": 8, "c": 64}, (tensor("x0", "input", "r c", "bf16"), tensor("out", "output", "r c", "bf16")), {"add": 1})
+    norm = Op(
+        "norm", "norm", "t", {"r": 8, "c": 64}, (tensor("x0", "input", "r c", "bf16"), tensor("out", "output", "r c", "bf16")), {"add": 1}
+    )
     graph = OpGraph("normed", [matmul("mm", 8, 64, 32), norm], [("mm", "norm", "x0")])
     assert [op.name for op in fuse(graph)] == ["mm", "norm"]
 

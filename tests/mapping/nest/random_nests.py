@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 
 from presilicon.arch.hierarchy import CLASSES, Fanout, Hierarchy, Memory
-from presilicon.mapping.nest import Keep, Loop, Mapping, Problem, Spatial, problem
+from presilicon.mapping.nest import Keep, Loop, Mapping, Problem, Spatial, conv, problem
 from presilicon.workloads.formats import by_name
-from presilicon.workloads.op import Op, Operand, tensor
+from presilicon.workloads.op import Op, Operand
 
 
 def random_op(rng: random.Random, sizes: tuple[int, ...]) -> Op:
@@ -83,7 +83,7 @@ def random_mapping(rng: random.Random, prob: Problem) -> Mapping:
         rng.shuffle(own)
         keeps += [*own, i]
     slots: list[list[Loop]] = [[] for _ in range(len(keeps) + 1)]
-    for dim in left:
+    for dim in prob.dims:
         while left[dim] > 1:
             factor = rng.choice([f for f in range(2, left[dim] + 1) if left[dim] % f == 0])
             left[dim] //= factor
@@ -101,4 +101,19 @@ def random_problem(rng: random.Random, *, sizes: tuple[int, ...], memories: int,
     return problem(random_op(rng, sizes), random_hierarchy(rng, memories=memories, roomy=roomy))
 
 
-__all__ = ["random_hierarchy", "random_mapping", "random_op", "random_problem", "tensor"]
+def tense_problem(rng: random.Random) -> Problem:
+    """A random op whose tiles compete for one small memory, at energies and bandwidths that pull in different directions."""
+    op = random_op(rng, (1, 2, 3, 4, 6, 8))
+    if rng.random() < 0.3:
+        op = conv(m=rng.choice((1, 2)), c=1, p=rng.choice((4, 6, 8, 9)), q=1, r=rng.choice((2, 3)))
+    energies = [rng.choice((0.1, 1.0, 8.0)) for _ in range(4)]
+    rates = [rng.choice((None, 0.25, 1.0, 4.0)) for _ in range(3)]
+    size = float(rng.randrange(4, 40))
+    keeps = CLASSES if rng.random() < 0.8 else tuple(rng.sample(CLASSES, 2))
+    fanout = Fanout("F", {"x": rng.choice((2, 3, 4))}, rng.random() < 0.8, rng.random() < 0.8)
+    levels: tuple[Memory | Fanout, ...] = (
+        Memory("L0", None, energies[0], energies[1], rates[0]),
+        Memory("L1", size, energies[2], energies[3], None, rates[1], rates[2], keeps),
+    )
+    at = rng.choice((1, 2))
+    return problem(op, Hierarchy("tense", (*levels[:at], fanout, *levels[at:]), 0.3, 1e9))

@@ -6,13 +6,13 @@ import dataclasses
 import signal
 import threading
 import time
+from itertools import pairwise
 
 import pytest
 
 from presilicon.arch.hierarchy import Fanout, Hierarchy, Memory, load_hierarchy
 from presilicon.errors import MappingError, UnknownNameError
 from presilicon.mapping.nest import Constraints, Keep, conv, evaluate, map_op, matmul, op_from_text, pareto, problem
-from presilicon.mapping.nest import search as _  # noqa: F401
 from presilicon.mapping.nest.search import _Search
 from presilicon.workloads.op import Op, Operand, tensor
 
@@ -97,11 +97,11 @@ def test_keyboard_interrupt_gives_the_best_so_far(monkeypatch: pytest.MonkeyPatc
     solved = []
     solve = _Search._solve
 
-    def interrupted(self: _Search, group: object, beam: int | None) -> None:
-        if len(solved) == 3:
+    def interrupted(self: _Search, group: object, *, narrow: bool) -> None:
+        if len(solved) == 1:
             raise KeyboardInterrupt
         solved.append(group)
-        solve(self, group, beam)  # type: ignore[arg-type]
+        solve(self, group, narrow=narrow)  # type: ignore[arg-type]
 
     monkeypatch.setattr(_Search, "_solve", interrupted)
     result = map_op(GEMM, "mapbench-16", "energy")
@@ -123,7 +123,7 @@ def test_front_falls_in_energy_and_rises_in_latency() -> None:
     front = pareto(matmul(64, 64, 64), "mapbench-16")
     assert len(front) > 1
     assert all(point.exhausted for point in front)
-    for cheaper, faster in zip(front, front[1:], strict=False):
+    for cheaper, faster in pairwise(front):
         assert cheaper.counts.energy_j < faster.counts.energy_j
         assert cheaper.counts.cycles > faster.counts.cycles
     assert front[-1].counts.cycles == map_op(matmul(64, 64, 64), "mapbench-16", "latency").counts.cycles
@@ -199,7 +199,9 @@ def test_ops_that_the_array_cannot_execute(change: dict[str, object], message: s
 
 def test_outputs_that_windows_overlap_are_refused() -> None:
     out = Operand("O", "output", ((("m", 1), ("k", 1)),), GEMM.operands[0].number_format)
-    op = Op("scatter", "conv", "t", {"m": 4, "k": 3}, (tensor("I", "input", "m", "int8"), tensor("W", "weight", "k", "int8"), out), {"mac": 1.0})
+    op = Op(
+        "scatter", "conv", "t", {"m": 4, "k": 3}, (tensor("I", "input", "m", "int8"), tensor("W", "weight", "k", "int8"), out), {"mac": 1.0}
+    )
     with pytest.raises(MappingError, match="an output axis is indexed by one dimension with stride 1, found m \\+ k"):
         problem(op, small(64))
 

@@ -181,3 +181,61 @@ def scale(x_ptr, n, factor, BLOCK: tl.constexpr, EVEN: tl.constexpr):
 
 tuned_add = triton.autotune(configs=[triton.Config({"BLOCK": 256}, num_warps=2), triton.Config({"BLOCK": 1024}, num_warps=8)],
                             key=["n"])(add)
+
+
+@triton.jit
+def routed_matmul(a_ptr, b_ptr, c_ptr, weight_ptr, token_ptr, expert_ptr, count_ptr, N, K, tokens, BLOCK_M: tl.constexpr,
+                  BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr):
+    """One block of rows of a mixture of experts: which rows, and whose weights, is data."""
+    pid_m = tl.program_id(0)
+    pid_n = tl.program_id(1)
+    if pid_m * BLOCK_M >= tl.load(count_ptr):
+        return
+    token = tl.load(token_ptr + pid_m * BLOCK_M + tl.arange(0, BLOCK_M))
+    real = token < tokens
+    expert = tl.load(expert_ptr + pid_m).to(tl.int64)
+    cols = pid_n * BLOCK_N + tl.arange(0, BLOCK_N)
+    ks = tl.arange(0, BLOCK_K)
+    acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    for k in range(tl.cdiv(K, BLOCK_K)):
+        a = tl.load(a_ptr + token[:, None] * K + (k * BLOCK_K + ks)[None, :], mask=real[:, None], other=0.0)
+        b = tl.load(b_ptr + expert * N * K + cols[None, :] * K + (k * BLOCK_K + ks)[:, None])
+        acc = tl.dot(a, b, acc)
+    acc *= tl.load(weight_ptr + token, mask=real, other=0.0)[:, None]
+    tl.store(c_ptr + token[:, None] * N + cols[None, :], acc.to(tl.bfloat16), mask=real[:, None])
+
+
+@triton.jit
+def split_matmul(a_ptr, b_ptr, c_ptr, M, N, K, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+                 SPLIT: tl.constexpr):
+    """Split-K with atomic sums: enough registers are wanted that predicates and addresses are spilled."""
+    pid = tl.program_id(0)
+    part = tl.program_id(1)
+    across = tl.cdiv(N, BLOCK_N)
+    rows = (pid // across) * BLOCK_M + tl.arange(0, BLOCK_M)
+    cols = (pid % across) * BLOCK_N + tl.arange(0, BLOCK_N)
+    ks = part * BLOCK_K + tl.arange(0, BLOCK_K)
+    acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    for k in range(tl.cdiv(K, BLOCK_K * SPLIT)):
+        at = k * BLOCK_K * SPLIT + ks
+        a = tl.load(a_ptr + (rows % M)[:, None] * K + at[None, :], mask=at[None, :] < K, other=0.0)
+        b = tl.load(b_ptr + at[:, None] * N + (cols % N)[None, :], mask=at[:, None] < K, other=0.0)
+        acc += tl.dot(a, b)
+    tl.atomic_add(c_ptr + rows[:, None] * N + cols[None, :], acc, mask=(rows[:, None] < M) & (cols[None, :] < N))
+
+
+@triton.jit
+def persistent_matmul(a_ptr, b_ptr, c_ptr, M, N, K, PROGRAMS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+                      BLOCK_K: tl.constexpr):
+    """Each program takes every PROGRAMS-th tile."""
+    across = tl.cdiv(N, BLOCK_N)
+    for tile in tl.range(tl.program_id(0), tl.cdiv(M, BLOCK_M) * across, PROGRAMS):
+        rows = (tile // across) * BLOCK_M + tl.arange(0, BLOCK_M)
+        cols = (tile % across) * BLOCK_N + tl.arange(0, BLOCK_N)
+        acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+        for k in range(tl.cdiv(K, BLOCK_K)):
+            ks = k * BLOCK_K + tl.arange(0, BLOCK_K)
+            a = tl.load(a_ptr + (rows % M)[:, None] * K + ks[None, :], mask=ks[None, :] < K, other=0.0)
+            b = tl.load(b_ptr + ks[:, None] * N + (cols % N)[None, :], mask=ks[:, None] < K, other=0.0)
+            acc = tl.dot(a, b, acc)
+        tl.store(c_ptr + rows[:, None] * N + cols[None, :], acc.to(tl.bfloat16), mask=(rows[:, None] < M) & (cols[None, :] < N))

@@ -126,3 +126,59 @@ def test_views_keep_their_storage_and_alignment(lab: ModuleType, kernels: Module
     kinds = {name: launch.attributes.get((i,)) for i, name in enumerate(("x_ptr", "y_ptr", "out_ptr"))}
     assert kinds["x_ptr"] == kinds["y_ptr"] == [["tt.divisibility", 16]]
     assert not kinds["out_ptr"], "four bytes into a storage is not 16-aligned"
+
+
+@pytest.mark.parametrize("target", SLOW_TOO)
+def test_routed_rows_of_a_mixture_of_experts(lab: ModuleType, kernels: ModuleType, target: int) -> None:
+    """Row numbers and experts are data; seven pointers reach past the first 0x198 bytes of the constant bank."""
+    import torch
+
+    from presilicon.mapping.triton import bind_launch
+
+    tokens, N, K, BM, BN = 40, 128, 64, 32, 64
+    token = torch.full((96,), tokens, dtype=torch.int32)
+    token[:20] = torch.arange(0, 40, 2)
+    token[32:40] = torch.arange(1, 17, 2)
+    args = (lab.meta(tokens, K), lab.meta(4, N, K), lab.meta(tokens, N), lab.floats(tokens), token,
+            torch.tensor([3, 1, 0], dtype=torch.int32), torch.tensor([64], dtype=torch.int32), N, K, tokens)
+    options = {"BLOCK_M": BM, "BLOCK_N": BN, "BLOCK_K": 32, "num_warps": 4}
+    run = lab.follow(bind_launch(kernels.routed_matmul, (3, N // BN), args, options, target=target), trace=True)
+    real = np.zeros(tokens, int)
+    real[token[:64][token[:64] < tokens].numpy()] = 1
+    experts = np.array([0, 1, 0, 1])
+    loads = lab.touched(run, "load", "copy")
+    np.testing.assert_array_equal(loads["a_ptr"], lab.spread(np.repeat(real * (N // BN), K), 2))
+    np.testing.assert_array_equal(loads["b_ptr"], lab.spread(np.repeat(experts, N * K), 2))
+    np.testing.assert_array_equal(lab.touched(run, "store")["c_ptr"], lab.spread(np.repeat(real, N), 2))
+    assert run.tensor_flops == 2 * 64 * N * K, "two of three blocks have rows"
+    assert run.assumptions == ()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", [80, 90, 100, 120])
+def test_spilled_predicates_and_atomics(lab: ModuleType, kernels: ModuleType, target: int) -> None:
+    from presilicon.mapping.triton import bind_launch, compile_launch, evaluate
+
+    M, N, K, split = 200, 264, 128, 2
+    args = (lab.meta(M, K), lab.meta(K, N), lab.floats(M, N), M, N, K)
+    options = {"BLOCK_M": 128, "BLOCK_N": 128, "BLOCK_K": 32, "SPLIT": split, "num_warps": 4}
+    launch = bind_launch(kernels.split_matmul, (6, split), args, options, target=target)
+    compiled = compile_launch(launch)
+    assert compiled.stack_bytes > 0
+    run = evaluate(compiled, launch)
+    assert run.memory_bytes()["global atomic"] == M * N * 4 * split
+    assert run.tensor_flops == 2 * 256 * 384 * K
+    assert run.assumptions == ()
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_persistent_programs(lab: ModuleType, kernels: ModuleType, target: int) -> None:
+    from presilicon.mapping.triton import bind_launch
+
+    M, N, K = 200, 264, 96
+    args = (lab.meta(M, K), lab.meta(K, N), lab.meta(M, N), M, N, K)
+    options = {"PROGRAMS": 5, "BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 32, "num_warps": 4}
+    run = lab.follow(bind_launch(kernels.persistent_matmul, (5,), args, options, target=target), trace=True)
+    np.testing.assert_array_equal(lab.touched(run, "store")["c_ptr"], np.ones(M * N * 2))
+    assert run.tensor_flops == 2 * 256 * 320 * K
+    assert run.assumptions == ()

@@ -1,0 +1,95 @@
+"""Closed forms of PIM kernels against the same kernels played command by command, and against the reference."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from presilicon.arch import dram
+from presilicon.errors import MappingError, UnknownNameError
+from presilicon.mapping import pim
+from presilicon.sim.dram import aim, attacc, samsung
+
+GOLDEN = Path(__file__).resolve().parents[3] / "shared" / "golden" / "pim"
+AIM, ATTACC, SAMSUNG = (dram.load(name) for name in ("aim-gddr6", "attacc-hbm3", "samsung-hbm2-pim"))
+
+
+@settings(max_examples=40, deadline=None)
+@given(outputs=st.integers(1, 20000), inputs=st.integers(1, 20000), order=st.sampled_from(pim.ORDERS))
+def test_aim_gemv_equals_its_commands_without_refresh(outputs, inputs, order):
+    closed = pim.aim_gemv(AIM, outputs, inputs, order=order, refresh=False)
+    assert closed.cycles == aim.gemv(AIM, outputs, inputs, order=order, refresh="off").cycles
+
+
+@settings(max_examples=25, deadline=None)
+@given(outputs=st.integers(1, 20000), inputs=st.integers(1, 20000), order=st.sampled_from(pim.ORDERS))
+def test_aim_gemv_is_within_two_per_cent_with_refresh(outputs, inputs, order):
+    closed, played = pim.aim_gemv(AIM, outputs, inputs, order=order).cycles, aim.gemv(AIM, outputs, inputs, order=order).cycles
+    assert abs(closed - played) <= max(0.02 * played, AIM.timings["tRFC"])
+
+
+@pytest.mark.parametrize(("outputs", "inputs", "batch"), [(1, 1, 1), (4096, 128, 1), (4096, 256, 1), (1024, 4096, 1),
+                                                          (4096, 1024, 4), (12288, 4096, 1), (5000, 3000, 2)])
+def test_samsung_gemv_agrees_with_its_commands(outputs, inputs, batch):
+    for refresh, bound in ((False, 0.002), (True, 0.02)):
+        closed = pim.samsung_gemv(SAMSUNG, outputs, inputs, batch=batch, refresh=refresh).cycles
+        played = samsung.simulate(SAMSUNG, "GEMV", outputs, inputs, batch, refresh="all-bank" if refresh else "off").cycles
+        assert closed == pytest.approx(played, rel=bound)
+
+
+@pytest.mark.parametrize("level", attacc.LEVELS)
+@pytest.mark.parametrize(("heads", "keys"), [(1, 256), (16, 512), (48, 384), (64, 1024), (16, 4096)])
+def test_attacc_attention_agrees_with_its_commands(level, heads, keys):
+    for limited in (True, False):
+        closed = pim.attacc_attention(ATTACC, heads, keys, level=level, power_limited=limited).cycles
+        played = attacc.simulate(ATTACC, attacc.Attention(heads, keys, level=level), power_limited=limited).cycles
+        assert closed == pytest.approx(played, rel=0.05)
+
+
+@pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"no reference tables in {GOLDEN}")
+def test_closed_forms_agree_with_the_reference():
+    for row in csv.DictReader((GOLDEN / "attacc_ramulator_attention.csv").read_text().splitlines()):
+        found = pim.attacc_attention(ATTACC, int(row["heads_per_stack"]), int(row["seq_len"]), head_dim=int(row["dhead"]),
+                                     element_bytes=int(row["bytes_per_elem"]), level=row["pim_level"],
+                                     power_limited=row["power_constraint"] == "1", refresh=row["refresh"] == "1")
+        assert found.cycles == pytest.approx(int(row["cycles"]), rel=0.03)
+    for row in csv.DictReader((GOLDEN / "samsung_pimsimulator_hbm2.csv").read_text().splitlines()):
+        if row["kernel"] == "GEMV":
+            found = pim.samsung_gemv(SAMSUNG, int(row["out_dim"]), int(row["in_dim"]), batch=int(row["batch"]))
+            assert found.cycles == pytest.approx(int(row["pim_cycles"]), rel=0.01)
+
+
+def test_the_search_keeps_the_buffer_where_that_pays():
+    assert pim.best_gemv(AIM, 4096, 4096).order == "inputs"
+    best = pim.best_gemv(AIM, 512, 8192)
+    assert best.cycles == min(pim.aim_gemv(AIM, 512, 8192, order=order).cycles for order in pim.ORDERS)
+
+
+@settings(max_examples=50, deadline=None)
+@given(outputs=st.integers(1, 50000), inputs=st.integers(1, 50000))
+def test_never_faster_than_the_units_and_monotone(outputs, inputs):
+    found = pim.best_gemv(AIM, outputs, inputs)
+    peak = 32 * 16 * 16 * 1e9
+    assert found.time_s * peak >= outputs * inputs
+    assert 0 < found.utilisation <= 1
+    assert pim.best_gemv(AIM, outputs + 512, inputs).cycles >= found.cycles
+    assert pim.best_gemv(AIM, outputs, inputs + 1024).cycles >= found.cycles
+
+
+def test_wrong_requests_are_refused():
+    with pytest.raises(MappingError, match="positive whole number"):
+        pim.aim_gemv(AIM, 0, 5)
+    with pytest.raises(MappingError, match="rows of every bank"):
+        pim.best_gemv(AIM, 1 << 24, 1 << 20)
+    with pytest.raises(UnknownNameError, match="loop order"):
+        pim.aim_gemv(AIM, 5, 5, order="columns")
+    with pytest.raises(MappingError, match="between two banks"):
+        pim.samsung_gemv(AIM, 5, 5)
+    with pytest.raises(UnknownNameError, match="level"):
+        pim.attacc_attention(ATTACC, 1, 1, level="die")
+    with pytest.raises(MappingError, match="divide"):
+        pim.aim_gemv(AIM, 5, 5, element_bytes=3)

@@ -1,0 +1,180 @@
+"""Kernels on PIM devices, against the cycles of the public simulators, and what they are asked for wrongly."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from presilicon.arch import dram
+from presilicon.errors import MappingError, UnknownNameError
+from presilicon.sim.dram import aim, attacc, samsung
+from presilicon.sim.dram.aim import Instruction
+from presilicon.sim.dram.attacc import Attention
+from presilicon.sim.dram.checker import check
+from presilicon.sim.dram.gemv import gemv
+
+GOLDEN = Path(__file__).resolve().parents[4] / "shared" / "golden" / "pim"
+needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"no reference tables in {GOLDEN}")
+AIM, ATTACC, SAMSUNG = (dram.load(name) for name in ("aim-gddr6", "attacc-hbm3", "samsung-hbm2-pim"))
+
+
+def golden(name):
+    path = GOLDEN / name
+    return list(csv.DictReader(path.read_text().splitlines())) if path.exists() else []
+
+
+def aim_run(row):
+    name = row["trace"]
+    if name.startswith("gemv"):
+        order = "inputs" if name.endswith("reuse") else "outputs"
+        return aim.gemv(AIM, int(row["N"]), int(row["K"]), order=order, refresh="off")
+    if name.startswith("mac_abk"):
+        rows = int(row["act16_per_ch"])
+        width = int(row["mac16_per_ch"]) // rows
+        return aim.run(AIM, [Instruction("W_CFR")] + [Instruction("MAC_ABK", width, at) for at in range(rows)], refresh="off")
+    program = {"macab": [Instruction("MAC_ABK", 64, at) for at in range(1024)],
+               "ewmul": [Instruction("EWMUL", 64, at) for at in range(1024)],
+               "rdmac": [Instruction("RD_MAC")] * 1024}[name.split("_")[2]]
+    return aim.run(AIM, program, refresh="off")
+
+
+@needs_golden
+@pytest.mark.parametrize("row", golden("aim_gddr6_gemv.csv"), ids=lambda row: f"{row['trace']}-{row['K']}x{row['N']}")
+def test_aim_equals_the_reference(row):
+    run = aim_run(row)
+    assert run.cycles == int(row["cycles_tCK0.5ns"])
+    counts = run.stream.counts()
+    for column, command in (("mac16_per_ch", "MAC16"), ("wrgb_per_ch", "WRGB"), ("rdmac_per_ch", "RDMAC16")):
+        assert counts.get(command, 0) == int(row[column])
+    assert check(run.stream).clean
+
+
+@pytest.mark.parametrize("order", aim.ORDERS)
+def test_aim_with_refresh_pays_what_trfc_and_trefi_imply(order):
+    off = aim.gemv(AIM, 12288, 4096, order=order, refresh="off")
+    on = aim.gemv(AIM, 12288, 4096, order=order)
+    assert on.cycles / off.cycles == pytest.approx(1 / (1 - 210 / 3333), rel=0.01)
+    assert on.stream.counts()["REFab"] == on.cycles // 3333
+    assert check(on.stream, refresh="all-bank").clean
+
+
+def test_aim_loop_order_is_worth_what_the_reference_says():
+    slow, fast = (aim.gemv(AIM, 4096, 4096, order=order, refresh="off").cycles for order in aim.ORDERS)
+    assert slow / fast == pytest.approx(1.35, abs=0.005)
+
+
+def test_aim_row_of_c_columns_costs_98_plus_2c():
+    for columns in (1, 7, 64):
+        few, many = (aim.run(AIM, [Instruction("MAC_ABK", columns, at) for at in range(rows)], refresh="off").cycles
+                     for rows in (10, 30))
+        assert (many - few) / 20 == 98 + 2 * columns
+
+
+@needs_golden
+@pytest.mark.parametrize("row", golden("attacc_ramulator_attention.csv"),
+                         ids=lambda row: "-".join(list(row.values())[:7]))
+def test_attacc_agrees_with_the_reference(row):
+    work = Attention(int(row["heads_per_stack"]), int(row["seq_len"]), int(row["dhead"]), int(row["bytes_per_elem"]),
+                     row["pim_level"])
+    refresh = "all-bank" if row["refresh"] == "1" else "off"
+    run = attacc.simulate(ATTACC, work, power_limited=row["power_constraint"] == "1", refresh=refresh)
+    assert run.cycles == pytest.approx(int(row["cycles"]), rel=0.03 if refresh == "all-bank" else 0.01)
+    channels = min(16, work.heads)
+    for column, command in (("softmax_cmds", "SFM"), ("mv_gemvbuf_cmds", "MVGB"), ("mv_softmaxbuf_cmds", "MVSB"),
+                            ("wr_gemvbuf_cmds", "WRGB"), ("mac_cmds", attacc._MAC[work.level])):
+        assert run.counts[command] * channels == int(row[column])
+    assert check(run.stream, refresh=refresh).clean
+
+
+@needs_golden
+@pytest.mark.parametrize("row", golden("samsung_pimsimulator_hbm2.csv"),
+                         ids=lambda row: f"{row['kernel']}-{row['out_dim']}x{row['in_dim']}-{row['batch']}")
+def test_samsung_agrees_with_the_reference(row):
+    for pim, column in ((True, "pim_cycles"), (False, "host_cycles")):
+        if row[column]:
+            run = samsung.simulate(SAMSUNG, row["kernel"], int(row["out_dim"]), int(row["in_dim"]), int(row["batch"]), pim=pim)
+            assert run.cycles == pytest.approx(int(row[column]), rel=0.01)
+            assert check(run.stream, refresh="all-bank").clean
+
+
+def test_samsung_time_is_a_step_function_of_outputs_and_linear_in_batch():
+    def cycles(outputs, batch=1):
+        return samsung.simulate(SAMSUNG, "GEMV", outputs, 1024, batch, refresh="off").cycles
+
+    assert cycles(1) == cycles(4096) < cycles(4097) == cycles(8192)
+    assert cycles(4096, 4) - cycles(4096, 3) == cycles(4096, 3) - cycles(4096, 2)
+
+
+@pytest.mark.parametrize("engine", ["python", "numba"])
+def test_engines_agree(engine):
+    if engine == "numba":
+        pytest.importorskip("numba")
+    assert attacc.simulate(ATTACC, Attention(32, 256), engine=engine).cycles == attacc.simulate(ATTACC, Attention(32, 256)).cycles
+    assert (samsung.simulate(SAMSUNG, "ADD", 1 << 18, pim=False, engine=engine).cycles
+            == samsung.simulate(SAMSUNG, "ADD", 1 << 18, pim=False).cycles)
+
+
+def test_matrices_larger_than_the_device_are_refused():
+    with pytest.raises(MappingError, match="rows of every bank"):
+        aim.gemv(AIM, 1 << 24, 1 << 20)
+    with pytest.raises(MappingError, match="do not fit"):
+        attacc.simulate(ATTACC, Attention(1 << 20, 4096))
+    with pytest.raises(MappingError, match="rows of every bank"):
+        samsung.simulate(SAMSUNG, "GEMV", 1 << 20, 1 << 20)
+    with pytest.raises(MappingError, match="columns of every bank"):
+        samsung.simulate(SAMSUNG, "ADD", 1 << 30)
+    with pytest.raises(MappingError, match="bursts"):
+        samsung.simulate(SAMSUNG, "GEMV", 1 << 20, 1 << 20, pim=False)
+
+
+@pytest.mark.parametrize("size", [0, -4, 2.5, True, "4096"])
+def test_sizes_that_are_no_positive_integers_are_refused(size):
+    with pytest.raises(MappingError, match="positive whole number"):
+        aim.gemv(AIM, size, 4096)
+    with pytest.raises(MappingError, match="positive whole number"):
+        attacc.simulate(ATTACC, Attention(size, 256))
+    with pytest.raises(MappingError, match="positive whole number"):
+        samsung.simulate(SAMSUNG, "GEMV", size, 256)
+
+
+def test_wrong_names_and_devices_are_refused():
+    with pytest.raises(UnknownNameError, match="MAC_ABK"):
+        aim.run(AIM, [Instruction("MAC_ALL")])
+    with pytest.raises(MappingError, match="65 columns"):
+        aim.run(AIM, [Instruction("MAC_ABK", 65)])
+    with pytest.raises(MappingError, match="no command"):
+        aim.run(AIM, [Instruction("W_CFR")])
+    with pytest.raises(UnknownNameError, match="loop order"):
+        aim.gemv(AIM, 64, 64, order="rows")
+    with pytest.raises(MappingError, match="unit in every bank"):
+        aim.gemv(SAMSUNG, 64, 64)
+    with pytest.raises(UnknownNameError, match="level"):
+        attacc.simulate(ATTACC, Attention(1, 256, level="die"))
+    with pytest.raises(UnknownNameError, match="MACAB"):
+        attacc.simulate(AIM, Attention(1, 256))
+    with pytest.raises(UnknownNameError, match="kernel"):
+        samsung.simulate(SAMSUNG, "CONV", 64)
+    with pytest.raises(MappingError, match="between two banks"):
+        samsung.simulate(AIM, "GEMV", 64, 64)
+    with pytest.raises(MappingError, match="per bank"):
+        attacc.simulate(ATTACC, Attention(1, 256), refresh="per-bank")
+
+
+def test_gemv_by_both_fidelities_and_the_gap(tmp_path):
+    report = gemv("aim-gddr6", 4096, 4096)
+    assert report.analytic.order == "inputs"
+    assert abs(report.gap) < 0.02
+    report.stream.write(tmp_path / "trace.txt")
+    assert len((tmp_path / "trace.txt").read_text().splitlines()) == len(report.stream) + 1
+    closed = gemv("aim-gddr6", 4096, 4096, fidelity="analytic")
+    assert closed.cycles is None
+    assert closed.time_s == report.analytic.time_s
+    assert abs(gemv("samsung-hbm2-pim", 4096, 1024, batch=4).gap) < 0.02
+    with pytest.raises(MappingError, match="no GEMV kernel"):
+        gemv("hbm3", 64, 64)
+    with pytest.raises(MappingError, match="batch 2"):
+        gemv("aim-gddr6", 64, 64, batch=2)
+    with pytest.raises(UnknownNameError, match="cycle"):
+        gemv("aim-gddr6", 64, 64, fidelity="cycles")
