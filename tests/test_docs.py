@@ -72,7 +72,9 @@ def test_the_reference_names_every_command_and_option(commands: dict[str, Any]) 
     sections = dict(re.findall(r"^## presilicon (\w+)\n(.*?)(?=^## |\Z)", reference, re.MULTILINE | re.DOTALL))
     assert sorted(sections) == sorted(commands)
     for name, command in commands.items():
-        options = {opt for parameter in command.params for opt in parameter.opts if opt.startswith("--")} - {"--help"}
+        members = [command, *getattr(command, "commands", {}).values()]  # a group's options are those of its commands
+        parameters = [parameter for member in members for parameter in member.params]
+        options = {opt for p in parameters for opt in (*p.opts, *p.secondary_opts) if opt.startswith("--")} - {"--help"}
         documented = set(re.findall(r"--[a-z][a-z-]*", sections[name]))
         assert documented == options, name
 

@@ -414,6 +414,53 @@ def measure(
         raise typer.Exit(status if status > 0 else 128 - status)
 
 
+pim_app = typer.Typer(no_args_is_help=True, help="Kernels on processing in memory, in closed form and command by command.")
+app.add_typer(pim_app, name="pim")
+
+
+@pim_app.callback()
+def _pim() -> None:
+    """Processing in memory."""
+
+
+@pim_app.command("gemv")
+def pim_gemv(
+    rows: Annotated[int, typer.Option(help="Rows of W: outputs.")],
+    cols: Annotated[int, typer.Option(help="Columns of W: inputs.")],
+    system: Annotated[str, typer.Option(help="PIM device: aim-gddr6, samsung-hbm2-pim, or a file.")] = "aim-gddr6",
+    fidelity: Annotated[str, typer.Option(help="analytic, or cycle: command by command as well.")] = "cycle",
+    batch: Annotated[int, typer.Option(help="Vectors.")] = 1,
+    refresh: Annotated[bool, typer.Option(help="Refresh the memory.")] = True,
+    commands: Annotated[Path | None, typer.Option(help="Write the commands of one channel here (needs cycle).")] = None,
+) -> None:
+    """Cycles of y = W x on a PIM device: closed form, commands, and the difference."""
+    from typing import cast
+
+    from .errors import MappingError
+    from .sim.dram.gemv import Fidelity, gemv
+    from .units import format_si
+
+    console = _console()
+    if commands is not None:
+        if fidelity != "cycle":
+            raise MappingError("--commands: the closed form issues none; use --fidelity cycle")
+        check_writable(commands)
+    answer = gemv(system, rows, cols, batch=batch, fidelity=cast(Fidelity, fidelity), refresh=refresh)
+    closed = answer.analytic
+    order = f", loop order {closed.order}" if closed.order else ""
+    lines = [
+        f"{answer.device.title}: {rows} x {cols}, batch {batch}, refresh {'on' if refresh else 'off'}{order}",
+        f"closed form  {closed.cycles} cycles  {format_si(closed.time_s, 's')}  {100 * closed.utilisation:.1f} % of the units",
+    ]
+    if answer.cycles is not None and answer.gap is not None and answer.stream is not None and answer.time_s is not None:
+        lines.append(f"commands     {answer.cycles} cycles  {format_si(answer.time_s, 's')}  closed form {100 * answer.gap:+.2f} %")
+        lines.append("per channel  " + ", ".join(f"{n} {c}" for n, c in sorted(answer.stream.counts().items())))
+        if commands is not None:
+            answer.stream.write(commands)
+    for line in lines:
+        console.print(line, highlight=False, markup=False)
+
+
 @app.command()
 def cases(
     names: Annotated[list[str] | None, typer.Argument(help="Cases to run; default: all.")] = None,
