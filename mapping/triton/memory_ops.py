@@ -68,7 +68,6 @@ def address_of(operand: str, space: str) -> str:
         raise NotModelledError
     inner = match[2] if match[1] else operand[1:-1]
     wide = space == GLOBAL
-    has_vector_pair = ".64" in inner and re.search(r"(?<!U)R\d+\.64", inner) is not None
     parts = []
     for sign, name, suffix in _TERM.findall(inner):
         if name.startswith("0x"):
@@ -79,7 +78,7 @@ def address_of(operand: str, space: str) -> str:
             continue
         number = int(name.lstrip("UR")) + (UNIFORM if name[0] == "U" else 0)
         scale = next((int(m[1:]) for m in suffix.split(".") if re.fullmatch(r"X\d+", m)), 1)
-        pair = wide and (".64" in suffix or (name[0] == "U" and not has_vector_pair))
+        pair = wide and (".64" in suffix or name[0] == "U")  # a uniform register beside another is a 64-bit base
         text = f"(R[{number}] | R[{number + 1}] << 32)" if pair else f"R[{number}]"
         parts.append(f"{text} * {scale}" if scale > 1 else text)
     mask = "M64" if wide else "M"
@@ -111,16 +110,13 @@ def memory_op(ins: Instruction) -> MemoryOp | None:
 def address_registers(ins: Instruction) -> tuple[int, ...]:
     """Registers inside the brackets of an access (descriptors aside), and its trailing predicate for cp.async."""
     found: list[int] = []
-    for op in ins.operands:
-        if op.startswith("desc["):
-            inner = _BRACKET.fullmatch(op)
-            found += span(f"[{inner[2] if inner else ''}]", 1)
-            if inner and not re.search(r"(?<!U)R\d+\.64", inner[2] or ""):
-                found += [n + 1 for n in span(f"[{inner[2]}]", 1) if n >= UNIFORM]
-        elif op.startswith("["):
-            found += span(op, 1)
-            if ins.base in ("LDG", "STG", "LD", "ST", "RED", "ATOMG", "ATOM", "LDGSTS") and not re.search(r"(?<!U)R\d+\.64", op):
-                found += [n + 1 for n in span(op, 1) if n >= UNIFORM]
+    for number, op in enumerate(op for op in ins.operands if op.startswith(("[", "desc["))):
+        match = _BRACKET.fullmatch(op)
+        inner = f"[{match[2]}]" if match and match[1] else op
+        registers = list(span(inner, 1))
+        if _OPS[ins.base][0] == GLOBAL and (ins.base != "LDGSTS" or number == 1):
+            registers += [n + 1 for n in registers if n >= UNIFORM]
+        found += registers
     if ins.base == "LDGSTS":
         found += [n for n in ins.reads if n >= 512]
     return tuple(dict.fromkeys(found))

@@ -168,6 +168,7 @@ _NO_RESULT_NAMES = """
 """
 _NO_RESULT = frozenset(_NO_RESULT_NAMES.split())
 _LOADS = frozenset({"LD", "LDG", "LDS", "LDL", "LDC", "LDCU", "ULDC", "ATOM", "ATOMG", "ATOMS", "LDGMC", "LDT", "LDTM"})
+_GLOBAL = frozenset({"LD", "LDG", "ST", "STG", "ATOM", "ATOMG", "RED", "REDG"})
 _STORES = frozenset({"ST", "STG", "STS", "STL", "RED", "REDG", "STAS"})
 #: Opcodes with register first that may name carry-out predicates behind it, and how many at most.
 _CARRY = {"IADD3": 2, "UIADD3": 2, "LEA": 1, "ULEA": 1, "IMAD": 1, "UIMAD": 1, "VOTE": 1, "VOTEU": 1, "IADD": 1, "UIADD": 1,
@@ -254,7 +255,7 @@ def _width(base: str, modifiers: tuple[str, ...], slot: int, written: bool, oper
     return 2 if not {"64", "U64", "S64"}.isdisjoint(modifiers) else 1
 
 
-def span(operand: str, width: int) -> Iterator[int]:
+def span(operand: str, width: int, wide_base: bool = False) -> Iterator[int]:
     """Numbers of the registers of one operand: the named one and those behind it, and those inside brackets with their own widths."""
     for match in _REGISTER.finditer(operand):
         number = _BANK[match[1]] + int(match[2])
@@ -266,7 +267,7 @@ def span(operand: str, width: int) -> Iterator[int]:
         elif before.endswith("desc["):
             count = 1 if before.endswith("idesc[") else 2
         elif "[" in before and before.count("[") > before.count("]"):
-            count = 2 if after.startswith(".64") else 1
+            count = 2 if after.startswith(".64") or (match[1] == "UR" and wide_base) else 1
         else:
             count = width
         yield from range(number, number + count)
@@ -289,7 +290,7 @@ def _registers(base: str, modifiers: tuple[str, ...], operands: list[str]) -> tu
         wide = 1 if _IS_PREDICATE.match(operand) else _width(base, modifiers, slot, False, operand)
         if base in ("HGMMA", "QGMMA", "IGMMA", "BGMMA") and "gdesc" in operand:
             wide = 4 if not re.match(r"^R\d", operands[count]) else 2
-        reads += span(operand, wide)
+        reads += span(operand, wide, base in _GLOBAL)
         slot += 0 if _IS_PREDICATE.match(operand) else 1
     if base.startswith(("UTMA", "UBLK")) and operands:
         for match in _REGISTER.finditer(operands[0]):  # shared address, mbarrier and the coordinates lie side by side

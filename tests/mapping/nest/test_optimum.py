@@ -68,6 +68,18 @@ def test_optimum_equals_full_enumeration(batch: int) -> None:
         _check(seed, prob, counts)
 
 
+@pytest.mark.parametrize("seed", [28556, 21166, 24931, 23712, 22911, 24094, 25266])
+def test_optimum_where_bandwidth_decides(seed: int) -> None:
+    """The mapping of least energy at the most MACs is not the one of least energy-delay product: a port is in its way."""
+    prob = tense_problem(random.Random(seed))
+    counts = all_counts(prob, 10_000)
+    assert counts is not None
+    fastest = min(c.cycles_by["mac"] for c in counts)
+    frugal = min((c for c in counts if c.cycles_by["mac"] == fastest), key=lambda c: c.energy_j)
+    assert frugal.edp_js > min(c.edp_js for c in counts) * (1 + 1e-9)
+    _check(seed, prob, counts)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("batch", range(8))
 def test_optimum_equals_full_enumeration_of_larger_spaces(batch: int) -> None:

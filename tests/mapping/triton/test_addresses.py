@@ -182,3 +182,20 @@ def test_persistent_programs(lab: ModuleType, kernels: ModuleType, target: int) 
     np.testing.assert_array_equal(lab.touched(run, "store")["c_ptr"], np.ones(M * N * 2))
     assert run.tensor_flops == 2 * 256 * 320 * K
     assert run.assumptions == ()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", [90, 100, 120])
+def test_descriptors_made_on_the_device_lie_in_each_programs_scratch(lab: ModuleType, kernels: ModuleType, target: int) -> None:
+    """sm_120 addresses them as a 64-bit offset on a 64-bit uniform base."""
+    from presilicon.mapping.triton import bind_launch
+
+    args = (lab.meta(256, 128), lab.meta(256, 128), 256, 128)
+    launch = bind_launch(kernels.copy_tiles, (4,), args, {"BLOCK_M": 64, "BLOCK_N": 64}, target=target)
+    run = lab.follow(launch, trace=True)
+    scratch = [t for t in run.walk() if run.program.listing.instructions[t.instruction].base == "ATOMG"]
+    first = {int(t.addresses[t.active].min()) % 2**32 for t in scratch}
+    assert scratch
+    assert max(first) < 4 * 256
+    assert run.memory_bytes()["tma load"] == 256 * 128 * 2
+    assert {a.kind for a in run.assumptions} == {"box"}
