@@ -16,12 +16,10 @@ import numpy as np
 import yaml
 
 from ..arch import System, load, names
-from ..arch.constants import all_constants
 from ..arch.intervals import uncalibrated
-from ..arch.loader import from_document, override
 from ..errors import TableError, UnknownNameError
 from ..files import write_atomically
-from .calibrate import FAMILIES, Table, calibrate
+from .calibrate import Table, calibrate, with_constants
 from .conformal import interval_table
 from .errors_table import ErrorLine, error_lines, worst_rows
 from .opfile import halves, read_table
@@ -173,21 +171,6 @@ def write_intervals(path: Path, tables: Sequence[tuple[Table, System]], seed: in
 def _sort(table: Table) -> str:
     """What the file holds: its name without the GPU."""
     return table.name.partition(".")[2]
-
-
-def with_constants(system: System, donor: System, kind: str | None = None) -> System:
-    """A system with another's fitted constants (traits of a chip's design stay); with a kind of table, only those of its families.
-
-    Its own intervals, which belong to its own constants, are left out.
-    """
-    families = FAMILIES[kind] if kind else None
-    changes = {
-        f"calibration.{name}": donor.calibration[name]
-        for name, constant in all_constants().items()
-        if constant.fit and (families is None or constant.family in families)
-    }
-    changed = override(system, changes, source=f"constants of {donor.name}", status="fitted")
-    return from_document({key: part for key, part in changed.document.items() if key != "intervals"})
 
 
 def _entry(table: Table, system: System, used: System, protocol: str) -> Entry:

@@ -143,6 +143,21 @@ def calibrate(
     return Calibration(from_document(_with_source(system, source) | {"intervals": intervals}), fitted, idle, lines)
 
 
+def with_constants(system: System, donor: System, kind: str | None = None) -> System:
+    """A system with another's fitted constants (traits of a chip's design stay); with a kind of table, only those of its families.
+
+    Its own intervals, which belong to its own constants, are left out.
+    """
+    families = FAMILIES[kind] if kind else None
+    changes = {
+        f"calibration.{name}": donor.calibration[name]
+        for name, constant in all_constants().items()
+        if constant.fit and (families is None or constant.family in families)
+    }
+    changed = override(system, changes, source=f"constants of {donor.name}", status="fitted")
+    return from_document({key: part for key, part in changed.document.items() if key != "intervals"})
+
+
 def _with_source(system: System, source: str) -> dict[str, Any]:
     """The system's document with the source of the fitted constants written once and named beside each."""
     document = dict(system.document)

@@ -13,7 +13,7 @@ import numpy as np
 from ..arch import System
 from ..errors import PresiliconError, TableError, shown
 from ..files import replacing
-from .calibrate import Calibration, Table, calibrate
+from .calibrate import Calibration, Table, calibrate, with_constants
 from .csvtable import read_chunks
 from .errors_table import ErrorLine, error_line, error_lines, joined, worst_rows
 from .optable import KINDS, TableKind, check, kind_named, predict, shown_names
@@ -257,10 +257,7 @@ def calibrate_files(
         f" (random half {half}, seed {seed})" if half is not None else ""
     )
     if start is not None:
-        from ..arch.loader import override
-
-        changes = {f"calibration.{name}": value for name, value in start.calibration.items()}
-        system = override(system, changes, source=f"constants of {start.name}", status="fitted")
+        system = with_constants(system, start)
     with Progress(disable=not show_progress, transient=True) as progress:
         task = progress.add_task("calibrating", total=1.0)
         result = calibrate(

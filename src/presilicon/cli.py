@@ -414,6 +414,40 @@ def measure(
         raise typer.Exit(status if status > 0 else 128 - status)
 
 
+@app.command("map")
+def map_(
+    op: Annotated[str | None, typer.Argument(help="An op, such as 'matmul m=1024 n=1024 k=1024 int8'.")] = None,
+    system: Annotated[str, typer.Option("--system", help="Name or path of a hierarchy file.")] = "mapbench-16",
+    objective: Annotated[str, typer.Option(help="energy, latency or edp.")] = "edp",
+    graph: Annotated[Path | None, typer.Option(help="Take the op from a saved graph.")] = None,
+    name: Annotated[str | None, typer.Option("--op", help="Name of the op in --graph.")] = None,
+    dataflow: Annotated[str | None, typer.Option(help="os, ws or is.")] = None,
+    front: Annotated[bool, typer.Option("--pareto", help="The energy-latency front.")] = False,
+    time_limit: Annotated[float | None, typer.Option(help="Seconds; then the best so far and its bound.", min=0.0)] = None,
+) -> None:
+    """The best mapping of one operator onto a spatial accelerator, and whether it is proven."""
+    from .mapping.nest import Constraints, map_op, op_from_text, pareto
+    from .units import format_si
+    from .workloads.graph import OpGraph
+
+    if (op is None) == (graph is None) or (graph is None) != (name is None):
+        raise PresiliconError("map: give either an op, or --graph FILE with --op NAME")
+    if graph is not None and name is not None:
+        loaded = OpGraph.load(graph)
+        if name not in loaded.nx:
+            raise UnknownNameError("op", name, [each.name for each in loaded], where=str(graph))
+        chosen = loaded[name]
+    else:
+        chosen = op_from_text(str(op))
+    console, limits = _console(), Constraints(dataflow=dataflow)
+    if not front:
+        console.print(str(map_op(chosen, system, objective, limits, time_limit_s=time_limit)), highlight=False, markup=False)
+        return
+    for p in pareto(chosen, system, limits, time_limit_s=time_limit):
+        proof = "proven" if p.exhausted else f"gap {p.gap:.1%}"
+        console.print(f"{format_si(p.counts.energy_j, 'J', 6)}  {p.counts.cycles:,.0f} cycles  {proof}", highlight=False, markup=False)
+
+
 pim_app = typer.Typer(no_args_is_help=True, help="Kernels on processing in memory, in closed form and command by command.")
 app.add_typer(pim_app, name="pim")
 

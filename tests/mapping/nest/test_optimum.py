@@ -68,7 +68,7 @@ def test_optimum_equals_full_enumeration(batch: int) -> None:
         _check(seed, prob, counts)
 
 
-@pytest.mark.parametrize("seed", [28556, 21166, 24931, 23712, 22911, 24094, 25266])
+@pytest.mark.parametrize("seed", [28556, 21166, 24931, 22911, 24094, 25266])
 def test_optimum_where_bandwidth_decides(seed: int) -> None:
     """The mapping of least energy at the most MACs is not the one of least energy-delay product: a port is in its way."""
     prob = tense_problem(random.Random(seed))
