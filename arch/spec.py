@@ -145,8 +145,6 @@ class Host:
         "CPU time of the eager framework per operator before its launch (Python, dispatcher)"))]
     graph_launch_s: Annotated[Seconds, Field(
         alias="graph_launch", description="CPU time to launch one captured graph")]
-    graph_node_gap_s: Annotated[Seconds, Field(
-        alias="graph_node_gap", description="GPU time between two dependent kernels of a graph")]
     stream_gap_s: Annotated[Seconds, Field(
         alias="stream_gap", description="GPU time between two dependent kernels of a stream that is never empty")]
     queue_depth: Annotated[Count, Field(

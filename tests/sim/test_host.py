@@ -5,7 +5,7 @@ import pytest
 from presilicon.arch import Host
 from presilicon.sim.host import Launch, play
 
-HOST = Host(launch_s=4e-6, dispatch_s=6e-6, graph_launch_s=10e-6, graph_node_gap_s=0.0, stream_gap_s=1e-6, queue_depth=8)
+HOST = Host(launch_s=4e-6, dispatch_s=6e-6, graph_launch_s=10e-6, stream_gap_s=1e-6, queue_depth=8)
 
 
 def test_short_kernels_wait_for_the_cpu():
