@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 
@@ -278,10 +278,10 @@ def simulate(device: DramDevice, work: Attention, *, power_limited: bool = True,
     told = refreshing(tables, refresh)[:3]
     while issued < 0:
         state = _State(tables, as_lists)
-        given = [np.ascontiguousarray(requests[:, part]) for part in range(3)]
-        scratch = [np.zeros(depth, np.int64), np.zeros(depth, np.int64), np.zeros(depth, np.int64), np.zeros(depth, np.bool_),
+        given: list[Any] = [np.ascontiguousarray(requests[:, part]) for part in range(3)]
+        scratch: list[Any] = [np.zeros(depth, np.int64), np.zeros(depth, np.int64), np.zeros(depth, np.int64), np.zeros(depth, np.bool_),
                    np.zeros(len(tables.names) * tables.banks, np.int64), np.zeros(len(tables.names) * tables.banks, np.int64)]
-        out = [np.empty(room, np.int64) for _ in range(4)]
+        out: list[Any] = [np.empty(room, np.int64) for _ in range(4)]
         if as_lists:
             given, scratch, out = ([array.tolist() for array in arrays] for arrays in (given, scratch, out))
         issued, last = kernel(*given, depth, *state.everything(), *told, *scratch, *out)

@@ -51,6 +51,14 @@ class ScanName(StrEnum):
     FUSED = "fused"
 
 
+class ObjectiveName(StrEnum):
+    """What the best mapping has least of."""
+
+    ENERGY = "energy"
+    LATENCY = "latency"
+    EDP = "edp"
+
+
 class RuntimeName(StrEnum):
     """How kernels are launched."""
 
@@ -418,7 +426,7 @@ def measure(
 def map_(
     op: Annotated[str | None, typer.Argument(help="An op, such as 'matmul m=1024 n=1024 k=1024 int8'.")] = None,
     system: Annotated[str, typer.Option("--system", help="Name or path of a hierarchy file.")] = "mapbench-16",
-    objective: Annotated[str, typer.Option(help="energy, latency or edp.")] = "edp",
+    objective: Annotated[ObjectiveName, typer.Option(help="What is least.")] = ObjectiveName.EDP,
     graph: Annotated[Path | None, typer.Option(help="Take the op from a saved graph.")] = None,
     name: Annotated[str | None, typer.Option("--op", help="Name of the op in --graph.")] = None,
     dataflow: Annotated[str | None, typer.Option(help="os, ws or is.")] = None,
@@ -441,7 +449,7 @@ def map_(
         chosen = op_from_text(str(op))
     console, limits = _console(), Constraints(dataflow=dataflow)
     if not front:
-        console.print(str(map_op(chosen, system, objective, limits, time_limit_s=time_limit)), highlight=False, markup=False)
+        console.print(str(map_op(chosen, system, objective.value, limits, time_limit_s=time_limit)), highlight=False, markup=False)
         return
     for p in pareto(chosen, system, limits, time_limit_s=time_limit):
         proof = "proven" if p.exhausted else f"gap {p.gap:.1%}"
