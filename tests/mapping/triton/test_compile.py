@@ -123,7 +123,7 @@ class TestBadInput:
         with pytest.raises(KernelError, match="does not compile"):
             compile_kernel(kernels.add, (1,), (x, 3.5, x, 8), {"BLOCK": 8}, target=90)
 
-    def test_not_a_kernel(self) -> None:
+    def test_not_a_kernel(self, kernels: ModuleType) -> None:
         with pytest.raises(KernelError, match=r"not a @triton\.jit function"):
             bind_launch(len, (1,), (), target=90)
 
