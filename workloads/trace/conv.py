@@ -79,35 +79,21 @@ def _spread(values: list[int] | int, n: int) -> list[int]:
     return items * n if len(items) == 1 else items
 
 
+def _forward(call: Call, *, transposed: bool) -> Draft:
+    bias, stride, padding, dilation, groups = (call.get(name) for name in ("bias", "stride", "padding", "dilation", "groups"))
+    return convolve(call["input"], call["weight"], call.out, bias, stride, padding, dilation, groups, transposed=transposed)
+
+
 @formula("aten.conv1d", "aten.conv2d", "aten.conv3d")
 def conv(call: Call) -> Draft:
     """conv1d, conv2d, conv3d; padding may be "same" or "valid"."""
-    return convolve(
-        call["input"],
-        call["weight"],
-        call.out,
-        call.get("bias"),
-        call["stride"],
-        call["padding"],
-        call["dilation"],
-        call["groups"],
-    )
+    return _forward(call, transposed=False)
 
 
 @formula("aten.conv_transpose1d", "aten.conv_transpose2d", "aten.conv_transpose3d")
 def conv_transpose(call: Call) -> Draft:
     """Transposed convolutions."""
-    return convolve(
-        call["input"],
-        call["weight"],
-        call.out,
-        call.get("bias"),
-        call["stride"],
-        call["padding"],
-        call["dilation"],
-        call["groups"],
-        transposed=True,
-    )
+    return _forward(call, transposed=True)
 
 
 @formula("aten.convolution", "aten._convolution")
