@@ -40,7 +40,7 @@ $(STAMP): pyproject.toml constraints.txt
 	  "$$found" -m venv $(VENV); \
 	fi
 	@echo "Installing presilicon and what it needs into $(VENV) (a few minutes the first time)"
-	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt -e ".[trace,kernels,fast,dev]"
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt -e ".[trace,kernels,fast,explore,cluster,notebook,dev]"
 	@touch $@
 
 install: $(STAMP) ## make .venv and install into it, in editable mode

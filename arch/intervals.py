@@ -16,7 +16,7 @@ import numpy as np
 import yaml
 
 from ..errors import SpecError
-from .spec import System
+from .spec import AnySystem
 
 _FALLBACK: Final = Path(__file__).parent / "intervals.yaml"
 _KEYS: Final = {"coverage", "edges_s", "low", "high", "rows", "source"}
@@ -28,7 +28,7 @@ def uncalibrated() -> dict[str, Any]:
     return dict(yaml.safe_load(_FALLBACK.read_text(encoding="utf-8")))
 
 
-def table_for(system: System, family: str) -> tuple[Mapping[str, Any], bool]:
+def table_for(system: AnySystem, family: str) -> tuple[Mapping[str, Any], bool]:
     """The interval table of a family, and whether this system's own calibration gave it (else the general rule)."""
     for key in (family, family.partition(".")[0]):
         if key in system.intervals:
@@ -51,7 +51,12 @@ def check(table: Any, where: str) -> Mapping[str, Any]:
     return table
 
 
-def bounds(system: System, family: str, time_s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def interval_key(family: str, arithmetic: str = "") -> str:
+    """Name under which calibration keeps the intervals of a kernel family: the arithmetic tells kinds of GEMM apart."""
+    return f"{family}.{arithmetic}" if arithmetic else family
+
+
+def bounds(system: AnySystem, family: str, time_s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Low and high ends for predicted times.
 
     Parameters

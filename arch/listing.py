@@ -5,9 +5,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from ..units import format_si
-from .loader import value_at
-from .schema import describe
-from .spec import System
+from .spec import AnySystem
 
 _BINARY: Final = (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10))
 
@@ -36,7 +34,7 @@ class Row(NamedTuple):
     source: str
 
 
-def table(system: System) -> list[Row]:
+def table(system: AnySystem) -> list[Row]:
     """Every number of a system with its source, hardware first, then the calibration constants.
 
     >>> from presilicon.arch import load
@@ -44,10 +42,9 @@ def table(system: System) -> list[Row]:
     ('gpu.sm.count', '132', '1', 'sourced')
     """
     rows = []
-    for path, unit, _ in describe():
-        if path in system.provenance:
-            origin = system.provenance[path]
-            rows.append(Row(path, format_value(value_at(system, path), unit), unit, origin.status, origin.source))
+    for path, value, unit in system.numbers():
+        origin = system.provenance[path]
+        rows.append(Row(path, format_value(value, unit), unit, origin.status, origin.source))
     return rows
 
 

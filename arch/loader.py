@@ -17,15 +17,15 @@ from ..files import write_atomically
 from ..units import parse
 from . import constants
 from .schema import PARTS, Leaf, describe, leaves, tree
-from .spec import Provenance, System
+from .spec import AnySystem, Provenance, System
 from .yamlfile import read_yaml
 
-__all__ = ["describe", "from_document", "generations", "load", "names", "override", "paths", "read_yaml", "save",
+__all__ = ["describe", "from_document", "generations", "load", "load_gpu", "names", "override", "paths", "read_yaml", "save",
            "value_at"]
 
 FOLDER: Final = Path(__file__).parent / "devices"
 GENERATIONS: Final = Path(__file__).parent / "generations.yaml"
-_KEYS: Final = ("name", "title", "generation", "sources", *PARTS, "calibration", "intervals", "notes")
+_KEYS: Final = ("name", "title", "kind", "generation", "sources", *PARTS, "calibration", "intervals", "notes")
 _LEAF_KEYS: Final = ("value", "source", "status")
 _STATUSES: Final = ("sourced", "fitted", "assumed", "override")
 
@@ -35,8 +35,8 @@ def names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
-def load(name: str | Path | System) -> System:
-    """Load a system by its name (``"h100-sxm"``) or from a YAML file.
+def load(name: str | Path | AnySystem) -> AnySystem:
+    """Load a system of any kind by its name (``"h100-sxm"``, ``"eyeriss"``) or from a YAML file.
 
     Raises
     ------
@@ -45,11 +45,13 @@ def load(name: str | Path | System) -> System:
     SpecError
         The file is not YAML, lacks a number or its source, or holds a bad unit or value; it names file and field.
 
-    >>> load("a100-sxm-80gb").gpu.sm.count
-    108.0
+    >>> load("a100-sxm-80gb").kind
+    'gpu'
     """
-    if isinstance(name, System):
-        return name
+    if not isinstance(name, str | Path):
+        if hasattr(name, "kind"):
+            return name
+        raise SpecError(f"expected a system, its name or the path of a device file, found {shown(name)}")
     text = str(name)
     if text.endswith((".yaml", ".yml")) or "/" in text:
         return _load_path(Path(text))
@@ -59,15 +61,32 @@ def load(name: str | Path | System) -> System:
     return _load_shipped(path)
 
 
+def load_gpu(name: str | Path | AnySystem) -> System:
+    """As `load`, where only a GPU will do.
+
+    Raises
+    ------
+    SpecError
+        The system is of another kind.
+
+    >>> load_gpu("a100-sxm-80gb").gpu.sm.count
+    108.0
+    """
+    system = load(name)
+    if not isinstance(system, System):
+        raise SpecError(f"{system.name}: expected a GPU, found a system of kind {system.kind}")
+    return system
+
+
 @lru_cache(maxsize=64)
-def _load_shipped(path: Path) -> System:
+def _load_shipped(path: Path) -> AnySystem:
     return _load_path(path)
 
 
-def _load_path(path: Path) -> System:
+def _load_path(path: Path) -> AnySystem:
     document = read_yaml(path)
     try:
-        return _build(document)
+        return _of_kind(document, path.parent)
     except UnknownNameError as error:
         error.args = (f"{path}: {error}",)
         raise
@@ -90,6 +109,22 @@ def from_document(document: Mapping[str, Any]) -> System:
     if not isinstance(document, Mapping):
         raise SpecError(f"expected a mapping of sections, found {shown(document)}")
     return _build(copy.deepcopy(dict(document)))
+
+
+def _of_kind(document: dict[str, Any], folder: Path) -> AnySystem:
+    """Read a document as the kind of system that it says it is; without a word, a GPU."""
+    kind = document.get("kind", "gpu")
+    if kind == "npu":
+        from .npu import npu_from_document
+
+        return npu_from_document(document)
+    if kind == "hybrid":
+        from .hybrid import hybrid_from_document
+
+        return hybrid_from_document(document, folder)
+    if kind != "gpu":
+        raise UnknownNameError("kind", str(kind), ("gpu", "npu", "hybrid"), where="kind")
+    return _build(document)
 
 
 def _build(document: dict[str, Any]) -> System:
@@ -338,7 +373,7 @@ def value_at(system: System, path: str) -> Any:
     UnknownNameError
         No such path, or a tensor arithmetic that the GPU lacks.
 
-    >>> value_at(load("h100-sxm"), "gpu.sm.count")
+    >>> value_at(load_gpu("h100-sxm"), "gpu.sm.count")
     132.0
     """
     if path not in system.provenance:

@@ -6,9 +6,9 @@ Each field's alias is its name in a device file and in an override path: ``dram.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal, Protocol, Self
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 
@@ -170,9 +170,65 @@ class Provenance:
     status: Literal["sourced", "fitted", "assumed", "override"]
 
 
+class AnySystem(Protocol):
+    """What every kind of system offers to simulators, reports and pictures; `kind` says which simulator plays it.
+
+    ``"gpu"`` is `System`, ``"npu"`` is `presilicon.arch.npu.NpuSystem`, ``"hybrid"`` is `presilicon.arch.hybrid.HybridSystem`.
+    """
+
+    @property
+    def kind(self) -> str:
+        """``"gpu"``, ``"npu"`` or ``"hybrid"``."""
+
+    @property
+    def name(self) -> str:
+        """Name of its file."""
+
+    @property
+    def title(self) -> str:
+        """Name for people."""
+
+    @property
+    def generation(self) -> str:
+        """Generation whose rules fill absent numbers; ``""`` where there are none."""
+
+    @property
+    def intervals(self) -> Mapping[str, Any]:
+        """What calibration knows of its own error, by family."""
+
+    @property
+    def provenance(self) -> Mapping[str, Provenance]:
+        """Source and status of every number, by path."""
+
+    @property
+    def memory_bytes(self) -> float:
+        """Capacity for weights, caches and activations."""
+
+    @property
+    def idle_w(self) -> float:
+        """Power while nothing runs."""
+
+    @property
+    def peaks_flops_per_s(self) -> Mapping[str, float]:
+        """Highest FLOP/s by arithmetic."""
+
+    @property
+    def ceilings_bytes_per_s(self) -> Mapping[str, float]:
+        """Highest B/s by memory level, device memory first."""
+
+    def numbers(self) -> Iterable[tuple[str, Any, str]]:
+        """Every number as (path, SI value, unit)."""
+
+    def assumed(self) -> list[str]:
+        """Paths of the numbers that no source gave."""
+
+    def override(self, changes: Mapping[str, Any]) -> Self:
+        """The same system with some numbers changed."""
+
+
 @dataclass(frozen=True)
 class System:
-    """Devices, memories and links of one machine; treat as immutable, mappings included.
+    """A GPU with its memory, links and host; treat as immutable, mappings included.
 
     Attributes
     ----------
@@ -189,6 +245,8 @@ class System:
     document
         Content of the device file, overrides included, as `save` writes it.
     """
+
+    kind: ClassVar[str] = "gpu"
 
     name: str
     title: str
@@ -215,6 +273,34 @@ class System:
         if arithmetic not in rates:
             raise UnknownNameError("arithmetic", arithmetic, rates, where=f"{self.name}: gpu.sm.tensor")
         return rates[arithmetic] * self.gpu.sm.count * self.gpu.clock.boost_hz
+
+    @property
+    def memory_bytes(self) -> float:
+        """Capacity of the device memory."""
+        return self.dram.size_bytes
+
+    @property
+    def idle_w(self) -> float:
+        """Power of a board that is ready but runs nothing."""
+        return self.power.idle_w
+
+    @property
+    def peaks_flops_per_s(self) -> dict[str, float]:
+        """Peak by tensor arithmetic, and ``"fma"`` for fp32 multiply-adds outside of the tensor cores, at the boost clock."""
+        peaks = {name: self.tensor_flops_per_s(name) for name in self.gpu.sm.tensor_flops_per_clk}
+        return peaks | {"fma": 2 * self.gpu.sm.fma_per_clk * self.gpu.sm.count * self.gpu.clock.boost_hz}
+
+    @property
+    def ceilings_bytes_per_s(self) -> dict[str, float]:
+        """Peak bandwidth of device memory and L2."""
+        return {"dram": self.dram.bandwidth_bytes_per_s, "l2": self.gpu.l2.bytes_per_clk * self.gpu.clock.boost_hz}
+
+    def numbers(self) -> list[tuple[str, Any, str]]:
+        """Every number as (path, SI value, unit), hardware first, then the calibration constants."""
+        from .loader import value_at
+        from .schema import describe
+
+        return [(path, value_at(self, path), unit) for path, unit, _ in describe() if path in self.provenance]
 
     def assumed(self) -> list[str]:
         """Paths of the numbers that no source gave."""

@@ -6,19 +6,36 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import reduce
 
-from ..arch import Estimate, System
-from ..mapping.gpu.lower import Kernel
+from ..arch import AnySystem, Estimate
 from ..workloads.graph import OpGraph
 from ..workloads.op import Op
 
 
 @dataclass(frozen=True)
 class OpResult:
-    """One op's kernel and what one run of it costs."""
+    """What one run of an op costs, and how that was found.
+
+    Attributes
+    ----------
+    op, estimate
+        The op, and the cost of one run.
+    family
+        Model that gave it: a GPU's ``"gemm"``, ``"attention_decode"`` ..., an NPU's ``"npu.matmul"`` ...
+    arithmetic
+        Arithmetic that executes it (``"bf16"``); ``""`` where there is none.
+    launches
+        Kernels or commands that the host submits for it.
+    place, reason
+        In a system of several devices: which one runs it, and why.
+    """
 
     op: Op
-    kernel: Kernel
     estimate: Estimate
+    family: str
+    arithmetic: str = ""
+    launches: int = 1
+    place: str = ""
+    reason: str = ""
 
     @property
     def total(self) -> Estimate:
@@ -74,8 +91,8 @@ class Simulation:
     ----------
     time_s, low_s, high_s
         Wall time of the step, launch costs included, and its interval.
-    gpu_busy_s, host_busy_s
-        Seconds for which the GPU ran kernels, and the CPU submitted them.
+    device_busy_s, host_busy_s
+        Seconds for which the device (any of them) ran kernels, and the CPU submitted them.
     first_kernel_s
         When the first kernel started.
     results
@@ -84,21 +101,24 @@ class Simulation:
         Timeline of the step, repeats included.
     memory
         Peak against capacity.
+    notes
+        What the report says beside the numbers: fallbacks, who waited for whom, loads of channels.
     """
 
     graph: OpGraph
-    system: System
+    system: AnySystem
     fidelity: str
     runtime: str
     time_s: float
     low_s: float
     high_s: float
-    gpu_busy_s: float
+    device_busy_s: float
     host_busy_s: float
     first_kernel_s: float
     results: tuple[OpResult, ...]
     spans: tuple[Span, ...] = field(repr=False)
     memory: MemoryFit = field(default_factory=lambda: MemoryFit({}, 0.0))
+    notes: tuple[str, ...] = ()
 
     @property
     def total(self) -> Estimate:
@@ -107,5 +127,18 @@ class Simulation:
 
     @property
     def host_limited(self) -> bool:
-        """Whether the CPU's submissions, not the kernels, set the step's time: the GPU idles for more than a tenth of it."""
-        return self.host_busy_s > self.gpu_busy_s and self.gpu_busy_s < 0.9 * self.time_s
+        """Whether the CPU's submissions, not the kernels, set the step's time: the device idles for more than a tenth of it."""
+        return self.host_busy_s > self.device_busy_s and self.device_busy_s < 0.9 * self.time_s
+
+
+def fit_memory(graph: OpGraph, system: AnySystem) -> MemoryFit:
+    """Peak memory of a step against the device's capacity."""
+    m = graph.memory
+    parts = {
+        "weights": m.weights_bytes,
+        "kv_cache": m.kv_cache_bytes,
+        "activations": m.activations_bytes,
+        "gradients": m.gradient_bytes,
+        "optimizer": m.optimizer_bytes,
+    }
+    return MemoryFit({name: value for name, value in parts.items() if value}, system.memory_bytes)

@@ -76,7 +76,7 @@ def test_repeats_cost_what_they_cost_once() -> None:
     edges = [(u, v, d["tensor"]) for u, v, d in GRAPH.nx.edges(data=True)]
     many = ps.OpGraph("mlp", [replace(op, count=10) for op in GRAPH.ops], edges)
     one, ten = (ps.simulate(graph, "l4").simulation for graph in (GRAPH, many))
-    assert ten.gpu_busy_s == pytest.approx(10 * one.gpu_busy_s)
+    assert ten.device_busy_s == pytest.approx(10 * one.device_busy_s)
     assert len(ten.results) == len(one.results)
     names = [span.name for span in ten.spans if span.lane == "gpu"]
     assert names == names[:5] * 10, "the block repeats; its ops do not run ten times each in a row"

@@ -59,6 +59,7 @@ def test_the_frame_has_a_row_for_each_op(report: ps.Report) -> None:
         "clock_hz",
         "energy_j",
         "source",
+        "place",
     ]
     assert len(frame) == len(report.simulation.results)
     assert set(frame["count"]) == {3}
@@ -79,7 +80,7 @@ def test_the_frame_has_a_row_for_each_op(report: ps.Report) -> None:
 def test_times_add_up(report: ps.Report) -> None:
     s = report.simulation
     kernels = sum(r.estimate.time_s * r.op.count for r in s.results)
-    assert s.gpu_busy_s == pytest.approx(kernels)
+    assert s.device_busy_s == pytest.approx(kernels)
     assert s.total.time_s == pytest.approx(kernels)
     assert sum(report.bottlenecks().values()) == pytest.approx(report.time_s)
     assert report.by_kind()["time_s"].sum() == pytest.approx(kernels)
@@ -90,10 +91,10 @@ def test_times_add_up(report: ps.Report) -> None:
 
 def test_energy_adds_up(report: ps.Report) -> None:
     s = report.simulation
-    idle_gap = max(0.0, report.time_s - s.gpu_busy_s) * L4.power.idle_w
+    idle_gap = max(0.0, report.time_s - s.device_busy_s) * L4.power.idle_w
     assert sum(report.energy_j.values()) == pytest.approx(report.to_frame()["energy_j"].sum() + idle_gap)
     assert report.headline()["energy_j"] == pytest.approx(sum(report.energy_j.values()))
-    assert report.energy_j["static"] == pytest.approx(L4.power.idle_w * max(report.time_s, s.gpu_busy_s))
+    assert report.energy_j["static"] == pytest.approx(L4.power.idle_w * max(report.time_s, s.device_busy_s))
     mean_w = sum(report.energy_j.values()) / report.time_s
     assert L4.power.idle_w <= mean_w <= 1.05 * L4.power.limit_w
 
@@ -110,7 +111,7 @@ def test_the_timeline_is_chrome_trace_events(report: ps.Report, tmp_path: Path) 
         assert all(end <= start + 1e-6 for (_, end), (start, _) in pairwise(ordered)), "one at a time"
     kernels = [e for e in bars if lanes[e["tid"]] == "gpu"]
     assert len(kernels) == sum(r.op.count for r in report.simulation.results)
-    assert sum(e["dur"] for e in kernels) == pytest.approx(report.simulation.gpu_busy_s * 1e6)
+    assert sum(e["dur"] for e in kernels) == pytest.approx(report.simulation.device_busy_s * 1e6)
     assert max(e["ts"] + e["dur"] for e in bars) == pytest.approx(report.time_s * 1e6)
     assert {"module", "kind", "limiter", "flops"} <= set(kernels[0]["args"])
 
@@ -210,8 +211,8 @@ def test_the_report_says_when_the_host_is_the_limit() -> None:
     assert eager.limited_by == "host"
     assert eager.time_s >= 5e-3, "five operators"
     assert "host        5." in eager.summary()
-    assert "GPU busy " in eager.summary()
-    assert eager.bottlenecks()["host"] == pytest.approx(eager.time_s - eager.simulation.gpu_busy_s)
+    assert "device busy " in eager.summary()
+    assert eager.bottlenecks()["host"] == pytest.approx(eager.time_s - eager.simulation.device_busy_s)
     assert captured.limited_by != "host"
     assert captured.time_s < 0.2 * eager.time_s
 

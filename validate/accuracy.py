@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 import yaml
 
-from ..arch import System, load, names
+from ..arch import System, load_gpu, names
 from ..arch.intervals import uncalibrated
 from ..errors import TableError, UnknownNameError
 from ..files import write_atomically
@@ -83,9 +83,9 @@ def find_tables(folder: Path, systems: Mapping[str, str] | None = None, measured
 
 def _system_of(gpu: str, systems: Mapping[str, str]) -> System:
     if gpu in systems:
-        return load(systems[gpu])
+        return load_gpu(systems[gpu])
     wanted = gpu.replace("_", "-")
-    matches = [load(name) for name in names() if name == wanted or name.startswith(wanted)]
+    matches = [load_gpu(name) for name in names() if name == wanted or name.startswith(wanted)]
     if not matches:
         raise UnknownNameError("GPU in a table's file name", gpu, names())
     return max(matches, key=lambda s: len(s.intervals))

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from ..arch import Link, System
-from ..arch.intervals import bounds
+from ..arch.intervals import bounds, interval_key
 from ..errors import TableError, UnknownNameError, shown
 from ..mapping.gpu import attention_kernels, collective, gemm, moe_kernels
 from ..mapping.gpu.analytic import evaluate
 from ..mapping.gpu.lower import arithmetic_of
 from ..mapping.gpu.machine import KernelTimes, Machine
-from ..sim.run import interval_key
 from ..workloads.formats import by_name
 
 if TYPE_CHECKING:
@@ -446,7 +445,7 @@ def predict(frame: pd.DataFrame, kind: TableKind, system: System) -> dict[str, n
     machine = Machine.of(system)
     for call in kind.calls(frame, system):
         times = run(call, machine, system.link)
-        key = interval_key(call.family, dict(call.options))
+        key = interval_key(call.family, str(call.options.get("arithmetic", "")))
         time = np.broadcast_to(times.time_s, call.index.shape)
         out["predicted_s"][call.index] = time
         out["low_s"][call.index], out["high_s"][call.index] = bounds(system, key, time)

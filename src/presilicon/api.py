@@ -15,7 +15,7 @@ from .workloads.graph import OpGraph
 if TYPE_CHECKING:
     import pandas as pd
 
-    from .arch import System
+    from .arch import AnySystem
 
 
 def trace(module: Any, *args: Any, **kwargs: Any) -> OpGraph:
@@ -44,7 +44,7 @@ def load_graph(path: str | os.PathLike[str]) -> OpGraph:
 
 
 def simulate(
-    graph: OpGraph, system: System | str | Path, *, fidelity: Fidelity = "tile", runtime: Runtime = "cudagraph", strict: bool = False
+    graph: OpGraph, system: AnySystem | str | Path, *, fidelity: Fidelity = "tile", runtime: Runtime = "cudagraph", strict: bool = False
 ) -> Report:
     """Predict one step of a graph on a system.
 

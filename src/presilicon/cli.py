@@ -237,40 +237,27 @@ def systems(name: Annotated[str | None, typer.Argument(help="One system: show ev
         rows = []
         for each in arch.names():
             s = arch.load(each)
-            peak = max((s.tensor_flops_per_s(a) for a in ("bf16", "fp16") if a in s.gpu.sm.tensor_flops_per_clk), default=0.0)
+            peak = max((s.peaks_flops_per_s[a] for a in ("bf16", "fp16", "int8") if a in s.peaks_flops_per_s), default=0.0)
             rows.append(
                 (
                     s.name,
                     s.title,
-                    s.generation,
-                    int(s.gpu.sm.count),
+                    s.kind,
+                    s.generation or "-",
                     format_si(peak, "FLOP/s"),
-                    format_si(s.dram.bandwidth_bytes_per_s, "B/s"),
-                    format_si(s.dram.size_bytes, "B"),
-                    format_si(s.power.limit_w, "W"),
+                    format_si(s.ceilings_bytes_per_s["dram"], "B/s"),
+                    format_si(s.memory_bytes, "B"),
                     ", ".join(sorted(s.intervals)) or "-",
                 )
             )
-        console.print(
-            make_table(
-                "",
-                [
-                    ("name", "left"),
-                    ("device", "left"),
-                    ("generation", "left"),
-                    ("SMs", "right"),
-                    ("16-bit tensor", "right"),
-                    ("DRAM", "right"),
-                    ("memory", "right"),
-                    ("power", "right"),
-                    ("calibrated", "left"),
-                ],
-                rows,
-            )
-        )
+        left = ("name", "device", "kind", "generation")
+        right = ("16-bit or int8 peak", "DRAM", "memory")
+        columns = [(n, "left") for n in left] + [(n, "right") for n in right] + [("calibrated", "left")]
+        console.print(make_table("", columns, rows))
         return
     system = arch.load(name)
-    console.print(f"{system.title} ({system.name}), generation {system.generation}", highlight=False, markup=False)
+    generation = f", generation {system.generation}" if system.generation else ""
+    console.print(f"{system.title} ({system.name}), {system.kind}{generation}", highlight=False, markup=False)
     console.print(
         make_table(
             "",
@@ -293,11 +280,11 @@ def ops(
     worst: Annotated[int, typer.Option(help="Worst rows to print.", min=0)] = 10,
 ) -> None:
     """Predict every row of an op table; with --measured, print how wrong the prediction is."""
-    from .arch import load
+    from .arch import load_gpu
     from .validate.opfile import predict_file
 
     console = make_console()
-    summary = predict_file(table, load(system), kind, out, measured, worst, console if sys.stderr.isatty() else None)
+    summary = predict_file(table, load_gpu(system), kind, out, measured, worst, console if sys.stderr.isatty() else None)
     for line in summary.lines(worst):
         console.print(line, highlight=False, markup=False)
 
@@ -317,20 +304,20 @@ def calibrate(
     seed: Annotated[int, typer.Option(help="Of the random subsample, folds and half.")] = 0,
 ) -> None:
     """Fit the physical constants of a device to measured op tables and write a new device file."""
-    from .arch import load, save
+    from .arch import load_gpu, save
     from .validate.opfile import calibrate_files
 
     console = make_console()
     check_writable(out)
     result = calibrate_files(
         tables,
-        load(system),
+        load_gpu(system),
         kind=kind,
         measured=measured,
         source=source,
         half=half,
         seed=seed,
-        start=load(start) if start else None,
+        start=load_gpu(start) if start else None,
         show_progress=sys.stderr.isatty(),
     )
     save(result.system, out)

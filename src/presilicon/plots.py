@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .mapping.gpu.lower import arithmetic_of
+from .units import format_si
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -49,21 +50,19 @@ def roofline(report: Report) -> Figure:
     frame = report.to_frame()
     frame = frame[(frame["flops"] > 0) & (frame["time_s"] > 0) & (frame["bytes"] > 0)]
     figure, axes = _figure(8.0, 5.0)
-    gpu, rates = s.system.gpu, s.system.gpu.sm.tensor_flops_per_clk
-    used = sorted({str(r.kernel.options["arithmetic"]) for r in s.results if "arithmetic" in r.kernel.options})
-    used = [a for a in used or [arithmetic_of("bf16", rates)] if a in rates]
+    peaks, slopes = s.system.peaks_flops_per_s, s.system.ceilings_bytes_per_s
+    used = sorted({r.arithmetic for r in s.results if r.arithmetic in peaks} or {arithmetic_of("bf16", peaks)} & set(peaks) or set(peaks))
     intensity = frame["flops"] / frame["bytes"]
     low, high = (min(0.1, intensity.min()), max(1e4, intensity.max())) if len(frame) else (0.1, 1e4)
     x = np.geomspace(low / 2, high * 2, 400)
-    fma = 2 * gpu.sm.fma_per_clk * gpu.sm.count * gpu.clock.boost_hz
-    ceilings = [(f"{a} tensor", s.system.tensor_flops_per_s(a)) for a in used] + [("fp32 FMA", fma)]
-    top = max(peak for _, peak in ceilings)
-    slopes = (("DRAM", s.system.dram.bandwidth_bytes_per_s, "-"), ("L2", gpu.l2.bytes_per_clk * gpu.clock.boost_hz, ":"))
-    for name, rate, style in slopes:
-        axes.plot(x, np.minimum(top, x * rate) / 1e12, color="#000000", lw=1.2, ls=style, label=f"{name}: {rate / 1e12:.3g} TB/s")
-    for name, peak in ceilings:
+    ceilings = {"fp32 FMA" if a == "fma" else a: peaks[a] for a in dict.fromkeys((*used, *(("fma",) if "fma" in peaks else ())))}
+    top = max(ceilings.values())
+    for (name, rate), style in zip(slopes.items(), ("-", ":", "--", "-."), strict=False):
+        label = f"{name.upper() if name in ('dram', 'l2') else name}: {format_si(rate, 'B/s')}"
+        axes.plot(x, np.minimum(top, x * rate) / 1e12, color="#000000", lw=1.2, ls=style, label=label)
+    for name, peak in ceilings.items():
         axes.axhline(peak / 1e12, color="#777777", lw=0.8, ls="--")
-        axes.annotate(f"{name}: {peak / 1e12:.0f} TFLOP/s", (x[-1], peak / 1e12), ha="right", va="bottom", fontsize=8, color="#555555")
+        axes.annotate(f"{name}: {format_si(peak, 'FLOP/s')}", (x[-1], peak / 1e12), ha="right", va="bottom", fontsize=8, color="#555555")
     for index, (kind, group) in enumerate(frame.groupby("kind", sort=True)):
         axes.scatter(
             group["flops"] / group["bytes"],
@@ -87,7 +86,7 @@ def roofline(report: Report) -> Figure:
 
 
 def timeline(report: Report, max_spans: int = 2000) -> Figure:
-    """Bars of host and GPU over time, coloured by kind; the longest `max_spans` bars when there are more."""
+    """Bars of host and devices over time, coloured by kind; the longest `max_spans` bars when there are more."""
     s = report.simulation
     kinds: dict[str, str] = {r.op.name: r.op.kind for r in s.results}
     spans = sorted(s.spans, key=lambda span: -span.duration_s)[:max_spans]

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import perfetto
-from .arch.intervals import table_for
+from .arch.intervals import interval_key, table_for
 from .sim.result import OpResult, Simulation
-from .sim.run import interval_key
 from .units import format_si
 
 if TYPE_CHECKING:
@@ -52,8 +51,8 @@ class Report:
     def energy_j(self) -> Mapping[str, float]:
         """Joules of one step by component; idle power over the gaps counts as ``static``."""
         energy = dict(self.simulation.total.energy_j)
-        gap = max(0.0, self.time_s - self.simulation.gpu_busy_s)
-        energy["static"] = energy.get("static", 0.0) + gap * self.simulation.system.power.idle_w
+        gap = max(0.0, self.time_s - self.simulation.device_busy_s)
+        energy["static"] = energy.get("static", 0.0) + gap * self.simulation.system.idle_w
         return energy
 
     @property
@@ -68,10 +67,10 @@ class Report:
 
     @property
     def calibration(self) -> dict[str, str]:
-        """Per kernel family of this graph: the source of the interval that applies."""
+        """Per kernel family of this graph: the source of the interval that applies; GPUs only."""
         found: dict[str, str] = {}
-        for r in self.simulation.results:
-            key = interval_key(r.kernel.family, r.kernel.options)
+        for r in self.simulation.results if self.simulation.system.kind == "gpu" else ():
+            key = interval_key(r.family, r.arithmetic)
             if key not in found:
                 table, own = table_for(self.simulation.system, key)
                 found[key] = str(table["source"]) if own else f"not calibrated on this GPU; {table['source']}"
@@ -107,11 +106,11 @@ class Report:
         return max(share, key=lambda name: share[name]) if share else ""
 
     def bottlenecks(self) -> dict[str, float]:
-        """Seconds of kernel time by the resource that limits each kernel, plus ``"host"``: gaps in which the GPU waits."""
+        """Seconds of kernel time by the resource that limits each kernel, plus ``"host"``: gaps in which the device waits."""
         share: dict[str, float] = defaultdict(float)
         for r in self.simulation.results:
             share[r.estimate.limiter] += r.estimate.time_s * r.op.count
-        gap = self.time_s - self.simulation.gpu_busy_s
+        gap = self.time_s - self.simulation.device_busy_s
         if gap > 0:
             share["host"] = gap
         return dict(sorted(share.items(), key=lambda item: -item[1]))
@@ -189,7 +188,7 @@ def _row(r: OpResult, total_s: float) -> dict[str, Any]:
         "op": r.op.name,
         "module": r.op.module,
         "kind": r.op.kind,
-        "family": r.kernel.family,
+        "family": r.family,
         "shape": " ".join(f"{k}={v}" for k, v in r.op.dims.items()),
         "count": r.op.count,
         "time_s": e.time_s,
@@ -206,4 +205,5 @@ def _row(r: OpResult, total_s: float) -> dict[str, Any]:
         "clock_hz": e.clock_hz,
         "energy_j": e.total_energy_j * r.op.count,
         "source": r.op.source,
+        "place": r.place,
     }

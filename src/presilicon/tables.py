@@ -34,8 +34,8 @@ def summary_lines(report: Report) -> list[tuple[str, str]]:
     memory = s.memory
     lines = [
         ("model", f"{s.graph.name}  {s.graph.meta.get('phase', '')}".rstrip() + _workload(s.graph.meta)),
-        ("system", f"{s.system.title} ({s.system.name}), {s.fidelity}, {s.runtime}"),
-        ("time", f"{format_si(s.time_s, 's')}   90 % interval {format_si(low, 's')} to {format_si(high, 's')}"),
+        ("system", ", ".join(filter(None, (f"{s.system.title} ({s.system.name})", s.fidelity, s.runtime)))),
+        ("time", format_si(s.time_s, "s") + (f"   90 % interval {format_si(low, 's')} to {format_si(high, 's')}" if low < high else "")),
     ]
     if s.graph.tokens:
         lines.append(("tokens/s", f"{report.tokens_per_s:,.0f}"))
@@ -52,7 +52,7 @@ def summary_lines(report: Report) -> list[tuple[str, str]]:
         lines.append(
             (
                 "host",
-                f"{format_si(s.host_busy_s, 's')} to launch; GPU busy {s.gpu_busy_s / step_s:.0%} of the step; first kernel "
+                f"{format_si(s.host_busy_s, 's')} to launch; device busy {s.device_busy_s / step_s:.0%} of the step; first kernel "
                 f"after {format_si(s.first_kernel_s, 's')}",
             )
         )
@@ -74,16 +74,17 @@ def summary_lines(report: Report) -> list[tuple[str, str]]:
         )
     else:
         lines.append(("coverage", f"all {sum(r.op.count for r in s.results)} kernels have a formula"))
+    lines.append(("calibration", _calibration(report)))
+    return lines + [("note" if i == 0 else "", note) for i, note in enumerate(s.notes)]
+
+
+def _calibration(report: Report) -> str:
+    assumed = f"{len(report.assumed)} numbers assumed (presilicon systems {report.simulation.system.name})"
     sources = report.calibration
+    if not sources:
+        return f"none: a {report.simulation.system.kind} has no interval yet; {assumed}"
     own = sum(not text.startswith("not calibrated") for text in sources.values())
-    lines.append(
-        (
-            "calibration",
-            f"{own} of {len(sources)} kernel families calibrated on this GPU; {len(report.assumed)} numbers assumed "
-            "by rule (presilicon systems " + s.system.name + ")",
-        )
-    )
-    return lines
+    return f"{own} of {len(sources)} kernel families calibrated on this GPU; {assumed}"
 
 
 def _workload(meta: Any) -> str:

@@ -83,7 +83,7 @@ def test_systems_lists_them_and_shows_every_number(run: Callable[..., Outcome]) 
     listed = run("systems").out
     assert all(f" {name} " in listed for name in names())
     shown = run("systems", "l4").out
-    assert shown.startswith("NVIDIA L4 (l4), generation sm_89")
+    assert shown.startswith("NVIDIA L4 (l4), gpu, generation sm_89")
     rows = table(load_system("l4"))
     assert sum(line.split()[0] in {row.path for row in rows} for line in shown.splitlines() if line.split()) == len(rows)
     assert "sourced" in shown

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from ...arch import System, load
+from ...arch import AnySystem, load
 from ...arch.yamlfile import read_yaml
 from ...errors import CaseError, PresiliconError
 from ...units import format_si, parse
@@ -75,7 +75,7 @@ class Case:
     title: str
     source: str
     notes: str
-    systems: Mapping[str, System]
+    systems: Mapping[str, AnySystem]
     formats: Mapping[str, NumberFormat]
     workloads: Mapping[str, Workload]
     claims: tuple[Claim, ...]
@@ -180,7 +180,7 @@ def _format(name: str, node: Any, where: str) -> NumberFormat:
     return NumberFormat(name, arithmetic=arithmetic, execution=execution, group_size=group, **bits)
 
 
-def _systems(node: Any, path: Path) -> dict[str, System]:
+def _systems(node: Any, path: Path) -> dict[str, AnySystem]:
     """Systems by name: from a list of device names, or a mapping of names to a device or ``{device, set}``."""
     where = f"{path}: systems"
     if isinstance(node, list):
@@ -216,6 +216,8 @@ def convert(case: Case, parameter: Parameter, value: Any, where: str) -> Any:
         known: Mapping[str, Any] = case.workloads if parameter.role == "graph" else case.systems
         if value not in known:
             raise unknown("workload" if parameter.role == "graph" else "system", value, known, where)
+        if parameter.gpu and known[value].kind != "gpu":
+            raise CaseError(f"{where}: expected a GPU, found {value!r}, a system of kind {known[value].kind}")
         return value
     if parameter.role == "format":
         if value in case.formats:

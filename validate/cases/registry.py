@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal, TypeVar, get_args, get_origin
 
-from ...arch import System
+from ...arch import AnySystem, System
 from ...errors import CaseError, UnknownNameError
 from ...workloads import NumberFormat, OpGraph
 
 Role = Literal["graph", "system", "format", "quantity", "count", "counts", "text", "flag", "shapes"]
 _ROLES: Final[dict[Any, Role]] = {
     OpGraph: "graph",
+    AnySystem: "system",
     System: "system",
     NumberFormat: "format",
     float: "quantity",
@@ -43,12 +44,15 @@ class Parameter:
         Base unit of a quantity.
     required
         Whether there is no default.
+    gpu
+        Whether a system must be a GPU.
     """
 
     name: str
     role: Role
     unit: str = "1"
     required: bool = True
+    gpu: bool = False
 
 
 @dataclass(frozen=True)
@@ -119,7 +123,7 @@ def _parameters(function: Callable[..., Any]) -> tuple[Parameter, ...]:
                 f"{function.__name__}: parameter {name!r} is annotated {annotation!r}; "
                 f"allowed: {', '.join(map(str, _ROLES))}"
             )
-        found.append(Parameter(name, _ROLES[annotation], unit, parameter.default is inspect.Parameter.empty))
+        found.append(Parameter(name, _ROLES[annotation], unit, parameter.default is inspect.Parameter.empty, annotation is System))
     return tuple(found)
 
 

@@ -1,0 +1,97 @@
+"""A graph on one GPU: every op's kernel at the chosen fidelity, then the launches under the chosen runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+
+import numpy as np
+
+from ..arch import Estimate, System
+from ..arch.intervals import bounds, interval_key
+from ..mapping.fusion import fuse
+from ..mapping.gpu.analytic import evaluate_all
+from ..mapping.gpu.energy import kernel_energy
+from ..mapping.gpu.lower import Kernel, lower
+from ..mapping.gpu.machine import KernelTimes, Machine
+from ..workloads.graph import OpGraph
+from .gpu_tile import refine
+from .host import HostTimeline, Launch, Runtime, play
+from .result import OpResult, Simulation, fit_memory
+
+
+def simulate_gpu(graph: OpGraph, system: System, fidelity: str, runtime: Runtime) -> Simulation:
+    """One step of a graph on a GPU; see `presilicon.sim.run.simulate`."""
+    if runtime == "compiled":
+        graph = fuse(graph)
+    machine = Machine.of(system)
+    results = estimate_ops(graph, system, machine, fidelity)
+    timelines = [play(list(_launches(results, which)), system.host, runtime) for which in ("time_s", "low_s", "high_s")]
+    played: HostTimeline = timelines[0]
+    return Simulation(
+        graph=graph,
+        system=system,
+        fidelity=fidelity,
+        runtime=runtime,
+        time_s=played.time_s,
+        low_s=timelines[1].time_s,
+        high_s=timelines[2].time_s,
+        device_busy_s=played.gpu_busy_s,
+        host_busy_s=played.host_busy_s,
+        first_kernel_s=played.first_kernel_s,
+        results=tuple(results),
+        spans=played.spans,
+        memory=fit_memory(graph, system),
+    )
+
+
+def estimate_ops(graph: OpGraph, system: System, machine: Machine, fidelity: str) -> list[OpResult]:
+    """One Estimate per op, in program order."""
+    ops = [op for op in graph if op.kind != "view"]
+    kernels = [lower(op, machine.tensor_flops_per_clk) for op in ops]
+    estimates: list[Estimate] = [Estimate()] * len(ops)
+    for indices, closed in evaluate_all(kernels, machine, system.link):
+        group = [kernels[i] for i in indices]
+        times = refine(group, closed, machine) if fidelity == "tile" else closed
+        for position, estimate in zip(indices, _estimates(group, times, system, machine), strict=True):
+            estimates[position] = estimate
+    return [
+        OpResult(op, estimate, kernel.family, str(kernel.options.get("arithmetic", "")), kernel.launches)
+        for op, kernel, estimate in zip(ops, kernels, estimates, strict=True)
+    ]
+
+
+def _estimates(kernels: Sequence[Kernel], times: KernelTimes, system: System, machine: Machine) -> list[Estimate]:
+    """Split the arrays of one group into Estimates, with intervals and energy."""
+    shape = (len(kernels),)
+    time = np.broadcast_to(np.asarray(times.time_s, dtype=float), shape)
+    limiter = times.limiter()
+    energy = {name: np.broadcast_to(values, shape) for name, values in kernel_energy(kernels, times, machine).items()}
+    family = interval_key(kernels[0].family, str(kernels[0].options.get("arithmetic", "")))
+    low, high = bounds(system, family, time)
+    busy = {name: np.broadcast_to(values, shape) for name, values in times.busy_s.items()}
+    moved = {name: np.broadcast_to(values, shape) for name, values in times.bytes_moved.items()}
+    clock = np.broadcast_to(times.clock_hz, shape)
+    return [
+        Estimate(
+            time_s=float(time[i]),
+            low_s=float(low[i]),
+            high_s=float(high[i]),
+            energy_j={n: float(v[i]) for n, v in energy.items()},
+            bytes_moved={n: float(v[i]) for n, v in moved.items()},
+            busy_s={n: float(v[i]) for n, v in busy.items()},
+            flops=kernels[i].flops,
+            clock_hz=float(clock[i]),
+            limiter=str(limiter[i]),
+        )
+        for i in range(len(kernels))
+    ]
+
+
+def _launches(results: Sequence[OpResult], which: str) -> Iterator[Launch]:
+    """Program order with repeats written out: a run of ops with one count is a block that repeats."""
+    for count, block in groupby(results, key=lambda r: r.op.count):
+        members = list(block)
+        for _ in range(count):
+            for r in members:
+                yield Launch(r.op.name, getattr(r.estimate, which), r.launches)

@@ -1,0 +1,1 @@
+"""Design-space exploration: studies, sweeps, multi-objective search, sensitivity, and their reports."""
