@@ -30,8 +30,8 @@ def load_config(model: str | Path) -> tuple[str, dict[str, Any]]:
         Neither a built-in name nor a path that exists.
     """
     path = Path(model)
-    shipped = CONFIGS / f"{str(model).lower()}.json"
-    if str(model) == path.name and shipped.is_file() and not path.exists():
+    shipped = _shipped(str(model))
+    if shipped is not None and not path.exists():
         path, name = shipped, shipped.stem
     elif path.is_dir():
         path, name = path / "config.json", path.resolve().name
@@ -52,6 +52,13 @@ def load_config(model: str | Path) -> tuple[str, dict[str, Any]]:
     if not isinstance(data, dict):
         raise TraceError(f"{path}: a config.json holds a JSON object, not {type(data).__name__}")
     return name, data
+
+
+def _shipped(model: str) -> Path | None:
+    """The built-in configuration of a name, in which case and separators do not matter: ``ResNet50``, ``mobilenet_v2``."""
+    plain = {name.replace("-", "").replace(".", "").replace("_", ""): name for name in builtin()}
+    found = plain.get(model.lower().replace("-", "").replace(".", "").replace("_", ""))
+    return CONFIGS / f"{found}.json" if found else None
 
 
 def trace_model(

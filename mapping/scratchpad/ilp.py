@@ -1,0 +1,181 @@
+"""Order, residency and spills of least traffic, as an integer linear program.
+
+The variables are those of COSMA (Zhang et al., arXiv 2311.18246): for each tensor and step, whether it is resident, fetched, or spilled,
+and for each operator its step. Addresses are packed afterwards (`pack`), since a program that bounds the sum of the resident bytes at each
+step is a relaxation of the one with addresses: when its solution packs, it is the optimum of both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import networkx as nx
+import numpy as np
+
+from .plan import Interval
+from .problem import Problem
+
+
+@dataclass(frozen=True)
+class Residency:
+    """A solution without addresses.
+
+    Attributes
+    ----------
+    order, intervals, spilled
+        As in `presilicon.mapping.scratchpad.plan.Plan`.
+    bound_bytes
+        No plan moves fewer bytes.
+    """
+
+    order: tuple[int, ...]
+    intervals: tuple[Interval, ...]
+    spilled: frozenset[int]
+    bound_bytes: float
+
+
+class _Program:
+    """Variables and rows, collected for scipy."""
+
+    def __init__(self) -> None:
+        self.cost: list[float] = []
+        self.fixed: list[tuple[float, float]] = []
+        self.rows: list[tuple[list[int], list[float], float, float]] = []
+
+    def variable(self, cost: float = 0.0, low: float = 0.0, high: float = 1.0) -> int:
+        self.cost.append(cost)
+        self.fixed.append((low, high))
+        return len(self.cost) - 1
+
+    def row(self, terms: Sequence[tuple[int, float]], low: float = -np.inf, high: float = np.inf) -> None:
+        self.rows.append(([v for v, _ in terms], [c for _, c in terms], low, high))
+
+    def solve(self, time_limit_s: float) -> tuple[np.ndarray | None, float]:
+        """Values and dual bound; no values if none was found in time."""
+        from scipy.optimize import Bounds, LinearConstraint, milp
+        from scipy.sparse import csr_array
+
+        count = len(self.cost)
+        pointers = np.cumsum([0, *(len(r[0]) for r in self.rows)])
+        columns = np.array([v for r in self.rows for v in r[0]], dtype=np.int64)
+        values = np.array([c for r in self.rows for c in r[1]], dtype=float)
+        matrix = csr_array((values, columns, pointers), shape=(len(self.rows), count))
+        limits = LinearConstraint(matrix, np.array([r[2] for r in self.rows]), np.array([r[3] for r in self.rows]))
+        low, high = (np.array(ends) for ends in zip(*self.fixed, strict=True))
+        found = milp(
+            np.array(self.cost),
+            integrality=np.ones(count),
+            bounds=Bounds(low, high),
+            constraints=limits,
+            options={"time_limit": time_limit_s, "mip_rel_gap": 0.0},
+        )
+        bound = found.mip_dual_bound
+        return found.x, -np.inf if bound is None else float(bound)
+
+
+def residency(problem: Problem, capacity_bytes: int, time_limit_s: float, *, reorder: bool = True) -> Residency | None:
+    """The order and residency that move the fewest bytes.
+
+    Parameters
+    ----------
+    problem, capacity_bytes
+        What is planned, and the scratchpad's size.
+    time_limit_s
+        Of the solver; what it has by then is returned with its bound.
+    reorder
+        Whether the order is free; else it is the program's, and so is the bound.
+
+    Returns
+    -------
+    Residency or None
+        None: no solution in time.
+    """
+    unit = float(np.gcd.reduce([t.size_bytes for t in problem.tensors])) if problem.tensors else 1.0
+    program, count = _Program(), len(problem.ops)
+    streams = problem.streams(capacity_bytes)
+    windows = _windows(problem, reorder)
+    at = [{s: program.variable() for s in window} for window in windows]
+    for steps in at:
+        program.row([(v, 1.0) for v in steps.values()], 1.0, 1.0)
+    for step in range(count):
+        program.row([(steps[step], 1.0) for steps in at if step in steps], 1.0, 1.0)
+    for before, after in problem.order.edges:
+        for step in windows[after]:  # whoever makes it runs in an earlier step
+            earlier = [(v, 1.0) for s, v in at[before].items() if s < step]
+            program.row([*earlier, *((v, -1.0) for s, v in at[after].items() if s <= step)], 0.0)
+    held: list[dict[int, int]] = []
+    fetched: list[dict[int, int]] = []
+    spilled: list[int] = []
+    for index, tensor in enumerate(problem.tensors):
+        users = [c for c in tensor.consumers if (c, index) not in streams]
+        made = tensor.producer is not None and (tensor.producer, index) not in streams
+        makers = [tensor.producer] if made else []
+        steps = range(
+            min((windows[o][0] for o in (*makers, *users)), default=0), max((windows[o][-1] for o in (*makers, *users)), default=-1) + 1
+        )
+        forced = tensor.producer is not None and (tensor.output or any(i == index for _, i in streams))
+        spill = program.variable(
+            tensor.size_bytes / unit if tensor.producer is not None else 0.0, 1.0 if forced or tensor.producer is None else 0.0
+        )
+        held.append({s: program.variable() for s in steps})
+        fetched.append({s: program.variable(tensor.size_bytes / unit) for s in steps if any(s in at[u] for u in users)})
+        spilled.append(spill)
+        for step in steps:
+            created = [(at[o][step], 1.0) for o in makers if step in at[o]]
+            come = [(fetched[index][step], 1.0)] if step in fetched[index] else []
+            stay = [(held[index][step - 1], 1.0)] if step - 1 in held[index] else []
+            program.row([(held[index][step], 1.0), *((v, -c) for v, c in (*created, *come, *stay))], high=0.0)
+            for op in (*makers, *users):
+                if step in at[op]:
+                    program.row([(held[index][step], 1.0), (at[op][step], -1.0)], 0.0)
+        for step, variable in fetched[index].items():
+            program.row([(spill, 1.0), (variable, -1.0)], 0.0)
+            program.row([*((at[u][step], 1.0) for u in users if step in at[u]), (variable, -1.0)], 0.0)  # just in time
+            if tensor.producer is not None:
+                program.row([*((v, 1.0) for s, v in at[tensor.producer].items() if s < step), (variable, -1.0)], 0.0)
+    for step in range(count):
+        load = [(held[i][step], t.size_bytes / unit) for i, t in enumerate(problem.tensors) if step in held[i]]
+        if load:
+            program.row(load, high=capacity_bytes / unit)
+    values, bound = program.solve(time_limit_s)
+    constant = problem.streamed_bytes + sum(problem.tensors[i].size_bytes for op, i in streams if problem.tensors[i].producer != op)
+    if values is None:
+        return None
+    chosen: Callable[[int], bool] = lambda v: bool(values[v] > 0.5)  # noqa: E731
+    order = [0] * count
+    for op, steps in enumerate(at):
+        order[next(s for s, v in steps.items() if chosen(v))] = op
+    kept = {i for i, t in enumerate(problem.tensors) if t.producer is not None and chosen(spilled[i])}
+    intervals = [
+        interval
+        for i in range(len(problem.tensors))
+        for interval in _runs(
+            problem, i, order, streams, {s for s, v in held[i].items() if chosen(v)}, {s for s, v in fetched[i].items() if chosen(v)}
+        )
+    ]
+    return Residency(tuple(order), tuple(intervals), frozenset(kept), constant + bound * unit)
+
+
+def _windows(problem: Problem, reorder: bool) -> list[range]:
+    """Steps in which each operator may run: after all that it depends on, before all that depend on it."""
+    count = len(problem.ops)
+    if not reorder:
+        return [range(i, i + 1) for i in range(count)]
+    return [range(len(nx.ancestors(problem.order, op)), count - len(nx.descendants(problem.order, op))) for op in range(count)]
+
+
+def _runs(
+    problem: Problem, index: int, order: Sequence[int], streams: frozenset[tuple[int, int]], held: set[int], fetched: set[int]
+) -> list[Interval]:
+    """The stays of one tensor, each from its start to its last use."""
+    tensor = problem.tensors[index]
+    uses = sorted(s for s in held if (order[s] == tensor.producer or order[s] in tensor.consumers) and (order[s], index) not in streams)
+    found: list[Interval] = []
+    for step in uses:
+        made = order[step] == tensor.producer
+        if found and step not in fetched and all(s in held for s in range(found[-1].last, step + 1)):
+            found[-1] = Interval(index, found[-1].first, step, found[-1].fetched)
+        else:
+            found.append(Interval(index, step, step, not made))
+    return found
