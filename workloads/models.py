@@ -56,8 +56,8 @@ def load_config(model: str | Path) -> tuple[str, dict[str, Any]]:
 
 def _shipped(model: str) -> Path | None:
     """The built-in configuration of a name, in which case and separators do not matter: ``ResNet50``, ``mobilenet_v2``."""
-    plain = {name.replace("-", "").replace(".", "").replace("_", ""): name for name in builtin()}
-    found = plain.get(model.lower().replace("-", "").replace(".", "").replace("_", ""))
+    plain = {name.replace("-", ""): name for name in builtin()}
+    found = plain.get(model.lower().replace("-", "").replace("_", ""))
     return CONFIGS / f"{found}.json" if found else None
 
 

@@ -52,8 +52,11 @@ class Flow:
         self.constant: set[str] = set()  # derived from weights alone
         for name, op in self.ops.items():
             reads = [o for o in op.operands if o.role != "output"]
-            if reads and all(o.role == "weight" or self._from(op, o) <= self.constant != self._from(op, o) == set() for o in reads):
+            if reads and all(o.role == "weight" or self._is_constant(self._from(op, o)) for o in reads):
                 self.constant.add(name)
+
+    def _is_constant(self, producers: set[str]) -> bool:
+        return bool(producers) and producers <= self.constant
 
     def _from(self, op: Op, operand: Operand) -> set[str]:
         return set(self.sources[op.name].get(operand.name, ()))
@@ -69,8 +72,7 @@ class Flow:
         w = next((o for o in op.operands if o.name == "w"), None)
         if w is None:
             return False
-        made = self._from(op, w)
-        return w.role == "weight" or bool(made and made <= self.constant)
+        return w.role == "weight" or self._is_constant(self._from(op, w))
 
 
 @dataclass
@@ -88,8 +90,8 @@ class Region:
 class Tensor:
     """The decision for one graph and `tp` ranks: which region is split, and what share of each value a rank has."""
 
-    def __init__(self, graph: OpGraph, tp: int) -> None:
-        self.graph, self.tp = graph, tp
+    def __init__(self, graph: OpGraph, tp: int, expert_tp: int = 1) -> None:
+        self.graph, self.tp, self.expert_tp = graph, tp, expert_tp
         self.flow = Flow(graph)
         self.training = any(op.attributes.get("pass") == "backward" for op in graph)
         self.links: nx.Graph[str] = nx.Graph()
@@ -116,6 +118,8 @@ class Tensor:
 
     def _join(self, op: Op) -> None:
         flow, reads = self.flow, [o for o in op.operands if o.role != "output"]
+        if op.attributes.get("pass") == "optimizer":
+            return
         if op.kind == "matmul":
             if not flow.weight_matmul(op) and op.dims.get("b", 1) > 1 and "split_groups" not in op.attributes:
                 self._union(op, ("a", "w", "add"))
@@ -214,11 +218,15 @@ class Tensor:
             if op.kind in ("reduce", "norm", "softmax") and packet(op) not in _LOSS and "r" in op.dims:
                 if op.dims["r"] > rows and op.dims["r"] % rows == 0:
                     continue  # several rows a token: a reduction inside each head
+                if op.attributes.get("pass") == "backward" and packet(op) == "sum" and op.dims["c"] % rows == 0:
+                    continue  # a bias's or scale's gradient: a reduction over the tokens
                 if op.kind == "softmax" and op.dims["c"] == width and self.training:
                     vocabulary = True
                     continue
                 return f"{name} reduces over the features"
             vocabulary |= packet(op) in _LOSS
+            if not heads and op.kind == "copy" and self._repeats(op) > 1 and any(flow.ops[v].dims.get("b", 1) > 1 for v in region.values):
+                self._check_repeated(op, region)
         if not region.exits and not heads:
             vocabulary = len(forward) == 1
             if not vocabulary:
@@ -228,21 +236,46 @@ class Tensor:
             return "no matmul follows"
         return ""
 
+    def _repeats(self, op: Op) -> int:
+        """How often a copy writes each element that it reads."""
+        read = sum(op.elements(o) for o in op.operands if o.role != "output")
+        return op.dims.get("n", 0) // read if read and op.dims.get("n", 0) % read == 0 else 1
+
+    def _check_repeated(self, op: Op, region: Region) -> None:
+        """Attention written out as matmuls repeats its KV heads; a rank must hold whole ones."""
+        batch = self.graph.meta.get("batch")
+        products = [self.flow.ops[v] for v in region.values if self.flow.ops[v].kind == "matmul" and self.flow.ops[v].dims.get("b", 1) > 1]
+        if not isinstance(batch, int) or not products:
+            return
+        kv_heads = products[0].dims["b"] // batch // self._repeats(op)
+        if kv_heads % self.tp:
+            raise WorkloadError(
+                f"{op.name}: {kv_heads} KV heads do not divide by --tp {self.tp} where attention is written out as matmuls; "
+                "trace with --attention flash"
+            )
+
     def _set_shares(self, region: Region) -> None:
         """Share of each value of a split region that one rank holds."""
         tp, flow = self.tp, self.flow
         attention = [flow.ops[v] for v in region.values if flow.ops[v].kind == "attention"]
-        base = Fraction(1, tp)
+        experts = any("groups" in flow.ops[e].attributes for e in region.entries)
+        ranks = self.expert_tp if experts else tp
+        share = Fraction(1, ranks)
+        if region.vocabulary:  # padded to a multiple, as Megatron does
+            width = next(flow.ops[e].dims["n"] for e in region.entries if flow.ops[e].attributes.get("pass") != "backward")
+            share = Fraction(math.ceil(Fraction(width, ranks)), width)
         for name in region.values:
-            self.share[name] = base
+            self.share[name] = share
         if not attention:
-            if not region.vocabulary:
-                for entry in region.entries:
-                    self._divides(flow.ops[entry].dims["n"], f"{entry}: {flow.ops[entry].dims['n']} output features")
+            for entry in () if region.vocabulary else region.entries:
+                width = flow.ops[entry].dims["n"]
+                if width % ranks:
+                    raise WorkloadError(f"{entry}: {width} output features do not divide by --tp {ranks}")
             return
         heads = {(op.attributes["q_heads"], op.dims["h"]) for op in attention}
         for q_heads, kv_heads in heads:
-            self._divides(q_heads, f"{attention[0].name}: {q_heads} attention heads")
+            if q_heads % tp:
+                raise WorkloadError(f"{attention[0].name}: {q_heads} attention heads do not divide by --tp {tp}")
             if kv_heads % tp and tp % kv_heads:
                 raise WorkloadError(
                     f"{attention[0].name}: {kv_heads} KV heads and --tp {tp}: neither divides the other; "
@@ -265,10 +298,6 @@ class Tensor:
         for name in region.values:
             if name in feeds["kv"]:
                 self.share[name] = both if name in feeds["q"] else kv_share
-
-    def _divides(self, extent: int, what: str) -> None:
-        if extent % self.tp:
-            raise WorkloadError(f"{what} do not divide by --tp {self.tp}")
 
     # -- ops of one rank ------------------------------------------------------------------------------------------
 
@@ -295,7 +324,7 @@ class Tensor:
         dim = {"norm": "r", "reduce": "r", "softmax": "r", "gather": "c"}.get(op.kind, "n")
         if self.region_of[op.name].vocabulary and op.kind == "softmax":
             dim = "c"
-        if packet(op) in _LOSS:
+        if packet(op) in _LOSS and op.kind == "reduce":
             return op
         return scaled(op, {dim: share}, self._operand_shares(op, share))
 
@@ -332,9 +361,6 @@ class Tensor:
             return op if m == n == 1 else scaled(op, {"m": m, "n": n}, {"a": m, "w": n, "out": m * n})
         if share is not None:
             out = {"w": share, "bias": share, "out": share, "add": share}
-            if self.region_of[op.name].vocabulary and op.dims["n"] % self.tp:
-                padded = Fraction(math.ceil(Fraction(op.dims["n"], self.tp)), op.dims["n"])
-                return scaled(op, {"n": padded}, dict.fromkeys(out, padded))
             return scaled(op, {"n": share}, out)
         if self.row_split(op):
             k = min(self.share[p] for p in self.flow.producers(op, "a") if p in self.share)
@@ -345,24 +371,18 @@ class Tensor:
         d = dict(op.dims)
         kv = max(1, d["h"] // self.tp)
         q_heads = op.attributes["q_heads"] // self.tp
-        if (d["h"] * d["g"]) % self.tp:
-            raise WorkloadError(f"{op.name}: {d['h'] * d['g']} attention heads do not divide by --tp {self.tp}")
         kv_share = Fraction(kv, d["h"])
         d |= {"h": kv, "g": max(1, (op.dims["h"] * op.dims["g"]) // self.tp // kv)}
         shares = {"k": kv_share, "v": kv_share, "grad_k": kv_share, "grad_v": kv_share}
         operands = []
         for o in op.operands:
             part = shares.get(o.name, share)
-            if o.name == "mask":
-                part = share if o.elements and o.elements % op.attributes["q_heads"] == 0 and o.elements > op.dims["q"] * op.dims["s"] else 1
-            operands.append(o if o.elements is None else replace(o, elements=_whole(o.elements * part, op, o.name)))
+            if o.name == "mask":  # one mask for all heads, or a bias for each
+                part = share if op.elements(o) >= op.attributes["q_heads"] * op.dims["q"] * op.dims["s"] else Fraction(1)
+            operands.append(o if o.elements is None else replace(o, elements=math.ceil(o.elements * part)))
         attributes = {**op.attributes, "q_heads": q_heads, "kv_heads": kv}
         iterations = None if op.iterations is None else op.iterations / self.tp
         return replace(op, dims=d, operands=tuple(operands), attributes=attributes, iterations=iterations)
-
-
-def _whole(value: Fraction | float, op: Op, what: str) -> int:
-    return math.ceil(value)
 
 
 def scaled(op: Op, dims: Mapping[str, Fraction], operands: Mapping[str, Fraction]) -> Op:
@@ -402,28 +422,38 @@ def scaled(op: Op, dims: Mapping[str, Fraction], operands: Mapping[str, Fraction
 
 
 def partial_sums(tensor: Tensor, sources: set[str]) -> set[str]:
-    """Values to reduce over the ranks, given the ops whose outputs are partial sums: as late as linear ops allow."""
-    flow, order = tensor.flow, list(tensor.flow.ops)
-    reduced: set[str] = set()
+    """Values to reduce over the ranks, given the ops whose outputs are partial sums.
+
+    A sum is taken as late as linear ops allow, but no later than where a value is used twice.
+    """
+    flow = tensor.flow
+    reduced = {name for name in sources if flow.ops[name].kind == "gather"}  # the embedding: the residual stream starts there
     while True:
         partial: set[str] = set()
-        wrong: set[str] = set()
-        for name in order:
-            op = flow.ops[name]
+        first = ""
+        for name, op in flow.ops.items():
             held = {o.name: [p for p in flow.producers(op, o.name) if p in partial] for o in op.operands}
             held = {label: made for label, made in held.items() if made}
-            if name in sources and name not in reduced:
+            carried = bool(held) and _carries(tensor, op, held)
+            if held and not carried:
+                first = next(p for made in held.values() for p in made)
+            elif name not in reduced and (name in sources or carried):
                 partial.add(name)
-            if held:
-                if _carries(tensor, op, held):
-                    if name not in reduced:
-                        partial.add(name)
-                else:
-                    wrong |= {p for made in held.values() for p in made}
-        ends = {name for name in partial if not flow.consumers[name]}
-        if not wrong:
-            return reduced | ends
-        reduced |= wrong
+                first = name if len(set(flow.consumers[name])) > 1 else ""
+            if first:
+                break
+        if not first:
+            return reduced | {name for name in partial if not flow.consumers[name]}
+        reduced.add(_narrower(flow, first, partial))
+
+
+def _narrower(flow: Flow, name: str, partial: set[str]) -> str:
+    """The value itself, or what it was converted from when that has fewer bytes."""
+    op = flow.ops[name]
+    made = [p for p in flow.producers(op, "x0") if p in partial]
+    if op.kind == "copy" and len(made) == 1 and flow.ops[made[0]].bytes_written < op.bytes_written and set(flow.consumers[made[0]]) == {name}:
+        return made[0]
+    return name
 
 
 def _carries(tensor: Tensor, op: Op, held: Mapping[str, list[str]]) -> bool:

@@ -5,6 +5,7 @@ A claim's quantity is computed by a measure, a Python function on presilicon's o
 
 from __future__ import annotations
 
+from . import arrays as _arrays
 from . import programs as _programs
 from . import rates as _rates
 from . import simulated as _simulated
@@ -27,4 +28,4 @@ __all__ = [
     "to_csv",
 ]
 
-_REGISTERED = (_programs, _rates, _simulated)
+_REGISTERED = (_arrays, _programs, _rates, _simulated)

@@ -13,12 +13,14 @@ from ...errors import CaseError, PresiliconError
 from ...units import format_si, parse
 from ...workloads import NumberFormat
 from ...workloads.formats import by_name
-from .registry import Entry, Parameter, builders, measures, unknown
+from .registry import Entry, Parameter, Role, builders, measures, unknown
 
 _CASE_KEYS: Final = ("name", "title", "source", "notes", "formats", "systems", "workloads", "claims")
 _CLAIM_KEYS: Final = ("quantity", "measure", "with", "vary", "claimed", "tolerance", "tolerance_abs", "source", "note",
                       "expected", "seen")  # fmt: skip
 _FORMAT_KEYS: Final = ("element_bits", "arithmetic", "execution", "group_size", "scale_bits", "zero_bits", "index_bits")
+#: Role of one element of a list.
+_ELEMENT: Final[dict[str, Role]] = {"counts": "count", "quantities": "quantity", "shapes": "counts"}
 _EXECUTIONS: Final = ("native", "dequantise", "bit-serial", "look-up")
 
 
@@ -230,10 +232,10 @@ def convert(case: Case, parameter: Parameter, value: Any, where: str) -> Any:
         return _number(value, parameter.unit, where)
     if parameter.role == "count":
         return _count(value, where)
-    if parameter.role in ("counts", "shapes"):
+    if parameter.role in ("counts", "quantities", "shapes"):
         if not isinstance(value, list) or not value:
             raise CaseError(f"{where}: expected a list, found {value!r}")
-        inner = replace(parameter, role="count" if parameter.role == "counts" else "counts")
+        inner = replace(parameter, role=_ELEMENT[parameter.role])
         return [convert(case, inner, item, f"{where}[{i}]") for i, item in enumerate(value)]
     if not isinstance(value, bool if parameter.role == "flag" else str):
         raise CaseError(
@@ -373,6 +375,7 @@ def _wanted(parameter: Parameter) -> str:
         "format": "a number format",
         "count": "a whole number",
         "counts": "a list of whole numbers",
+        "quantities": f"a list of quantities in {parameter.unit}",
         "shapes": "a list of lists of whole numbers",
         "text": "a text",
         "flag": "true or false",

@@ -14,7 +14,7 @@ from ...arch import AnySystem, System
 from ...errors import CaseError, UnknownNameError
 from ...workloads import NumberFormat, OpGraph
 
-Role = Literal["graph", "system", "format", "quantity", "count", "counts", "text", "flag", "shapes"]
+Role = Literal["graph", "system", "format", "quantity", "quantities", "count", "counts", "text", "flag", "shapes"]
 _ROLES: Final[dict[Any, Role]] = {
     OpGraph: "graph",
     AnySystem: "system",
@@ -23,6 +23,7 @@ _ROLES: Final[dict[Any, Role]] = {
     float: "quantity",
     int: "count",
     list[int]: "counts",
+    list[float]: "quantities",
     list[list[int]]: "shapes",
     str: "text",
     bool: "flag",
@@ -38,8 +39,8 @@ class Parameter:
     ----------
     role
         ``graph``: the name of a workload of the case. ``system``: the name of one of its systems. ``format``: a number
-        format. ``quantity``: a number, or a text with a unit. ``count``, ``counts``, ``shapes``: a whole number above
-        0, a list of them, a list of lists. ``text``, ``flag``: words, true or false.
+        format. ``quantity``: a number, or a text with a unit. ``quantities``: a list of them. ``count``, ``counts``,
+        ``shapes``: a whole number above 0, a list of them, a list of lists. ``text``, ``flag``: words, true or false.
     unit
         Base unit of a quantity.
     required
