@@ -8,6 +8,7 @@ from typing import Annotated
 from ...arch import System
 from ...errors import CaseError
 from ...mapping.gpu.lower import lower
+from ...mapping.neighborhood import Neighborhood
 from ...workloads import NumberFormat, Op, OpGraph
 from ...workloads.formats import by_name
 from ...workloads.op import SPECIAL
@@ -174,3 +175,21 @@ def wave_fill(tasks: int, system: System) -> float:
     """Share of the SMs' slots that equal tasks fill, one to an SM at a time: tasks / (ceil(tasks / SMs) * SMs)."""
     sms = system.gpu.sm.count
     return tasks / (math.ceil(tasks / sms) * sms)
+
+
+@measures.add("1")
+def neighborhood_flop_ratio(extent: list[int], window: list[int]) -> float:
+    """Work of dense attention over that of neighbourhood windows.
+
+    Source: Generalized Neighborhood Attention (arXiv 2504.16922).
+    """
+    return Neighborhood(tuple(extent), tuple(window), (1,) * len(extent)).flop_ratio
+
+
+@measures.add("1")
+def neighborhood_tile_bound(extent: list[int], window: list[int], stride: list[int], tile: list[int]) -> float:
+    """Most that a tiled neighbourhood attention can gain over dense attention: key tiles of dense over key tiles visited.
+
+    Source: Generalized Neighborhood Attention (arXiv 2504.16922), section 3.
+    """
+    return Neighborhood(tuple(extent), tuple(window), tuple(stride)).tile_bound(tile)
