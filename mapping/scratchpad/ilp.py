@@ -7,7 +7,7 @@ step is a relaxation of the one with addresses: when its solution packs, it is t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import networkx as nx
@@ -65,7 +65,7 @@ class _Program:
         low, high = (np.array(ends) for ends in zip(*self.fixed, strict=True))
         found = milp(
             np.array(self.cost),
-            integrality=np.ones(count),
+            integrality=np.ones(count, dtype=np.int64),
             bounds=Bounds(low, high),
             constraints=limits,
             options={"time_limit": time_limit_s, "mip_rel_gap": 0.0},
@@ -92,69 +92,84 @@ def residency(problem: Problem, capacity_bytes: int, time_limit_s: float, *, reo
         None: no solution in time.
     """
     unit = float(np.gcd.reduce([t.size_bytes for t in problem.tensors])) if problem.tensors else 1.0
-    program, count = _Program(), len(problem.ops)
+    program = _Program()
     streams = problem.streams(capacity_bytes)
-    windows = _windows(problem, reorder)
-    at = [{s: program.variable() for s in window} for window in windows]
-    for steps in at:
-        program.row([(v, 1.0) for v in steps.values()], 1.0, 1.0)
-    for step in range(count):
-        program.row([(steps[step], 1.0) for steps in at if step in steps], 1.0, 1.0)
-    for before, after in problem.order.edges:
-        for step in windows[after]:  # whoever makes it runs in an earlier step
-            earlier = [(v, 1.0) for s, v in at[before].items() if s < step]
-            program.row([*earlier, *((v, -1.0) for s, v in at[after].items() if s <= step)], 0.0)
-    held: list[dict[int, int]] = []
-    fetched: list[dict[int, int]] = []
-    spilled: list[int] = []
-    for index, tensor in enumerate(problem.tensors):
-        users = [c for c in tensor.consumers if (c, index) not in streams]
-        made = tensor.producer is not None and (tensor.producer, index) not in streams
-        makers = [tensor.producer] if made else []
-        steps = range(
-            min((windows[o][0] for o in (*makers, *users)), default=0), max((windows[o][-1] for o in (*makers, *users)), default=-1) + 1
-        )
-        forced = tensor.producer is not None and (tensor.output or any(i == index for _, i in streams))
-        spill = program.variable(
-            tensor.size_bytes / unit if tensor.producer is not None else 0.0, 1.0 if forced or tensor.producer is None else 0.0
-        )
-        held.append({s: program.variable() for s in steps})
-        fetched.append({s: program.variable(tensor.size_bytes / unit) for s in steps if any(s in at[u] for u in users)})
-        spilled.append(spill)
-        for step in steps:
-            created = [(at[o][step], 1.0) for o in makers if step in at[o]]
-            come = [(fetched[index][step], 1.0)] if step in fetched[index] else []
-            stay = [(held[index][step - 1], 1.0)] if step - 1 in held[index] else []
-            program.row([(held[index][step], 1.0), *((v, -c) for v, c in (*created, *come, *stay))], high=0.0)
-            for op in (*makers, *users):
-                if step in at[op]:
-                    program.row([(held[index][step], 1.0), (at[op][step], -1.0)], 0.0)
-        for step, variable in fetched[index].items():
-            program.row([(spill, 1.0), (variable, -1.0)], 0.0)
-            program.row([*((at[u][step], 1.0) for u in users if step in at[u]), (variable, -1.0)], 0.0)  # just in time
-            if tensor.producer is not None:
-                program.row([*((v, 1.0) for s, v in at[tensor.producer].items() if s < step), (variable, -1.0)], 0.0)
-    for step in range(count):
-        load = [(held[i][step], t.size_bytes / unit) for i, t in enumerate(problem.tensors) if step in held[i]]
+    at = _order_rows(program, problem, _windows(problem, reorder))
+    tensors = [_tensor_rows(program, problem, index, at, streams, unit) for index in range(len(problem.tensors))]
+    for step in range(len(problem.ops)):
+        load = [(v.held[step], t.size_bytes / unit) for v, t in zip(tensors, problem.tensors, strict=True) if step in v.held]
         if load:
             program.row(load, high=capacity_bytes / unit)
     values, bound = program.solve(time_limit_s)
-    constant = problem.streamed_bytes + sum(problem.tensors[i].size_bytes for op, i in streams if problem.tensors[i].producer != op)
     if values is None:
         return None
-    chosen: Callable[[int], bool] = lambda v: bool(values[v] > 0.5)  # noqa: E731
-    order = [0] * count
+    on = {variable for variable, value in enumerate(values) if value > 0.5}
+    order = [0] * len(problem.ops)
     for op, steps in enumerate(at):
-        order[next(s for s, v in steps.items() if chosen(v))] = op
-    kept = {i for i, t in enumerate(problem.tensors) if t.producer is not None and chosen(spilled[i])}
+        order[next(step for step, variable in steps.items() if variable in on)] = op
+    kept = frozenset(i for i, t in enumerate(problem.tensors) if t.producer is not None and tensors[i].spill in on)
     intervals = [
         interval
-        for i in range(len(problem.tensors))
+        for i, variables in enumerate(tensors)
         for interval in _runs(
-            problem, i, order, streams, {s for s, v in held[i].items() if chosen(v)}, {s for s, v in fetched[i].items() if chosen(v)}
+            problem, i, order, streams, *({s for s, v in steps.items() if v in on} for steps in (variables.held, variables.fetched))
         )
     ]
-    return Residency(tuple(order), tuple(intervals), frozenset(kept), constant + bound * unit)
+    past = sum(problem.tensors[i].size_bytes for op, i in streams if problem.tensors[i].producer != op)
+    return Residency(tuple(order), tuple(intervals), kept, problem.streamed_bytes + past + bound * unit)
+
+
+@dataclass(frozen=True)
+class _TensorVariables:
+    """Variables of one tensor: resident and fetched, by step, and whether DRAM has it."""
+
+    held: dict[int, int]
+    fetched: dict[int, int]
+    spill: int
+
+
+def _order_rows(program: _Program, problem: Problem, windows: Sequence[range]) -> list[dict[int, int]]:
+    """For each operator a variable for each step that it may run in: one step an operator, one operator a step, makers first."""
+    at = [{step: program.variable() for step in window} for window in windows]
+    for steps in at:
+        program.row([(v, 1.0) for v in steps.values()], 1.0, 1.0)
+    for step in range(len(at)):
+        program.row([(steps[step], 1.0) for steps in at if step in steps], 1.0, 1.0)
+    for before, after in problem.order.edges:
+        for step in windows[after]:
+            earlier = [(v, 1.0) for s, v in at[before].items() if s < step]
+            program.row([*earlier, *((v, -1.0) for s, v in at[after].items() if s <= step)], 0.0)
+    return at
+
+
+def _tensor_rows(
+    program: _Program, problem: Problem, index: int, at: Sequence[dict[int, int]], streams: frozenset[tuple[int, int]], unit: float
+) -> _TensorVariables:
+    """One tensor: it is resident where it is needed, by being made, fetched or kept; it is fetched just in time, once DRAM has it."""
+    tensor = problem.tensors[index]
+    size = tensor.size_bytes / unit
+    users = [at[c] for c in tensor.consumers if (c, index) not in streams]
+    maker = at[tensor.producer] if tensor.producer is not None and (tensor.producer, index) not in streams else {}
+    steps = sorted({step for where in (maker, *users) for step in where})
+    steps = list(range(steps[0], steps[-1] + 1)) if steps else []
+    if tensor.producer is None:
+        spill = program.variable(0.0, 1.0)
+    else:
+        spill = program.variable(size, 1.0 if tensor.output or any(i == index for _, i in streams) else 0.0)
+    held = {step: program.variable() for step in steps}
+    fetched = {step: program.variable(size) for step in steps if any(step in user for user in users)}
+    for step in steps:
+        comes = [maker.get(step), fetched.get(step), held.get(step - 1)]
+        program.row([(held[step], 1.0), *((v, -1.0) for v in comes if v is not None)], high=0.0)
+        for where in (maker, *users):
+            if step in where:
+                program.row([(held[step], 1.0), (where[step], -1.0)], 0.0)
+    for step, variable in fetched.items():
+        program.row([(spill, 1.0), (variable, -1.0)], 0.0)
+        program.row([*((user[step], 1.0) for user in users if step in user), (variable, -1.0)], 0.0)
+        if tensor.producer is not None:
+            program.row([*((v, 1.0) for s, v in at[tensor.producer].items() if s < step), (variable, -1.0)], 0.0)
+    return _TensorVariables(held, fetched, spill)
 
 
 def _windows(problem: Problem, reorder: bool) -> list[range]:

@@ -70,7 +70,10 @@ def _exact(intervals: Sequence[Interval], sizes: Sequence[int], capacity_bytes: 
     pairs = [(i, j) for i, j in combinations(range(count), 2) if _meet(intervals[i], intervals[j])]
     unit = float(np.gcd.reduce(list(sizes)))
     room = capacity_bytes // unit
-    rows, columns, values, low = [], [], [], []
+    rows: list[int] = []
+    columns: list[int] = []
+    values: list[float] = []
+    low: list[float] = []
     for p, (i, j) in enumerate(pairs):  # above[p] = 1: j lies above i
         for first, second, sign, constant in ((i, j, -1.0, 0.0), (j, i, 1.0, 1.0)):
             row = len(low)
@@ -84,7 +87,7 @@ def _exact(intervals: Sequence[Interval], sizes: Sequence[int], capacity_bytes: 
         return None
     found = milp(
         np.zeros(count + len(pairs)),
-        integrality=np.ones(count + len(pairs)),
+        integrality=np.ones(count + len(pairs), dtype=np.int64),
         bounds=Bounds(np.zeros(count + len(pairs)), high),
         constraints=LinearConstraint(matrix.tocsr(), np.array(low), np.full(len(low), np.inf)),
         options={"time_limit": time_limit_s},
