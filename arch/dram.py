@@ -86,7 +86,7 @@ def _shipped(name: str) -> DramDevice:
     return from_document(read_yaml(path), path.name)
 
 
-class _Reader:
+class Reader:
     """Walks a document, collects sources, and names the place of what is wrong."""
 
     def __init__(self, document: Mapping[str, Any], where: str) -> None:
@@ -165,7 +165,7 @@ class _Reader:
 
 def from_document(document: Mapping[str, Any], where: str) -> DramDevice:
     """A device from the content of a YAML file; `where` names it in errors, which are those of `load`."""
-    reader = _Reader(document, where)
+    reader = Reader(document, where)
     reader.section("top level", dict(document), _KEYS)
     for key in ("name", "standard", "clock", "organisation", "timings", "commands"):
         if key not in document:
@@ -196,7 +196,7 @@ def from_document(document: Mapping[str, Any], where: str) -> DramDevice:
         sources=MappingProxyType(reader.sources))
 
 
-def _included(reader: _Reader, document: Mapping[str, Any], timings: Mapping[str, int],
+def _included(reader: Reader, document: Mapping[str, Any], timings: Mapping[str, int],
               ) -> tuple[tuple[Command, ...], tuple[Rule, ...], str]:
     """Commands and rows of the file and of the shared file that it includes; shared rows of absent timings fall away."""
     commands: dict[str, Command] = {}
@@ -208,7 +208,7 @@ def _included(reader: _Reader, document: Mapping[str, Any], timings: Mapping[str
         if not isinstance(include, str) or not shared.exists():
             raise UnknownNameError("shared rows", str(include), [p.stem[1:] for p in FOLDER.glob("_*.yaml")], reader.where)
         content = read_yaml(shared)
-        inner = _Reader(content, shared.name)
+        inner = Reader(content, shared.name)
         commands.update(_commands(inner, content.get("commands", {}))[0])
         rules += [rule for rule in _rules(inner, content.get("constraints", []), commands) if _known(rule, timings)]
     own, switch = _commands(reader, document["commands"])
@@ -222,7 +222,7 @@ def _known(rule: Rule, timings: Mapping[str, int]) -> bool:
                if isinstance(node, ast.Name))
 
 
-def _commands(reader: _Reader, found: Any) -> tuple[dict[str, Command], str]:
+def _commands(reader: Reader, found: Any) -> tuple[dict[str, Command], str]:
     commands: dict[str, Command] = {}
     switch = ""
     for name, given in reader.section("commands", found).items():
@@ -243,7 +243,7 @@ def _commands(reader: _Reader, found: Any) -> tuple[dict[str, Command], str]:
     return commands, switch
 
 
-def _rules(reader: _Reader, found: Any, commands: Mapping[str, Command]) -> list[Rule]:
+def _rules(reader: Reader, found: Any, commands: Mapping[str, Command]) -> list[Rule]:
     if not isinstance(found, list):
         raise reader.fail("constraints", f"expected a list of rows, found {shown(found)}")
     rules = []
@@ -267,7 +267,7 @@ def _rules(reader: _Reader, found: Any, commands: Mapping[str, Command]) -> list
     return rules
 
 
-def _refresh(reader: _Reader, document: Mapping[str, Any], part: str) -> Refresh | None:
+def _refresh(reader: Reader, document: Mapping[str, Any], part: str) -> Refresh | None:
     if part not in document:
         return None
     keys = ("command", "closer", "interval", "duration")
@@ -278,7 +278,7 @@ def _refresh(reader: _Reader, document: Mapping[str, Any], part: str) -> Refresh
     return Refresh(**{key: str(given[key]) for key in keys})
 
 
-def _pim(reader: _Reader, document: Mapping[str, Any], organisation: Organisation) -> Pim | None:
+def _pim(reader: Reader, document: Mapping[str, Any], organisation: Organisation) -> Pim | None:
     if "pim" not in document:
         return None
     keys = tuple(Pim.__dataclass_fields__)

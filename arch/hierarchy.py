@@ -103,6 +103,9 @@ class Hierarchy:
         Multiply-accumulates that one MAC unit starts in a cycle.
     clock_hz
         Clock.
+    op_macs
+        Multiply-accumulates whose time and energy one other scalar operation takes, by class (``exp``, ``add`` ...); the MAC
+        units execute no class that is not named.
     provenance
         Source of every number that a file gave, by path.
 
@@ -123,6 +126,7 @@ class Hierarchy:
     clock_hz: float
     macs_per_clk: float = 1.0
     title: str = ""
+    op_macs: Mapping[str, float] = field(default_factory=dict)
     provenance: Mapping[str, Provenance] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
@@ -179,6 +183,8 @@ def _check(spec: Hierarchy) -> None:
     _number(spec.mac_j, f"{where}: mac.energy", zero=True)
     _number(spec.clock_hz, f"{where}: clock")
     _number(spec.macs_per_clk, f"{where}: mac.rate")
+    for name, macs in spec.op_macs.items():
+        _number(macs, f"{where}: mac.ops.{name}", zero=True)
 
 
 def _first(spec: Hierarchy) -> str:
@@ -250,6 +256,7 @@ class _MacFile(BaseModel):
     model_config = ConfigDict(extra="forbid")
     energy: _Leaf
     rate: _Leaf | None = None
+    ops: dict[str, _Leaf] = {}
 
 
 class _HierarchyFile(BaseModel):
@@ -357,6 +364,7 @@ def hierarchy_from_document(document: Mapping[str, Any]) -> Hierarchy:
         mac_j=reader.number(file.mac.energy, "mac.energy", "J"),
         macs_per_clk=1.0 if file.mac.rate is None else reader.number(file.mac.rate, "mac.rate", "1"),
         clock_hz=reader.number(file.clock, "clock", "Hz"),
+        op_macs={name: reader.number(leaf, f"mac.ops.{name}", "1") for name, leaf in file.mac.ops.items()},
         provenance=reader.provenance,
     )
 

@@ -139,6 +139,15 @@ def aim_gemv(device: DramDevice, outputs: int, inputs: int, *, element_bytes: in
     shape = gemv_shape(device, outputs, inputs, element_bytes)
     if order not in ORDERS:
         raise UnknownNameError("loop order", str(order), ORDERS, device.name)
+    # First command in cycle 2; the host's end two cycles behind the last result.
+    cycles = 2 + _aim_passes(device, shape, order) + 2
+    if refresh:
+        cycles = refreshed(device, cycles)
+    return _estimate(device, cycles, outputs * inputs, shape, order)
+
+
+def _aim_passes(device: DramDevice, shape: GemvShape, order: Order) -> float:
+    """Cycles of the passes of a GEMV over one channel, until the last results have arrived."""
     timings = device.timings
     mod, step, fill = timings["tMOD"], _gap(device, "MAC16", "MAC16"), _gap(device, "WRGB", "WRGB")
     reopen = _gap(device, "PREA", "ACT16") + _gap(device, "ACT16", "MAC16")
@@ -160,12 +169,40 @@ def aim_gemv(device: DramDevice, outputs: int, inputs: int, *, element_bytes: in
         if loads and index == 0:
             head += mod
         total += head + (reopen if index else reopen - _gap(device, "PREA", "ACT16")) + (width - 1) * step
-    # First command in cycle 2; the results of the last group, and the host's end two cycles behind them.
     latency = device.expand(device.command("RDMAC16").latency)
-    cycles = 2 + total + to_read + mod + latency + 2
-    if refresh:
-        cycles = refreshed(device, cycles)
-    return _estimate(device, cycles, outputs * inputs, shape, order)
+    return total + to_read + mod + latency
+
+
+def aim_blocks(device: DramDevice, groups: int, columns: int) -> float:
+    """Cycles of one channel for `groups` results of every bank from vectors of so many columns, in the better loop order.
+
+    >>> from presilicon.arch.dram import load
+    >>> aim_blocks(load("aim-gddr6"), 8, 64) == min(_aim_passes(load("aim-gddr6"), GemvShape(8, 1, 64, 64), o) for o in ORDERS)
+    True
+    """
+    block = block_columns(device)
+    blocks = math.ceil(columns / block)
+    shape = GemvShape(groups, blocks, block, columns - (blocks - 1) * block)
+    return min(_aim_passes(device, shape, "outputs"), _aim_passes(device, shape, "inputs"))
+
+
+def aim_scores(device: DramDevice, keys: int, columns: int) -> float:
+    """Cycles of one channel for the scores of `keys` keys of so many columns, one key a bank, as many in a row as fit.
+
+    As `_aim_passes` with one block in the buffer, but the row is left only when its keys are done.
+    """
+    groups = math.ceil(keys / device.organisation.banks_per_channel)
+    in_row = max(1, device.organisation.columns // columns)
+    passes = _aim_passes(device, GemvShape(groups, 1, block_columns(device), columns), "inputs")
+    reopen = _gap(device, "PREA", "ACT16") + _gap(device, "ACT16", "MAC16")
+    return passes - (groups - math.ceil(groups / in_row)) * reopen
+
+
+def block_columns(device: DramDevice) -> int:
+    """Columns that the operand buffer, or a row, holds."""
+    if device.pim is None or device.pim.placement != "bank":
+        raise MappingError(f"{device.name}: has no processing unit in every bank, which this kernel needs")
+    return max(1, min(device.organisation.columns, device.pim.buffer_bytes // device.organisation.column_bytes))
 
 
 def _visits(shape: GemvShape, order: Order) -> Iterator[tuple[int, bool, bool]]:

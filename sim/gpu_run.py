@@ -15,6 +15,7 @@ from ..mapping.gpu.energy import kernel_energy
 from ..mapping.gpu.lower import Kernel, lower
 from ..mapping.gpu.machine import KernelTimes, Machine
 from ..workloads.graph import OpGraph
+from . import parallel
 from .gpu_tile import refine
 from .host import HostTimeline, Launch, Runtime, play
 from .result import OpResult, Simulation, fit_memory
@@ -24,24 +25,28 @@ def simulate_gpu(graph: OpGraph, system: System, fidelity: str, runtime: Runtime
     """One step of a graph on a GPU; see `presilicon.sim.run.simulate`."""
     if runtime == "compiled":
         graph = fuse(graph)
+    parallel.check_link(graph, system.link, system.name)
     machine = Machine.of(system)
-    results = estimate_ops(graph, system, machine, fidelity)
-    timelines = [play(list(_launches(results, which)), system.host, runtime) for which in ("time_s", "low_s", "high_s")]
+    step = parallel.split(graph, estimate_ops(graph, system, machine, fidelity))
+    timelines = [play(list(_launches(step, which)), system.host, runtime) for which in ("time_s", "low_s", "high_s")]
     played: HostTimeline = timelines[0]
+    waits = [parallel.bubble_s(step, t.time_s) for t in timelines]
+    exposed = [parallel.exposed_s(step, which) for which in ("time_s", "low_s", "high_s")]
     return Simulation(
         graph=graph,
         system=system,
         fidelity=fidelity,
         runtime=runtime,
-        time_s=played.time_s,
-        low_s=timelines[1].time_s,
-        high_s=timelines[2].time_s,
-        device_busy_s=played.gpu_busy_s,
+        time_s=played.time_s + waits[0] + exposed[0],
+        low_s=timelines[1].time_s + waits[1] + exposed[1],
+        high_s=timelines[2].time_s + waits[2] + exposed[2],
+        device_busy_s=played.gpu_busy_s + exposed[0],
         host_busy_s=played.host_busy_s,
         first_kernel_s=played.first_kernel_s,
-        results=tuple(results),
-        spans=played.spans,
+        results=parallel.repeated(step),
+        spans=parallel.shifted(played.spans, waits[0]),
         memory=fit_memory(graph, system),
+        notes=parallel.notes(step, played.time_s, graph),
     )
 
 
@@ -88,10 +93,12 @@ def _estimates(kernels: Sequence[Kernel], times: KernelTimes, system: System, ma
     ]
 
 
-def _launches(results: Sequence[OpResult], which: str) -> Iterator[Launch]:
+def _launches(step: parallel.Step, which: str) -> Iterator[Launch]:
     """Program order with repeats written out: a run of ops with one count is a block that repeats."""
-    for count, block in groupby(results, key=lambda r: r.op.count):
-        members = list(block)
-        for _ in range(count):
-            for r in members:
-                yield Launch(r.op.name, getattr(r.estimate, which), r.launches)
+    for results, times in step.launched:
+        blocks = [(count, list(block)) for count, block in groupby(results, key=lambda r: r.op.count)]
+        for _ in range(times):
+            for count, members in blocks:
+                for _ in range(count):
+                    for r in members:
+                        yield Launch(r.op.name, getattr(r.estimate, which), r.launches)

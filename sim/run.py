@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from ..arch import AnySystem, System, load
-from ..errors import PresiliconError, UncoveredOpError, UnknownNameError
+from ..errors import MappingError, PresiliconError, UncoveredOpError, UnknownNameError
 from ..workloads.graph import OpGraph
 from .gpu_run import simulate_gpu
 from .host import RUNTIMES, Runtime
+from .parallel import devices
 from .result import Simulation
 
 Fidelity = Literal["analytic", "tile"]
@@ -60,6 +61,8 @@ def simulate(
         raise PresiliconError(f"expected an OpGraph, found {type(graph).__name__}")
     if isinstance(system, System):
         return simulate_gpu(graph, system, fidelity, runtime)
+    if devices(graph) > 1:
+        raise MappingError(f"{graph.name} on {system.name}: {devices(graph)} devices; only GPUs run a graph that is split over several")
     return _accelerator(system.kind)(graph, system, fidelity=fidelity, **({"place": place} if system.kind == "hybrid" else {}))
 
 

@@ -39,7 +39,7 @@ def test_systems_by_name_by_path_and_as_they_are(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"system": "h100"}, "unknown system 'h100'; did you mean 'h100-pcie' or 'h100-sxm'"),
+        ({"system": "h100"}, "unknown system 'h100'; did you mean 'h100-aim' or 'h100-pcie' or 'h100-sxm'"),
         ({"fidelity": "tiles"}, "unknown fidelity 'tiles'; did you mean 'tile'"),
         ({"runtime": "eagre"}, "unknown runtime 'eagre'; did you mean 'eager'"),
     ],

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .op import Op as Op
     from .op import Operand as Operand
     from .op import tensor as tensor
+    from .parallel import parallelise as parallelise
     from .quantise import quantise as quantise
     from .trace.api import trace as trace
     from .trace.registry import formula as formula
@@ -32,6 +33,7 @@ _EXPORTS = {
     "NumberFormat": "formats",
     "trace_model": "models",
     "builtin": "models",
+    "parallelise": "parallel",
     "formula": "trace.registry",
 }
 
@@ -44,6 +46,7 @@ __all__ = [
     "Uncovered",
     "builtin",
     "formula",
+    "parallelise",
     "quantise",
     "tensor",
     "trace",

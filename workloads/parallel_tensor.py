@@ -24,10 +24,10 @@ from .graph import OpGraph
 from .op import Op, Operand
 
 #: Ops, by the packet of their target, through which a sum over ranks may be taken later.
-_LINEAR: Final = frozenset(
-    "add add_ sub neg mul mul_ div div_ to _to_copy copy copy_ contiguous clone reshape index index_select sum mean cat "
-    "index_add index_add_ slice_backward embedding".split()
-)
+_LINEAR: Final = frozenset((
+    "add", "add_", "sub", "neg", "mul", "mul_", "div", "div_", "to", "_to_copy", "copy", "copy_", "contiguous", "clone",
+    "reshape", "index", "index_select", "sum", "mean", "cat", "index_add", "index_add_", "slice_backward", "embedding",
+))  # fmt: skip
 #: Losses, which Megatron computes on logits that stay split by vocabulary, after three small all-reduces.
 _LOSS: Final = frozenset(("nll_loss_forward", "nll_loss_backward", "nll_loss", "cross_entropy_loss"))
 
@@ -134,14 +134,13 @@ class Tensor:
             self._union(op, self._parts(op, reads))
             self._union(op, ("out",))
         elif op.kind in ("reduce", "norm", "softmax"):
-            if packet(op) in _LOSS or set(op.attributes) & {"topk", "sort"} or "r" not in op.dims:
-                if packet(op) not in _LOSS:
-                    self._block(op, "chooses among the features")
+            if packet(op) not in _LOSS and (set(op.attributes) & {"topk", "sort"} or "r" not in op.dims):
+                self._block(op, "chooses among the features")
             self._union(op, (o.name for o in reads if o.name.startswith("x")))
         elif op.kind == "gather":
             table = next((o for o in op.operands if o.name == "table"), None)
             if table is not None and table.role == "weight":
-                if not self._bias(op):
+                if not self.is_expert_bias(op):
                     self._block(op, "comes from an embedding")
             elif op.dims.get("c", 1) == 1 or table is None:
                 self._union(op, ("x0", "table"))
@@ -152,9 +151,9 @@ class Tensor:
             self._union(op, (o.name for o in reads))
             self._block(op, f"passes a {op.kind}")
 
-    def _bias(self, op: Op) -> bool:
-        """Whether a gather picks rows of a weight by expert, not by token: its index was computed from a router's choice."""
-        return any(
+    def is_expert_bias(self, op: Op) -> bool:
+        """Whether an op gathers rows of a weight by expert, not by token: its index was computed from a router's choice."""
+        return op.kind == "gather" and any(
             self.flow.ops[a].attributes.get("sort") or self.flow.ops[a].attributes.get("topk")
             for p in self.flow.producers(op, "index")
             for a in (p, *nx.ancestors(self.graph.nx, p))
@@ -245,7 +244,8 @@ class Tensor:
         """Attention written out as matmuls repeats its KV heads; a rank must hold whole ones."""
         batch = self.graph.meta.get("batch")
         products = [self.flow.ops[v] for v in region.values if self.flow.ops[v].kind == "matmul" and self.flow.ops[v].dims.get("b", 1) > 1]
-        if not isinstance(batch, int) or not products:
+        made = nx.ancestors(self.graph.nx.subgraph(region.values), op.name)
+        if not isinstance(batch, int) or not products or not made & set(region.entries):
             return
         kv_heads = products[0].dims["b"] // batch // self._repeats(op)
         if kv_heads % self.tp:
@@ -451,8 +451,8 @@ def _narrower(flow: Flow, name: str, partial: set[str]) -> str:
     """The value itself, or what it was converted from when that has fewer bytes."""
     op = flow.ops[name]
     made = [p for p in flow.producers(op, "x0") if p in partial]
-    if op.kind == "copy" and len(made) == 1 and flow.ops[made[0]].bytes_written < op.bytes_written and set(flow.consumers[made[0]]) == {name}:
-        return made[0]
+    if op.kind == "copy" and len(made) == 1 and set(flow.consumers[made[0]]) == {name}:
+        return made[0] if flow.ops[made[0]].bytes_written < op.bytes_written else name
     return name
 
 
@@ -468,7 +468,7 @@ def _carries(tensor: Tensor, op: Op, held: Mapping[str, list[str]]) -> bool:
             if o.name in held:
                 continue
             made = tensor.flow.producers(op, o.name)
-            bias = o.role == "weight" or (made and all(tensor.flow.ops[p].kind == "gather" and tensor._bias(tensor.flow.ops[p]) for p in made))
+            bias = o.role == "weight" or (made and all(tensor.is_expert_bias(tensor.flow.ops[p]) for p in made))
             if not bias:
                 return False
     return True

@@ -39,7 +39,7 @@ def with_contexts(graph: OpGraph, contexts: Sequence[int] | np.ndarray) -> OpGra
     WorkloadError
         Not a decode step, another number of sequences, or attention written out as matmuls.
     """
-    lengths = np.sort(np.asarray(contexts, dtype=np.int64))[::-1] + 1
+    lengths = np.asarray(contexts, dtype=np.int64) + 1
     batch, context = graph.meta.get("batch"), graph.meta.get("context")
     if graph.meta.get("phase") != "decode" or not isinstance(batch, int) or not isinstance(context, int):
         raise WorkloadError(f"{graph.name}: contexts of requests need a decode step traced with trace_model")
@@ -61,9 +61,7 @@ def with_contexts(graph: OpGraph, contexts: Sequence[int] | np.ndarray) -> OpGra
             continue  # attention over an encoder's output
         seen = np.minimum(lengths, window) if window else lengths
         changed[op.name] = _ragged(op, seen, window)
-        held = [o for o in op.operands if o.name in ("k", "v")]
-        before += op.count * sum(op.elements(o) for o in held)
-        after += op.count * sum(changed[op.name].elements(o) for o in held)
+        before, after = before + op.count * _cached(op), after + op.count * _cached(changed[op.name])
         around |= nx.ancestors(graph.nx, op.name)
     ratio = Fraction(int(lengths.sum()), batch * traced)
     for op in graph:  # what is computed anew over the whole cache (expanding a latent one)
@@ -79,6 +77,10 @@ def with_contexts(graph: OpGraph, contexts: Sequence[int] | np.ndarray) -> OpGra
         graph.name, [changed.get(op.name, op) for op in graph], [(u, v, d["tensor"]) for u, v, d in graph.nx.edges(data=True)],
         memory=memory, tokens=graph.tokens, uncovered=graph.uncovered, meta=meta,
     )  # fmt: skip
+
+
+def _cached(op: Op) -> int:
+    return sum(op.elements(o) for o in op.operands if o.name in ("k", "v"))
 
 
 def _ragged(op: Op, seen: np.ndarray, window: int) -> Op:

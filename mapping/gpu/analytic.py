@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -46,6 +47,9 @@ def _prefill(machine: Machine, link: LinkSpec, sizes: Sizes, options: Mapping[st
 
 
 def _decode(machine: Machine, link: LinkSpec, sizes: Sizes, options: Mapping[str, Any]) -> KernelTimes:
+    if "kv_lengths" in options:
+        rest = {name: value for name, value in options.items() if name != "kv_lengths"}
+        return _ragged(machine, link, sizes, np.array(options["kv_lengths"], dtype=float), rest)
     return attention.attention_decode(
         machine,
         sizes["batch"],
@@ -58,6 +62,22 @@ def _decode(machine: Machine, link: LinkSpec, sizes: Sizes, options: Mapping[str
         window=sizes.get("window", 0),
         **options,
     )
+
+
+def _ragged(machine: Machine, link: LinkSpec, sizes: Sizes, lengths: np.ndarray, options: Mapping[str, Any]) -> KernelTimes:
+    """Decode attention of requests of different lengths: the work of their sum, and no less than the longest alone.
+
+    Split-KV kernels cut long caches and deal the pieces to the SMs evenly, so the bytes of the batch are those of the sum;
+    the longest request, cut as finely as a batch of one, still has to end.
+    """
+    window = np.asarray(sizes.get("window", 0.0), dtype=float)
+    seen = np.where(window[..., None] > 0, np.minimum(lengths, window[..., None]), lengths)
+    whole = _decode(machine, link, {**sizes, "batch": np.full(window.shape, float(len(lengths))), "kv_len": seen.mean(-1)}, options)
+    longest = _decode(machine, link, {**sizes, "batch": np.ones(window.shape), "kv_len": seen.max(-1)}, options)
+    if np.all(longest.time_s <= whole.time_s):
+        return whole
+    # CTAs of equal length, which the choice describes, are then not what sets the time.
+    return replace(whole, time_s=np.maximum(whole.time_s, longest.time_s), choice={})
 
 
 def _memory(machine: Machine, link: LinkSpec, sizes: Sizes, options: Mapping[str, Any]) -> KernelTimes:
@@ -83,6 +103,7 @@ def _collective(machine: Machine, link: LinkSpec, sizes: Sizes, options: Mapping
         "all_gather": collective.all_gather,
         "reduce_scatter": collective.reduce_scatter,
         "all_to_all": collective.all_to_all,
+        "send": collective.send,
     }
     rest = {key: value for key, value in options.items() if key != "operation"}
     return forms[options["operation"]](machine, collective.Link.of(link), sizes["message_bytes"], sizes["num_gpus"], **rest)

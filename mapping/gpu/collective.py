@@ -381,6 +381,12 @@ def all_to_all(
     return _nccl(machine, link, message_bytes, num_gpus, "all_to_all", process_per_gpu)
 
 
+def send(machine: Machine, link: Link, message_bytes: Any, num_gpus: Any = 2, *, process_per_gpu: bool = False) -> KernelTimes:
+    """One GPU sends ``message_bytes`` to another: half of an exchange between two, in which each keeps the other half."""
+    size = np.asarray(message_bytes, dtype=float)
+    return _nccl(machine, link, 2.0 * size, np.minimum(num_gpus, 2.0), "all_to_all", process_per_gpu)
+
+
 def operation_by_occurrence(*keys: Any) -> np.ndarray:
     """Operation of each row of an NCCL table without an operation column, by how often its key came before.
 

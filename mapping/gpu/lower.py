@@ -172,6 +172,8 @@ def _attention(op: Op, available: Mapping[str, Any]) -> Kernel:
         "v_head_dim": a.get("v_head_dim", d["e"]),
     }
     options: dict[str, Any] = {"arithmetic": arithmetic_of(q.number_format.arithmetic, available), "kv_bits": k.number_format.bits}
+    if "kv_lengths" in a:  # requests of different lengths
+        options["kv_lengths"] = tuple(a["kv_lengths"])
     if d["q"] <= 8 and a.get("phase", "decode") == "decode":
         return Kernel(op.name, "attention_decode", sizes, options, a.get("launches", 1), op.flops)
     options["causal"] = bool(a.get("causal", False))
@@ -204,8 +206,11 @@ def _scan(op: Op, available: Mapping[str, Any]) -> Kernel:
 
 
 def _collective(op: Op, available: Mapping[str, Any]) -> Kernel:
-    sizes = {"message_bytes": op.bytes_read, "num_gpus": op.attributes["devices"]}
+    # The message is the larger side: what an all-gather gives, what a reduce-scatter takes.
+    sizes = {"message_bytes": max(op.bytes_read, op.bytes_written), "num_gpus": op.attributes["devices"]}
     options = {"operation": op.attributes["operation"], "process_per_gpu": True}  # as serving and training frameworks run
+    if "implementation" in op.attributes:
+        options["implementation"] = op.attributes["implementation"]
     return Kernel(op.name, "collective", sizes, options, 1, 0.0)
 
 

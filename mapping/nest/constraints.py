@@ -29,6 +29,9 @@ class Constraints:
         By memory, its tensors from the outermost tile to the innermost.
     tiles
         By memory and tensor, extents that the tile must have: ``{("buffer", "O"): {"m": 512}}``; dimensions left out are free.
+    even
+        All tiles of a memory stand at one depth, as Timeloop has them: a loop between two of them indexes none of those above it, so that
+        they might as well stand below it.
     """
 
     dataflow: str | None = None
@@ -36,6 +39,7 @@ class Constraints:
     spatial_dims: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     order: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     tiles: Mapping[tuple[str, str], Mapping[str, int]] = field(default_factory=dict)
+    even: bool = False
 
 
 def check_constraints(problem: Problem, constraints: Constraints) -> None:

@@ -6,7 +6,7 @@ Costs are vectors: energy first, then one entry per port of limited bandwidth. F
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
@@ -53,11 +53,18 @@ class Cost:
         Cost that no tile shape changes: the MACs, their reads and writes, less the skipped first reads.
     compute
         Cycles of the MACs.
+    once
+        By tensor and memory, what is saved when no more than so many elements are moved: nothing is fetched back (ZigZag's rule).
     """
 
     edge: Mapping[Edge, Floats]
     constant: Floats
     compute: float
+    once: Mapping[Edge, tuple[float, Floats]] = field(default_factory=dict)
+
+    def least(self, edge: Edge, fewest: float) -> Floats:
+        """Least cost of a tensor's moves into a memory, when `fewest` elements is the least that it can move."""
+        return self.edge[edge] * fewest + (self.once[edge][1] if edge in self.once else 0.0)
 
 
 def cost(problem: Problem, chosen: Sequence[Spread]) -> Cost:
@@ -69,10 +76,13 @@ def cost(problem: Problem, chosen: Sequence[Spread]) -> Cost:
         for below in range(position + 1, macs + 1):
             instances[below] *= spread.total
     constant = np.zeros(1 + len(used))
-    constant[0] = problem.points * problem.hierarchy.mac_j
+    constant[0] = problem.points * problem.macs_per_point * problem.hierarchy.mac_j
     edge: dict[Edge, Floats] = {}
+    once: dict[Edge, tuple[float, Floats]] = {}
     for tensor in problem.tensors.values():
         chain = [*tensor.levels, macs]
+        if chain[0]:
+            edge[tensor.name, chain[0]] = np.zeros_like(constant)
         for parent, child in pairwise(chain):
             shared, copies = _sharing(problem, chosen, tensor, parent, child)
             read_up, written_up = (_vector(problem, used, instances, tensor, parent, *once) for once in ((1 / shared, 0), (0, 1 / shared)))
@@ -84,8 +94,15 @@ def cost(problem: Problem, chosen: Sequence[Spread]) -> Cost:
             else:
                 edge[tensor.name, child] = moved
             if tensor.kind == "output":
-                constant -= tensor.volume(problem.dims) * copies * fetch
-    return Cost(edge, constant, problem.points / instances[macs] / problem.hierarchy.macs_per_clk)
+                elements = tensor.volume(problem.dims)
+                if problem.counting == "accelforge":
+                    constant -= elements * copies * fetch
+                elif child < macs:
+                    once[tensor.name, child] = float(elements * copies), -elements * copies * fetch
+                elif problem.points == elements:
+                    constant -= elements * fetch
+    work = problem.points * problem.macs_per_point
+    return Cost(edge, constant, work / instances[macs] / problem.hierarchy.macs_per_clk, once)
 
 
 def _sharing(problem: Problem, chosen: Sequence[Spread], tensor: Tensor, parent: int, child: int) -> tuple[int, int]:

@@ -118,8 +118,18 @@ class Counts:
         return next(a for a in self.accesses if (a.tensor, a.level) == (tensor, level))
 
 
-def evaluate(mapping: Mapping, problem: Problem) -> Counts:
+def evaluate(mapping: Mapping, problem: Problem, branch: int = 0, starts: MappingABC[int, int] | None = None) -> Counts:
     """Count what a mapping costs, by the rule at the head of this module.
+
+    Parameters
+    ----------
+    mapping, problem
+        The nest, and what it is a nest of.
+    branch
+        Number of the first node of a fused op's own part of the nest: the tiles from there on start empty whenever a loop
+        above advances, for the other ops have run in between.
+    starts
+        By number of a memory, the first node that its block can begin with, where tiles of other ops bound it.
 
     Raises
     ------
@@ -132,8 +142,12 @@ def evaluate(mapping: Mapping, problem: Problem) -> Counts:
     reads: dict[tuple[str, int], int] = {}
     writes: dict[tuple[str, int], int] = {}
     for tensor in problem.tensors.values():
-        for parent, child, moved, shared, first in _transfers(mapping, problem, tensor, below):
+        for parent, child, moved, shared, first in _transfers(mapping, problem, tensor, below, branch, starts or {}):
             output = tensor.kind == "output"
+            if output and problem.counting == "zigzag":
+                # Fetched back every time, the first included, unless no partial sum ever returns.
+                alone = tensor.volume(problem.dims) if child == len(problem.memories) else first
+                first = moved if moved <= alone else 0
             for key, read, written in (
                 ((tensor.name, parent), moved - first, moved if output else 0),
                 ((tensor.name, child), moved if output else 0, moved - first),
@@ -150,7 +164,9 @@ def evaluate(mapping: Mapping, problem: Problem) -> Counts:
     return _totals(mapping, problem, accesses, occupancy)
 
 
-def _transfers(mapping: Mapping, problem: Problem, tensor: Tensor, below: list[dict[str, int]]) -> list[tuple[int, int, int, int, int]]:
+def _transfers(
+    mapping: Mapping, problem: Problem, tensor: Tensor, below: list[dict[str, int]], branch: int, starts: MappingABC[int, int]
+) -> list[tuple[int, int, int, int, int]]:
     """Parent, child, elements moved into all instances of the child, instances that share a datum, first fetches.
 
     The last child is the MAC, numbered past the memories.
@@ -176,19 +192,24 @@ def _transfers(mapping: Mapping, problem: Problem, tensor: Tensor, below: list[d
                 )
             if position >= parent and (fanout.multicast or tensor.kind == "output"):
                 shared *= node.factor
-        moved = problem.points if child == chain[-1] else _fetched(mapping, problem, tensor, at[child], below, child)
+        moved = problem.points
+        if child != chain[-1]:
+            first_node = branch if at[child] >= branch else starts.get(child, 0)
+            moved = _fetched(mapping, problem, tensor, at[child], below, child, first_node)
         first = tensor.volume(problem.dims) * copies if tensor.kind == "output" else 0
         found.append((parent, child, moved, shared, first))
     return found
 
 
-def _fetched(mapping: Mapping, problem: Problem, tensor: Tensor, at: int, below: list[dict[str, int]], level: int) -> int:
+def _fetched(mapping: Mapping, problem: Problem, tensor: Tensor, at: int, below: list[dict[str, int]], level: int, start: int) -> int:
     """Elements fetched into all instances of memory `level`, whose tile of the tensor is kept at node `at`."""
     numbers = {memory.name: i for i, memory in enumerate(problem.memories)}
     tile = below[at]
     volume = tensor.volume(tile)
     times, inside, mover, step = 1, True, None, 0
-    for node, extents in zip(reversed(mapping.nodes[:at]), reversed(below[:at]), strict=True):
+    for i in range(at - 1, -1, -1):
+        node, extents = mapping.nodes[i], below[i]
+        inside = inside and i >= start
         if isinstance(node, Keep):
             inside = inside and numbers[node.level] >= level
         elif isinstance(node, Spatial) or not inside or mover is not None:
@@ -249,8 +270,9 @@ def _totals(mapping: Mapping, problem: Problem, accesses: tuple[Access, ...], oc
         read, written = sum(a.read_bytes for a in own), sum(a.written_bytes for a in own)
         energy[memory.name] = read * memory.read_j_per_byte + written * memory.write_j_per_byte
         cycles[memory.name] = port_cycles(memory, read / instances[memory.name], written / instances[memory.name])
-    energy["mac"] = problem.points * hierarchy.mac_j
-    cycles["mac"] = problem.points / instances["mac"] / hierarchy.macs_per_clk
+    work = problem.points * problem.macs_per_point
+    energy["mac"] = work * hierarchy.mac_j
+    cycles["mac"] = work / instances["mac"] / hierarchy.macs_per_clk
     return Counts(accesses, energy, cycles, occupancy, instances, hierarchy.mac_units, hierarchy.clock_hz)
 
 

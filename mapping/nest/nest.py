@@ -155,6 +155,6 @@ def _check_complete(problem: Problem, extents: MappingABC[str, int], kept: set[t
         if extents[dim] != extent:
             raise MappingError(f"{where}: the factors of {dim} multiply to {extents[dim]}; its extent is {extent}")
     for tensor in problem.tensors.values():
-        for number in tensor.levels[1:]:
+        for number in (n for n in tensor.levels if n):
             if (tensor.name, problem.memories[number].name) not in kept:
                 raise MappingError(f"{where}: {problem.memories[number].name} keeps every {tensor.kind}; say where it keeps {tensor.name}")

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Literal
 
 from ...arch.hierarchy import Fanout, Hierarchy, Memory, TensorClass
 from ...errors import MappingError
 from ...workloads.op import Op, Operand
 
+#: Rules by which accesses are counted: see `presilicon.mapping.nest.counts` and `zigzag`.
+Counting = Literal["accelforge", "zigzag"]
 #: Classes of scalar operations that a MAC unit executes.
 MAC_CLASSES = ("mac",)
 
@@ -29,6 +32,8 @@ class Tensor:
         Per tensor axis, the dimensions (by name) that index it and their strides.
     levels
         Numbers of the memories that keep a tile of it, outermost (0) first.
+    halo
+        Whether what neighbouring tiles share is kept from one to the next.
     """
 
     name: str
@@ -36,6 +41,7 @@ class Tensor:
     bytes_per_element: float
     axes: tuple[tuple[tuple[str, int], ...], ...]
     levels: tuple[int, ...]
+    halo: bool = True
 
     @cached_property
     def relevant(self) -> frozenset[str]:
@@ -45,7 +51,7 @@ class Tensor:
     @cached_property
     def sliding(self) -> frozenset[str]:
         """Dimensions along which two neighbouring tiles can overlap: those of axes that several dimensions index."""
-        return frozenset(dim for axis in self.axes if len(axis) > 1 for dim, _ in axis)
+        return frozenset(dim for axis in self.axes if len(axis) > 1 and self.halo for dim, _ in axis)
 
     def volume(self, tile: Mapping[str, int]) -> int:
         """Elements of its tile, a dense box: along each axis 1 + the sum of (extent - 1) * stride."""
@@ -53,7 +59,7 @@ class Tensor:
 
     def overlap(self, tile: Mapping[str, int], dim: str, step: int) -> int:
         """Elements that its tile shares with the one `step` iterations further along `dim`."""
-        shared = 1
+        shared = 1 if self.halo else 0
         for axis, extent in zip(self.axes, self.extents(tile), strict=True):
             shift = sum(stride * step for d, stride in axis if d == dim)
             shared *= max(0, extent - shift)
@@ -76,16 +82,22 @@ class Problem:
         Iteration dimensions and their extents, those of extent 1 included.
     tensors
         Operands by name, in the op's order.
+    macs_per_point
+        Multiply-accumulates whose time and energy one point takes: 1, or what the hierarchy says of other scalar operations.
+    counting
+        Rule by which accesses are counted.
     """
 
     op: Op
     hierarchy: Hierarchy
     dims: Mapping[str, int]
     tensors: Mapping[str, Tensor]
+    macs_per_point: float = 1.0
+    counting: Counting = "accelforge"
 
     @cached_property
     def points(self) -> int:
-        """Multiply-accumulates of the whole op."""
+        """Points of the whole op; each reads every input and writes every output."""
         return math.prod(self.dims.values())
 
     @cached_property
@@ -103,34 +115,51 @@ class Problem:
         return tensor.volume(tile) * tensor.bytes_per_element * memory.buffers
 
 
-def problem(op: Op, hierarchy: Hierarchy) -> Problem:
+def problem(op: Op, hierarchy: Hierarchy, backed: Mapping[str, int] | None = None) -> Problem:
     """Compile an op for a hierarchy.
+
+    Parameters
+    ----------
+    op, hierarchy
+        What runs on what.
+    backed
+        Tensors that start and end in another memory than the first: the number of that memory.
 
     Raises
     ------
     MappingError
-        The op is no dense nest of multiply-accumulates with one output: it has no or other scalar operations, an empty
+        The op is no dense nest of what the MAC units execute: it has no or other scalar operations, no output, an empty
         or unknown dimension, masked points, data-dependent operands, or an output that several dimensions index at once.
     """
     where = f"op {op.name!r} ({op.kind})"
-    others = sorted(name for name, number in op.body.items() if number and name not in MAC_CLASSES)
-    if op.body.get("mac", 0.0) != 1.0 or others:
-        found = ", ".join(f"{number:g} {name}" for name, number in op.body.items()) or "none"
-        raise MappingError(f"{where}: the array executes one multiply-accumulate per point; the op's body is {found}")
+    macs = _macs_per_point(op, hierarchy, where)
     points = math.prod(op.dims.values())
     if op.iterations is not None and op.iterations != points:
         raise MappingError(f"{where}: {op.iterations:g} of {points} points are executed; masked nests cannot be mapped")
     for dim, extent in op.dims.items():
         if isinstance(extent, bool) or not isinstance(extent, int) or extent < 1:
             raise MappingError(f"{where}: dimension {dim!r}: expected an integer of 1 or more, found {extent!r}")
-    outputs = [operand for operand in op.operands if operand.role == "output"]
-    if len(outputs) != 1:
-        raise MappingError(f"{where}: expected one output, found {len(outputs)}")
+    if not any(operand.role == "output" for operand in op.operands):
+        raise MappingError(f"{where}: expected an output, found none")
     if len({operand.name for operand in op.operands}) < len(op.operands):
         raise MappingError(f"{where}: two operands have the same name; give each its own")
     kinds = _classes(op)
     tensors = {operand.name: _tensor(operand, kinds[operand.name], hierarchy, where) for operand in op.operands}
-    return Problem(op, hierarchy, dict(op.dims), tensors)
+    for name, level in (backed or {}).items():
+        if name in tensors:
+            tensors[name] = replace(tensors[name], levels=tuple(i for i in tensors[name].levels if i >= level))
+    return Problem(op, hierarchy, dict(op.dims), tensors, macs)
+
+
+def _macs_per_point(op: Op, hierarchy: Hierarchy, where: str) -> float:
+    known: dict[str, float] = dict.fromkeys(MAC_CLASSES, 1.0) | dict(hierarchy.op_macs)
+    body = {name: number for name, number in op.body.items() if number}
+    missing = sorted(set(body) - set(known))
+    if not body or missing or body.get("mac", 1.0) != 1.0:
+        found = ", ".join(f"{number:g} {name}" for name, number in op.body.items()) or "none"
+        hint = f"; mac.ops of {hierarchy.name} does not name {', '.join(missing)}" if missing else ""
+        raise MappingError(f"{where}: the array executes one multiply-accumulate per point; the op's body is {found}{hint}")
+    return sum(number * known[name] for name, number in body.items())
 
 
 def _classes(op: Op) -> dict[str, TensorClass]:

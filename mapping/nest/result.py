@@ -6,21 +6,32 @@ import dataclasses
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final, get_args
 
+from ...arch.estimate import Estimate
 from ...arch.hierarchy import Hierarchy, load_hierarchy
-from ...errors import MappingError
+from ...errors import MappingError, UnknownNameError
 from ...units import format_si
 from ...workloads.op import Op
 from .constraints import Constraints
 from .counts import Counts
+from .estimate import estimate_of
 from .incumbent import Objective
 from .nest import Keep, Mapping, lines
-from .problem import Problem, problem
+from .problem import Counting, Problem, problem
 from .search import Found, search
+from .zigzag import zigzag_problem
 
-_UNITS: Final = {"energy": "J", "latency": "s", "edp": "J s"}
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+UNITS: Final = {"energy": "J", "latency": "s", "edp": "J s"}
+
+
+class StoppedBeforeError(MappingError):
+    """A search was stopped, by its time limit or by Ctrl-C, before it had found a first mapping."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +51,7 @@ class MappingResult:
     bound
         No mapping's objective is lower, in joules, seconds or joule-seconds.
     space, evaluated
-        Mappings that the space holds, and partial mappings whose cost was computed.
+        Mappings that the space holds, and partial mappings whose cost was computed; both 0 for a mapping that was given.
     """
 
     problem: Problem
@@ -62,6 +73,20 @@ class MappingResult:
         """How much less than the objective the bound is, as a share of it; 0 when proven optimal."""
         return 0.0 if self.exhausted else 1.0 - self.bound / self.value
 
+    @property
+    def estimate(self) -> Estimate:
+        """Time, energy and traffic of one run of the op."""
+        return estimate_of(self.problem.op, self.counts, self.problem.hierarchy)
+
+    def picture(self) -> Figure:
+        """The nest as nested boxes, and the bytes that each memory holds over the run."""
+        from .picture import picture
+
+        return picture(self.mapping, self.problem)
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(str(self))}</pre>"
+
     def __str__(self) -> str:
         return "\n".join(
             [*self._head(), "", *self._nest(), "", *self._traffic(), "", *self._energy(), "", *self._occupancy(), self._proof()]
@@ -70,7 +95,7 @@ class MappingResult:
     def _head(self) -> Iterator[str]:
         counts, op = self.counts, self.problem.op
         dims = " ".join(f"{dim}={extent}" for dim, extent in self.problem.dims.items())
-        yield f"{op.name} ({dims}) on {self.problem.hierarchy.name}, least {self.objective}"
+        yield f"{op.name} ({dims}) on {self.problem.hierarchy.name}" + (f", least {self.objective}" if self.space else "")
         yield (
             f"energy {format_si(counts.energy_j, 'J', 7)}   latency {format_si(counts.latency_s, 's', 7)} ({counts.cycles:,.0f} cycles)   "
             f"EDP {counts.edp_js:.6g} J s"
@@ -83,7 +108,7 @@ class MappingResult:
             if isinstance(node, Keep):
                 tensor = self.problem.tensors[node.tensor]
                 extents = " x ".join(str(e) for e in tensor.extents(tile)) or "1"
-                notes[node] = f"[{extents}] {_bytes(tensor.volume(tile) * tensor.bytes_per_element)}"
+                notes[node] = f"[{extents}] {bytes_text(tensor.volume(tile) * tensor.bytes_per_element)}"
         outermost = self.problem.memories[0].name
         yield f"{outermost}: {', '.join(self.problem.tensors)}"
         yield from lines(self.mapping.nodes, notes)
@@ -104,17 +129,20 @@ class MappingResult:
     def _occupancy(self) -> Iterator[str]:
         for memory in self.problem.memories[1:]:
             held = self.counts.occupancy_bytes[memory.name]
-            room = f" of {_bytes(memory.size_bytes)} ({held / memory.size_bytes:.0%})" if memory.size_bytes else ""
-            yield f"{memory.name} holds {_bytes(held)}{room} in each of {self.counts.instances[memory.name]} instances"
+            room = f" of {bytes_text(memory.size_bytes)} ({held / memory.size_bytes:.0%})" if memory.size_bytes else ""
+            yield f"{memory.name} holds {bytes_text(held)}{room} in each of {self.counts.instances[memory.name]} instances"
 
     def _proof(self) -> str:
+        if not self.space:
+            return "counted, not searched"
         searched = f"{self.evaluated:,} partial mappings evaluated for a space of {self.space:.4g} mappings"
         if self.exhausted:
             return f"proven optimal: {searched}"
-        return f"stopped early, at most {self.gap:.2%} above the optimum (bound {self.bound:.6g} {_UNITS[self.objective]}): {searched}"
+        return f"stopped early, at most {self.gap:.2%} above the optimum (bound {self.bound:.6g} {UNITS[self.objective]}): {searched}"
 
 
-def _bytes(number: float) -> str:
+def bytes_text(number: float) -> str:
+    """Bytes with a binary unit."""
     for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
         if number >= size:
             return f"{number / size:.4g} {unit}"
@@ -128,6 +156,7 @@ def map_op(
     constraints: Constraints | None = None,
     *,
     time_limit_s: float | None = None,
+    counting: Counting = "accelforge",
 ) -> MappingResult:
     """The best mapping of an op on a spatial accelerator.
 
@@ -143,6 +172,9 @@ def map_op(
         What narrows the space.
     time_limit_s
         Stop after so many seconds with the best so far and its bound. Ctrl-C does the same.
+    counting
+        Rule by which accesses are counted: ``"accelforge"`` (`presilicon.mapping.nest.counts`) or ``"zigzag"``
+        (`presilicon.mapping.nest.zigzag`).
 
     Raises
     ------
@@ -159,16 +191,23 @@ def map_op(
     >>> result.exhausted, result.counts.utilisation
     (True, 1.0)
     """
-    compiled = problem(op, load_hierarchy(hierarchy))
+    compiled = compile_op(op, load_hierarchy(hierarchy), counting)
     constraints = constraints or Constraints()
     found = search(compiled, objective, constraints, time_limit_s=time_limit_s)
     if found.mapping is None:
         if not found.exhausted:
-            raise MappingError(
+            raise StoppedBeforeError(
                 f"op {op.name!r}: stopped before the first mapping was found; {found.evaluated:,} partial mappings evaluated"
             )
         raise MappingError(f"op {op.name!r}: no mapping satisfies the constraints{_culprits(compiled, constraints)}")
     return _result(compiled, objective, found)
+
+
+def compile_op(op: Op, hierarchy: Hierarchy, counting: Counting = "accelforge") -> Problem:
+    """An op on a hierarchy, with accesses counted by a rule."""
+    if counting not in get_args(Counting):
+        raise UnknownNameError("counting rule", str(counting), get_args(Counting))
+    return zigzag_problem(op, hierarchy) if counting == "zigzag" else problem(op, hierarchy)
 
 
 def _result(compiled: Problem, objective: Objective, found: Found) -> MappingResult:

@@ -31,7 +31,7 @@ from .nest import Mapping
 from .problem import Problem
 from .space import Group, Space, space
 from .spread import combine
-from .sweep import Keep, Meter, States, StoppedError, Sweep, Trail, best, joined
+from .sweep import Keep, Level, Meter, States, StoppedError, Sweep, Trail, best, joined
 
 Index = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -104,8 +104,9 @@ def search(
 class _Search:
     """One search."""
 
-    def __init__(self, searched: Space, incumbent: Incumbent, meter: Meter) -> None:
+    def __init__(self, searched: Space, incumbent: Incumbent, meter: Meter, groups: Sequence[Group] | None = None) -> None:
         self.space, self.incumbent, self.meter = searched, incumbent, meter
+        self.groups = searched.groups if groups is None else groups
         self.problem, self.shapes, self.levels = searched.problem, searched.shapes, searched.levels
         last = len(self.problem.memories) - 1
         at = [position for position, _ in self.problem.fanouts]
@@ -117,7 +118,7 @@ class _Search:
 
     def run(self) -> Found:
         score = self.incumbent.score
-        pending = sorted(self.space.groups, key=lambda g: (float(score(g.least[0], g.floor)), g.floor, g.least[0]))
+        pending = sorted(self.groups, key=lambda g: (float(score(g.least[0], g.floor)), g.floor, g.least[0]))
         try:
             for group in sorted(pending, key=self._promise)[:FIRST_GROUPS]:
                 self._solve(group, narrow=True)
@@ -179,10 +180,11 @@ class _Search:
         if self.levels:
             level = self.levels[-1]
             steps = combine(self.shapes, [group.chosen[i].shapes for i in self.joint])
-            rest = [group.cost.edge[name, level.number][:columns] * self.space.fewest[name, level.number] for name in level.names]
+            rest = [group.cost.least((name, level.number), self.space.fewest[name, level.number])[:columns] for name in level.names]
             keep = self._keeper(group.cost.constant[:columns], rest, _reached(self.shapes, _cheapest(self.shapes, upper), steps), cycles)
             edges = [group.cost.edge[name, level.number][:columns] for name in level.names]
-            lower = Sweep(self.shapes, level, edges, "outwards", keep, trail, self.meter, narrow).run(lower)
+            once = _once(group, level, columns)
+            lower = Sweep(self.shapes, level, edges, "outwards", keep, trail, self.meter, narrow, once=once).run(lower)
         for i in reversed(self.joint):
             lower = _spread(self.shapes, lower, trail, i, group.chosen[i].shapes)
         pair = self._join(lower, upper, group.cost.constant[:columns], cycles)
@@ -205,7 +207,7 @@ class _Search:
         if len(self.levels) <= 1:
             self.upper[key] = _everything(self.shapes, columns), trail
             return self.upper[key]
-        alike = [g for g in self.space.groups if self._key(g, columns, narrow) == key]
+        alike = [g for g in self.groups if self._key(g, columns, narrow) == key]
         below = np.min([g.below[:columns] for g in alike], axis=0)
         cycles = min(g.floor if columns == 1 else g.cost.compute for g in alike)
         states = _everything(self.shapes, columns).take(np.array([self.shapes.size - 1]))
@@ -213,11 +215,12 @@ class _Search:
             for i in self.outer:
                 if self.problem.fanouts[i][0] == level.number - 1:
                     states = _spread(self.shapes, states, trail, i, group.chosen[i].shapes, inwards=True)
-            price = {edge: group.cost.edge[edge][:columns] * fewest for edge, fewest in self.space.fewest.items()}
+            price = {edge: group.cost.least(edge, fewest)[:columns] for edge, fewest in self.space.fewest.items()}
             later = sum((p for (_, number), p in price.items() if level.number < number < len(self.levels)), start=below)
             keep = self._keeper(later, [price[name, level.number] for name in level.names], np.zeros((self.shapes.size, columns)), cycles)
             edges = [group.cost.edge[name, level.number][:columns] for name in level.names]
-            states = Sweep(self.shapes, level, edges, "inwards", keep, trail, self.meter, narrow).run(states)
+            once = _once(group, level, columns)
+            states = Sweep(self.shapes, level, edges, "inwards", keep, trail, self.meter, narrow, once=once).run(states)
         self.upper[key] = states, trail
         return states, trail
 
@@ -253,6 +256,12 @@ class _Search:
         least = np.lexsort((energy, np.asarray(self.incumbent.score(energy, slowest))))[0]
         chosen = possible[least]
         return int(lower.row[low[chosen]]), int(upper.row[high[chosen]]), float(total[chosen, 0])
+
+
+def _once(group: Group, level: Level, columns: int) -> dict[int, tuple[float, Floats]]:
+    """`Cost.once` of a level's tensors, by bit."""
+    found = ((i, group.cost.once.get((name, level.number))) for i, name in enumerate(level.names))
+    return {i: (each[0], each[1][:columns]) for i, each in found if each is not None}
 
 
 def _slowest(total: Floats, cycles: float) -> Floats | float:

@@ -88,7 +88,7 @@ class Space:
             by_level = {innermost: costs.constant.copy()}
             for (name, number), fewest in self.fewest.items():
                 by_level.setdefault(number, np.zeros_like(costs.constant))
-                by_level[number] = by_level[number] + fewest * costs.edge[name, number]
+                by_level[number] = by_level[number] + costs.least((name, number), fewest)
             found.append(Group(tuple(chosen), costs, by_level[innermost], np.sum(list(by_level.values()), axis=0)))
         return found
 
@@ -110,10 +110,10 @@ class Space:
         total = sum(int(ways[i]) * ordered_factorisations(self.shapes, [int(i)], slots) for i in np.flatnonzero(ways))
         return total * math.prod(math.factorial(len(level.names)) for level in self.levels)
 
-    def written(self, placed: Sequence[Placed]) -> Mapping:
-        """The nest of a chain of placements, outermost first."""
+    def written(self, placed: Sequence[Placed], start: int | None = None) -> Mapping:
+        """The nest of a chain of placements, outermost first, within shape `start`: the whole problem if None."""
         nodes: list[Node] = []
-        here = self.shapes.tile(self.shapes.size - 1)
+        here = self.shapes.tile(self.shapes.size - 1 if start is None else start)
 
         def loops_to(target: dict[str, int], innermost: frozenset[str] = frozenset()) -> None:
             nodes.extend(Loop(d, here[d] // target[d]) for d in sorted(here, key=lambda d: d in innermost) if here[d] != target[d])
@@ -178,7 +178,8 @@ def _level(problem: Problem, shapes: Lattice, constraints: Constraints, number: 
     if sum(smallest.values()) > capacity:
         parts = ", ".join(f"{name} {size:g} B" for name, size in smallest.items())
         raise _no_room(memory.name, f"the smallest tiles together ({parts})", sum(smallest.values()), capacity)
-    return Level(number, names, tables, held, tuple(allowed), capacity, tuple(above))
+    relevant = tuple(t.relevant for t in tensors) if constraints.even else ()
+    return Level(number, names, tables, held, tuple(allowed), capacity, tuple(above), relevant)
 
 
 def _no_room(memory: str, what: str, need: float, room: float) -> MappingError:
@@ -187,10 +188,10 @@ def _no_room(memory: str, what: str, need: float, room: float) -> MappingError:
 
 def _spread_options(problem: Problem, shapes: Lattice, constraints: Constraints) -> tuple[tuple[tuple[Index, ...], ...], tuple[Index, ...]]:
     """For each fanout, what each of its axes may hold, and every product of those."""
-    output = next(t for t in problem.tensors.values() if t.kind == "output")
+    indexed = frozenset.intersection(*(t.relevant for t in problem.tensors.values() if t.kind == "output"))
     by_axis, whole = [], []
     for _, fanout in problem.fanouts:
-        dims = [d for d in problem.dims if fanout.reduction or d in output.relevant]
+        dims = [d for d in problem.dims if fanout.reduction or d in indexed]
         dims = [d for d in dims if d in constraints.spatial_dims.get(fanout.name, problem.dims)]
         options = []
         for axis, instances in fanout.axes.items():

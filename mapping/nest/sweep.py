@@ -133,6 +133,9 @@ class Level:
         Bytes of the memory, infinite when unlimited.
     above
         Bits of the tensors that must stand above each tensor.
+    relevant
+        Dimensions that index each tensor, where all tiles stand at one depth: a loop between two of them then indexes none of those above
+        it. Empty: at any depth.
     """
 
     number: int
@@ -142,6 +145,14 @@ class Level:
     allowed: tuple[NDArray[np.bool_], ...]
     capacity: float
     above: tuple[int, ...]
+    relevant: tuple[frozenset[str], ...] = ()
+
+    def blocked(self, bits: int, direction: str) -> frozenset[str]:
+        """Dimensions over which no loop may stand between the tiles `bits`, placed so far, and the others."""
+        if not self.relevant or bits in (0, self.full):
+            return frozenset()
+        above = bits if direction == "inwards" else self.full & ~bits
+        return frozenset().union(*(dims for i, dims in enumerate(self.relevant) if above >> i & 1))
 
     @property
     def full(self) -> int:
@@ -163,6 +174,10 @@ class Sweep:
         Bound by which partial mappings are dropped.
     narrow
         Keep only the cheapest partial mapping of each shape and set of tiles: fast, and without proof.
+    complete
+        Every tile of the level is placed in this sweep, and so takes room in it.
+    once
+        By bit, what a tensor saves when it moves no more than so many elements (`presilicon.mapping.nest.cost.Cost.once`).
     """
 
     shapes: Lattice
@@ -173,6 +188,8 @@ class Sweep:
     trail: Trail
     meter: Meter
     narrow: bool = False
+    complete: bool = True
+    once: Mapping[int, tuple[float, Floats]] = field(default_factory=dict)
 
     def run(self, start: States) -> States:
         """Partial mappings with all tiles of the level placed, closed under further loops, holding nothing."""
@@ -192,6 +209,21 @@ class Sweep:
                 placed[bits | group].append(states)
         raise AssertionError("the last set of tiles is the full one")
 
+    def partial(self, start: States) -> dict[int, States]:
+        """For every set of tiles, partial mappings that have placed just those, closed under further loops, holding them."""
+        level, columns = self.level, start.cost.shape[1]
+        placed: dict[int, list[States]] = {bits: [] for bits in range(level.full + 1)}
+        placed[0].append(start)
+        found: dict[int, States] = {}
+        for bits in sorted(placed, key=lambda b: (b.bit_count(), b)):
+            found[bits] = closed = best(self.close(best(joined(placed.pop(bits), columns)), bits))
+            for i in range(len(level.names)):
+                if not bits >> i & 1 and self._in_order(bits, i):
+                    placed[bits | 1 << i].append(self._place(closed, bits, i))
+            for group, states in self._slide(closed, bits):
+                placed[bits | group].append(states)
+        return found
+
     def _in_order(self, bits: int, i: int) -> bool:
         above = self.level.above
         if self.direction == "inwards":
@@ -207,7 +239,10 @@ class Sweep:
     def close(self, states: States, bits: int) -> States:
         """Add loops: every shape that divides (inwards) or is a multiple of (outwards) a partial mapping's shape."""
         states = self._viable(states, bits)
+        blocked = self.level.blocked(bits, self.direction)
         for axis, exponents in zip(self.shapes.axes, self.shapes.exponents, strict=True):
+            if axis.dim in blocked:
+                continue
             moving, parts = states, [states]
             for _ in range(axis.most):
                 room = exponents[moving.shape] > 0 if self.direction == "inwards" else exponents[moving.shape] < axis.most
@@ -228,7 +263,7 @@ class Sweep:
             return states
         good = self.keep(states.shape, states.cost, bits)
         level = self.level
-        if bits != level.full:
+        if bits != level.full and self.complete:
             rest = np.zeros(len(states))
             for i, size in enumerate(level.bytes_held):
                 if not bits >> i & 1:
@@ -241,7 +276,11 @@ class Sweep:
         level = self.level
         held = states.held + level.bytes_held[i][states.shape]
         states = States(states.shape, held, states.cost, states.row).take((held <= level.capacity) & level.allowed[i][states.shape])
-        cost = states.cost + level.tables[i].moved[states.shape][:, None] * self.edges[i]
+        moved = level.tables[i].moved[states.shape]
+        cost = states.cost + moved[:, None] * self.edges[i]
+        if i in self.once:
+            limit, saved = self.once[i]
+            cost += (moved <= limit * (1 + 1e-12))[:, None] * saved
         states = States(states.shape, states.held, cost, states.row)
         return self._recorded(states, states.shape, before=bits, bits=1 << i)
 
@@ -267,6 +306,9 @@ class Sweep:
             able = [i for i, t in enumerate(level.tables) if not bits >> i & 1 and (dim, factor) in {(s.dim, s.factor) for s in t.slides}]
             for group in range(1, 1 << len(able)):
                 members = [i for n, i in enumerate(able) if group >> n & 1]
+                # The loop stands above the group and below what is placed further out.
+                if dim in level.blocked(bits if self.direction == "inwards" else bits | sum(1 << i for i in members), self.direction):
+                    continue
                 if all(self._in_order(bits | sum(1 << j for j in members if j != i), i) for i in members):
                     together = sum(1 << i for i in members)
                     found.append((together, self._slide_group(moving, tile, bits, members, (dim, factor))))

@@ -48,7 +48,10 @@ class Walker:
         self.served: set[object] = set()
         self.reads: dict[Place, int] = {}
         self.writes: dict[Place, int] = {}
-        self._walk(0, (), dict.fromkeys(problem.dims, 0))
+        self._run()
+
+    def _run(self) -> None:
+        self._walk(0, (), dict.fromkeys(self.problem.dims, 0))
         self._flush()
 
     def _walk(self, i: int, counters: tuple[int, ...], start: dict[str, int]) -> None:
@@ -100,7 +103,7 @@ class Walker:
     def _arrive(self, i: int, node: Keep, counters: tuple[int, ...], start: dict[str, int]) -> None:
         tensor, level = self.problem.tensors[node.tensor], self.numbers[node.level]
         wanted = frozenset(self._box(tensor, self.below[i], start))
-        block = max((j + 1 for j, n in enumerate(self.nodes[:i]) if isinstance(n, Keep) and self.numbers[n.level] < level), default=0)
+        block = self._block(i, level)
         times = [(j, c) for j, (n, c) in enumerate(zip(self.nodes[:i], counters, strict=True)) if isinstance(n, Loop) and n.factor > 1]
         outside = tuple(c for j, c in times if j < block)
         moving = tuple(c for j, c in times if j >= block and self._dim(j) in tensor.relevant)
@@ -116,11 +119,17 @@ class Walker:
         self._fill(tensor, level, counters, tile, wanted - kept, when)
         tile.elements, tile.outside, tile.moving = wanted, outside, moving
 
+    def _block(self, i: int, level: int) -> int:
+        """First node of the block of memory `level` above node `i`."""
+        return max((j + 1 for j, n in enumerate(self.nodes[:i]) if isinstance(n, Keep) and self.numbers[n.level] < level), default=0)
+
     def _dim(self, i: int) -> str:
         node = self.nodes[i]
         return "" if isinstance(node, Keep) else node.dim
 
     def _fill(self, tensor: Tensor, level: int, counters: tuple[int, ...], tile: _Tile, new: frozenset[Element], when: object) -> None:
+        if level == tensor.levels[0]:
+            return
         parent = self._parent(tensor, level)
         group = self._group(tensor, counters, parent, level)
         for element in new:
@@ -131,7 +140,7 @@ class Walker:
             self._count(self.reads, (tensor.name, parent), ("fill", tensor.name, level, when, group, element))
 
     def _drain(self, tensor: Tensor, level: int, counters: tuple[int, ...], old: frozenset[Element], when: object) -> None:
-        if tensor.kind != "output":
+        if tensor.kind != "output" or level == tensor.levels[0]:
             return
         parent = self._parent(tensor, level)
         group = self._group(tensor, counters, parent, level)
@@ -139,14 +148,16 @@ class Walker:
             self._count(self.reads, (tensor.name, level))
             self._count(self.writes, (tensor.name, parent), ("drain", tensor.name, level, when, group, element))
 
-    def _flush(self) -> None:
+    def _flush(self, when: object = "end") -> None:
         """Drain what is left at the end."""
         for ((name, level), where), tile in self.tiles.items():
+            if level >= len(self.problem.memories):
+                continue
             spatial = [i for i, n in enumerate(self.nodes) if isinstance(n, Spatial) and self.fanouts[n.fanout][0] < level]
             counters = [0] * len(self.nodes)
             for i, coordinate in zip(spatial, where, strict=True):
                 counters[i] = coordinate
-            self._drain(self.problem.tensors[name], level, tuple(counters), tile.elements, "end")
+            self._drain(self.problem.tensors[name], level, tuple(counters), tile.elements, when)
 
     def _multiply(self, counters: tuple[int, ...], start: dict[str, int]) -> None:
         mac = len(self.problem.memories)

@@ -166,6 +166,11 @@ class Evaluation:
         inside = [max(0, min(at + n, size) - max(at, 0)) for at, n, size in zip(starts, box, found.shape, strict=False)]
         return found, math.prod(inside) * found.element_bytes
 
+    def bulk_bytes(self, bulk: Bulk) -> int:
+        """Bytes that a bulk load reports to its mbarrier: the whole box, what lies outside of the tensor filled in; 0 if not known."""
+        found, inside = self.bulk_box(bulk)
+        return inside or 0 if found is None else math.prod(self._box_shape(found)) * found.element_bytes
+
     def _box_shape(self, found: TensorMap) -> tuple[int, ...]:
         """Box of a descriptor: its block, cut along the last axis as the swizzle asks."""
         metas = self.program.compiled.metadata.get("tensordesc_meta") or []

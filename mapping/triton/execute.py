@@ -50,11 +50,15 @@ class Trace:
         Segment number and thread-set number of each step.
     accesses
         ``(step, instruction, pattern, base address)`` of each memory access.
+    syncs
+        ``(step, instruction, warps, address, value)`` of each instruction that touches an mbarrier (bulk loads name the one that they
+        complete on), with the warps that issue it; -1 for an address or a value that depends on data.
     """
 
     segments: list[int] = field(default_factory=list)
     lanes: list[int] = field(default_factory=list)
     accesses: list[tuple[int, int, int, int]] = field(default_factory=list)
+    syncs: list[tuple[int, int, tuple[int, ...], int, int]] = field(default_factory=list)
 
 
 class Execution:
@@ -490,6 +494,28 @@ class Execution:
             shape = descriptor_shape(ins.base, ins.modifiers, value)
         key = (index, shape)
         self.matrices[key] = self.matrices.get(key, 0) + warps
+
+    def sync(self, index: int, group: Group, guard: Value, address: Value, value: Value) -> None:
+        """Note in the trace what touches an mbarrier."""
+        if self.trace is None:
+            return
+        guard = settled(guard)
+        if guard is False:
+            return
+        lanes = group.lanes
+        at = lanes.first(guard if type(guard) is np.ndarray else None)
+        on = guard[at] if type(guard) is np.ndarray else np.ones(len(at), dtype=bool)
+        if not on.any():
+            return
+        place = int(at[on][0])
+
+        def of(word: Value) -> int:
+            if type(word) is Partial:
+                return int(word.value[place]) if word.known[place] else -1
+            return -1 if type(word) is Unknown else int(word[place]) if type(word) is np.ndarray else int(word)
+
+        warps = tuple(lanes.warps[on].tolist())
+        self.trace.syncs.append((self.steps, index, warps, of(address) & M32, of(value) if of(value) < 0 else of(value) & M32))
 
     def bulk(self, index: int, group: Group, guard: Value, shared: Value, coordinates: tuple[Value, ...], descriptor: Value) -> None:
         """Note a bulk copy; one thread of a warp issues it for the warp."""

@@ -18,6 +18,8 @@ _OPS = {
     "LDS": (SHARED, LOAD), "STS": (SHARED, STORE), "ATOMS": (SHARED, ATOMIC), "LDSM": (SHARED, LOAD), "STSM": (SHARED, STORE),
     "LDL": (LOCAL, LOAD), "STL": (LOCAL, STORE),
 }
+#: What touches mbarriers: initialisation, arrivals and waits, and the commit of tcgen05.
+MBARRIER = frozenset({"SYNCS", "UTCBAR"})
 TMA = frozenset({"UTMALDG", "UTMASTG", "UTMAREDG", "UBLKCP", "UBLKRED"})
 _TERM = re.compile(r"([+-]?)\s*(U?R(?:Z|\d+)|0x[0-9a-f]+)((?:\.\w+)*)")
 _BRACKET = re.compile(r"(desc)?\[[^\]]*\](?:\[([^\]]*)\])?")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .cfg import ControlFlow, is_conditional
-from .memory_ops import COPY, LOAD, TMA, MemoryOp, descriptor_registers, memory_op
+from .memory_ops import COPY, LOAD, MBARRIER, TMA, MemoryOp, address_of, descriptor_registers, memory_op
 from .operands import NotModelledError, flag, guard_of, word
 from .sass import INSTRUCTION_BYTES, PREDICATE, UNIFORM, Instruction
 from .semantics import NAMESPACE, lines_of
@@ -129,7 +129,19 @@ def _tma_line(ins: Instruction) -> str:
     first, second = (names + [registers[0] if registers else 0] * 2)[:2]
     offset = 2 if ins.base == "UTMALDG" else 1
     coordinates = "".join(f"R[{first + offset + k}], " for k in range(dims))
-    return f"X.bulk({ins.index}, g, {guard_of(ins)}, R[{first}], ({coordinates}), R[{second}] | R[{second + 1}] << 32)"
+    return (f"X.bulk({ins.index}, g, {guard_of(ins)}, R[{first}], ({coordinates}), R[{second}] | R[{second + 1}] << 32); "
+            f"X.sync({ins.index}, g, {guard_of(ins)}, {f'R[{first + 1}]' if ins.base == 'UTMALDG' else '0'}, 0)")
+
+
+def _sync_line(ins: Instruction) -> str:
+    """An mbarrier's address, and what is written to it or asked of it."""
+    place = next((n for n, op in enumerate(ins.operands) if op.startswith("[")), None)
+    try:
+        address = address_of(ins.operands[place], "shared") if place is not None else "X.unknown(0)"
+        value = word(ins.operands[place + 1]) if place is not None and place + 1 < len(ins.operands) else "0"
+    except NotModelledError:
+        address = value = f"X.unknown({ins.index})"
+    return f"X.sync({ins.index}, g, {guard_of(ins)}, {address}, {value})"
 
 
 def _lines(ins: Instruction, plan: Slice, addresses: bool) -> list[str]:
@@ -141,10 +153,13 @@ def _lines(ins: Instruction, plan: Slice, addresses: bool) -> list[str]:
         return _memory_lines(ins, op, plan, addresses) if addresses or wanted or tracked else []
     if ins.base in TMA:
         return [_tma_line(ins)] if addresses else []
+    if ins.base in MBARRIER:
+        return ([_sync_line(ins)] if addresses else []) + (lines_of(ins) if plan.needed[ins.index] else [])
     if ins.base in TCGEN05:
         registers = descriptor_registers(ins)
         shape = f"R[{registers[0]}]" if registers else f"X.unknown({ins.index})"
-        return [f"X.matrix({ins.index}, g, {guard_of(ins)}, {shape})"]
+        issuers = [f"X.sync({ins.index}, g, {guard_of(ins)}, 0, 0)"] if addresses else []
+        return [f"X.matrix({ins.index}, g, {guard_of(ins)}, {shape})", *issuers]
     if ins.base in TENSOR_CORE and (ins.guard is not None or ins.guard_negated):
         return [f"X.matrix({ins.index}, g, {guard_of(ins)}, 0)"]
     if ins.base == "BSSY":

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from .cfg import ControlFlow
-from .memory_ops import TMA, address_registers, descriptor_registers, memory_op
+from .memory_ops import MBARRIER, TMA, address_registers, descriptor_registers, memory_op
 from .sass import Instruction
 from .tensor_core import TCGEN05, TENSOR_CORE
 
@@ -51,7 +51,7 @@ def _roots(ins: Instruction, addresses: bool, shared: bool, local: bool) -> int:
     """Registers that an instruction wants whatever becomes of its results."""
     if ins.base in ("BRA", "EXIT", "RET", "BRX", "JMX", "JMP", "CALL", "BREAK", "BSYNC", "BAR", "BSSY", "WARPSYNC"):
         return bits(ins.reads)
-    if ins.base in TMA:
+    if ins.base in TMA or ins.base in MBARRIER:
         return bits(ins.reads) if addresses else 0
     guard = bits([ins.guard] if ins.guard is not None else [])
     if ins.base in TENSOR_CORE:

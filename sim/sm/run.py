@@ -2,17 +2,187 @@
 
 from __future__ import annotations
 
+import linecache
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
 from ...arch import System
-from ...errors import UnknownNameError
-from ...mapping.triton import CompiledKernel, Launch
-from .result import KernelRun
+from ...arch.sm_timing import sm_timing
+from ...errors import KernelError, UnknownNameError
+from ...mapping.gpu.machine import Machine
+from ...mapping.gpu.power import clock_ratio, energy_joules, fma_joules, l2_joules, tensor_joules
+from ...mapping.triton import CompiledKernel, Evaluation, Launch, Occupancy, evaluate_grid, occupancy_of, take_apart
+from ...mapping.triton.tensor_core import TENSOR_CORE
+from ..result import Span
+from . import isa
+from .core import REASONS
+from .grid import Kernel, Schedule, SmRun, follow, rates, run_sm, schedule
+from .memory import sharing
+from .result import KernelRun, LineCost
 
 FIDELITIES = ("cycle", "tile")
+#: Warps' fp32 work: FLOP of one warp-instruction of each opcode.
+_FLOPS = {"FADD": 32, "FMUL": 32, "FFMA": 64, "HADD2": 64, "HMUL2": 64, "HFMA2": 128, "DADD": 32, "DMUL": 32, "DFMA": 64, "FFMA2": 128,
+          "FADD2": 64, "FMUL2": 64, "MUFU": 32}
 
 
 def simulate_kernel(compiled: CompiledKernel, launch: Launch, system: System, *, fidelity: str = "cycle", record: bool = False,
                     warm_l2: bool = False) -> KernelRun:
-    """Time of one launch."""
+    """Time of one launch, from its machine code.
+
+    Parameters
+    ----------
+    compiled, launch
+        From `mapping.triton.compile_launch` and `bind_launch`, for the compute capability of `system`.
+    system
+        The GPU.
+    fidelity
+        ``"cycle"``: every warp-instruction of one SM; ``"tile"``: tiles.
+    record
+        Keep one SM's timeline in `KernelRun.spans`.
+    warm_l2
+        The operands were used just before the launch, so that L2 still holds what of them fits, and takes what of the results fits. By
+        default L2 is as after a flush (`triton.testing.do_bench`): nothing of use in it, and every line that goes must be written back.
+
+    Raises
+    ------
+    KernelError
+        Code for another compute capability, a kernel that does not fit an SM, or one whose warps wait for one another.
+    UnknownNameError
+        An unknown fidelity.
+    """
     if fidelity not in FIDELITIES:
         raise UnknownNameError("fidelity", fidelity, FIDELITIES)
-    raise NotImplementedError
+    if f"sm_{compiled.target}" != system.generation:
+        raise KernelError(f"{launch.name} is compiled for sm_{compiled.target}, {system.name} is {system.generation}")
+    occupancy = occupancy_of(compiled, system)
+    if occupancy.problem or not occupancy.ctas:
+        raise KernelError(f"{launch.name} cannot launch on {system.name}: {occupancy.problem or 'no CTA fits an SM'}")
+    if fidelity == "tile":
+        from .tile import simulate_tile  # type: ignore[import-not-found,unused-ignore]
+
+        result: KernelRun = simulate_tile(compiled, launch, system, warm_l2=warm_l2)
+        return result
+    kernel, plan = prepare(compiled, launch, system, occupancy, warm_l2)
+    found, spent = run_sm(kernel, plan, record=record)
+    return _result(kernel, plan, found, spent, kernel.grid, occupancy)
+
+
+def prepare(compiled: CompiledKernel, launch: Launch, system: System, occupancy: Occupancy, warm_l2: bool) -> tuple[Kernel, Schedule]:
+    """Everything that the core needs, but for the clock's ratio."""
+    timing = sm_timing(system.generation)
+    program = take_apart(compiled)
+    sms = int(system.gpu.sm.count)
+    plan = schedule(launch.programs, sms, occupancy.ctas)
+    grid = evaluate_grid(compiled, launch)
+    runs = follow(compiled, launch, grid, plan, sms)
+    capacity = system.calibration["memory.l2_residency"] * system.gpu.l2.size_bytes
+    share = sharing(compiled, launch, runs[0], together=sms * occupancy.ctas, capacity_bytes=capacity,
+                    merge=int(timing.merged_sms), warm=warm_l2)
+    total = sum(b.size_bytes for b in launch.buffers)
+    kept = float(np.clip(2.0 - total / capacity, 0.0, 1.0)) if warm_l2 else 0.0
+    l1 = max(0.0, system.gpu.sm.shared_bytes + 28 * 1024 - occupancy.ctas * occupancy.shared_bytes_per_cta)
+    kernel = Kernel(compiled, launch, grid, system, timing, isa.instruction_table(program, system, timing), isa.code_lines(program), runs,
+                    share, 1.0 - kept, l1, system.gpu.clock.boost_hz)
+    return kernel, plan
+
+
+def _result(kernel: Kernel, plan: Schedule, found: SmRun, spent: int, grid: Evaluation, occupancy: Occupancy) -> KernelRun:
+    """The grid's numbers from those of its busiest SM."""
+    system, launch = kernel.system, kernel.launch
+    machine = Machine.of(system)
+    counts = grid.instruction_counts
+    own = float(sum(run.instructions for run in kernel.runs)) / len(kernel.runs)
+    load = grid.instructions / launch.programs / own if own else 1.0
+    cycles = found.cycles * load
+    scale = np.divide(counts, found.stalls[:, 0], out=np.zeros(len(counts)), where=found.stalls[:, 0] > 0)
+    stalls = np.maximum(found.stalls, 0.0) * scale[:, None]
+    stalls[:, 0] = counts
+    per_sm = launch.programs / plan.ctas * load
+    moved = {"l1": found.l1_bytes * per_sm, "smem": found.smem_passes * system.gpu.sm.shared_bytes_per_clk * per_sm,
+             "l2": found.l2_bytes * per_sm, "dram": found.dram_bytes * per_sm}
+    launch_s = system.calibration["memory.floor"]
+    clock = kernel.clock_hz
+    code = grid.program.listing.instructions
+    tensor = float(grid.tensor_flops)
+    vector = float(sum(_FLOPS.get(ins.base, 0) * int(n) for ins, n in zip(code, counts, strict=True)))
+    time_s = cycles / clock
+    arithmetic = next((isa.arithmetic_of(ins) for ins in code if ins.base in TENSOR_CORE), "fp16")
+    core_j = {"tensor": float(tensor_joules(machine, tensor, arithmetic)), "vector": float(fma_joules(machine, vector)),
+              "l2": float(l2_joules(machine, moved["l2"]))}
+    dram_j = machine["power.joule_per_dram_byte"] * moved["dram"]
+    ratio = float(clock_ratio(machine, time_s, sum(core_j.values()), dram_j, launch_s))
+    dram_s = moved["dram"] / (machine.dram_bytes_per_s * kernel.timing.dram_steady)
+    # cycles go with the clock, DRAM does not
+    time_s = max(time_s / ratio - (1 / ratio - 1) * dram_s, dram_s) if ratio < 1 else time_s
+    floor_s = _roofline(kernel, grid, moved, clock * ratio)
+    time_s = max(time_s, floor_s)
+    total_s = time_s + launch_s
+    energy = energy_joules(machine, total_s, ratio, core_j=core_j, memory_j=dram_j)
+    busy = _busy(found, cycles / load)
+    waves = launch.programs / (system.gpu.sm.count * occupancy.ctas)
+    wasted = 1.0 - launch.programs / (plan.ctas * system.gpu.sm.count)
+    names = {name: float(stalls[:, n].sum()) for n, name in enumerate(REASONS)}
+    limiter = _limiter(busy, launch_s / total_s)
+    assumptions = tuple(str(a) for a in grid.assumptions)
+    return KernelRun(
+        name=launch.name, fidelity="cycle", time_s=total_s, low_s=total_s, high_s=total_s, cycles=math.ceil(time_s * clock * ratio),
+        clock_hz=clock * ratio, launch_s=launch_s, ctas=launch.programs, ctas_per_sm=occupancy.ctas,
+        warps_per_cta=kernel.compiled.num_warps, occupancy=occupancy, waves=waves, tail_share=wasted, issued=grid.instructions,
+        simulated_issued=spent, flops=tensor + vector, tensor_flops=tensor, bytes_moved=moved, pipe_busy=busy,
+        stalls={name: value for name, value in names.items() if value}, lines=_lines(grid, stalls), limiter=limiter,
+        assumptions=assumptions, issued_by_instruction=tuple(counts.tolist()),
+        stalls_by_instruction=tuple(stalls[:, 1:].sum(axis=1).tolist()), spans=_spans(kernel, found),
+        energy_j={name: float(value) for name, value in energy.items()})
+
+
+def _roofline(kernel: Kernel, grid: Evaluation, moved: Mapping[str, float], clock_hz: float) -> float:
+    """Least time that the device's peaks allow."""
+    gpu = kernel.system.gpu
+    dram = moved["dram"] / kernel.system.dram.bandwidth_bytes_per_s
+    l2 = moved["l2"] / (gpu.l2.bytes_per_clk * clock_hz)
+    tensor = 0.0
+    if grid.tensor_flops:
+        rates_here = [2 * isa.macs_per_clock(ins, kernel.system) for ins in grid.program.listing.instructions if ins.base in TENSOR_CORE]
+        tensor = grid.tensor_flops / (max(rates_here) * 4 * gpu.sm.count * clock_hz)
+    return max(dram, l2, tensor)
+
+
+def _busy(found: SmRun, cycles: float) -> dict[str, float]:
+    names = [*isa.PIPES, *isa.UNITS]  # what is written last may still be on its way from L2 to DRAM when the kernel ends
+    return {name: min(1.0, float(found.busy[n]) / cycles / (4.0 if n < len(isa.PIPES) else 1.0))
+            for n, name in enumerate(names) if name not in ("none", "branch", "memory") and found.busy[n] > 0}
+
+
+def _limiter(busy: Mapping[str, float], launch_share: float) -> str:
+    if launch_share > 0.5:
+        return "launch"
+    name = max(busy, key=lambda key: busy[key], default="latency")
+    return name if busy.get(name, 0.0) * (1 - launch_share) > 0.5 else "latency"
+
+
+def _lines(grid: Evaluation, stalls: np.ndarray) -> tuple[LineCost, ...]:
+    cost: dict[tuple[str, int], list[float]] = {}
+    for ins, row in zip(grid.program.listing.instructions, stalls, strict=True):
+        key = (ins.source.file, ins.source.line) if ins.source else (grid.program.compiled.source_file, 0)
+        entry = cost.setdefault(key, [0.0, 0.0])
+        entry[0] += row[0]
+        entry[1] += float(row[1:].sum())
+    whole = sum(a + b for a, b in cost.values()) or 1.0
+    made = [LineCost(file, line, linecache.getline(file, line).strip() if line else "", int(a), b, (a + b) / whole)
+            for (file, line), (a, b) in cost.items()]
+    return tuple(sorted(made, key=lambda item: (-item.share, item.file, item.line)))
+
+
+def _spans(kernel: Kernel, found: SmRun) -> tuple[Span, ...]:
+    """One SM's timeline: stretches in which a warp issues."""
+    clock = kernel.clock_hz
+    made = []
+    for cta, warp, start, end in found.spans.tolist():
+        made.append(Span(f"CTA {cta}", f"warp {warp}", start / clock, (end - start) / clock, kernel.launch.name))
+    return tuple(made)
+
+
+__all__ = ["FIDELITIES", "prepare", "rates", "simulate_kernel"]

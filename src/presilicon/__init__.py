@@ -16,6 +16,15 @@ if TYPE_CHECKING:
     from .arch import Estimate, System
     from .arch import load as load_system
     from .errors import PresiliconError
+    from .explore.knobs import knobs
+    from .explore.pareto import pareto_front
+    from .explore.results import load_results
+    from .explore.search import explore as explore_designs
+    from .explore.sensitivity import sensitivity
+    from .explore.sweep import sweep
+    from .kernel_api import KernelReport, capture_launches, predict_kernel
+    from .kernel_tune import tune
+    from .mapping.nest.api import map_any as map
     from .report import Report
     from .workloads import Op, OpGraph
 
@@ -28,27 +37,49 @@ _WHERE = {
     "simulate": ("api", "simulate"),
     "compare": ("api", "compare"),
     "Report": ("report", "Report"),
+    "predict_kernel": ("kernel_api", "predict_kernel"),
+    "capture_launches": ("kernel_api", "capture_launches"),
+    "KernelReport": ("kernel_api", "KernelReport"),
+    "tune": ("kernel_tune", "tune"),
+    "sweep": ("explore.sweep", "sweep"),
+    "load_results": ("explore.results", "load_results"),
+    "explore_designs": ("explore.search", "explore"),
+    "pareto_front": ("explore.pareto", "pareto_front"),
+    "sensitivity": ("explore.sensitivity", "sensitivity"),
+    "knobs": ("explore.knobs", "knobs"),
     "load_system": ("arch", "load"),
     "System": ("arch", "System"),
     "Estimate": ("arch", "Estimate"),
     "Op": ("workloads", "Op"),
     "OpGraph": ("workloads", "OpGraph"),
     "PresiliconError": ("errors", "PresiliconError"),
+    "map": ("mapping.nest.api", "map_any"),
 }
 
 __all__ = [
     "Estimate",
+    "KernelReport",
     "Op",
     "OpGraph",
     "PresiliconError",
     "Report",
     "System",
+    "capture_launches",
     "compare",
+    "explore_designs",
+    "knobs",
     "load_graph",
+    "load_results",
     "load_system",
+    "map",
+    "pareto_front",
+    "predict_kernel",
+    "sensitivity",
     "simulate",
+    "sweep",
     "trace",
     "trace_model",
+    "tune",
 ]
 
 

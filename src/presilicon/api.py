@@ -44,7 +44,13 @@ def load_graph(path: str | os.PathLike[str]) -> OpGraph:
 
 
 def simulate(
-    graph: OpGraph, system: AnySystem | str | Path, *, fidelity: Fidelity = "tile", runtime: Runtime = "cudagraph", strict: bool = False
+    graph: OpGraph,
+    system: AnySystem | str | Path,
+    *,
+    fidelity: Fidelity = "tile",
+    runtime: Runtime = "cudagraph",
+    strict: bool = False,
+    place: str = "auto",
 ) -> Report:
     """Predict one step of a graph on a system.
 
@@ -60,12 +66,14 @@ def simulate(
         ``"eager"``, ``"cudagraph"`` or ``"compiled"``.
     strict
         Raise if the graph has ops without a formula.
+    place
+        Hybrid systems: which device takes which op, ``"auto"`` by cost, or a rule of `presilicon.mapping.placement`.
 
     Returns
     -------
     Report
     """
-    return Report(_simulate(graph, system, fidelity=fidelity, runtime=runtime, strict=strict))
+    return Report(_simulate(graph, system, fidelity=fidelity, runtime=runtime, strict=strict, place=place))
 
 
 def compare(reports: Sequence[Report]) -> pd.DataFrame:

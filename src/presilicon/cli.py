@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from . import cli_accelerators
+from . import cli_accelerators, cli_explore, cli_kernels, cli_workload
 from .errors import PresiliconError, UnknownNameError
+from .explore import commands
 from .files import check_writable, write_atomically
 from .terminal import make_console
 
 if TYPE_CHECKING:
+    from .arch import AnySystem
     from .report import Report
     from .workloads import OpGraph
 
@@ -93,10 +95,25 @@ def _options(debug: Annotated[bool, typer.Option("--debug", help="Show the trace
     """Listed here; `main` takes --debug out of the arguments, wherever it stands."""
 
 
-def _graph(model: str, strict: bool, call: typer.Context) -> OpGraph:
-    """A graph file as it is, anything else traced with the options of the call."""
+def _graph(model: str, strict: bool, call: typer.Context, systems: Sequence[AnySystem] = ()) -> OpGraph:
+    """A graph file as it is, anything else traced with the options of the call; then the part of one rank."""
+    graph = _requests(model, strict, call, systems) if call.params.get("requests") else _traced(model, strict, call)
+    return cli_workload.split(graph, call.params)
+
+
+def _requests(model: str, strict: bool, call: typer.Context, systems: Sequence[AnySystem]) -> OpGraph:
+    if model.endswith((".json", ".json.gz")) and Path(model).name != "config.json":
+        raise PresiliconError(f"{model}: a saved graph has the batch that it was traced with; --requests need the model")
+
+    def trace(batch: int, context: int) -> OpGraph:
+        return _traced(model, strict, call, {"batch": batch, "context": context})
+
+    return cli_workload.traced_requests(call, call.params["requests"], trace, systems)
+
+
+def _traced(model: str, strict: bool, call: typer.Context, changes: Mapping[str, Any] | None = None) -> OpGraph:
     names = ("phase", "batch", "seq", "context", "dtype", "attention", "scans")
-    options = {name: getattr(call.params[name], "value", call.params[name]) for name in names}
+    options = {name: getattr(call.params[name], "value", call.params[name]) for name in names} | dict(changes or {})
     if not model.endswith((".json", ".json.gz")) or Path(model).name == "config.json":
         import logging
 
@@ -138,8 +155,19 @@ def predict(
     attention: Attention = AttentionName.SDPA,
     scans: Scans = ScanName.TORCH,
     quant: Quant = None,
+    tp: cli_workload.Tp = 1,
+    pp: cli_workload.Pp = 1,
+    dp: cli_workload.Dp = 1,
+    ep: cli_workload.Ep = 1,
+    cp: cli_workload.Cp = 1,
+    microbatches: cli_workload.Microbatches = None,
+    sequence_parallel: cli_workload.SequenceParallel = False,
+    requests: cli_workload.RequestsOption = None,
     runtime: RuntimeOption = RuntimeName.CUDAGRAPH,
     fidelity: FidelityOption = FidelityName.TILE,
+    place: Annotated[
+        str, typer.Option(help="Hybrid systems: auto (by cost), xpu, pim-attention, pim-linear, or pim (all that the units can do).")
+    ] = "auto",
     strict: Strict = False,
     override: Annotated[list[str] | None, typer.Option("--set", help=("PATH=VALUE, such as dram.bandwidth='4 TB/s'; repeatable."))] = None,
     top: Annotated[int, typer.Option(help="Ops to list.", min=1)] = 10,
@@ -154,8 +182,8 @@ def predict(
     if out is not None:
         check_writable(out / "report.csv")
     systems = [load(name).override(_assignments(override)) for name in system]
-    graph = _graph(model, strict, call)
-    reports = [simulate(graph, s, fidelity=fidelity.value, runtime=runtime.value, strict=strict) for s in systems]
+    graph = _graph(model, strict, call, systems)
+    reports = [simulate(graph, s, fidelity=fidelity.value, runtime=runtime.value, strict=strict, place=place) for s in systems]
     for report in reports:
         report.print(console, top)
     if len(reports) > 1:
@@ -212,6 +240,13 @@ def trace(
     attention: Attention = AttentionName.SDPA,
     scans: Scans = ScanName.TORCH,
     quant: Quant = None,
+    tp: cli_workload.Tp = 1,
+    pp: cli_workload.Pp = 1,
+    dp: cli_workload.Dp = 1,
+    ep: cli_workload.Ep = 1,
+    cp: cli_workload.Cp = 1,
+    microbatches: cli_workload.Microbatches = None,
+    sequence_parallel: cli_workload.SequenceParallel = False,
     strict: Strict = False,
 ) -> None:
     """Trace a model into a graph file, which every command takes in place of MODEL without importing torch."""
@@ -222,6 +257,38 @@ def trace(
     console.print(f"{graph!r} written to {out}", highlight=False, markup=False)
     for u in graph.uncovered:
         console.print(f"uncovered: {u.target} x{u.count} ({u.example})", style="bold red", highlight=False, markup=False)
+
+
+@app.command()
+def sensitivity(
+    call: typer.Context,
+    model: Model,
+    system: SystemOption,
+    objective: Annotated[str, typer.Option(help="latency, throughput, energy, memory, area, power or cost.")] = "latency",
+    calibration: Annotated[bool, typer.Option("--calibration", help="The constants of the models too.")] = False,
+    top: Annotated[int, typer.Option(help="Numbers to print.", min=1)] = 20,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Picture (.svg, .pdf, .png), or CSV of every number.")] = None,
+    phase: PhaseOption = Phase.PREFILL,
+    batch: Batch = 1,
+    seq: Seq = 2048,
+    context: Context = 4096,
+    dtype: Dtype = "bfloat16",
+    attention: Attention = AttentionName.SDPA,
+    scans: Scans = ScanName.TORCH,
+    quant: Quant = None,
+    fidelity: FidelityOption = FidelityName.ANALYTIC,
+    runtime: RuntimeOption = RuntimeName.CUDAGRAPH,
+) -> None:
+    """Which number of a device moves the answer, and by how much."""
+    from .arch import load
+    from .explore.sensitivity import sensitivity as run
+
+    if out is not None:
+        check_writable(out)
+    device = load(system)
+    graph = _traced(model, False, call)
+    frame = run(graph, device, objective=objective, calibration=calibration, fidelity=fidelity.value, runtime=runtime.value)
+    commands.show_sensitivity(frame, out, top)
 
 
 @app.command()
@@ -396,6 +463,12 @@ def measure(
 
 
 app.command("map")(cli_accelerators.map_)
+app.command()(cli_explore.sweep)
+app.command()(commands.explore)
+app.command()(commands.plot)
+app.command()(commands.report)
+app.command("kernel")(cli_kernels.kernel)
+app.command("tune")(cli_kernels.tune)
 app.add_typer(cli_accelerators.pim_app, name="pim")
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import perfetto
 from .arch.intervals import interval_key, table_for
+from .sim.parallel import degrees, devices
 from .sim.result import OpResult, Simulation
 from .units import format_si
 
@@ -49,11 +50,16 @@ class Report:
 
     @property
     def energy_j(self) -> Mapping[str, float]:
-        """Joules of one step by component; idle power over the gaps counts as ``static``."""
+        """Joules of one step by component, of all devices; idle power over the gaps counts as ``static``."""
         energy = dict(self.simulation.total.energy_j)
         gap = max(0.0, self.time_s - self.simulation.device_busy_s)
         energy["static"] = energy.get("static", 0.0) + gap * self.simulation.system.idle_w
-        return energy
+        return {component: value * self.devices for component, value in energy.items()}
+
+    @property
+    def devices(self) -> int:
+        """Devices that run the graph together; times, memory and rows are those of one of them."""
+        return devices(self.simulation.graph)
 
     @property
     def uncovered(self) -> list[dict[str, Any]]:
@@ -90,7 +96,8 @@ class Report:
             "high_s": s.high_s,
             "tokens_per_s": self.tokens_per_s,
             "energy_j": sum(self.energy_j.values()),
-            "flops": s.graph.flops,
+            "flops": s.graph.flops if self.devices == 1 else self.devices * sum(r.op.flops * r.op.count for r in s.results),
+            "devices": self.devices,
             "limited_by": self.limited_by,
             "peak_memory_bytes": s.memory.peak_bytes,
             "fits": s.memory.fits,
@@ -107,12 +114,17 @@ class Report:
 
     def bottlenecks(self) -> dict[str, float]:
         """Seconds of kernel time by the resource that limits each kernel, plus ``"host"``: gaps in which the device waits."""
+        s = self.simulation
         share: dict[str, float] = defaultdict(float)
-        for r in self.simulation.results:
-            share[r.estimate.limiter] += r.estimate.time_s * r.op.count
-        gap = self.time_s - self.simulation.device_busy_s
+        for r in s.results:
+            if not r.op.attributes.get("overlap"):
+                share[r.estimate.limiter] += r.estimate.time_s * r.op.count
+        beside = s.device_busy_s - sum(share.values())
+        if any(r.op.attributes.get("overlap") for r in s.results) and beside > 0:
+            share["link"] += beside  # gradients that the backward pass does not hide
+        gap = self.time_s - s.device_busy_s
         if gap > 0:
-            share["host"] = gap
+            share["pipeline" if degrees(s.graph).get("pp", 1) > 1 else "host"] = gap
         return dict(sorted(share.items(), key=lambda item: -item[1]))
 
     def to_frame(self) -> pd.DataFrame:
@@ -147,6 +159,12 @@ class Report:
         from .plots import timeline
 
         return timeline(self, max_spans)
+
+    def compare(self, *others: Report) -> pd.DataFrame:
+        """This report beside others, one row each; see `presilicon.compare`."""
+        from .api import compare
+
+        return compare([self, *others])
 
     def summary(self) -> str:
         """The report as text."""

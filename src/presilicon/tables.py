@@ -34,7 +34,7 @@ def summary_lines(report: Report) -> list[tuple[str, str]]:
     memory = s.memory
     lines = [
         ("model", f"{s.graph.name}  {s.graph.meta.get('phase', '')}".rstrip() + _workload(s.graph.meta)),
-        ("system", ", ".join(filter(None, (f"{s.system.title} ({s.system.name})", s.fidelity, s.runtime)))),
+        ("system", ", ".join(filter(None, (_devices(report) + f"{s.system.title} ({s.system.name})", s.fidelity, s.runtime)))),
         ("time", format_si(s.time_s, "s") + (f"   90 % interval {format_si(low, 's')} to {format_si(high, 's')}" if low < high else "")),
     ]
     if s.graph.tokens:
@@ -85,6 +85,10 @@ def _calibration(report: Report) -> str:
         return f"none: a {report.simulation.system.kind} has no interval yet; {assumed}"
     own = sum(not text.startswith("not calibrated") for text in sources.values())
     return f"{own} of {len(sources)} kernel families calibrated on this GPU; {assumed}"
+
+
+def _devices(report: Report) -> str:
+    return f"{report.devices} x " if report.devices > 1 else ""
 
 
 def _workload(meta: Any) -> str:

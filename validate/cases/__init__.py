@@ -6,6 +6,8 @@ A claim's quantity is computed by a measure, a Python function on presilicon's o
 from __future__ import annotations
 
 from . import arrays as _arrays
+from . import hybrids as _hybrids
+from . import npus as _npus
 from . import programs as _programs
 from . import rates as _rates
 from . import simulated as _simulated
@@ -28,4 +30,4 @@ __all__ = [
     "to_csv",
 ]
 
-_REGISTERED = (_arrays, _programs, _rates, _simulated)
+_REGISTERED = (_arrays, _hybrids, _npus, _programs, _rates, _simulated)

@@ -65,11 +65,11 @@ def random_mapping(rng: random.Random, prob: Problem) -> Mapping:
     """Any nest that follows the rules of `Mapping`: tiles at random depths, loops at random places and in random order."""
     left = dict(prob.dims)
     spatial: dict[int, list[Spatial]] = {}
-    output = next(t for t in prob.tensors.values() if t.kind == "output")
+    indexed = frozenset.intersection(*(t.relevant for t in prob.tensors.values() if t.kind == "output"))
     for position, fanout in prob.fanouts:
         for axis, room in fanout.axes.items():
             instances = room
-            dims = [d for d in left if fanout.reduction or d in output.relevant]
+            dims = [d for d in left if fanout.reduction or d in indexed]
             for dim in rng.sample(dims, min(2, len(dims))):
                 options = [f for f in range(2, instances + 1) if left[dim] % f == 0]
                 if options and rng.random() < 0.7:

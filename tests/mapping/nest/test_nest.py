@@ -128,5 +128,5 @@ def test_files_and_names(tmp_path: Path) -> None:
 
 def test_every_number_of_a_shipped_file_has_its_source() -> None:
     origins = load_hierarchy("mapbench-16").provenance
-    assert len(origins) == 16
+    assert len(origins) == 21
     assert all(origin.source for origin in origins.values())

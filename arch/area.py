@@ -1,0 +1,414 @@
+"""Silicon area, yield and cost of chips: sums over their parts, vectorised over designs, from the numbers of ``area.yaml``.
+
+Logic is a number of transistors spread at the effective density of its node, memory a number of bit cells at an efficiency, and what
+drives pins (PHYs) an area that does not shrink with the node. Eight numbers are fitted on six dies, the others are published; the error
+on every die of the table is what `die_errors` says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from ..errors import SpecError, UnknownNameError
+from .loader import leaves, load, names, value_at
+from .spec import System
+from .yamlfile import read_yaml
+
+TABLE: Final = Path(__file__).parent / "area.yaml"
+#: A scalar, or an array with one value per design.
+Number = Any
+
+#: Bits of an element of each tensor arithmetic. The formats share one array of multipliers, whose rate doubles where the width halves,
+#: as in every shipped tensor core.
+_BITS: Final = {"tf32": 32, "bf16": 16, "fp16": 16, "fp8": 8, "int8": 8, "fp4": 4, "int4": 4}
+_KIB, _MIB = 1024.0, 1024.0**2
+#: L1 cache beside the shared memory of an SM: 192 - 164 KiB on A100, 256 - 228 on H100, 128 - 100 on Ada.
+_L1_BYTES: Final = 28 * _KIB
+#: Bandwidth per direction of one NVLink 2, 3 or 4 (data sheets: 300 GB/s in 12 links on A100).
+_NVLINK_BYTES_PER_S: Final = 25e9
+_RETICLE_MM2: Final = 858.0
+
+
+@cache
+def table() -> dict[str, Any]:
+    """The content of ``area.yaml``."""
+    return read_yaml(TABLE)
+
+
+def _value(section: str, name: str) -> float:
+    return float(table()[section][name]["value"])
+
+
+def _known(section: str, name: str, what: str) -> Mapping[str, Any]:
+    entries: Mapping[str, Any] = table()[section]
+    if name not in entries:
+        raise UnknownNameError(what, str(name), entries)
+    found: Mapping[str, Any] = entries[name]
+    return found
+
+
+def logic_area_mm2(transistors: Number, node: str) -> Number:
+    """Area of so many transistors of synthesised logic at a node (``"N45"``, ``"N28"``, ``"N12"``, ``"N7"``, ``"N4"``), mm2.
+
+    Raises
+    ------
+    UnknownNameError
+        A node that ``area.yaml`` does not have.
+    """
+    return np.asarray(transistors, dtype=float) / float(_known("nodes", node, "process node")["logic"]["value"])
+
+
+def sram_area_mm2(n_bytes: Number, node: str, *, kind: str = "macro") -> Number:
+    """Area of an SRAM, mm2: its bit cells over their share of the whole.
+
+    Parameters
+    ----------
+    n_bytes
+        Capacity.
+    node
+        Process node.
+    kind
+        ``"macro"``: a scratchpad (0.7 of it are cells); ``"cache"``: with tags, ECC, queues and ports to a crossbar (0.354, from the die of
+        AMD's V-Cache); ``"register"``: a cache's overhead and twice the area a bit, for more ports.
+
+    >>> round(float(sram_area_mm2(50 * 2**20, "N4", kind="cache")), 1)
+    24.9
+    """
+    cell = float(_known("nodes", node, "process node")["sram_cell"]["value"])
+    kinds = {
+        "macro": 1.0 / _value("sram", "macro_efficiency"),
+        "cache": 1.0 / _value("sram", "cache_efficiency"),
+        "register": _value("sram", "register_factor") / _value("sram", "cache_efficiency"),
+    }
+    if kind not in kinds:
+        raise UnknownNameError("kind of SRAM", kind, kinds)
+    return np.asarray(n_bytes, dtype=float) * 8.0 * cell * kinds[kind]
+
+
+def mac_area_mm2(arithmetic: str, node: str) -> float:
+    """Area of one discrete multiply-accumulate unit, mm2: Horowitz's 45 nm areas (ISSCC 2014), by the density of logic at the node.
+
+    Raises
+    ------
+    UnknownNameError
+        Unknown arithmetic or node.
+
+    >>> mac_area_mm2("int8", "N7") < mac_area_mm2("fp8", "N7") < mac_area_mm2("bf16", "N7")
+    True
+    """
+    um2 = float(_known("mac_um2_45nm", arithmetic, "arithmetic")["value"])
+    return float(logic_area_mm2(um2 * 1e-6 * float(table()["nodes"]["N45"]["logic"]["value"]), node))
+
+
+def phy_area_mm2(memory: str, bandwidth_bytes_per_s: Number, node: str) -> Number:
+    """PHYs and controllers of a memory (``"hbm3"``, ``"gddr6"`` ...) of a bandwidth, mm2; fractions of a stack or channel count.
+
+    Raises
+    ------
+    UnknownNameError
+        Unknown memory or node.
+    """
+    entry = _known("memories", memory, "memory")
+    return _phy_units(entry["kind"], np.asarray(bandwidth_bytes_per_s, dtype=float) / float(entry["unit_bandwidth"]), node)
+
+
+def _phy_units(kind: str, units: Number, node: str) -> Number:
+    phy, controller = (("hbm_stack", "hbm_controller"), ("gddr_channel", "gddr_controller"))[kind == "gddr"]
+    return units * (_value("phy", phy) + logic_area_mm2(_value("logic", controller), node))
+
+
+def link_area_mm2(nvlinks: Number, pcie_lanes: Number, node: str) -> Number:
+    """PHYs and controllers of links, mm2; one NVLink is 25 GB/s a direction."""
+    old = "" if node == "N4" else "_old"
+    nvlink = _value("phy", f"nvlink{old}") + logic_area_mm2(_value("logic", "nvlink_controller"), node)
+    return nvlinks * nvlink + pcie_lanes * (_value("phy", f"pcie_lane{old}") + logic_area_mm2(_value("logic", "pcie_controller"), node))
+
+
+@dataclass(frozen=True)
+class Die:
+    """Units of a GPU's silicon, working or not: floats, or arrays with one value per design; `l2_bytes` for all dies of a package."""
+
+    node: str
+    memory: str
+    sm: Number
+    fma_lanes: Number
+    tensor_macs: Number
+    fp64_lanes: Number
+    register_bytes: Number
+    l1_bytes: Number
+    l2_bytes: Number
+    memory_units: Number
+    nvlinks: Number
+    pcie_lanes: Number
+    graphics: bool
+    dies: int = 1
+
+    def areas_mm2(self) -> dict[str, Number]:
+        """Area by part: tensor, vector, sm_control, registers, l1, l2, memory_phy, links, uncore."""
+        node, sm = self.node, self.sm
+        macs = self.tensor_macs * _value("logic", "fp16_mac") * _value("logic", "tensor_wiring")
+        lanes = self.fma_lanes * (_value("logic", "fp32_lane") + _value("logic", "int32_lane"))
+        lanes = lanes + self.fp64_lanes * _value("logic", "fp64_lane")
+        control = _value("logic", "sm_control") + self.graphics * _value("logic", "sm_graphics")
+        return {
+            "tensor": sm * logic_area_mm2(macs, node),
+            "vector": sm * logic_area_mm2(lanes, node),
+            "sm_control": sm * logic_area_mm2(control, node),
+            "registers": sm * sram_area_mm2(self.register_bytes, node, kind="register"),
+            "l1": sm * sram_area_mm2(self.l1_bytes, node, kind="cache"),
+            "l2": sram_area_mm2(self.l2_bytes, node, kind="cache"),
+            "memory_phy": _phy_units(_known("memories", self.memory, "memory")["kind"], self.memory_units, node),
+            "links": link_area_mm2(self.nvlinks, self.pcie_lanes, node),
+            "uncore": self.dies * logic_area_mm2(_value("logic", "uncore"), node),
+        }
+
+
+#: Parts of a GPU's area that are repeated once an SM: a defect there costs one SM, and spare SMs replace it.
+_IN_SM: Final = ("tensor", "vector", "sm_control", "registers", "l1")
+
+
+def shipped_die(name: str) -> Die:
+    """A die of the table by its name (``"GH100"``), all units counted.
+
+    Raises
+    ------
+    UnknownNameError
+        No such die.
+    """
+    d = _known("dies", name, "die")
+    return Die(
+        node=d["node"],
+        memory="hbm3" if "stacks" in d else "gddr6",
+        sm=float(d["sm"]),
+        fma_lanes=float(d["fma"]),
+        tensor_macs=float(d["tensor_macs"]),
+        fp64_lanes=float(d.get("fp64_lanes", 2)),
+        register_bytes=256 * _KIB,
+        l1_bytes=d["l1_kib"] * _KIB,
+        l2_bytes=d["l2_mib"] * _MIB,
+        memory_units=float(d.get("stacks", d.get("channels"))),
+        nvlinks=float(d.get("nvlinks", 0)),
+        pcie_lanes=float(d.get("pcie_lanes", 16)),
+        graphics=bool(d.get("graphics", False)),
+        dies=int(d.get("dies", 1)),
+    )
+
+
+def die_errors() -> dict[str, tuple[float, float]]:
+    """Published and modelled area of every die of the table, mm2."""
+    return {name: (float(d["area"]), float(sum(shipped_die(name).areas_mm2().values()))) for name, d in table()["dies"].items()}
+
+
+@dataclass(frozen=True)
+class Chip:
+    """Area and cost of one GPU, or of an array of designs: floats of NumPy, or arrays with one value per design.
+
+    Attributes
+    ----------
+    areas_mm2
+        Area by part; their sum is `area_mm2`, of all dies together.
+    good_share
+        Yield: share of dies that can be sold.
+    cost_usd
+        Die, memory, package, test; to make one, not its price.
+    """
+
+    areas_mm2: Mapping[str, np.ndarray]
+    area_mm2: np.ndarray
+    good_share: np.ndarray
+    die_usd: np.ndarray
+    memory_usd: np.ndarray
+    package_usd: np.ndarray
+    test_usd: np.ndarray
+    cost_usd: np.ndarray
+
+
+def chip(system: System, designs: Mapping[str, np.ndarray] | None = None, *, node: str | None = None, memory: str | None = None) -> Chip:
+    """Area and cost of a GPU, or of many designs of one.
+
+    Parameters
+    ----------
+    system
+        The GPU. Its name, or else its generation, tells node and memory; a shipped part keeps its die's ratio of units to working
+        units (spare SMs, unused stacks), so that the part as shipped has its die's area.
+    designs
+        Arrays of shape ``(designs,)`` by override path, SI units.
+    node, memory
+        Other technologies (`table`'s ``nodes`` and ``memories``).
+
+    Raises
+    ------
+    UnknownNameError
+        Unknown node or memory.
+    SpecError
+        The node has no wafer price, or the generation no technology.
+
+    >>> round(float(chip(load("h100-sxm")).area_mm2))
+    814
+    >>> chip(load("h100-sxm"), {"gpu.l2.size": np.array([50e6, 100e6])}).area_mm2.shape
+    (2,)
+    """
+    die, enabled_sm = _die_of(system, dict(designs or {}), node, memory)
+    areas = die.areas_mm2()
+    shape = np.broadcast_shapes(*(np.shape(v) for v in areas.values()))
+    areas = {name: np.broadcast_to(np.asarray(v, dtype=float), shape) for name, v in areas.items()}
+    area = np.sum(list(areas.values()), axis=0)
+    in_sm = np.sum([areas[name] for name in _IN_SM], axis=0)
+    good = good_share((area - in_sm) / die.dies, in_sm / die.dies, np.floor(die.sm - enabled_sm + 1e-9) / die.dies)
+    entry = _known("nodes", die.node, "process node")
+    if "wafer_usd" not in entry:
+        raise SpecError(f"area: {die.node}: no wafer price; give another node")
+    with np.errstate(divide="ignore"):
+        die_usd = die.dies * float(entry["wafer_usd"]["value"]) / (dies_per_wafer(area / die.dies) * good)
+    kind = table()["memories"][die.memory]
+    size = np.asarray((designs or {}).get("dram.size", value_at(system, "dram.size")), dtype=float)
+    memory_usd = size / 1e9 * float(kind["usd_per_gb"])
+    bandwidth = np.asarray((designs or {}).get("dram.bandwidth", value_at(system, "dram.bandwidth")), dtype=float)
+    stacks = bandwidth / float(kind["unit_bandwidth"]) * (kind["kind"] == "hbm")
+    interposer = area + stacks * _value("package", "hbm_stack_mm2")
+    on_interposer = kind["kind"] == "hbm"
+    package = interposer * _value("package", "interposer_usd_per_mm2" if on_interposer else "substrate_usd_per_mm2")
+    test = _value("package", "test_usd") + _value("package", "test_share") * (die_usd + memory_usd + package)
+    return Chip(areas, area, good, die_usd, memory_usd + 0 * area, package, test, die_usd + memory_usd + package + test)
+
+
+def _die_of(system: System, designs: Mapping[str, np.ndarray], node: str | None, memory: str | None) -> tuple[Die, Number]:
+    """The silicon of a design, and how many SMs of it work."""
+    tables = table()
+    part = tables["parts"].get(system.name)
+    technology = tables["generations"].get(system.generation)
+    if technology is None:
+        raise SpecError(f"{system.name}: generation {system.generation}: area.yaml names no node and memory for it")
+    memory = memory or (part or technology)["memory"]
+    _known("memories", memory, "memory")
+    shipped = tables["dies"][part["die"]] if part else {}
+    node = node or shipped.get("node", technology["node"])
+    base = load(system.name) if part and system.name in names() else system
+    if not isinstance(base, System):
+        base = system
+
+    def at(path: str, of: System = system) -> Number:
+        return np.asarray(designs[path], dtype=float) if path in designs and of is system else float(value_at(of, path))
+
+    def physical(path: str, of_die: float | None, default: float = 1.0) -> Number:
+        """Units on the silicon for the working ones of a path."""
+        reference = at(path, base) if base is not system else float(value_at(system, path))
+        return at(path) * (of_die / reference if of_die is not None else default)
+
+    arithmetics = {name for name in leaves() if name.startswith("gpu.sm.tensor.")} & {*system.provenance, *designs}
+    macs = [at(p) / 2 * _BITS[p.rpartition(".")[2]] / 16 for p in sorted(arithmetics) if p.rpartition(".")[2] in _BITS]
+    tensor: Number = 0.0
+    for each in macs:
+        tensor = np.maximum(tensor, each)
+    units = float(tables["memories"][memory]["unit_bandwidth"])
+    of_die = shipped.get("stacks", shipped.get("channels"))
+    same_kind = part is None or tables["memories"][part["memory"]]["kind"] == tables["memories"][memory]["kind"]
+    phys = physical("dram.bandwidth", of_die) if of_die and same_kind and memory == part["memory"] else at("dram.bandwidth") / units
+    links = shipped.get("nvlinks", 0.0)
+    if system.link.kind == "nvlink":
+        links = physical("link.bandwidth", shipped.get("nvlinks"), 1.0 / _NVLINK_BYTES_PER_S)
+    die = Die(
+        node=node,
+        memory=memory,
+        sm=physical("gpu.sm.count", shipped.get("sm"), _value("spares", "sm")),
+        fma_lanes=at("gpu.sm.fma"),
+        tensor_macs=tensor,
+        fp64_lanes=shipped.get("fp64_lanes", at("gpu.sm.tensor.fp64") / 4 if "gpu.sm.tensor.fp64" in arithmetics else 2.0),
+        register_bytes=at("gpu.sm.registers") * 4,
+        l1_bytes=at("gpu.sm.shared_memory") + _L1_BYTES,
+        l2_bytes=physical("gpu.l2.size", shipped["l2_mib"] * _MIB if shipped else None),
+        memory_units=phys,
+        nvlinks=links,
+        pcie_lanes=16.0,
+        graphics=bool(shipped.get("graphics", tables["memories"][memory]["kind"] == "gddr")),
+        dies=int(shipped.get("dies", 1)),
+    )
+    return die, at("gpu.sm.count")
+
+
+def good_share(fixed_mm2: Number, in_sm_mm2: Number, spare_sms: Number) -> Number:
+    """Yield of one die: no defect outside of the SMs, and no more defects in SMs than there are spare ones.
+
+    Parameters
+    ----------
+    fixed_mm2, in_sm_mm2
+        Area in which any defect kills, and area of SMs; half of the L2 and links could be repaired too, which is not counted.
+    spare_sms
+        SMs that may fail.
+
+    Returns
+    -------
+    Share in (0, 1].
+
+    Notes
+    -----
+    Negative binomial (Stapper 1983): ``(1 + A D / alpha) ** -alpha`` without spares. The two areas are taken as independent.
+    """
+    from scipy.stats import nbinom
+
+    density, alpha = _value("yield", "defects_per_mm2"), _value("yield", "clustering")
+    outside = (1.0 + np.asarray(fixed_mm2) * density / alpha) ** -alpha
+    mean = np.asarray(in_sm_mm2) * density
+    return outside * nbinom.cdf(np.maximum(np.floor(spare_sms), 0), alpha, alpha / (alpha + mean))
+
+
+def dies_per_wafer(area_mm2: Number) -> Number:
+    """Dies that a 300 mm wafer holds, 0 above the reticle of 26 mm x 33 mm: ``pi (d/2)^2 / A - pi d / sqrt(2 A)``.
+
+    Source: Hennessy and Patterson, Computer Architecture, 6th edition, section 1.6.
+    """
+    area = np.asarray(area_mm2, dtype=float)
+    d = _value("yield", "wafer_diameter_mm")
+    count = np.pi * (d / 2) ** 2 / area - np.pi * d / np.sqrt(2 * area)
+    return np.where(area <= _RETICLE_MM2, np.maximum(count, 0.0), 0.0)
+
+
+def peak_power_w(system: System, designs: Mapping[str, np.ndarray] | None = None) -> np.ndarray:
+    """The most that a design draws: every unit at its rate at once, or its power limit, whichever is less; W.
+
+    ``idle + FLOP/s * J/FLOP + L2 B/s * J/B + DRAM B/s * J/B`` with the calibration constants ``power.*`` of the system and its most
+    demanding tensor arithmetic; the power limit then lowers the clock (`presilicon.mapping.gpu.power`).
+    """
+
+    def at(path: str) -> Number:
+        return np.asarray(designs[path], dtype=float) if designs and path in designs else float(value_at(system, path))
+
+    exponent = at("calibration.power.width_exponent")
+    paths = sorted(p for p in {*system.provenance, *(designs or {})} if p.startswith("gpu.sm.tensor.") and p.rpartition(".")[2] in _BITS)
+    tensor: Number = 0.0
+    for path in paths:
+        tensor = np.maximum(tensor, at(path) * (_BITS[path.rpartition(".")[2]] / 16) ** exponent)
+    clock = at("gpu.clock.boost")
+    core = tensor * at("gpu.sm.count") * at("calibration.power.joule_per_flop")
+    core = core + at("gpu.l2.bandwidth") * at("calibration.power.joule_per_l2_byte")
+    peak = at("power.idle") + clock * core + at("dram.bandwidth") * at("calibration.power.joule_per_dram_byte")
+    return np.minimum(peak, at("power.limit"))
+
+
+def design_costs(system: Any, designs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Area, power and cost of many designs as columns of a table: ``area_mm2``, ``power_w``, ``cost_usd``.
+
+    Parameters
+    ----------
+    system
+        Any kind of system.
+    designs
+        Arrays of shape ``(designs,)`` by override path, SI units; paths of words are left aside.
+
+    Returns
+    -------
+    dict
+        Empty for a system that this model does not know: another kind than a GPU, or a generation without a technology. A design whose
+        die exceeds the reticle costs infinitely much.
+    """
+    if not isinstance(system, System) or not (system.name in table()["parts"] or system.generation in table()["generations"]):
+        return {}
+    numbers = {path: values for path, values in designs.items() if np.asarray(values).dtype != object}
+    found = chip(system, numbers)
+    return {"area_mm2": found.area_mm2, "power_w": peak_power_w(system, numbers), "cost_usd": found.cost_usd}

@@ -1,0 +1,212 @@
+"""Decode attention of requests of any length on memory with processing units, in closed form.
+
+An *item* is what one channel does alone: a request with all its heads (Newton, NeuPIMs), or one KV head of a request (AiM, AttAcc). Items
+are packed into channels by `presilicon.mapping.packing`. Query heads that share a KV head (grouped-query attention) come one after the
+other, since these units multiply one vector at a time.
+
+Newton and NeuPIMs: a tile is one row in every bank of a channel. Scores: banks hold one key each, a row as many heads as fit; context:
+banks hold one dimension each, a row as many keys as fit. A tile of n columns and r
+results costs (w - 1) tFAW + tRCD + tCCD_L n + tCCD_S (r - 1) + tRP and two command slots, w activates of four banks per rank; that is 184
+cycles for a full one with one result (NeuPIMs, scheduler constants). A vector goes into the global buffer in tGWRITE.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ..arch.dram import DramDevice
+from ..arch.hybrid_spec import PimSide
+from ..errors import MappingError
+from . import pim as forms
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Heads:
+    """Heads of one device: KV heads, query heads that share each, dimension, bits of a cached element, and query vectors of a request."""
+
+    kv_heads: int
+    group: int
+    head_dim: int
+    kv_bits: float = 16.0
+    queries: int = 1
+
+    @property
+    def vectors(self) -> int:
+        """Vectors that each KV head is multiplied with."""
+        return self.group * self.queries
+
+
+@dataclass(frozen=True)
+class RequestCosts:
+    """What attention of each request costs.
+
+    Attributes
+    ----------
+    items
+        Items of one request.
+    cycles
+        Command clocks of one item of each request, refresh included.
+    score_cycles
+        The part of it up to the softmax.
+    read_bits, path_bits
+        Bits that units take from the cells, and bits that cross the path between units and processor, of each request.
+    macs
+        Multiply-adds of each request.
+    commands
+        Commands of each request by name, where the kernel counts them.
+    """
+
+    items: int
+    cycles: Floats
+    score_cycles: Floats
+    read_bits: Floats
+    path_bits: Floats
+    macs: Floats
+    commands: Mapping[str, Floats]
+
+
+def request_costs(side: PimSide, heads: Heads, lengths: npt.NDArray[np.int64]) -> RequestCosts:
+    """Cost of decode attention for requests of the given context lengths.
+
+    Parameters
+    ----------
+    side
+        The memory and its units.
+    heads
+        Heads that this device holds.
+    lengths
+        Keys of each request, int64 of ``(requests,)``, at least 1.
+
+    Raises
+    ------
+    MappingError
+        No request, a length below 1, a head that the units cannot hold, or a kernel without attention.
+    """
+    if len(lengths) == 0 or int(lengths.min()) < 1:
+        raise MappingError(f"{side.device.name}: attention needs requests of at least one key")
+    if min(heads.kv_heads, heads.group, heads.head_dim) < 1:
+        raise MappingError(f"{side.device.name}: attention needs heads and a head dimension of at least 1, found {heads}")
+    distinct, back = np.unique(lengths, return_inverse=True)
+    found = {"newton": _newton, "aim": _aim, "attacc": _attacc, "logic": _logic, "upmem": _upmem}[side.kernel](side, heads, distinct)
+    return RequestCosts(found.items, found.cycles[back], found.score_cycles[back], found.read_bits[back], found.path_bits[back],
+                        found.macs[back], {name: values[back] for name, values in found.commands.items()})
+
+
+def tile_cycles(device: DramDevice, columns: int, results: int = 1) -> int:
+    """Cycles from the first activate of a tile to that of the next, for so many columns of units and results.
+
+    >>> from presilicon.arch.dram import load
+    >>> tile_cycles(load("neupims-hbm2"), 32)
+    184
+    """
+    t, org = device.timings, device.organisation
+    # Ranks open at the same time, a slot of the row bus apart.
+    opened = (org.bank_groups - 1) * t["tFAW"] + org.pseudo_channels * org.ranks - 1
+    close = t["tCCD_L"] + 1
+    if all(command.name != "PIMPRE" for command in device.commands):
+        close = max(close, t["tRTP"])
+    worked = opened + t["tRCDRD"] + (columns - 1) * t["tCCD_L"] + (results - 1) * t["tCCD_S"] + close
+    return max(max(worked, opened + t["tRAS"]) + t["tRP"], t["tRC"])
+
+
+def _refreshed(device: DramDevice, cycles: Floats) -> Floats:
+    """Cycles with the share of time that refresh takes."""
+    if device.refresh is None:
+        return cycles
+    return cycles / (1.0 - device.timings[device.refresh.duration] / device.timings[device.refresh.interval])
+
+
+def _newton(side: PimSide, heads: Heads, lengths: npt.NDArray[np.int64]) -> RequestCosts:
+    device = side.device
+    org, unit = device.organisation, device.pim
+    assert unit is not None
+    banks, per_row = org.banks_per_channel, int(org.row_bytes * 8 // heads.kv_bits)
+    per_column = unit.width_bytes * 8 / heads.kv_bits
+    if heads.head_dim > per_row:
+        raise MappingError(f"{device.name}: a head of {heads.head_dim} does not fit a row of {per_row} elements")
+    gwrite = device.timings["tGWRITE"]
+    in_row = per_row // heads.head_dim
+    chunks = math.ceil(heads.kv_heads / in_row)
+    head_columns = math.ceil(heads.head_dim / per_column)
+    last = heads.kv_heads - (chunks - 1) * in_row
+    full, short = (tile_cycles(device, head_columns * n, n) for n in (in_row, last))
+    key_tiles = np.ceil(lengths / banks)
+    score = heads.vectors * (chunks * gwrite + key_tiles * ((chunks - 1) * full + short))
+    pages = lengths // per_row
+    rest = lengths - pages * per_row
+    dimension_tiles = math.ceil(heads.head_dim / banks)
+    whole = gwrite + dimension_tiles * tile_cycles(device, math.ceil(per_row / per_column))
+    part = np.array([gwrite + dimension_tiles * tile_cycles(device, math.ceil(n / per_column)) if n else 0 for n in rest.tolist()])
+    context = heads.vectors * heads.kv_heads * (pages * whole + part)
+    value_chunks = pages + (rest > 0)
+    tiles = heads.vectors * (chunks * key_tiles + heads.kv_heads * dimension_tiles * value_chunks)
+    results = heads.vectors * (heads.kv_heads * key_tiles + heads.kv_heads * dimension_tiles * value_chunks)
+    columns = heads.vectors * heads.kv_heads * (
+        key_tiles * head_columns + dimension_tiles * np.ceil(lengths / per_column))
+    commands = {
+        "GWRITE": heads.vectors * (chunks + heads.kv_heads * value_chunks), "GACT": tiles * org.bank_groups * org.ranks,
+        "COMP": columns, "READRES": results}
+    return RequestCosts(
+        1, _refreshed(device, score + context), _refreshed(device, score.astype(np.float64)), columns * unit.width_bytes * 8.0 * banks,
+        results * banks * 16.0 + commands["GWRITE"] * org.row_bytes * 8.0, _macs(heads, lengths),
+        {name: np.asarray(values, dtype=np.float64) for name, values in commands.items()})
+
+
+def _macs(heads: Heads, lengths: npt.NDArray[np.int64]) -> Floats:
+    return 2.0 * heads.kv_heads * heads.vectors * heads.head_dim * lengths.astype(np.float64)
+
+
+def _path_bits(heads: Heads, lengths: npt.NDArray[np.int64]) -> Floats:
+    """Queries in, scores out, probabilities in, results out, 16 bits each."""
+    return 16.0 * heads.kv_heads * heads.vectors * (2.0 * heads.head_dim + 2.0 * lengths.astype(np.float64))
+
+
+def _aim(side: PimSide, heads: Heads, lengths: npt.NDArray[np.int64]) -> RequestCosts:
+    device = side.device
+    org, banks = device.organisation, device.organisation.banks_per_channel
+    per_column = int(org.column_bytes * 8 // heads.kv_bits)
+    if per_column < 1:
+        raise MappingError(f"{device.name}: elements of {heads.kv_bits:g} bits do not fit a column of {org.column_bytes} bytes")
+    columns = math.ceil(heads.head_dim / per_column)
+    score = np.array([forms.aim_scores(device, int(n), columns) for n in lengths.tolist()], dtype=np.float64)
+    context = np.array([forms.aim_blocks(device, math.ceil(heads.head_dim / banks), math.ceil(int(n) / per_column))
+                        for n in lengths.tolist()], dtype=np.float64)
+    read = heads.kv_heads * heads.vectors * banks * org.column_bytes * 8.0 * (
+        np.ceil(lengths / banks) * columns + math.ceil(heads.head_dim / banks) * np.ceil(lengths / per_column))
+    cycles, first = (heads.vectors * _refreshed(device, part) for part in (score + context, score))
+    return RequestCosts(heads.kv_heads, cycles, first, read, _path_bits(heads, lengths), _macs(heads, lengths), {})
+
+
+def _attacc(side: PimSide, heads: Heads, lengths: npt.NDArray[np.int64]) -> RequestCosts:
+    device, org = side.device, side.device.organisation
+    element_bytes = max(1, math.ceil(heads.kv_bits / 8))
+    level = {"bank": "bank", "bg": "bg", "buffer": "buffer"}[side.level]
+    # Heads come in interleaved pairs: half of a pair is what one costs in a long row of them.
+    pair = [forms.attacc_attention(device, 2 * org.channels, int(n), head_dim=heads.head_dim, element_bytes=element_bytes,
+                                   level=level, power_limited=side.power_limited, refresh=False).cycles  # type: ignore[arg-type]
+            for n in lengths.tolist()]
+    cycles = _refreshed(device, heads.vectors * np.array(pair, dtype=np.float64) / 2.0)
+    read = heads.kv_heads * heads.vectors * 2.0 * heads.kv_bits * heads.head_dim * lengths.astype(np.float64)
+    return RequestCosts(heads.kv_heads, cycles, cycles / 2.0, read, _path_bits(heads, lengths), _macs(heads, lengths), {})
+
+
+def _logic(side: PimSide, heads: Heads, lengths: npt.NDArray[np.int64]) -> RequestCosts:
+    """Units on the logic die: `scale` times the external bandwidth, `op_per_byte` (Duplex); they read the cache once for a group."""
+    device, org = side.device, side.device.organisation
+    per_cycle = side.scale * org.column_bytes * org.pseudo_channels / device.timings["tBL"]
+    cache = 2.0 * heads.kv_heads * heads.head_dim * lengths.astype(np.float64) * heads.kv_bits / 8.0
+    operations = 2.0 * _macs(heads, lengths)
+    cycles = np.maximum(cache / per_cycle, operations / (per_cycle * side.op_per_byte)) / heads.kv_heads
+    return RequestCosts(heads.kv_heads, _refreshed(device, cycles), _refreshed(device, cycles / 2.0), cache * 8.0,
+                        _path_bits(heads, lengths), _macs(heads, lengths), {})
+
+
+def _upmem(side: PimSide, heads: Heads, lengths: npt.NDArray[np.int64]) -> RequestCosts:
+    raise MappingError(f"{side.device.name}: scalar cores without floating point are no units for attention")

@@ -1,0 +1,165 @@
+"""Tasks of a hybrid system's step on the event engine: processor, units in memory, links, each one task at a time, in program order."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import simpy
+
+from ...errors import PresiliconError
+from ..result import Span
+
+
+@dataclass(frozen=True)
+class Task:
+    """One run of an op, or one transfer.
+
+    Attributes
+    ----------
+    name, op, lane
+        Label, name of the op, and what does it: ``"xpu"``, ``"pim"``, ``"link"``, ``"fabric"``.
+    seconds
+        Time of the run; with a fetch of its own (`fetch_s`) what remains when its weights are there.
+    after
+        Positions of the tasks that it needs, all before its own.
+    memory
+        Whether it takes the memory that processor and units exclude each other from.
+    fetch_s, fetch_bytes
+        Time and bytes of weights that may be fetched before it starts.
+    alone_s
+        Time of the run where nothing is fetched ahead.
+    """
+
+    name: str
+    op: str
+    lane: str
+    seconds: float
+    after: tuple[int, ...] = ()
+    memory: bool = False
+    fetch_s: float = 0.0
+    fetch_bytes: float = 0.0
+    alone_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Played:
+    """When everything ran.
+
+    Attributes
+    ----------
+    time_s
+        End of the last task.
+    spans
+        Bars by lane.
+    busy_s
+        Busy seconds by lane.
+    waited_s
+        Idle seconds of the first lane before a task that waited for the second.
+    """
+
+    time_s: float
+    spans: tuple[Span, ...]
+    busy_s: Mapping[str, float]
+    waited_s: Mapping[tuple[str, str], float]
+
+
+@dataclass
+class _State:
+    spans: list[Span] = field(default_factory=list)
+    busy: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    waited: dict[tuple[str, str], float] = field(default_factory=lambda: defaultdict(float))
+    free_at: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    holder: str = ""
+
+
+def play(tasks: Sequence[Task], *, blocked: bool, scratchpad_bytes: float = 0.0) -> Played:
+    """Run tasks, each after those that it needs, one at a time on each lane, earlier tasks first where several are ready.
+
+    Parameters
+    ----------
+    tasks
+        In program order.
+    blocked
+        Tasks with `Task.memory` exclude each other.
+    scratchpad_bytes
+        Room for weights that are fetched ahead; 0: none is.
+
+    Raises
+    ------
+    PresiliconError
+        A task needs one that does not come before it.
+    """
+    env = simpy.Environment()
+    lanes = {lane: simpy.PriorityResource(env) for lane in dict.fromkeys(task.lane for task in tasks)}
+    memory = simpy.PriorityResource(env)
+    done = [env.event() for _ in tasks]
+    state = _State()
+    fetched: dict[int, simpy.Event] = {}
+    room = simpy.Container(env, capacity=scratchpad_bytes, init=scratchpad_bytes) if scratchpad_bytes else None
+    if room is not None:
+        ahead = [(i, task) for i, task in enumerate(tasks) if 0 < task.fetch_bytes <= scratchpad_bytes]
+        fetched = {i: env.event() for i, _ in ahead}
+        env.process(_fetch(env, ahead, fetched, room, state))
+    for position, task in enumerate(tasks):
+        if any(not 0 <= other < position for other in task.after):
+            raise PresiliconError(f"task {task.name!r} needs a task that does not come before it")
+        env.process(_run(env, position, task, tasks, lanes, memory if blocked and task.memory else None, done, state, fetched, room))
+    env.run()
+    end = max((span.start_s + span.duration_s for span in state.spans), default=0.0)
+    return Played(end, tuple(sorted(state.spans, key=lambda s: (s.start_s, s.lane))), dict(state.busy), dict(state.waited))
+
+
+def _fetch(env: simpy.Environment, ahead: Sequence[tuple[int, Task]], fetched: Mapping[int, simpy.Event], room: simpy.Container,
+           state: _State) -> Generator[Any, Any, None]:
+    for position, task in ahead:
+        yield room.get(task.fetch_bytes)
+        start = float(env.now)
+        yield env.timeout(task.fetch_s)
+        state.spans.append(Span(f"fetch {task.name}", "memory", start, task.fetch_s, task.op))
+        state.busy["memory"] += task.fetch_s
+        fetched[position].succeed()
+
+
+def _run(env: simpy.Environment, position: int, task: Task, tasks: Sequence[Task], lanes: Mapping[str, simpy.PriorityResource],
+         memory: simpy.PriorityResource | None, done: list[simpy.Event], state: _State, fetched: Mapping[int, simpy.Event],
+         room: simpy.Container | None) -> Generator[Any, Any, None]:
+    cause = ""
+    for other in task.after:
+        if not done[other].processed:
+            yield done[other]
+            cause = tasks[other].lane
+    ready = float(env.now)
+    with lanes[task.lane].request(priority=position) as turn:
+        yield turn
+        idle_from = max(state.free_at[task.lane], 0.0)
+        if ready > idle_from and cause and cause != task.lane:
+            state.waited[task.lane, cause] += ready - idle_from
+        held = None
+        if memory is not None:
+            asked = float(env.now)
+            held = memory.request(priority=position)
+            yield held
+            other_lane = state.holder
+            if float(env.now) > asked and other_lane != task.lane:
+                state.waited[task.lane, f"{other_lane} (memory)"] += float(env.now) - asked
+            state.holder = task.lane
+        start = float(env.now)
+        ahead = position in fetched
+        yield env.timeout(task.seconds if ahead else max(task.seconds, task.alone_s))
+        if ahead:
+            if not fetched[position].processed:
+                late = float(env.now)
+                yield fetched[position]
+                state.waited[task.lane, "memory"] += float(env.now) - late
+            assert room is not None
+            yield room.put(task.fetch_bytes)
+        end = float(env.now)
+        if memory is not None and held is not None:
+            memory.release(held)
+        state.free_at[task.lane] = end
+        state.busy[task.lane] += end - start
+        state.spans.append(Span(task.name, task.lane, start, end - start, task.op))
+    done[position].succeed()

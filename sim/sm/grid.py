@@ -1,0 +1,241 @@
+"""Whole grids from one SM: which CTAs it runs, under which share of the memory system, and how few of them need be simulated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ...arch import System
+from ...arch.sm_timing import SmTiming
+from ...errors import KernelError
+from ...mapping.triton import CompiledKernel, Evaluation, Launch, evaluate, take_apart
+from . import isa
+from .core import DEADLOCK, REASONS, compiled_core
+from .memory import Sharing, program_ids
+from .streams import Cta, Period, Rows, pack_cta
+
+#: Warp-instructions that are simulated one by one before loops and waves are cut.
+BUDGET = 400_000
+#: Iterations of a long loop that are simulated (twice: so many, and half as many).
+KEEP = 48
+#: Distinct CTAs that are followed, where they differ.
+TEMPLATES = 6
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What the busiest SM runs.
+
+    Attributes
+    ----------
+    slots
+        CTAs resident at once.
+    ctas
+        CTAs in all, one after another.
+    waves
+        Full waves before the last.
+    last
+        CTAs of the last, partial wave (0: none) on this SM.
+    last_share
+        Factor by which the SM's share of L2 and DRAM is larger in it.
+    """
+
+    slots: int
+    waves: int
+    last: int
+    last_share: float
+
+    @property
+    def ctas(self) -> int:
+        """CTAs that the SM runs."""
+        return self.waves * self.slots + self.last
+
+
+def schedule(programs: int, sms: int, slots: int) -> Schedule:
+    """CTAs of the busiest SM: dealt breadth first, refilled as they end.
+
+    Examples
+    --------
+    >>> schedule(programs=300, sms=100, slots=2)
+    Schedule(slots=2, waves=1, last=1, last_share=1.0)
+    """
+    waves, rest = divmod(programs, sms * slots)
+    last = -(-rest // sms)
+    return Schedule(slots, waves, last, last * sms / rest if rest else 1.0)
+
+
+@dataclass(frozen=True)
+class SmRun:
+    """One run of the core: clocks, and sums over what it simulated."""
+
+    cycles: float
+    issued: int
+    l2_bytes: float
+    dram_bytes: float
+    smem_passes: float
+    l1_bytes: float
+    busy: np.ndarray
+    stalls: np.ndarray
+    counts: np.ndarray
+    spans: np.ndarray
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """What does not change between runs of the core."""
+
+    compiled: CompiledKernel
+    launch: Launch
+    grid: Evaluation
+    system: System
+    timing: SmTiming
+    table: isa.IsaTable
+    lines: np.ndarray
+    runs: tuple[Evaluation, ...]
+    share: Sharing
+    write_share: float
+    l1_bytes: float
+    clock_hz: float
+
+
+def rates(kernel: Kernel) -> tuple[float, float]:
+    """Bytes a clock of one SM's share of L2 and of DRAM."""
+    system = kernel.system
+    calibration = system.calibration
+    sms = system.gpu.sm.count
+    l2 = system.gpu.l2.bytes_per_clk * calibration["memory.l2_efficiency"] / sms
+    dram = system.dram.bandwidth_bytes_per_s * kernel.timing.dram_steady / sms / kernel.clock_hz
+    return l2, dram
+
+
+def parameters(kernel: Kernel) -> np.ndarray:
+    """The core's `numbers`."""
+    t = kernel.timing
+    l2, dram = rates(kernel)
+    port = max(t.sm_port, l2)
+    return np.array([t.lsu_interval, t.address_interval, t.memory_queue, l2, dram, port, t.operand_read, t.barrier_latency,
+                     t.branch_bubble, t.fetch_interval, t.cta_launch, t.async_launch, t.tma_latency, t.mbarrier_latency, t.wgmma_latency,
+                     kernel.system.gpu.l2.latency_clk, t.wgmma_depth, t.tensor_ahead, t.bank_buffer])
+
+
+def run_ctas(kernel: Kernel, plan: Schedule, *, keep: int | None = None, record: bool = False) -> tuple[SmRun, list[Period | None]]:
+    """Simulate the CTAs of one SM, loops cut to `keep` iterations."""
+    rows = Rows()
+    packed: list[tuple[Cta, Period | None]] = [pack_cta(run, rows, l1_bytes=kernel.l1_bytes, keep=keep) for run in kernel.runs]
+    code: list[np.ndarray] = []
+    access: list[np.ndarray] = []
+    start: list[int] = []
+    length: list[int] = []
+    templates: list[list[int]] = []
+    at = 0
+    for cta, _ in packed:
+        numbers = []
+        for stream, entries in zip(cta.code, cta.access, strict=True):
+            numbers.append(len(start))
+            start.append(at)
+            length.append(len(stream))
+            at += len(stream)
+            code.append(stream)
+            access.append(entries)
+        templates.append([numbers[role] for role in cta.roles])
+    n = plan.ctas
+    waves = np.arange(n) // plan.slots
+    phase = np.where(waves == 0, 0, 1)
+    share = np.ones(n)
+    if plan.last:
+        phase[-plan.last:] = 2 if plan.waves else 0
+        share[-plan.last:] = plan.last_share
+    which = np.arange(n) * len(packed) // max(n, 1)
+    index = np.array(rows.instruction, dtype=np.int64)
+    listing = take_apart(kernel.compiled).listing.instructions
+    for number, at_instruction in enumerate(rows.instruction):
+        if kernel.table.kind[at_instruction] == isa.TCGEN:
+            rows.l1_passes[number] /= 4 * isa.macs_per_clock(listing[at_instruction], kernel.system)
+    slices, dram, latency = _memory(kernel, index, np.array(rows.l2_bytes))
+    table = kernel.table
+    end, first = np.zeros(n, np.int64), np.zeros(n, np.int64)
+    busy = np.zeros(len(isa.PIPES) + len(isa.UNITS))
+    stalls = np.zeros((len(table.kind), len(REASONS)))
+    spans = np.zeros((20_001 if record else 1, 4), np.int64)
+
+    def column(name: str, kind: type = float) -> np.ndarray:
+        values = getattr(rows, name)
+        return np.array(values if values else [0], dtype=kind)
+
+    got = compiled_core()(
+        np.concatenate(code), np.concatenate(access), np.array(start, np.int64), np.array(length, np.int64),
+        table.kind, table.pipe, table.interval, table.latency, table.stall, table.yields, table.write_barrier, table.read_barrier,
+        table.wait_mask, table.first, table.second, kernel.lines,
+        column("smem"), column("tags"), column("l2_bytes"), column("l1_passes"), slices, dram, latency,
+        column("sync_slot", np.int64), column("sync_value", np.int64),
+        np.array(templates, np.int64), which.astype(np.int64), phase.astype(np.int64), share, plan.slots,
+        parameters(kernel), end, first, busy, stalls, spans)
+    if got[0] == DEADLOCK:
+        raise KernelError(f"{kernel.compiled.source_file}:{kernel.compiled.source_line}: {kernel.launch.name}: warps wait for one another "
+                              f"at clock {got[1]} and none can go on")
+    counts = np.bincount(np.concatenate(code), minlength=len(table.kind)) if len(packed) == 1 and len(set(packed[0][0].roles)) == 1 \
+        else stalls[:, 0].astype(np.int64)
+    run = SmRun(float(got[1]), int(got[2]), float(got[3]), float(got[4]), float(got[5]), float(got[6]), busy, stalls, counts,
+                spans[1:1 + spans[0, 0]])
+    return run, [period for _, period in packed]
+
+
+def _memory(kernel: Kernel, index: np.ndarray, l2_bytes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Bytes of L2's slices, bytes of DRAM, and load-to-use latency by phase and access row."""
+    if not len(index):
+        return np.zeros((3, 1)), np.zeros((3, 1)), np.zeros((3, 1))
+    gpu, share = kernel.system.gpu, kernel.share
+    store = np.isin(kernel.table.kind[index], (isa.STORE, isa.BULK_STORE))
+    dram = np.where(store, kernel.write_share, share.dram[:, index]) * l2_bytes
+    ratio = kernel.clock_hz / gpu.clock.boost_hz
+    far = kernel.system.dram.latency_clk * ratio + gpu.l2.latency_clk * (1 - ratio)
+    behind = gpu.l2.latency_clk + share.missing[:, index] * (far - gpu.l2.latency_clk)
+    latency = np.where(l2_bytes > 0, np.where(store, gpu.l2.latency_clk, behind), kernel.timing.l1_latency)
+    return np.where(store, 1.0, share.l2[:, index]) * l2_bytes, dram, latency
+
+
+def add(one: SmRun, other: SmRun, times: float) -> SmRun:
+    """one + times * other, field by field."""
+    parts = {name: getattr(one, name) + times * getattr(other, name) for name in SmRun.__dataclass_fields__ if name != "spans"}
+    return SmRun(**{**parts, "issued": round(parts["issued"]), "spans": one.spans})
+
+
+def run_sm(kernel: Kernel, plan: Schedule, *, record: bool = False) -> tuple[SmRun, int]:
+    """All CTAs of the busiest SM, and how many warp-instructions were simulated for it.
+
+    Small launches are simulated whole. Of longer ones the loops are cut to `KEEP` iterations and to half as many, and the waves to three
+    and to two: what an iteration and what a wave adds in the steady state is the difference.
+    """
+    each = sum(run.instructions for run in kernel.runs) / len(kernel.runs)
+    if each * plan.ctas <= BUDGET:
+        whole, _ = run_ctas(kernel, plan, record=record)
+        return whole, whole.issued
+    waves = min(plan.waves, 3)
+    total, spent = _whole_loops(kernel, replace(plan, waves=waves), record)
+    if plan.waves > waves:
+        fewer, more = _whole_loops(kernel, replace(plan, waves=waves - 1), False)
+        total, spent = add(total, add(total, fewer, -1.0), plan.waves - waves), spent + more
+    return total, spent
+
+
+def _whole_loops(kernel: Kernel, plan: Schedule, record: bool) -> tuple[SmRun, int]:
+    """All iterations of some waves, from runs of `KEEP` and of half as many."""
+    one, periods = run_ctas(kernel, plan, keep=KEEP, record=record)
+    times = [p.times for p in periods if p is not None]
+    if not any(t > KEEP for t in times):
+        return one, one.issued
+    half, _ = run_ctas(kernel, plan, keep=KEEP // 2)
+    extra = sum(max(t - KEEP, 0) for t in times) / sum(min(t, KEEP) - min(t, KEEP // 2) for t in times)
+    return add(one, add(one, half, -1.0), extra), one.issued + half.issued
+
+
+def follow(compiled: CompiledKernel, launch: Launch, grid: Evaluation, plan: Schedule, sms: int) -> tuple[Evaluation, ...]:
+    """Traces of the CTAs that stand for those of the busiest SM: one where all are alike, else an even sample of them."""
+    one = evaluate(compiled, launch, program_ids(launch, [launch.programs // 2]), trace=True)
+    if np.array_equal(one.block_counts * launch.programs, grid.block_counts):
+        return (one,)
+    numbers = [min(launch.programs - 1, k * sms) for k in range(plan.ctas)]
+    kept = min(TEMPLATES, len(numbers))
+    picks = sorted({numbers[len(numbers) * k // kept] for k in range(kept)})
+    return tuple(evaluate(compiled, launch, program_ids(launch, [pick]), trace=True) for pick in picks)

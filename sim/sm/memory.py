@@ -1,0 +1,232 @@
+"""What the CTAs of a launch share in L2, from the addresses with which they begin.
+
+CTAs that run together and read the same bytes at about the same time cost DRAM once: of what a wave of CTAs asks for, the distinct part
+that no earlier wave has left in L2 comes from DRAM. To know it for a whole wave, one warp of every CTA of it is followed until its loops
+repeat, and its first address at each load names the stream of bytes that the CTA reads there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ...errors import KernelError
+from ...mapping.triton import CompiledKernel, Evaluation, Launch, take_apart
+from ...mapping.triton.access import SECTOR_BYTES
+from ...mapping.triton.assumptions import Chooser
+from ...mapping.triton.execute import Execution
+from ...mapping.triton.group import Group
+from ...mapping.triton.parameters import parameters_of
+from ...mapping.triton.values import Unknown, Value, settled
+
+#: Segments that are followed at most, and lanes at once.
+_STEPS, _LANES = 240, 1 << 16
+#: Executions of one instruction after which its loop is known.
+_REPEATS = 3
+
+
+class _EnoughError(Exception):
+    """The addresses wanted are known."""
+
+
+class _Peek(Execution):
+    """Follows one warp a CTA and keeps the first address of each access."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.first: dict[int, np.ndarray] = {}
+        self.times: dict[int, int] = {}
+
+    def _note(self, index: int, group: Group, guard: Value, address: Value) -> None:
+        self.times[index] = self.times.get(index, 0) + 1
+        if self.steps > _STEPS or (self.times[index] > _REPEATS and self.steps > len(self.segments)):
+            raise _EnoughError
+        guard, address = settled(guard), settled(address, settled(guard))
+        if type(address) is Unknown or type(guard) is Unknown or guard is False:
+            return
+        lanes = group.lanes
+        at = lanes.first(guard if type(guard) is np.ndarray else None)
+        on = guard[at] if type(guard) is np.ndarray else np.ones(len(at), dtype=bool)
+        many = address[at] if type(address) is np.ndarray else np.full(len(at), address, dtype=np.uint64)
+        kept = self.first.setdefault(index, np.full(len(self.program_ids), -1, dtype=np.int64))
+        ctas = lanes.ids[at] // self.threads
+        new = on & (kept[ctas] < 0)
+        kept[ctas[new]] = many[new].astype(np.int64)
+
+    def access(self, index: int, group: Group, guard: Value, address: Value) -> None:
+        if self._ops[index].space == "global":
+            self._note(index, group, guard, address)
+
+    def copied(self, index: int, group: Group, guard: Value, address: Value, counted: bool) -> None:
+        return
+
+    def sync(self, index: int, group: Group, guard: Value, address: Value, value: Value) -> None:
+        return
+
+    def bulk(self, index: int, group: Group, guard: Value, shared: Value, coordinates: tuple[Value, ...], descriptor: Value) -> None:
+        key: Value = 0
+        for part in (*coordinates, descriptor):
+            if type(part) is Unknown:
+                return
+            key = (key * 1_000_003 + part) & 0x7FFFFFFFFFFF
+        self._note(index, group, guard, key)
+
+
+def first_addresses(compiled: CompiledKernel, launch: Launch, ids: np.ndarray) -> dict[int, np.ndarray]:
+    """First address of warp 0 at each access to global memory, by instruction: int64 of shape (len(ids),), -1 where not known."""
+    whole = take_apart(compiled)
+    program = replace(whole, compiled=replace(compiled, num_warps=1)) if compiled.target < 90 or compiled.num_warps > 1 else whole
+    bank, _ = parameters_of(compiled, launch)
+    found: dict[int, np.ndarray] = {}
+    at_once = max(1, _LANES // program.threads)
+    for start in range(0, len(ids), at_once):
+        part = ids[start:start + at_once]
+        peek = _Peek(program, bank, part, buffers=launch.buffers, chooser=Chooser(program, None))
+        with contextlib.suppress(_EnoughError, KernelError):
+            peek.run()
+        for index, addresses in peek.first.items():
+            found.setdefault(index, np.full(len(ids), -1, dtype=np.int64))[start:start + at_once] = addresses
+    return found
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """How much of what each load asks of L2 comes from DRAM.
+
+    Attributes
+    ----------
+    dram
+        float64 of shape (phases, instructions): bytes of DRAM per byte that the SMs ask for.
+    missing
+        The same shape: share of the requests that wait for DRAM, those that ride on another SM's miss included.
+    l2
+        The same shape: bytes of L2's slices per byte asked for; the SMs of one cluster of processors (TPC) that ask for a line together
+        are served once.
+    waves
+        Wave of CTAs that each phase stands for.
+    """
+
+    dram: np.ndarray
+    missing: np.ndarray
+    l2: np.ndarray
+    waves: tuple[str, ...] = ("first", "steady", "last")
+
+
+def program_ids(launch: Launch, numbers: Sequence[int] | np.ndarray) -> np.ndarray:
+    """int64 of shape (n, 3): program ids by their number in order of launch (x fastest)."""
+    at = np.asarray(numbers, dtype=np.int64)
+    x, y, _ = launch.grid
+    return np.stack([at % x, at // x % y, at // (x * y)], axis=1)
+
+
+def sharing(compiled: CompiledKernel, launch: Launch, run: Evaluation, *, together: int, capacity_bytes: float,
+            merge: int = 2, warm: bool = False) -> Sharing:
+    """Sharing of the waves of a launch.
+
+    Parameters
+    ----------
+    run
+        One CTA, followed to its end.
+    together
+        CTAs that the GPU holds at once.
+    capacity_bytes
+        What L2 keeps.
+    merge
+        SMs whose requests of one line are served once.
+    warm
+        Operands were used just before the launch, so that L2 still holds what of them fits.
+    """
+    programs, count = launch.programs, len(run.program.listing.instructions)
+    waves = -(-programs // together)
+    picked = sorted({0, 1, *range(max(0, waves // 2 - 1), min(waves, waves // 2 + 2)), waves - 1} & set(range(waves)))
+    if together * len(picked) > 6000:
+        picked = sorted({0, min(1, waves - 1)})
+    numbers = [np.arange(w * together, min(programs, (w + 1) * together)) for w in picked]
+    addresses = first_addresses(compiled, launch, program_ids(launch, np.concatenate(numbers)))
+    loads, bytes_of = _loads(run)
+    edges = np.concatenate([[0], np.cumsum([len(n) for n in numbers])])
+    dram = np.ones((3, count))
+    missing = np.ones((3, count))
+    slices = np.ones((3, count))
+    found = np.zeros((len(picked), count, 3))
+    classes: dict[bytes, list[int]] = {}
+    for index in loads:
+        if index in addresses:
+            keys = addresses[index] // SECTOR_BYTES if index in run.tallies else addresses[index]
+            classes.setdefault(np.unique(keys, return_inverse=True)[1].tobytes(), []).append(index)
+    last: list[dict[int, float]] = [{} for _ in classes]
+    position = 0.0
+    for n, _ in enumerate(picked):
+        if n and picked[n] != picked[n - 1] + 1:
+            position += together * sum(bytes_of[i] for i in loads) * 0.1
+        moved = 0.0
+        for number, members in enumerate(classes.values()):
+            keys = addresses[members[0]][edges[n]:edges[n + 1]] // SECTOR_BYTES
+            unique, times = np.unique(keys, return_counts=True)
+            size = sum(bytes_of[i] for i in members)
+            fresh = np.array([position - last[number].get(int(k), -1e30) > capacity_bytes for k in unique])
+            for k in unique.tolist():
+                last[number][k] = position
+            found[n, members, 0] = fresh.sum() / len(keys)
+            found[n, members, 1] = times[fresh].sum() / len(keys)
+            found[n, members, 2] = _merged(keys, merge)
+            moved += len(unique) * size
+        position += moved
+    known = [i for members in classes.values() for i in members]
+    weight = np.array([bytes_of[i] for i in known]) if known else np.zeros(0)
+    for phase, at in enumerate((0, max(0, len(picked) - 2), len(picked) - 1)):
+        if not known:
+            break
+        mean = (found[at, known] * weight[:, None]).sum(axis=0) / max(weight.sum(), 1e-9)
+        for n, part in enumerate((dram, missing, slices)):
+            part[phase] = mean[n]
+            part[phase, known] = found[at, known, n]
+    return _within_buffers(Sharing(dram, missing, slices), launch, addresses, loads, bytes_of, programs, waves, capacity_bytes, warm)
+
+
+def _merged(keys: np.ndarray, merge: int) -> float:
+    """Distinct keys among neighbours in order of launch, over all keys."""
+    whole = len(keys) // merge * merge
+    if not whole:
+        return 1.0
+    rows = np.sort(keys[:whole].reshape(-1, merge), axis=1)
+    return float(1 + (rows[:, 1:] != rows[:, :-1]).sum(axis=1).mean()) / merge
+
+
+def _loads(run: Evaluation) -> tuple[list[int], Mapping[int, float]]:
+    """Instructions that read global memory, and the bytes (whole sectors) that a CTA asks for with each."""
+    sizes: dict[int, float] = {}
+    for index, tally in run.tallies.items():
+        op = run.program.memory_ops[index]
+        if op.space == "global" and op.kind in ("load", "copy"):
+            sizes[index] = float(max(tally.sectors * SECTOR_BYTES, tally.bytes if tally.unknown else 0))
+    for bulk in run.bulks:
+        if run.program.listing.instructions[bulk.instruction].base in ("UTMALDG", "UBLKCP"):
+            sizes[bulk.instruction] = sizes.get(bulk.instruction, 0.0) + float(run.bulk_box(bulk)[1] or 0)
+    return sorted(sizes), sizes
+
+
+def _within_buffers(share_of: Sharing, launch: Launch, addresses: Mapping[int, np.ndarray], loads: list[int],
+                    bytes_of: Mapping[int, float], programs: int, waves: int, capacity: float, warm: bool) -> Sharing:
+    """A tensor that L2 keeps is read from DRAM once at most; one that it held before the launch, not at all."""
+    dram, missing = share_of.dram.copy(), share_of.missing
+    total = sum(b.size_bytes for b in launch.buffers)
+    resident = float(np.clip(2.0 - total / capacity, 0.0, 1.0)) if warm else 0.0
+    by_buffer: dict[int, list[int]] = {}
+    for index in loads:
+        known = addresses.get(index)
+        known = known[known >= 0] if known is not None else np.zeros(0)
+        for n, buffer in enumerate(launch.buffers):
+            if len(known) and buffer.start <= known[0] < buffer.start + buffer.size_bytes:
+                by_buffer.setdefault(n, []).append(index)
+    share = np.array([1.0, max(waves - 2, 0), 1.0 if waves > 1 else 0.0]) / max(waves, 1)
+    for n, members in by_buffer.items():
+        size = launch.buffers[n].size_bytes
+        asked = sum(bytes_of[i] * programs * float(dram[:, i] @ share) for i in members)
+        if asked > size and size <= capacity:
+            dram[:, members] *= size / asked
+    return Sharing(dram * (1.0 - resident), missing * (1.0 - resident), share_of.l2)

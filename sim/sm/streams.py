@@ -1,0 +1,321 @@
+"""Traces of CTAs packed into arrays: what every warp issues, in order, and what each of its memory accesses costs.
+
+A trace of `mapping.triton.evaluate` says which threads went through which segments. Warps of a CTA that went the same way share a stream
+of instruction indices; each position that accesses memory names a row of an access table. Long runs of equal loop iterations are cut to
+a few, and simulated twice with different numbers of them, so that what an iteration costs in the steady state is known exactly.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ...mapping.triton import Evaluation
+from ...mapping.triton.access import BANK_BYTES, BANKS, LINE_BYTES, SECTOR_BYTES
+from ...mapping.triton.memory_ops import SHARED as SHARED_SPACE
+from ...mapping.triton.tensor_core import element_bits
+from . import isa
+
+WARP = 32
+#: mbarriers of a CTA that are told apart.
+_SLOTS = 64
+
+
+@dataclass(frozen=True)
+class Period:
+    """A run of equal loop iterations in a trace: steps [first, first + length * times)."""
+
+    first: int
+    length: int
+    times: int
+
+
+@dataclass
+class Rows:
+    """The access table: one row for each distinct cost of an access, per warp.
+
+    Attributes
+    ----------
+    instruction
+        Which instruction's.
+    smem, tags, l2_bytes, l1_passes
+        Clocks of the shared-memory banks, of the tag stage, bytes between SM and L2, clocks of L1 data (of tcgen05 products:
+        multiply-adds); float.
+    sync_slot, sync_value
+        mbarrier number in the CTA (-1: none) and arrival count, bytes or parity.
+    """
+
+    instruction: list[int] = field(default_factory=list)
+    smem: list[float] = field(default_factory=list)
+    tags: list[float] = field(default_factory=list)
+    l2_bytes: list[float] = field(default_factory=list)
+    l1_passes: list[float] = field(default_factory=list)
+    sync_slot: list[int] = field(default_factory=list)
+    sync_value: list[int] = field(default_factory=list)
+    numbers: dict[tuple[Any, ...], int] = field(default_factory=dict)
+
+    def find(self, instruction: int, smem: float = 0.0, tags: float = 0.0, l2_bytes: float = 0.0, l1_passes: float = 0.0,
+             sync_slot: int = -1, sync_value: int = 0) -> int:
+        """Number of the row, made if new."""
+        key = (instruction, smem, tags, l2_bytes, l1_passes, sync_slot, sync_value)
+        number = self.numbers.get(key)
+        if number is None:
+            number = self.numbers[key] = len(self.instruction)
+            for name, value in zip(("instruction", "smem", "tags", "l2_bytes", "l1_passes", "sync_slot", "sync_value"), key, strict=True):
+                getattr(self, name).append(value)
+        return number
+
+
+@dataclass(frozen=True)
+class Cta:
+    """One CTA's streams.
+
+    Attributes
+    ----------
+    roles
+        By warp: index into `code`.
+    code, access
+        By role: int32 instruction indices, and rows of the access table or -1.
+    """
+
+    roles: tuple[int, ...]
+    code: tuple[np.ndarray, ...]
+    access: tuple[np.ndarray, ...]
+
+    @property
+    def issued(self) -> int:
+        """Warp-instructions."""
+        return sum(len(self.code[role]) for role in self.roles)
+
+
+def find_period(keys: np.ndarray, longest: int = 512, at_least: int = 8) -> Period | None:
+    """The longest run of repeated steps.
+
+    Parameters
+    ----------
+    keys
+        int64 by step: equal where steps are alike.
+    longest
+        Steps of a period at most.
+    at_least
+        Repetitions from which a run counts.
+    """
+    best: Period | None = None
+    n = len(keys)
+    if n < at_least:
+        return None
+    # a period's candidates: distances between equal steps that occur most
+    order = np.argsort(keys, kind="stable")
+    same = keys[order][1:] == keys[order][:-1]
+    gaps = (order[1:] - order[:-1])[same]
+    gaps = gaps[gaps <= longest]
+    if not len(gaps):
+        return None
+    counts = np.bincount(gaps)
+    for length in np.argsort(-counts, kind="stable")[:6].tolist():
+        if counts[length] == 0 or length == 0:
+            continue
+        equal = np.concatenate([[False], keys[length:] == keys[:-length], [False]])
+        edges = np.flatnonzero(equal[1:] != equal[:-1])
+        starts, stops = edges[::2], edges[1::2]
+        k = int(np.argmax(stops - starts))
+        times = int(stops[k] - starts[k]) // length + 1
+        if times >= at_least and (best is None or times * length > best.times * best.length + length):
+            best = Period(int(starts[k]), length, times)
+    return best
+
+
+def step_keys(run: Evaluation, rows_of: np.ndarray, row_steps: np.ndarray) -> np.ndarray:
+    """int64 by step: equal where segment, threads and the costs of all accesses are."""
+    assert run.trace is not None
+    segments, lanes = np.array(run.trace.segments, dtype=np.int64), np.array(run.trace.lanes, dtype=np.int64)
+    mixed = np.zeros(len(segments), dtype=np.uint64)
+    if len(row_steps):
+        weight = (rows_of.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+        weight ^= weight >> np.uint64(29)
+        np.add.at(mixed, row_steps, weight * np.uint64(0xBF58476D1CE4E5B9))
+    whole = np.stack([segments.astype(np.uint64), lanes.astype(np.uint64), mixed], axis=1)
+    return np.unique(whole, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
+
+
+def pack_cta(run: Evaluation, rows: Rows, *, l1_bytes: float, keep: int | None = None) -> tuple[Cta, Period | None]:
+    """Streams of the one CTA of a trace.
+
+    Parameters
+    ----------
+    run
+        Of one CTA, with its trace.
+    rows
+        The access table, to which rows are added.
+    l1_bytes
+        L1 cache left beside shared memory.
+    keep
+        Iterations to keep of the longest run of equal ones; None keeps all.
+
+    Returns
+    -------
+    The streams, and the run of equal iterations as it was, if there is one.
+    """
+    program, trace = run.program, run.trace
+    assert trace is not None
+    steps, instructions, numbers = _accesses(run, rows, l1_bytes)
+    segments, lanes = np.array(trace.segments, dtype=np.int64), np.array(trace.lanes, dtype=np.int64)
+    period = find_period(step_keys(run, numbers, steps))
+    chosen = np.ones(len(segments), dtype=bool)
+    if period is not None and keep is not None and keep < period.times:
+        chosen[period.first + keep * period.length:period.first + period.times * period.length] = False
+    warps = program.threads // WARP
+    member = np.zeros((len(run.lane_sets), warps), dtype=bool)
+    for number, found in enumerate(run.lane_sets):
+        member[number, found.warps] = True
+    used = np.unique(lanes)
+    events = _events(run, rows)
+    issuers = np.zeros((len({e[1] for e in events}), warps), dtype=np.int64)
+    order = {index: n for n, index in enumerate(sorted({e[1] for e in events}))}
+    for _, index, who, _ in events:
+        issuers[order[index], list(who)] += 1
+    columns, roles = np.unique(np.concatenate([member[used].astype(np.int64), issuers]), axis=1, return_inverse=True)
+    roles = np.asarray(roles).reshape(-1)
+    first = np.array([s.first for s in program.segments], dtype=np.int64)
+    sizes = np.array([s.last - s.first + 1 for s in program.segments], dtype=np.int64)
+    code, access = [], []
+    for role in range(columns.shape[1]):
+        mine = np.zeros(len(run.lane_sets), dtype=bool)
+        mine[used] = columns[:len(used), role] > 0
+        warp = int(np.flatnonzero(roles == role)[0])
+        here = np.flatnonzero(mine[lanes] & chosen)
+        lengths = sizes[segments[here]]
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        stream = np.arange(offsets[-1]) - np.repeat(offsets[:-1] - first[segments[here]], lengths)
+        place = np.full(len(segments), -1, dtype=np.int64)
+        place[here] = offsets[:-1]
+        entry = np.full(len(stream), -1, dtype=np.int32)
+        if len(steps):
+            on = place[steps] >= 0
+            entry[place[steps[on]] + instructions[on] - first[segments[steps[on]]]] = numbers[on]
+        for step, index, who, row in events:
+            if warp in who and place[step] >= 0:
+                entry[place[step] + index - first[segments[step]]] = row
+        code.append(stream.astype(np.int32))
+        access.append(entry)
+    return Cta(tuple(int(r) for r in roles), tuple(code), tuple(access)), period
+
+
+def _accesses(run: Evaluation, rows: Rows, l1_bytes: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Step, instruction and row of every access."""
+    program, trace = run.program, run.trace
+    assert trace is not None
+    code = program.listing.instructions
+    hits = _l1_misses(run, l1_bytes)
+    patterns = run.patterns
+    table: dict[tuple[int, int, float], int] = {}
+    copies = {i: (t.passes / max(t.executions, 1)) for i, t in run.copies.items()}
+    out_steps, out_instructions, out_rows = [], [], []
+    for n, (step, index, number, _) in enumerate(trace.accesses):
+        miss = hits[n]
+        key = (index, number, miss)
+        row = table.get(key)
+        if row is None:
+            pattern, op = patterns[number], program.memory_ops[index]
+            warps = max(len(run.lane_sets[pattern.lanes].warps), 1)
+            if op.space == SHARED_SPACE:
+                row = rows.find(index, smem=pattern.passes / warps)
+            else:
+                sectors = pattern.sectors / warps
+                bytes_here = sectors * SECTOR_BYTES
+                data = max(pattern.threads / warps * op.thread_bytes / (BANKS * BANK_BYTES), bytes_here / LINE_BYTES)
+                kind = isa.kind_of(code[index])
+                if op.space == "local":
+                    data, sectors, bytes_here = op.thread_bytes * WARP / LINE_BYTES, 0.0, 0.0
+                    row = rows.find(index, tags=1.0, l1_passes=data)
+                elif kind == isa.ASYNC_COPY:
+                    row = rows.find(index, smem=copies.get(index, data), tags=pattern.lines / warps, l2_bytes=bytes_here * miss)
+                else:
+                    row = rows.find(index, tags=pattern.lines / warps, l2_bytes=bytes_here * miss, l1_passes=data)
+            table[key] = row
+        out_steps.append(step - 1)
+        out_instructions.append(index)
+        out_rows.append(row)
+    for index, op in program.memory_ops.items():  # accesses whose addresses only data knows: coalesced, as their bytes allow
+        tally = run.tallies.get(index)
+        if tally is None or not tally.unknown or op.space == SHARED_SPACE:
+            continue
+        row = rows.find(index, tags=1.0, l2_bytes=tally.bytes / max(tally.executions, 1), l1_passes=1.0)
+        known = {step for step, i in zip(out_steps, out_instructions, strict=True) if i == index}
+        block = [s.number for s in program.segments if s.first <= index <= s.last]
+        for step in np.flatnonzero(np.isin(np.array(trace.segments), block)).tolist():
+            if step not in known:
+                out_steps.append(step)
+                out_instructions.append(index)
+                out_rows.append(row)
+    order = np.array(out_steps, dtype=np.int64)
+    return order, np.array(out_instructions, dtype=np.int64), np.array(out_rows, dtype=np.int64)
+
+
+def _events(run: Evaluation, rows: Rows) -> list[tuple[int, int, tuple[int, ...], int]]:
+    """Bulk copies, tcgen05 products and what touches mbarriers: step, instruction, issuing warps and row."""
+    trace, code = run.trace, run.program.listing.instructions
+    assert trace is not None
+    slots: dict[int, int] = {}
+    boxes: dict[tuple[int, int], tuple[int, int]] = {}
+    for bulk in run.bulks:
+        boxes.setdefault((bulk.step, bulk.instruction), (run.bulk_box(bulk)[1] or 0, run.bulk_bytes(bulk)))
+    shapes = dict(list(run.matrices))
+    found = []
+    for step, index, warps, address, value in trace.syncs:
+        kind = isa.kind_of(code[index])
+        slot = slots.setdefault(address, len(slots) % _SLOTS) if address >= 0 and kind != isa.BULK_STORE else -1
+        if kind in (isa.BULK_LOAD, isa.BULK_STORE):
+            inside, whole = boxes.get((step, index), (0, 0))
+            row = rows.find(index, smem=whole / LINE_BYTES, l2_bytes=float(inside), sync_slot=slot, sync_value=whole)
+        elif kind == isa.TCGEN:
+            shape = shapes.get(index)
+            if shape is None:
+                continue
+            moved = (shape.m + shape.n) * shape.k * element_bits(code[index].base, code[index].modifiers) / 8
+            row = rows.find(index, smem=moved / LINE_BYTES, l1_passes=float(shape.m * shape.n * shape.k))
+        elif kind == isa.SYNC_INIT:
+            row = rows.find(index, sync_slot=slot, sync_value=max(1, 0x100000 - (value >> 1)) if value >= 0 else 1)
+        elif kind == isa.SYNC_WAIT:
+            row = rows.find(index, sync_slot=slot, sync_value=int(value > 0))
+        elif kind in (isa.SYNC_ARRIVE, isa.TCGEN_COMMIT):
+            row = rows.find(index, sync_slot=slot, sync_value=max(value, 0) if kind == isa.SYNC_ARRIVE else 0)
+        else:
+            continue
+        found.append((step - 1, index, warps, row))
+    return found
+
+
+def _l1_misses(run: Evaluation, l1_bytes: float) -> list[float]:
+    """For each access, the share of its sectors that L1 does not hold (1 where it does not look there)."""
+    program, trace = run.program, run.trace
+    assert trace is not None
+    code = program.listing.instructions
+    share = [1.0] * len(trace.accesses)
+    seen: dict[int, float] = {}
+    relative: dict[tuple[int, int], np.ndarray] = {}
+    total = 0.0
+    for n, (_, index, number, base) in enumerate(trace.accesses):
+        op = program.memory_ops[index]
+        if op.space != "global" or op.kind != "load" or code[index].has("STRONG", "BYPASS", "NA"):
+            continue
+        key = (number, base % LINE_BYTES)
+        if key not in relative:
+            pattern = run.patterns[number]
+            lanes = run.lane_sets[pattern.lanes]
+            offsets = np.zeros(lanes.count, dtype=np.uint64) if pattern.offsets is None else pattern.offsets
+            at = (offsets + np.uint64(base)).astype(np.int64)
+            at = at if pattern.active is None else at[pattern.active]
+            relative[key] = np.unique((at[:, None] + np.array([0, max(op.thread_bytes - 1, 0)])) // SECTOR_BYTES) - base // SECTOR_BYTES
+        sectors = (relative[key] + base // SECTOR_BYTES).tolist()
+        fresh = 0
+        for sector in sectors:
+            last = seen.get(sector)
+            if last is None or total - last > l1_bytes:
+                fresh += 1
+            seen[sector] = total
+        total += fresh * SECTOR_BYTES
+        share[n] = round(fresh * SECTOR_BYTES / max(run.patterns[number].sectors * SECTOR_BYTES, 1), 4)
+    return share

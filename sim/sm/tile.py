@@ -1,0 +1,328 @@
+"""The `tile` fidelity of any Triton kernel: the program as operations on tiles, on the machine of the cycle simulation.
+
+Between two points at which a warp waits (a scoreboard, a barrier, an mbarrier, a group of copies or of matrix instructions) its
+instructions need nothing of one another but the order that the compiler gave them. What a warp does there of one class (arithmetic, matrix
+products, copies, loads, shared memory) is its part of one tile operation: it is issued as one operation, which takes the pipes, the queues
+and the bytes of all its instructions, and stands for the sum of their stall counts. So the engine of `core` plays out a few times fewer
+steps, and loops and waves are cut shorter. Occupancy, waves, L2 sharing, clock and bytes are the very functions of the cycle simulation.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+
+from ...arch import System
+from ...errors import KernelError
+from ...mapping.triton import CompiledKernel, Launch, compile_launch, evaluate_grid, occupancy_of
+from . import core, isa
+from .grid import Kernel, Schedule, SmRun, _memory, add, parameters
+from .result import KernelRun
+from .run import _result, prepare, simulate_kernel
+from .streams import Cta, Period, Rows, pack_cta
+
+#: Iterations of a long loop that are played (twice: so many, and half as many), and waves.
+KEEP: Final = 8
+WAVES: Final = 2
+
+#: More iterations than any loop has.
+_ALL: Final = 1 << 30
+#: Longest CTA over the shortest up to which CTAs count as alike.
+_ALIKE: Final = 1.05
+_PLAIN: Final = np.array([isa.MATH, isa.BRANCH])
+#: Kinds whose instructions go together; all others stand alone.
+_JOINED: Final = np.array([isa.MATH, isa.BRANCH, isa.SHARED, isa.LOAD, isa.STORE, isa.ASYNC_COPY, isa.QUEUED, isa.WGMMA, isa.LATENCY])
+_ARITHMETIC: Final = np.array([isa.PIPE[name] for name in ("none", "fma", "alu", "imad", "half", "uniform", "branch")])
+
+
+def simulate_tile(compiled: CompiledKernel, launch: Launch, system: System, *, warm_l2: bool = False) -> KernelRun:
+    """One launch at tile granularity.
+
+    Parameters
+    ----------
+    compiled, launch, system, warm_l2
+        As `simulate_kernel` takes them.
+
+    Raises
+    ------
+    KernelError
+        Warps that wait for one another for ever.
+    """
+    occupancy = occupancy_of(compiled, system)
+    kernel, plan = prepare(compiled, launch, system, occupancy, warm_l2)
+    found, spent = run_tiles(kernel, plan)
+    made = _result(kernel, plan, found, spent, evaluate_grid(compiled, launch), occupancy)
+    return replace(made, fidelity="tile")
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """One launch at both fidelities.
+
+    Attributes
+    ----------
+    name
+        The kernel.
+    tile_s, cycle_s
+        Seconds.
+    tile_steps, cycle_steps
+        Operations and warp-instructions that were played one by one.
+    """
+
+    name: str
+    tile_s: float
+    cycle_s: float
+    tile_steps: int
+    cycle_steps: int
+
+    @property
+    def ratio(self) -> float:
+        """Time at `tile` over time at `cycle`."""
+        return self.tile_s / self.cycle_s
+
+
+def compare_with_cycle(launches: Iterable[Launch], system: System) -> list[Agreement]:
+    """Predict launches, bound for the GPU's compute capability, at both fidelities."""
+    found = []
+    for launch in launches:
+        compiled = compile_launch(launch)
+        tile, cycle = (simulate_kernel(compiled, launch, system, fidelity=fidelity) for fidelity in ("tile", "cycle"))
+        found.append(Agreement(launch.name, tile.time_s, cycle.time_s, tile.simulated_issued, cycle.simulated_issued))
+    return found
+
+
+def run_tiles(kernel: Kernel, plan: Schedule) -> tuple[SmRun, int]:
+    """All CTAs of the busiest SM, and how many operations were played for it.
+
+    Where there are more than `WAVES` waves, so many and one less are played, and the others take the difference; CTAs of different length
+    then are played apart, each kind as if all were like it, and averaged.
+    """
+    sizes = [run.instructions for run in kernel.runs]
+    if plan.waves > WAVES and max(sizes) > _ALIKE * min(sizes):
+        parts = [_all_waves(replace(kernel, runs=(run,)), plan) for run in kernel.runs]
+        total, spent = parts[0][0], sum(more for _, more in parts)
+        for other, _ in parts[1:]:
+            total = add(total, other, 1.0)
+        total = add(total, total, 1.0 / len(parts) - 1.0)
+    else:
+        total, spent = _all_waves(kernel, plan)
+    counts = _counts(kernel) * plan.ctas
+    stalls = total.stalls.copy()
+    stalls[:, core.SELECTED] = counts
+    busy = total.busy.copy()
+    for number in range(len(isa.PIPES)):
+        here = kernel.table.pipe == number
+        busy[number] = float((counts * kernel.table.interval)[here].sum())
+    return replace(total, stalls=stalls, busy=busy, issued=round(float(counts.sum()))), spent
+
+
+def _all_waves(kernel: Kernel, plan: Schedule) -> tuple[SmRun, int]:
+    """All waves and all iterations: what a wave adds from `WAVES` and one less, what iterations add from `KEEP` and half as many."""
+    keep, fewer = _kept_iterations(kernel)
+    waves = min(plan.waves, WAVES)
+    total, periods = _play(kernel, replace(plan, waves=waves), keep)
+    one, spent, at_once = total, total.issued, waves
+    if plan.waves > waves:
+        one, _ = _play(kernel, replace(plan, waves=waves - 1), keep)
+        total, spent, at_once = add(total, add(total, one, -1.0), plan.waves - waves), spent + one.issued, waves - 1
+    times = [period.times for period in periods if period is not None]
+    if not any(t > keep for t in times):
+        return total, spent
+    half, _ = _play(kernel, replace(plan, waves=at_once), fewer)
+    extra = sum(max(t - keep, 0) for t in times) / sum(min(t, keep) - min(t, fewer) for t in times)
+    last = plan.last / plan.slots
+    extra *= (plan.waves + last) / (at_once + last)
+    return add(total, add(one, half, -1.0), extra), spent + half.issued
+
+
+def _kept_iterations(kernel: Kernel) -> tuple[int, int]:
+    """Iterations to play, and fewer.
+
+    Behind mbarriers both leave out whole rounds through the pipeline's stages, in both parities; where CTAs differ, nothing is left out.
+    """
+    if not (kernel.table.kind == isa.SYNC_WAIT).any():
+        return KEEP, KEEP // 2
+    rows = Rows()
+    times = {period.times for run in kernel.runs if (period := pack_cta(run, rows, l1_bytes=kernel.l1_bytes)[1]) is not None}
+    if len(times) != 1:
+        return _ALL, _ALL - 1
+    round_ = 2 * max(1, kernel.compiled.num_stages)
+    keep = KEEP + (times.pop() - KEEP) % round_
+    return (keep, keep - round_) if keep - round_ >= KEEP // 2 else (keep + round_, keep)
+
+
+def _counts(kernel: Kernel) -> np.ndarray:
+    """float64 by instruction: warp-level issues of the mean CTA."""
+    return np.mean([run.instruction_counts for run in kernel.runs], axis=0)
+
+
+@dataclass(frozen=True)
+class Operations:
+    """Streams of instructions as streams of operations, all streams behind one another.
+
+    Attributes
+    ----------
+    columns
+        What the core reads of each operation, by its parameter's name; the fields of `isa.IsaTable` and of `Rows`.
+    head
+        int64: instruction that an operation begins with.
+    start, length
+        int64 by stream.
+    """
+
+    columns: dict[str, np.ndarray]
+    head: np.ndarray
+    start: np.ndarray
+    length: np.ndarray
+
+
+def group_operations(table: isa.IsaTable, code: np.ndarray) -> np.ndarray:
+    """Number of the operation that each position of one warp's stream belongs to, rising in order of first appearance.
+
+    Parameters
+    ----------
+    code
+        int64: indices into the listing, as one warp issues them.
+    """
+    kind, pipe = table.kind[code], table.pipe[code]
+    alone = ~np.isin(kind, _JOINED)
+    ends = alone | ((kind == isa.WGMMA) & (table.second[code] == 1))
+    opens = (table.wait_mask[code] != 0) | alone
+    opens[1:] |= ends[:-1]
+    window = np.cumsum(opens)
+    write, read = table.write_barrier[code] + 1, table.read_barrier[code] + 1
+    plain = np.isin(kind, _PLAIN) & np.isin(pipe, _ARITHMETIC) & (write == 0) & (read == 0)
+    others = np.cumsum(~plain)
+    starts = np.flatnonzero(np.diff(window, prepend=window[0] - 1))
+    behind = others - (others - ~plain)[starts][window - window[0]] > 0  # another operation of the window has begun
+    key = np.where(plain, behind.astype(np.int64), 2 + (((kind * len(isa.PIPES) + pipe) * 7 + write) * 7 + read))
+    _, first, inverse = np.unique(window * 100_000 + key, return_index=True, return_inverse=True)
+    rank = np.empty(len(first), dtype=np.int64)
+    rank[np.argsort(first, kind="stable")] = np.arange(len(first))
+    return rank[inverse.reshape(-1)]
+
+
+def make_operations(kernel: Kernel, packed: list[Cta], rows: Rows) -> tuple[Operations, list[list[int]]]:
+    """The operations of every stream, and each CTA's streams by warp."""
+    names = ("smem", "tags", "l2_bytes", "l1_passes", "sync_slot", "sync_value", "instruction")
+    table_rows = {name: np.array([*getattr(rows, name), 0], dtype=np.float64) for name in names}
+    slices, dram, latency = _memory(kernel, table_rows["instruction"][:-1].astype(np.int64), table_rows["l2_bytes"][:-1])
+    by_phase = {"slice_bytes": slices, "dram_bytes": dram, "load_latency": latency}
+    parts: list[dict[str, np.ndarray]] = []
+    start: list[int] = []
+    length: list[int] = []
+    templates: list[list[int]] = []
+    at = 0
+    for cta in packed:
+        numbers = []
+        for code, access in zip(cta.code, cta.access, strict=True):
+            made = _operations(kernel, code.astype(np.int64), access.astype(np.int64), table_rows, by_phase)
+            numbers.append(len(start))
+            start.append(at)
+            length.append(len(made["head"]))
+            at += length[-1]
+            parts.append(made)
+        templates.append([numbers[role] for role in cta.roles])
+    columns = {name: np.concatenate([part[name] for part in parts], axis=-1) for name in parts[0]}
+    return Operations(columns, columns.pop("head"), np.array(start, np.int64), np.array(length, np.int64)), templates
+
+
+def _operations(kernel: Kernel, code: np.ndarray, access: np.ndarray, rows: dict[str, np.ndarray],
+                by_phase: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Columns of one stream's operations."""
+    table, timing = kernel.table, kernel.timing
+    group = group_operations(table, code)
+    n = int(group.max()) + 1
+    order = np.argsort(group, kind="stable")
+    edges = np.searchsorted(group[order], np.arange(n))
+    kind, pipe = table.kind[code], table.pipe[code]
+    stall = table.stall[code].astype(np.float64)
+    stall[:-1] += np.where(code[1:] != code[:-1] + 1, timing.branch_bubble, 0.0)
+
+    def total(values: np.ndarray) -> np.ndarray:
+        return np.bincount(group, weights=values, minlength=n)
+
+    def last(values: np.ndarray) -> np.ndarray:
+        return values[order][np.append(edges[1:], len(order)) - 1]
+
+    def any_of(values: np.ndarray) -> np.ndarray:
+        return np.bitwise_or.reduceat(values[order], edges)
+
+    head = code[order][edges]
+    plain = np.isin(kind, _PLAIN) & np.isin(pipe, _ARITHMETIC) & (table.write_barrier[code] < 0) & (table.read_barrier[code] < 0)
+    is_plain = plain[order][edges]
+    interval = total(table.interval[code])
+    by_pipe = np.zeros(n)
+    for number in np.unique(pipe[plain]):
+        by_pipe = np.maximum(by_pipe, total(np.where(plain & (pipe == number), table.interval[code], 0.0)))
+    stalls = np.round(total(stall)).astype(np.int64)
+    # when the operation's last instruction really issues, against the operation's own start
+    offset = np.cumsum(stall) - stall
+    own = np.cumsum(stalls) - stalls
+    late = np.maximum(0, last(offset) - own - np.where(is_plain, 0.0, interval - last(table.interval[code]))).astype(np.int64)
+    made: dict[str, np.ndarray] = {
+        "head": head, "kind": kind[order][edges], "pipe": np.where(is_plain, isa.PIPE["fma"], pipe[order][edges]),
+        "interval": np.where(is_plain, np.maximum(by_pipe, total(np.ones(len(code)))), interval),
+        "latency": last(table.latency[code]) + late, "stall": stalls, "yields": last(table.yields[code]),
+        "write_barrier": table.write_barrier[head], "read_barrier": table.read_barrier[head], "wait_mask": any_of(table.wait_mask[code]),
+        "first": np.where(kind[order][edges] == isa.WGMMA, total(table.first[code].astype(float)).astype(np.int64), table.first[head]),
+        "second": last(table.second[code]), "code_line": kernel.lines[head],
+    }
+    has = access >= 0
+    row = np.where(has, access, len(rows["smem"]) - 1)
+    for name in ("smem", "tags", "l2_bytes", "l1_passes"):
+        made[name] = total(rows[name][row])
+    lead = row[order][edges]
+    made["sync_slot"] = np.where(lead < len(rows["smem"]) - 1, rows["sync_slot"][lead], -1).astype(np.int64)
+    made["sync_value"] = rows["sync_value"][lead].astype(np.int64)
+    empty = np.zeros((3, 1))
+    for name, values in by_phase.items():
+        wide = np.concatenate([values if len(rows["smem"]) > 1 else empty[:, :0], empty], axis=1)
+        if name == "load_latency":
+            made[name] = np.maximum.reduceat(wide[:, row][:, order], edges, axis=1) + late
+        else:
+            made[name] = np.stack([total(wide[phase][row]) for phase in range(3)])
+    made["access"] = np.where(total(has.astype(float)) > 0, 0, -1).astype(np.int32)
+    return made
+
+
+def _play(kernel: Kernel, plan: Schedule, keep: int) -> tuple[SmRun, list[Period | None]]:
+    """Play the CTAs of one SM, loops cut to `keep` iterations."""
+    rows = Rows()
+    packed = [pack_cta(run, rows, l1_bytes=kernel.l1_bytes, keep=keep) for run in kernel.runs]
+    made, templates = make_operations(kernel, [cta for cta, _ in packed], rows)
+    count, n = len(made.head), plan.ctas
+    waves = np.arange(n) // plan.slots
+    phase = np.where(waves == 0, 0, 1)
+    share = np.ones(n)
+    if plan.last:
+        phase[-plan.last:] = 2 if plan.waves else 0
+        share[-plan.last:] = plan.last_share
+    numbers = parameters(kernel)
+    numbers[8] = 0.0  # bubbles stand in the operations' stalls
+    lines = len(np.unique(kernel.lines[_counts(kernel) > 0]))
+    numbers[9] *= lines / max(len(np.unique(made.columns["code_line"])), 1)  # only the first line of an operation is looked up
+    busy = np.zeros(len(isa.PIPES) + len(isa.UNITS))
+    stalls = np.zeros((count, len(core.REASONS)))
+    columns = dict(made.columns)
+    access = np.where(columns.pop("access") >= 0, np.arange(count), -1).astype(np.int32)
+    given: dict[str, Any] = {
+        **columns, "code": np.arange(count, dtype=np.int32), "access": access, "stream_start": made.start, "stream_length": made.length,
+        "template_stream": np.array(templates, np.int64), "cta_template": (np.arange(n) * len(packed) // max(n, 1)).astype(np.int64),
+        "cta_phase": phase.astype(np.int64), "cta_share": share, "slots": plan.slots, "numbers": numbers,
+        "end_times": np.zeros(n, np.int64), "first_issue": np.zeros(n, np.int64), "busy": busy, "stalls": stalls,
+        "spans": np.zeros((1, 4), np.int64),
+    }
+    got = core.compiled_core()(*(given[name] for name in inspect.signature(core.run_sm).parameters))
+    if got[0] == core.DEADLOCK:
+        raise KernelError(f"{kernel.compiled.source_file}:{kernel.compiled.source_line}: {kernel.launch.name}: warps wait for one another "
+                          f"at clock {got[1]} and none can go on")
+    by_instruction = np.zeros((len(kernel.table.kind), len(core.REASONS)))
+    np.add.at(by_instruction, made.head, stalls)
+    run = SmRun(float(got[1]), int(got[2]), float(got[3]), float(got[4]), float(got[5]), float(got[6]), busy, by_instruction,
+                by_instruction[:, 0].astype(np.int64), np.zeros((0, 4), np.int64))
+    return run, [period for _, period in packed]

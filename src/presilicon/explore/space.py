@@ -1,0 +1,218 @@
+"""What a search varies, and what designs it finds good: parameters as distributions, constraints as amounts of violation."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from ..arch import AnySystem, System
+from ..errors import PresiliconError
+from ..workloads.graph import OpGraph
+from .evaluate import Subject, evaluate_designs
+from .expression import Expression
+from .study import Study, Workload, condition_columns, units_of
+
+#: Results that are averaged (geometric mean) over the workloads of a study, and those that are the same for all.
+_MEAN: Final = ("time_s", "low_s", "high_s", "tokens_per_s", "energy_j")
+_SYSTEM: Final = "system"
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """One thing that a search turns.
+
+    Attributes
+    ----------
+    name
+        Path, paths of a zipped group joined by ``" & "``, or ``"system"``.
+    low, high, log, whole
+        Of a range; ``whole``: only whole numbers.
+    columns
+        Of a list: the values by path, chosen by index; None for a range.
+    """
+
+    name: str
+    low: float = 0.0
+    high: float = 0.0
+    log: bool = False
+    whole: bool = False
+    columns: Mapping[str, np.ndarray] | None = None
+
+    def distribution(self) -> Any:
+        """As Optuna samples it."""
+        from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+        if self.columns is None:
+            if self.whole:
+                return IntDistribution(round(self.low), round(self.high), log=self.log)
+            return FloatDistribution(self.low, self.high, log=self.log)
+        values = next(iter(self.columns.values()))
+        count = len(values)
+        ordered = values.dtype.kind == "f" and bool(np.all(np.diff(values) > 0)) and len(self.columns) == 1
+        return IntDistribution(0, count - 1) if ordered else CategoricalDistribution(list(range(count)))
+
+    def values(self, chosen: Sequence[Any]) -> dict[str, np.ndarray]:
+        """Columns by path of the chosen numbers (of a range) or indices (of a list)."""
+        if self.columns is None:
+            return {self.name: np.array(chosen, dtype=float)}
+        index = np.array(chosen, dtype=int)
+        return {path: values[index] for path, values in self.columns.items()}
+
+
+def dimensions(study: Study) -> tuple[Dimension, ...]:
+    """What a search over a study varies: ranges continuously (or over whole numbers), lists by their values, and the system if several.
+
+    Raises
+    ------
+    PresiliconError
+        Nothing varies.
+    """
+    found: list[Dimension] = []
+    if len(study.systems) > 1:
+        names = np.array([s.name for s in study.systems], dtype=object)
+        found.append(Dimension(_SYSTEM, columns={_SYSTEM: names}))
+    for axis in study.axes:
+        if axis.kind != "random" and not axis.ranges:
+            found.append(Dimension(" & ".join(axis.columns), columns=axis.columns))
+            continue
+        for path, values in axis.columns.items():
+            low, high, log = (axis.ranges or {}).get(path, (0.0, 0.0, False))
+            if low < high:
+                found.append(Dimension(path, low, high, log, _whole(study.systems, path, low)))
+            else:
+                found.append(Dimension(path, columns={path: np.array(sorted(set(values.tolist())), dtype=values.dtype)}))
+    if not any(d.columns is None or len(next(iter(d.columns.values()))) > 1 for d in found):
+        raise PresiliconError(f"{study.source}: nothing varies: give parameters with a range or several values, or several systems")
+    return tuple(found)
+
+
+def _whole(systems: Sequence[AnySystem], path: str, low: float) -> bool:
+    """Whether a path takes only whole numbers: a half is refused where its neighbour is not."""
+
+    def takes(system: AnySystem, value: float) -> bool:
+        try:
+            system.override({path: value})
+        except PresiliconError:
+            return False
+        return True
+
+    floor = float(np.floor(low))
+    return any(takes(s, floor + 1.0) and not takes(s, floor + 0.5) for s in systems)
+
+
+def evaluate_points(
+    study: Study, graphs: Mapping[Workload, OpGraph], columns: Mapping[str, np.ndarray], version: str | None = None
+) -> dict[str, np.ndarray]:
+    """Results of designs over all workloads of a study.
+
+    Parameters
+    ----------
+    study, graphs
+        The study, and the graph of each of its workloads.
+    columns
+        Arrays of shape ``(designs,)`` by path; ``"system"`` holds names where the study has several systems.
+    version
+        As `evaluate_designs` takes it.
+
+    Returns
+    -------
+    dict
+        Columns of shape ``(designs,)``: the parameters, the results (geometric means over the workloads for time, rate and energy),
+        ``limiter`` of the slowest workload, ``fits`` on all, ``error`` (None or a text), ``violation`` and ``feasible``.
+    """
+    count = len(next(iter(columns.values())))
+    systems = columns.get(_SYSTEM, np.full(count, study.systems[0].name, dtype=object))
+    paths = {path: values for path, values in columns.items() if path != _SYSTEM}
+    merged: dict[str, np.ndarray] = {_SYSTEM: systems, **paths}
+    for system in study.systems:
+        chosen = np.flatnonzero(systems == system.name)
+        if not len(chosen):
+            continue
+        part = {path: values[chosen] for path, values in paths.items()}
+        for name, values in _one_system(study, graphs, system, part, version, len(chosen)).items():
+            if name not in merged:
+                merged[name] = np.full(count, None if values.dtype == object else 0, dtype=values.dtype)
+            merged[name][chosen] = values
+    return merged
+
+
+def _one_system(
+    study: Study, graphs: Mapping[Workload, OpGraph], system: AnySystem, columns: Mapping[str, np.ndarray], version: str | None, count: int
+) -> dict[str, np.ndarray]:
+    designs = columns if columns else ({"gpu.sm.count": np.full(count, system.gpu.sm.count)} if isinstance(system, System) else columns)
+    tables = [
+        evaluate_designs(Subject(w, graphs[w], system, study.fidelity, study.runtime), designs, version=version).to_pandas()
+        for w in study.workloads
+    ]
+    errors = np.full(count, None, dtype=object)
+    for table in tables:
+        told = [text if isinstance(text, str) else None for text in table["error"]]
+        errors[:] = [old if old is not None else new for old, new in zip(errors, told, strict=True)]
+    times = np.stack([t["time_s"].to_numpy(dtype=float) for t in tables])
+    slowest = np.argmax(np.nan_to_num(times, nan=-1.0), axis=0)
+    found: dict[str, np.ndarray] = {}
+    for name in tables[0].columns:
+        if name in _MEAN:
+            values = np.stack([t[name].to_numpy(dtype=float) for t in tables])
+            with np.errstate(all="ignore"):
+                found[name] = np.exp(np.log(values).mean(axis=0))
+        elif name.startswith("share."):
+            found[name] = np.mean([t[name].to_numpy(dtype=float) for t in tables if name in t], axis=0)
+        elif name == "limiter":
+            words = np.stack([t[name].to_numpy(dtype=object) for t in tables])
+            found[name] = words[slowest, np.arange(count)]
+        elif name == "fits":
+            found[name] = np.all([t[name].to_numpy(dtype=object) == True for t in tables], axis=0)  # noqa: E712  null is no fit
+        elif name == "peak_memory_bytes":
+            found[name] = np.max([t[name].to_numpy(dtype=float) for t in tables], axis=0)
+        elif name in ("area_mm2", "power_w", "cost_usd"):
+            found[name] = tables[0][name].to_numpy(dtype=float)
+    if len(tables) > 1:
+        for workload, table in zip(study.workloads, tables, strict=True):
+            found[f"time_s[{workload.label}]"] = table["time_s"].to_numpy(dtype=float)
+    found["error"] = errors
+    found["violation"] = _violations(study, system, {**columns, **found}, count)
+    found["feasible"] = np.array([e is None for e in errors]) & (found["violation"] <= 0)
+    return found
+
+
+def _violations(study: Study, system: AnySystem, columns: Mapping[str, Any], count: int) -> np.ndarray:
+    """By how much designs break the constraints: relative amounts, added up; 0 where they keep all."""
+    capacity = np.asarray(columns.get("dram.size", system.memory_bytes), dtype=float)
+    total = np.maximum(np.nan_to_num(columns["peak_memory_bytes"]) / capacity - 1.0, 0.0) + np.zeros(count)
+    known = condition_columns(study.workloads[0], system) | dict(columns)
+    units = units_of(system)
+    for condition in study.constraints:
+        total = total + violation(condition, known, units)
+    for workload in study.workloads if study.when else ():
+        named = condition_columns(workload, system) | dict(columns)
+        for condition in study.when:
+            total = total + violation(condition, named, units)
+    return np.nan_to_num(total, nan=np.inf, posinf=np.inf)
+
+
+def violation(condition: Expression, columns: Mapping[str, Any], units: Mapping[str, str]) -> np.ndarray:
+    """Relative amount by which a condition is broken, 0 where it holds; conditions joined by ``and`` add up.
+
+    A single comparison of numbers is broken by ``|left - right| / |right|``; any other condition by 1.
+
+    >>> from presilicon.explore.expression import parse_expression
+    >>> violation(parse_expression("area_mm2 <= 800", "constraints"), {"area_mm2": np.array([700.0, 1000.0])}, {}).tolist()
+    [0.0, 0.25]
+    """
+    holds = np.asarray(condition.evaluate(columns, units), dtype=bool)
+    body = ast.parse(condition.text, mode="eval").body
+    if isinstance(body, ast.BoolOp) and isinstance(body.op, ast.And):
+        parts = [Expression(ast.unparse(each), condition.names) for each in body.values]
+        return np.asarray(sum(violation(part, columns, units) for part in parts))
+    if isinstance(body, ast.Compare) and len(body.ops) == 1 and isinstance(body.ops[0], ast.Lt | ast.LtE | ast.Gt | ast.GtE):
+        left, right = (Expression(ast.unparse(side), condition.names).evaluate(columns, units) for side in (body.left, body.comparators[0]))
+        if not isinstance(left, str) and not isinstance(right, str):
+            with np.errstate(all="ignore"):
+                amount = np.abs(np.asarray(left, dtype=float) - right) / np.maximum(np.abs(np.asarray(right, dtype=float)), 1e-300)
+            return np.where(holds, 0.0, np.maximum(np.nan_to_num(amount, nan=np.inf, posinf=np.inf), 1e-9))
+    return np.where(holds, 0.0, 1.0)

@@ -1,0 +1,391 @@
+"""Triton kernels predicted without a GPU: `predict_kernel`, `capture_launches` and the report that they give."""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from . import kernel_memo
+from .errors import KernelError, SpecError, UnknownNameError
+from .files import write_atomically
+from .units import format_si
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.console import Console
+
+    from .arch import System
+    from .mapping.triton import CapturedLaunch, CompiledKernel, Launch
+    from .sim.sm.result import KernelRun
+
+FIDELITIES: Final = ("tile", "cycle")
+#: Calibrated intervals of kernels stand in a device file under this family.
+_FAMILY: Final = "kernel"
+
+
+@dataclass(frozen=True)
+class KernelInfo:
+    """What was launched on what.
+
+    Attributes
+    ----------
+    name, where
+        The kernel, and ``file.py:12`` of its definition.
+    system, title
+        Name of the system, and for people.
+    target
+        Compute capability that was compiled for: 90 is sm_90.
+    grid
+        Numbers of program ids.
+    arguments
+        The arguments as text, tensors by size.
+    registers, stack_bytes, shared_bytes
+        Registers a thread, spilled bytes a thread, shared memory a CTA.
+    num_stages
+        Pipeline stages asked for.
+    interval
+        Where the interval comes from, in words.
+    config
+        The autotune config that was taken, "" where there is no choice.
+    """
+
+    name: str
+    where: str
+    system: str
+    title: str
+    target: int
+    grid: tuple[int, ...]
+    arguments: Mapping[str, str]
+    registers: int
+    stack_bytes: int
+    shared_bytes: int
+    num_stages: int
+    interval: str
+    config: str = ""
+
+
+@dataclass(frozen=True)
+class KernelReport:
+    """The answer for one launch on one system.
+
+    Attributes
+    ----------
+    run
+        What the simulation found.
+    info
+        What was launched on what.
+    """
+
+    run: KernelRun
+    info: KernelInfo
+
+    @property
+    def time_s(self) -> float:
+        """Predicted seconds on the device."""
+        return self.run.time_s
+
+    @property
+    def interval_s(self) -> tuple[float, float]:
+        """Low and high end of the time in seconds; `info.interval` says where it comes from."""
+        return self.run.low_s, self.run.high_s
+
+    def document(self) -> dict[str, Any]:
+        """All of it as plain data."""
+        return {"run": asdict(self.run), "info": asdict(self.info)}
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> KernelReport:
+        """The report that `document` was made from."""
+        from .mapping.triton import Occupancy
+        from .sim.result import Span
+        from .sim.sm.result import KernelRun, LineCost
+
+        run, info = dict(document["run"]), dict(document["info"])
+        found = dict(run["occupancy"])
+        run["occupancy"] = Occupancy(**{**found, "bound_by": tuple(found["bound_by"])})
+        run["lines"] = tuple(LineCost(**line) for line in run["lines"])
+        run["spans"] = tuple(Span(**span) for span in run["spans"])
+        for name in ("assumptions", "issued_by_instruction", "stalls_by_instruction"):
+            run[name] = tuple(run[name])
+        info["grid"] = tuple(info["grid"])
+        return cls(KernelRun(**run), KernelInfo(**info))
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per source line: file, line, text, warp-instructions, stalled warp-cycles, share of the warp-cycles."""
+        import pandas as pd
+
+        from .sim.sm.result import LineCost
+
+        columns = [each.name for each in fields(LineCost)]
+        return pd.DataFrame([asdict(line) for line in self.run.lines], columns=columns)
+
+    def to_perfetto(self, path: str | os.PathLike[str]) -> Path:
+        """Write one SM's timeline as Chrome trace events, which https://ui.perfetto.dev opens.
+
+        Raises
+        ------
+        SpecError
+            The prediction was made without ``record=True``.
+        """
+        return write_perfetto(self.document(), Path(path))
+
+    def annotated_source(self) -> str:
+        """The kernel's source with the share of the warp-cycles and the issues of each line."""
+        return annotated(self.document())
+
+    def summary(self) -> str:
+        """The report as text."""
+        from rich.console import Console
+
+        console = Console(width=140, force_terminal=False, color_system=None)
+        with console.capture() as capture:
+            self.print(console)
+        return capture.get()
+
+    def print(self, console: Console, top: int = 10) -> None:
+        """Print the report to a rich console."""
+        from .kernel_tables import print_kernel
+
+        print_kernel(self.document(), console, top)
+
+    def __repr__(self) -> str:
+        low, high = self.interval_s
+        return (
+            f"KernelReport({self.info.name}{list(self.info.grid)} on {self.info.system}: {format_si(self.time_s, 's')} "
+            f"[{format_si(low, 's')}, {format_si(high, 's')}], limited by {self.run.limiter})"
+        )
+
+    def _repr_html_(self) -> str:
+        from .kernel_tables import head_lines
+
+        head = "".join(
+            f"<tr><th style='text-align:left'>{html.escape(name)}</th><td style='text-align:left'>{html.escape(value)}</td></tr>"
+            for name, value in head_lines(self.document())
+        )
+        return f"<table>{head}</table>" + self.to_frame().head(10).to_html(index=False, float_format=lambda x: f"{x:.4g}", escape=True)
+
+
+def predict_kernel(
+    kernel: Any,
+    grid: Any = None,
+    args: Sequence[Any] = (),
+    system: System | str | Path = "h100-sxm",
+    *,
+    fidelity: str = "tile",
+    config: Any = None,
+    record: bool = False,
+    **meta: Any,
+) -> KernelReport:
+    """Predict ``kernel[grid](*args, **meta)`` on a GPU that need not be there.
+
+    Parameters
+    ----------
+    kernel
+        A `@triton.jit` function, plain or under `@triton.autotune` and `@triton.heuristics`; or a launch that `capture_launches` recorded,
+        alone (``predict_kernel(launch, system="l4")``).
+    grid, args, meta
+        As at a launch; tensors are meta tensors (``torch.empty(..., device="meta")``), or CPU tensors where their values steer the kernel.
+    system
+        A GPU: a System, a shipped name (``presilicon systems``) or the path of a device file.
+    fidelity
+        ``"tile"``, or ``"cycle"``: the machine code issued warp by warp.
+    config
+        For an autotuned kernel: a `triton.Config`, its number, or ``"first"``; by default all are predicted and the fastest is taken.
+    record
+        Keep one SM's timeline for `KernelReport.to_perfetto`.
+
+    Raises
+    ------
+    KernelError
+        The kernel does not compile (the message is Triton's), never ends, or cannot be launched with these arguments.
+    SpecError
+        The system is no GPU.
+    UnknownNameError
+        Unknown system or fidelity, or a generation that Triton does not compile for.
+
+    Examples
+    --------
+    >>> report = ps.predict_kernel(add, (1024,), (x, y, out, x.numel()), "h100-sxm", BLOCK=1024)  # doctest: +SKIP
+    >>> print(report.summary())  # doctest: +SKIP
+    """
+    from .mapping.triton.capture import CapturedLaunch
+
+    if isinstance(kernel, CapturedLaunch):
+        if grid is not None or args or meta:
+            raise KernelError("a recorded launch has its own grid and arguments; give it alone: predict_kernel(launch, system=...)")
+        kernel, grid, args, meta = kernel.kernel, kernel.grid, kernel.args, dict(kernel.meta)
+    elif grid is None:
+        raise KernelError("a grid is needed: predict_kernel(kernel, grid, args, system, ...)")
+    gpu = gpu_of(system)
+    if fidelity not in FIDELITIES:
+        raise UnknownNameError("fidelity", fidelity, FIDELITIES)
+    from .mapping.triton import bind_launch, configs_of
+
+    if config is None and len(configs := configs_of(kernel, args, meta)) > 1:
+        reports = [_predict(bind_launch(kernel, grid, args, meta, target=gpu.generation, config=each), gpu, fidelity, record, str(each))
+                   for each in configs]
+        return min(reports, key=lambda report: report.time_s)
+    return _predict(bind_launch(kernel, grid, args, meta, target=gpu.generation, config=config), gpu, fidelity, record)
+
+
+@contextmanager
+def capture_launches() -> Iterator[list[CapturedLaunch]]:
+    """Record every Triton launch made in the block instead of running it; see `presilicon.mapping.triton.capture_launches`.
+
+    Examples
+    --------
+    >>> with ps.capture_launches() as launches:  # doctest: +SKIP
+    ...     my_module(meta_inputs)
+    >>> [ps.predict_kernel(launch, system="l4") for launch in launches]  # doctest: +SKIP
+    """
+    from .mapping.triton import capture_launches as capture
+
+    with capture() as launches:
+        yield launches
+
+
+def gpu_of(system: System | str | Path) -> System:
+    """The system, if it is a GPU whose generation Triton compiles for.
+
+    Raises
+    ------
+    SpecError
+        Another kind of system, or a generation without a target.
+    """
+    from .arch import load
+    from .mapping.triton.tools import TARGETS, parse_target
+
+    found: Any = load(system)
+    if getattr(found, "kind", "gpu") != "gpu":
+        raise SpecError(f"{found.name}: a system of kind {found.kind!r} runs no Triton kernels; give a GPU")
+    try:
+        parse_target(found.generation)
+    except UnknownNameError:
+        known = ", ".join(f"sm_{target}" for target in TARGETS)
+        raise SpecError(f"{found.name}: generation {found.generation!r} is none that Triton kernels are compiled for ({known})") from None
+    return found
+
+
+def _predict(launch: Launch, system: System, fidelity: str, record: bool, config: str = "") -> KernelReport:
+    with kernel_memo.not_recording():
+        return _answer(launch, system, fidelity, record, config)
+
+
+def _answer(launch: Launch, system: System, fidelity: str, record: bool, config: str) -> KernelReport:
+    """One bound launch; the same question was perhaps answered before."""
+    from .mapping.triton import compile_launch, occupancy_of
+    from .mapping.triton.compile import content_key
+    from .mapping.triton.launch import place_of
+    from .sim.sm.run import simulate_kernel
+
+    key = kernel_memo.question("launch", {
+        "code": content_key(launch), "grid": launch.grid, "arguments": _fingerprint(launch), "system": dict(system.document),
+        "name": system.name, "fidelity": fidelity, "record": record, "config": config,
+    })
+    kept = kernel_memo.load(key)
+    if kept is not None:
+        return KernelReport.from_document(kept)
+    compiled = compile_launch(launch)
+    problem = occupancy_of(compiled, system).problem
+    if problem:
+        raise KernelError(f"{place_of(launch.function)} cannot launch on {system.name}: {problem}")
+    run = simulate_kernel(compiled, launch, system, fidelity=fidelity, record=record)
+    report = _report(run, compiled, launch, system, config)
+    kernel_memo.store(key, report.document())
+    return report
+
+
+def _fingerprint(launch: Launch) -> list[Any]:
+    """All that a launch's arguments say, data included."""
+    import hashlib
+
+    data = [hashlib.sha256(buffer.data.tobytes()).hexdigest() if buffer.data is not None else "" for buffer in launch.buffers]
+    return [{name: repr(value) for name, value in launch.arguments.items()}, [repr(buffer) for buffer in launch.buffers], data]
+
+
+def _report(run: KernelRun, compiled: CompiledKernel, launch: Launch, system: System, config: str) -> KernelReport:
+    from dataclasses import replace
+
+    low, high, rule = interval_of(run, system)
+    info = KernelInfo(
+        name=launch.name, where=f"{compiled.source_file}:{compiled.source_line}", system=system.name, title=system.title,
+        target=compiled.target, grid=launch.grid, arguments={name: _shown(value) for name, value in launch.arguments.items()},
+        registers=compiled.registers, stack_bytes=compiled.stack_bytes, shared_bytes=compiled.shared_bytes + compiled.static_shared_bytes,
+        num_stages=compiled.num_stages, interval=rule, config=config,
+    )
+    return KernelReport(replace(run, low_s=low, high_s=high), info)
+
+
+def _shown(value: Any) -> str:
+    if hasattr(value, "size_bytes"):
+        return f"tensor of {format_si(value.size_bytes, 'B')}"
+    if hasattr(value, "block_shape"):
+        return f"descriptor of {'x'.join(map(str, value.shape))}, blocks of {'x'.join(map(str, value.block_shape))}"
+    return str(value)
+
+
+def interval_of(run: KernelRun, system: System) -> tuple[float, float, str]:
+    """Low and high end of a run's time, and the rule by which they were found.
+
+    A system whose calibration has measured kernels (family ``kernel`` in its `intervals`) gives its own. Else the transfer intervals of
+    arch/intervals.yaml stand in, as a rule: ``fused_moe``, whose rows are Triton kernels, for kernels on the tensor cores, and ``default``
+    for the others.
+    """
+    import numpy as np
+
+    from .arch.intervals import bounds, table_for
+
+    kind = "tensor" if run.tensor_flops else "memory"
+    table, own = table_for(system, f"{_FAMILY}.{kind}")
+    if own:
+        low, high = bounds(system, f"{_FAMILY}.{kind}", np.array(run.time_s))
+        return float(low), float(high), str(table["source"])
+    family = "fused_moe" if run.tensor_flops else "default"
+    from dataclasses import replace
+
+    low, high = bounds(replace(system, intervals={}), family, np.array(run.time_s))
+    source = table_for(replace(system, intervals={}), family)[0]["source"]
+    return float(low), float(high), f"not calibrated on kernels of this GPU; interval of {family!r}: {source}"
+
+
+def annotated(document: Mapping[str, Any]) -> str:
+    """The source files of a report with share and issues before each line, from the first to the last line that costs anything."""
+    lines = [line for line in document["run"]["lines"] if line["line"] > 0]
+    parts = []
+    for file in sorted({line["file"] for line in lines}):
+        costs = {line["line"]: line for line in lines if line["file"] == file}
+        try:
+            text = Path(file).read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError):
+            text = []
+        parts.append(f"{file}\n{'share':>7} {'issued':>12} {'stalled':>12}")
+        for number in range(min(costs), max(costs) + 1):
+            cost = costs.get(number)
+            source = text[number - 1] if number <= len(text) else cost["text"] if cost else ""
+            head = f"{cost['share']:7.1%} {cost['issued']:12,d} {cost['stall_cycles']:12,.0f}" if cost else " " * 33
+            parts.append(f"{head} {number:5d}  {source}".rstrip())
+    return "\n".join(parts)
+
+
+def write_perfetto(document: Mapping[str, Any], path: Path) -> Path:
+    """Write the recorded timeline of a report."""
+    spans = document["run"]["spans"]
+    if not spans:
+        raise SpecError(f"{document['info']['name']}: no timeline was recorded; ask for it with fidelity='cycle' and record=True")
+    lanes = {lane: index + 1 for index, lane in enumerate(dict.fromkeys(span["lane"] for span in spans))}
+    title = f"{document['info']['name']} on one SM of {document['info']['system']}"
+    events: list[dict[str, Any]] = [{"ph": "M", "pid": 1, "name": "process_name", "args": {"name": title}}]
+    events += [{"ph": "M", "pid": 1, "tid": tid, "name": "thread_name", "args": {"name": lane}} for lane, tid in lanes.items()]
+    events += [
+        {"ph": "X", "pid": 1, "tid": lanes[span["lane"]], "name": span["name"], "ts": span["start_s"] * 1e6,
+         "dur": span["duration_s"] * 1e6, "args": {"source": span["op"]} if span["op"] else {}}
+        for span in spans
+    ]
+    write_atomically(path, (json.dumps({"traceEvents": events, "displayTimeUnit": "ns"}) + "\n").encode())
+    return path

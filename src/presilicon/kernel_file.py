@@ -1,0 +1,166 @@
+"""A user's file of Triton kernels: ``launches()`` yields ``(kernel, grid, args, meta)``, and each is predicted on each system."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from . import kernel_memo
+from .errors import KernelError, shown
+
+if TYPE_CHECKING:
+    from .arch import System
+
+#: Launches that one file may yield; more are taken for a generator without an end.
+MOST_LAUNCHES: Final = 1000
+_FORM: Final = "expected (kernel, grid, args, meta)"
+
+
+@dataclass(frozen=True)
+class FileLaunch:
+    """One launch that a file yields."""
+
+    kernel: Any = field(repr=False)
+    grid: Any = field(repr=False)
+    args: tuple[Any, ...] = field(repr=False)
+    meta: dict[str, Any] = field(repr=False)
+    number: int = 0
+
+    @property
+    def name(self) -> str:
+        """The kernel's function name."""
+        from .mapping.triton.launch import unwrap
+
+        return str(unwrap(self.kernel).__name__)
+
+
+def load_launches(path: Path) -> list[FileLaunch]:
+    """Run a file and its ``launches()``.
+
+    Raises
+    ------
+    TraceError, UnknownNameError
+        The file does not exist or raises, or has no function ``launches``.
+    KernelError
+        ``launches()`` raises, yields nothing, or something else than launches.
+    """
+    from .workloads.pyfile import load_function, user_line
+
+    _, function = load_function(f"{path}:launches")
+    made: list[FileLaunch] = []
+    try:
+        found = function()
+        if not hasattr(found, "__iter__"):
+            raise KernelError(f"{path}: launches() returned {shown(found)}; {_FORM} for each launch, yielded or in a list")
+        for item in found:
+            if len(made) >= MOST_LAUNCHES:
+                raise KernelError(f"{path}: launches() yields more than {MOST_LAUNCHES} launches")
+            made.append(_as_launch(item, len(made), path))
+    except KernelError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise KernelError(f"{path}: launches() raised {user_line(error, path)}") from error
+    if not made:
+        raise KernelError(f"{path}: launches() yields nothing; {_FORM} for each launch")
+    return made
+
+
+def _as_launch(item: Any, number: int, path: Path) -> FileLaunch:
+    where = f"{path}: launch {number} of launches()"
+    if hasattr(item, "bind") and hasattr(item, "kernel"):  # recorded by capture_launches
+        return FileLaunch(item.kernel, item.grid, tuple(item.args), dict(item.meta), number)
+    if not isinstance(item, tuple | list) or len(item) not in (3, 4):
+        raise KernelError(f"{where} is {shown(item)}; {_FORM}")
+    kernel, grid, args, meta = (*item, {})[:4]
+    if not isinstance(args, tuple | list):
+        raise KernelError(f"{where}: the arguments are {shown(args)}, not a tuple or list; {_FORM}")
+    if not isinstance(meta, dict) or not all(isinstance(name, str) for name in meta):
+        raise KernelError(f"{where}: the keyword arguments are {shown(meta)}, not a dict with names as keys; {_FORM}")
+    return FileLaunch(kernel, grid, tuple(args), dict(meta), number)
+
+
+def predict_file(
+    path: Path, systems: Sequence[str], *, fidelity: str = "tile", record: bool = False, fresh: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[dict[str, Any]]:
+    """Documents (`KernelReport.document`) of every launch of a file on every system, launch by launch.
+
+    What was answered before is taken from the disk before torch or Triton are imported, if nothing that it depended on has changed; see
+    `presilicon.kernel_memo`.
+
+    Parameters
+    ----------
+    path
+        The file.
+    systems
+        Names or device files of GPUs.
+    fidelity, record
+        As `predict_kernel` takes them.
+    fresh
+        Leave the answers on the disk alone.
+    progress
+        Called with predictions made and wanted.
+
+    Raises
+    ------
+    PresiliconError
+        As `load_launches` and `predict_kernel` do; the message names the launch.
+    """
+    if not path.is_file():
+        raise KernelError(f"{path}: no such file")
+    key = kernel_memo.question(
+        "file", {"systems": list(systems), "fidelity": fidelity, "record": record},
+        [path, *(Path(name) for name in systems if name.endswith((".yaml", ".yml")) or "/" in name)],
+    )
+    kept = None if fresh else kernel_memo.load(key)
+    if kept is not None:
+        return list(kept["documents"])
+    uses = kernel_memo.Uses()
+    documents = _predict(path, systems, fidelity, record, uses, progress)
+    kernel_memo.store(key, {"documents": documents}, uses)
+    return documents
+
+
+def _predict(
+    path: Path, systems: Sequence[str], fidelity: str, record: bool, uses: kernel_memo.Uses, progress: Callable[[int, int], None] | None
+) -> list[dict[str, Any]]:
+    import logging
+
+    from .kernel_api import gpu_of, predict_kernel
+    from .mapping.triton.tools import require_triton
+
+    gpus: list[System] = [gpu_of(name) for name in systems]
+    require_triton()
+    _need_torch()
+    logging.disable(logging.WARNING)
+    try:
+        uses.add_file(str(path.resolve()))
+        with kernel_memo.recording(uses):
+            launches = load_launches(path)
+        documents = []
+        for launch in launches:
+            for gpu in gpus:
+                try:
+                    with kernel_memo.recording(uses):  # grids, heuristics and pruning are the user's code too
+                        report = predict_kernel(
+                            launch.kernel, launch.grid, launch.args, gpu, fidelity=fidelity, record=record, **launch.meta
+                        )
+                except KernelError as error:
+                    where = f"{path}: launch {launch.number}: " if str(path) not in str(error) else ""
+                    raise KernelError(f"{where}{error}") from error
+                documents.append({**report.document(), "launch": launch.number})
+                if progress is not None:
+                    progress(len(documents), len(launches) * len(gpus))
+    finally:
+        logging.disable(logging.NOTSET)
+    return documents
+
+
+def _need_torch() -> None:
+    try:
+        import torch  # noqa: F401
+    except ImportError as error:
+        raise KernelError(f"launches() needs torch for its meta tensors, which could not be imported ({error}): "
+                          "pip install 'presilicon[trace,kernels]'") from None

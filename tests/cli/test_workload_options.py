@@ -1,0 +1,64 @@
+"""Options that change the workload: parallelism and requests with their own lengths."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from presilicon.workloads import OpGraph
+
+DATA = Path(__file__).parents[1] / "data"
+PREFILL, DECODE = DATA / "llama-3-8b.prefill.graph.json.gz", DATA / "llama-3-8b.decode.graph.json.gz"
+
+
+def test_predict_on_eight(run: Callable[..., Any], tmp_path: Path) -> None:
+    outcome = run("predict", PREFILL, "--system", "h100-sxm", "--tp", 8, "--fidelity", "analytic", "--out", tmp_path)
+    assert outcome.status == 0, outcome
+    assert "8 x NVIDIA H100" in outcome.out
+    assert "one of 8 devices (tp 8)" in outcome.out
+    headline = json.loads(next(tmp_path.glob("*h100-sxm.json")).read_text())
+    assert headline["devices"] == 8
+
+
+def test_trace_saves_one_rank(run: Callable[..., Any], tmp_path: Path) -> None:
+    path = tmp_path / "rank.json"
+    assert run("trace", DECODE, "-o", path, "--tp", 4, "--cp", 2).status == 0
+    parallel = OpGraph.load(path).meta["parallel"]
+    assert (parallel["tp"], parallel["cp"], parallel["devices"]) == (4, 2, 8)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--tp", "3"], "32 attention heads do not divide by --tp 3"),
+        (["--tp", "8", "--pp", "2"], "16 devices, but its link joins 8"),
+        (["--ep", "2", "--dp", "2"], "--ep 2: the graph has no grouped expert matmuls"),
+        (["--microbatches", "2"], "give --pp"),
+        (["--sequence-parallel"], "tp is 1"),
+        (["--requests", "sharegpt"], "a saved graph has the batch that it was traced with"),
+    ],
+)
+def test_mistakes(fails: Callable[..., str], options: list[str], words: str) -> None:
+    assert words in fails("predict", PREFILL, "--system", "h100-sxm", *options)
+
+
+def test_requests_need_a_decode_step(fails: Callable[..., str]) -> None:
+    assert "--phase decode" in fails("predict", "llama-3-8b", "--system", "h100-sxm", "--requests", "sharegpt")
+
+
+@pytest.mark.slow
+def test_requests_share_the_memory(run: Callable[..., Any], tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    trace = tmp_path / "trace.csv"
+    trace.write_text("arrival_s,prompt_tokens,output_tokens\n0,4000,1000\n1,8000,2000\n")
+    model = ("predict", "llama-3.2-1b", "--phase", "decode", "--requests", trace, "--system", "l4", "--fidelity", "analytic")
+    outcome = run(*model)
+    assert outcome.status == 0, outcome
+    assert "DOES NOT FIT" not in outcome.out
+    two = run(*model, "--batch", 2)
+    assert "batch 2" in two.out

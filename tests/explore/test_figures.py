@@ -1,0 +1,123 @@
+"""Pictures of results: what they show, that they are the same bytes each time, and what they refuse."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from presilicon.errors import OutputError, PresiliconError, UnknownNameError
+from presilicon.explore import figures
+from presilicon.plots import svg
+
+
+@pytest.fixture
+def frame() -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    n = 60
+    bandwidth = np.geomspace(1e11, 8e12, n)
+    return pd.DataFrame({
+        "dram.bandwidth": bandwidth, "gpu.sm.count": rng.integers(20, 200, n).astype(float), "system": np.where(np.arange(n) % 2, "a", "b"),
+        "time_s": 1e10 / bandwidth, "tokens_per_s": bandwidth / 1e9, "area_mm2": 100 + bandwidth / 1e10, "energy_j": rng.random(n) + 1,
+        "feasible": np.arange(n) < 50, "share.dram": 0.75, "share.host": 0.25, "share.sfu": 0.0, "error": None,
+    })
+
+
+def test_plot_draws_a_colour_for_each_word_and_log_axes_where_the_range_asks(frame: pd.DataFrame) -> None:
+    axes = figures.plot(frame, "dram.bandwidth", "tokens_per_s", color="system").axes[0]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["a", "b"]
+    assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
+    assert len({line.get_color() for line in axes.lines}) == 2
+    x = np.concatenate([line.get_xdata() for line in axes.lines])
+    assert sorted(x) == pytest.approx(sorted(frame["dram.bandwidth"]))
+    assert figures.plot(frame, "gpu.sm.count", "energy_j").axes[0].get_xscale() == "linear"
+
+
+def test_ticks_carry_si_units(frame: pd.DataFrame) -> None:
+    figure = figures.plot(frame, "dram.bandwidth", "area_mm2")
+    figure.canvas.draw()
+    axes = figure.axes[0]
+    assert any(label.get_text().endswith("TB/s") for label in axes.get_xticklabels())
+    assert axes.get_ylabel() == "area (mm²)"
+
+
+def test_a_number_of_many_values_is_a_scale(frame: pd.DataFrame) -> None:
+    figure = figures.plot(frame, "dram.bandwidth", "time_s", color="gpu.sm.count")
+    assert len(figure.axes) == 2
+
+
+def test_rows_that_failed_are_left_out(frame: pd.DataFrame) -> None:
+    frame.loc[0, "error"] = "broken"
+    axes = figures.plot(frame, "dram.bandwidth", "time_s").axes[0]
+    assert len(axes.lines[0].get_xdata()) == len(frame) - 1
+
+
+def test_unknown_column_offers_the_nearest(frame: pd.DataFrame) -> None:
+    with pytest.raises(UnknownNameError, match="did you mean 'tokens_per_s'"):
+        figures.plot(frame, "dram.bandwidth", "token_per_s")
+    with pytest.raises(PresiliconError, match="holds words"):
+        figures.plot(frame, "system", "time_s")
+    with pytest.raises(PresiliconError, match="no row"):
+        figures.plot(frame.iloc[:0], "dram.bandwidth", "time_s")
+
+
+@pytest.mark.parametrize("objectives", [("latency", "area"), ("latency", "area", "energy"), ("throughput", "area")])
+def test_front_names_its_points(frame: pd.DataFrame, objectives: tuple[str, ...]) -> None:
+    from presilicon.explore.pareto import pareto_front
+
+    text = svg(figures.front_figure(frame, objectives)).decode()
+    count = len(pareto_front(frame, objectives))
+    assert count > 1
+    assert sum(f'id="front-{i}"' in text for i in range(count + 5)) == count
+
+
+def test_every_picture_has_the_same_bytes_each_time(frame: pd.DataFrame) -> None:
+    tornado = pd.DataFrame({"path": ["a", "b", "c"], "more": [-0.05, 0.01, 0.0], "less": [0.06, -0.01, 0.0]})
+    drawers = [
+        lambda: figures.plot(frame, "dram.bandwidth", "time_s", color="system"),
+        lambda: figures.front_figure(frame, ("latency", "area")),
+        lambda: figures.parallel_figure(frame, ["dram.bandwidth", "gpu.sm.count", "time_s"], color="time_s"),
+        lambda: figures.bottleneck_figure(frame.head(3), ["a", "b", "c"]),
+        lambda: figures.tornado_figure(tornado),
+        lambda: figures.rank_figure(["a", "b"], [0.5, -0.2], xlabel="rank"),
+        lambda: figures.parity_figure(frame["time_s"], frame["time_s"] * 1.1, xlabel="tile", ylabel="analytic"),
+    ]
+    for draw in drawers:
+        assert svg(draw()) == svg(draw())
+
+
+def test_tornado_leaves_out_what_does_not_move(frame: pd.DataFrame) -> None:
+    rows = pd.DataFrame({"path": ["a", "b"], "more": [-0.05, 0.0], "less": [0.06, 0.0]})
+    axes = figures.tornado_figure(rows).axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["a"]
+    assert sorted(bar.get_width() for bar in axes.patches) == pytest.approx([-5.0, 6.0])
+    with pytest.raises(PresiliconError, match="no number has an effect"):
+        figures.tornado_figure(rows.tail(1))
+
+
+def test_bottlenecks_stack_to_one(frame: pd.DataFrame) -> None:
+    axes = figures.bottleneck_figure(frame.head(2), ["x", "y"]).axes[0]
+    assert sum(bar.get_width() for bar in axes.patches) == pytest.approx(2.0)
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["dram", "host"]
+
+
+def test_parallel_coordinates_need_columns_that_vary(frame: pd.DataFrame) -> None:
+    frame["constant"] = 1.0
+    with pytest.raises(PresiliconError, match="two columns"):
+        figures.parallel_figure(frame, ["dram.bandwidth", "constant"])
+    assert len(figures.parallel_figure(frame, ["dram.bandwidth", "time_s"], color="system").axes[0].collections) == 1
+
+
+@pytest.mark.parametrize(("ending", "start"), [("svg", b"<?xml"), ("pdf", b"%PDF"), ("png", b"\x89PNG")])
+def test_files(tmp_path: Path, frame: pd.DataFrame, ending: str, start: bytes) -> None:
+    paths = [figures.save(figures.plot(frame, "dram.bandwidth", "time_s"), tmp_path / f"{i}.{ending}") for i in range(2)]
+    assert paths[0].read_bytes().startswith(start)
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
+def test_other_endings_are_refused(tmp_path: Path, frame: pd.DataFrame) -> None:
+    with pytest.raises(OutputError, match="svg, pdf, png"):
+        figures.save(figures.plot(frame, "dram.bandwidth", "time_s"), tmp_path / "a.jpg")
+    assert list(tmp_path.iterdir()) == []

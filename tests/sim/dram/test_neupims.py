@@ -1,0 +1,116 @@
+"""Tiles of NeuPIMs and Newton with ordinary accesses beside them: cycles by hand, and every timing checked apart from the scheduler."""
+
+from __future__ import annotations
+
+import pytest
+
+from presilicon.arch.dram import load
+from presilicon.errors import MappingError
+from presilicon.mapping.pim_attention import tile_cycles
+from presilicon.sim.dram.checker import check
+from presilicon.sim.dram.neupims import Access, Tile, simulate
+
+DEVICES = ("neupims-hbm2", "newton-hbm2")
+
+
+@pytest.mark.parametrize(("name", "period"), [("neupims-hbm2", 184), ("newton-hbm2", 187)])
+def test_a_full_tile_takes_what_the_paper_says(name: str, period: int) -> None:
+    device = load(name)  # 184 = 3 tFAW + tRCD + 32 x 2 + tRP + 2; one row buffer also waits for tRTP
+    ends = [simulate(device, [Tile(32, 1, row) for row in range(n)], refresh=False).cycles for n in (4, 5)]
+    assert ends[1] - ends[0] == period == tile_cycles(device, 32)
+
+
+@pytest.mark.parametrize("name", DEVICES)
+@pytest.mark.parametrize(("columns", "results"), [(1, 1), (8, 1), (32, 4), (24, 3)])
+def test_the_closed_form_is_within_two_per_cent(name: str, columns: int, results: int) -> None:
+    device = load(name)
+    ends = [simulate(device, [Tile(columns, results, row) for row in range(n)], refresh=False).cycles for n in (10, 30)]
+    assert (ends[1] - ends[0]) / 20 == pytest.approx(tile_cycles(device, columns, results), rel=0.02)
+
+
+def test_a_vector_takes_a_buffer_write() -> None:
+    device = load("neupims-hbm2")
+    plain, fresh = (simulate(device, [Tile(32, 1, 0, False), Tile(32, 1, 1, vector)], refresh=False).cycles for vector in (False, True))
+    assert fresh - plain == pytest.approx(device.timings["tGWRITE"], abs=15)  # some of it behind the precharge
+
+
+def _reads(count: int) -> list[Access]:
+    return [Access(i // 16 % 32, i // 512, write=i % 7 == 0) for i in range(count)]
+
+
+@pytest.mark.parametrize("name", DEVICES)
+@pytest.mark.parametrize("refresh", [True, False])
+def test_every_timing_holds_with_and_without_accesses(name: str, refresh: bool) -> None:
+    device = load(name)
+    tiles = [Tile(1 + row % 32, 1, row, row % 5 == 0) for row in range(60)]
+    for accesses in ([], _reads(600)):
+        run = simulate(device, tiles, accesses, refresh=refresh)
+        verdict = check(run.stream, refresh="all-bank" if refresh else "off")
+        assert verdict.clean, verdict.first
+        counts = run.stream.counts()
+        assert counts["COMP"] == sum(tile.columns for tile in tiles)
+        assert counts.get("RD", 0) + counts.get("WR", 0) == len(accesses)
+
+
+def test_dual_row_buffers_let_accesses_go_beside_the_units() -> None:
+    tiles, accesses = [Tile(32, 1, row) for row in range(50)], _reads(2000)
+    dual, single = (load(name) for name in DEVICES)
+    alone = simulate(dual, tiles).units_cycle
+    both = simulate(dual, tiles, accesses)
+    assert both.units_cycle < 1.05 * alone  # the units hardly notice
+    apart = simulate(dual, [], accesses).access_cycle
+    assert both.cycles < 0.9 * (alone + apart)
+    assert simulate(single, tiles, accesses).cycles > 0.95 * (simulate(single, tiles).cycles + simulate(single, [], accesses).cycles)
+
+
+def test_refresh_goes_before_a_tile_that_it_would_cut() -> None:
+    device = load("neupims-hbm2")
+    run = simulate(device, [Tile(32, 1, row) for row in range(100)])
+    names = [run.stream.names[c] for c in run.stream.command.tolist()]
+    inside = False
+    for name in names:
+        inside = (inside or name == "GACT") and name != "PIMPRE"
+        assert not (inside and name == "REFab")
+    share = run.cycles / simulate(device, [Tile(32, 1, row) for row in range(100)], refresh=False).cycles
+    assert 1.0 / (1 - 260 / 3900) < share < 1.15
+
+
+@pytest.mark.parametrize("tile", [Tile(33), Tile(0), Tile(4, 5), Tile(4, 1, 1 << 20)])
+def test_tiles_that_no_row_holds_are_refused(tile: Tile) -> None:
+    with pytest.raises(MappingError, match="columns"):
+        simulate(load("neupims-hbm2"), [tile])
+
+
+def test_other_devices_are_refused() -> None:
+    with pytest.raises(MappingError, match="GACT"):
+        simulate(load("aim-gddr6"), [Tile(4)])
+    with pytest.raises(MappingError, match="banks"):
+        simulate(load("neupims-hbm2"), [], [Access(64, 0)])
+
+
+@pytest.mark.exhaustive
+def test_ten_million_commands_break_no_timing() -> None:
+    import numpy as np
+
+    from presilicon.sim.dram.engine import Requests, play
+    from presilicon.sim.dram.tables import compile_device
+
+    pytest.importorskip("numba")
+    seen = 0
+    rng = np.random.default_rng(5)
+    for name in ("aim-gddr6", "attacc-hbm3", "hbm2", "hbm3", "ddr4-3200", "lpddr5-6400", "gddr6-2000", "hbm2e", "newton-hbm2"):
+        device = load(name)
+        names = compile_device(device).names
+        used = [n for n in ("RD", "WR", "MAC16", "MACAB") if n in names]
+        count = 1_000_000
+        command = np.array([names.index(n) for n in used])[rng.integers(0, len(used), count)]
+        # Runs of hits in a row, as products and streams have them.
+        bank = np.repeat(rng.integers(0, device.organisation.banks_per_channel, count // 8 + 1), 8)[:count]
+        row = np.repeat(rng.integers(0, device.organisation.rows - 1, count // 8 + 1), 8)[:count]
+        requests = Requests(np.repeat(command[::8], 8)[:count].astype(np.int64), bank.astype(np.int64), row.astype(np.int64),
+                            np.zeros(count, np.int64))
+        stream = play(device, requests, engine="numba")
+        verdict = check(stream, refresh="all-bank")
+        assert verdict.clean, (name, verdict.first)
+        seen += verdict.commands
+    assert seen > 10_000_000

@@ -1,0 +1,119 @@
+"""Steps of models on hybrid systems: shared checks of every shipped system, placement, sub-batches, requests of their own lengths."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from presilicon.arch import load, names
+from presilicon.arch.hybrid_spec import HybridSystem
+from presilicon.errors import UnknownNameError
+from presilicon.mapping.placement import is_decode_attention
+from presilicon.sim.hybrid.run import simulate_hybrid
+from presilicon.sim.run import simulate
+from presilicon.validate.cases.hybrids import decoder_layers
+from presilicon.workloads.formats import by_name
+from presilicon.workloads.graph import OpGraph
+
+SHIPPED = [name for name in names() if load(name).kind == "hybrid"]
+
+
+def _system(name: str) -> HybridSystem:
+    system = load(name)
+    assert isinstance(system, HybridSystem)
+    return system
+
+
+def _graph(batch: int = 64, keys: int = 300, layers: int = 3) -> OpGraph:
+    return decoder_layers(4096, 32, 4, (keys,) * batch, layers)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_system(name: str) -> None:
+    system, graph = _system(name), _graph()
+    found = simulate(graph, system)
+    again = simulate(graph, system)
+    assert (found.time_s, found.spans, found.notes) == (again.time_s, again.spans, again.notes)
+    busy = {r.place for r in found.results}
+    assert busy <= {"xpu", "pim"}
+    assert all(r.reason for r in found.results)
+    floor = graph.flops / max(system.peaks_flops_per_s.values()) * system.devices  # the graph is one device's share
+    assert found.time_s >= floor
+    longest = max(r.estimate.time_s * r.op.count for r in found.results)
+    assert longest <= found.time_s * 1.0001
+    assert found.time_s <= sum(r.estimate.time_s * r.op.count for r in found.results) * 1.5 + 1e-3
+    assert found.low_s <= found.time_s <= found.high_s
+    assert found.total.total_energy_j > 0
+    slower = simulate(_graph(keys=600), system)
+    assert slower.time_s >= found.time_s  # attention of one head may hide behind the projections of others
+    costs = [next(r.estimate.time_s for r in s.results if r.op.name == "attention") for s in (found, slower)]
+    assert costs[1] > costs[0]
+
+
+@pytest.mark.parametrize("name", [n for n in SHIPPED if load(n).pim is not None])  # type: ignore[attr-defined]
+def test_auto_is_not_worse_than_the_rules(name: str) -> None:
+    system = _system(name).override({"plan.sub_batches": 1})
+    best = simulate_hybrid(_graph(), system, "analytic", "auto").time_s
+    for rule in ("xpu", "pim-attention", "pim-linear", "pim"):
+        assert best <= simulate_hybrid(_graph(), system, "analytic", rule).time_s * 1.01
+    with pytest.raises(UnknownNameError, match="placement"):
+        simulate_hybrid(_graph(), system, "analytic", "pimm")
+
+
+def test_blocked_and_concurrent_memory() -> None:
+    graph, neupims = _graph(512), _system("neupims")
+    blocked = neupims.override({"pim.access": "blocked"})
+    fast, slow = simulate(graph, neupims), simulate(graph, blocked)
+    assert slow.time_s > 1.2 * fast.time_s
+    lanes = {lane: [(s.start_s, s.start_s + s.duration_s) for s in slow.spans if s.lane == lane] for lane in ("xpu", "pim")}
+    for start, end in lanes["pim"]:
+        assert all(stop <= start + 1e-12 or begin >= end - 1e-12 for begin, stop in lanes["xpu"])
+    assert any("memory" in line for line in slow.notes if line.startswith("waited"))
+
+
+def test_sub_batches_interleave_only_from_their_least_batch() -> None:
+    system = _system("neupims")
+    assert any("two sub-batches of 128 and 128" in line for line in simulate(_graph(256), system).notes)
+    assert not any("sub-batches" in line for line in simulate(_graph(255), system).notes)
+
+
+def test_requests_keep_their_lengths_and_packing_matters() -> None:
+    lengths = np.random.default_rng(3).integers(20, 2000, 64)
+    graph = decoder_layers(4096, 32, 4, tuple(int(n) for n in lengths))
+    greedy = _system("neupims")
+    turns = greedy.override({"plan.packing": "round-robin"})
+    times = [simulate_hybrid(graph, s, requests=lengths - 1).time_s for s in (greedy, turns)]
+    assert times[0] < times[1]
+    attention = next(op for op in graph if is_decode_attention(op))
+    found = next(r for r in simulate_hybrid(graph, greedy, requests=lengths - 1).results if r.op.name == attention.name)
+    assert found.estimate.flops == pytest.approx(greedy.devices * 4.0 * 8 * 128 * lengths.sum())
+
+
+def test_a_quantised_cache_is_read_by_its_bytes() -> None:
+    from dataclasses import replace
+
+    graph = _graph()
+    int8 = by_name("int8")
+    ops = [replace(op, operands=tuple(replace(o, number_format=int8) if o.role == "cache" else o for o in op.operands)) for op in graph]
+    small = OpGraph("small cache", ops, [(u, v, d["tensor"]) for u, v, d in graph.nx.edges(data=True)], meta=graph.meta)
+    for name in ("neupims", "npu-pim", "h100-aim"):
+        found = [simulate(g, _system(name), place="pim-attention").results for g in (small, graph)]
+        costs = [next(r.estimate for r in results if r.op.name == "attention") for results in found]
+        assert costs[0].time_s < costs[1].time_s
+        assert costs[0].bytes_moved["pim"] < costs[1].bytes_moved["pim"]
+
+
+def test_the_report_says_when_units_pay() -> None:
+    notes = simulate(_graph(), _system("h100-aim")).notes
+    assert any("attention: the units pay" in line for line in notes)
+    assert any("products with weights: the units" in line for line in notes)
+    assert any("products with weights: the units pay below a batch of" in line for line in simulate(_graph(), _system("neupims")).notes)
+
+
+def test_head_pipelining_and_co_processing_help() -> None:
+    system = _system("dgx-attacc")
+    plain = system.override({"plan.head_pipeline": False, "plan.co_processing": False})
+    assert simulate(_graph(), system).time_s < simulate(_graph(), plain).time_s
+    logic = _system("neupims").override({"plan.sub_batches": 1, "plan.prefetch": False})
+    shared = logic.override({"plan.co_processing": True})
+    assert simulate(_graph(1), shared).time_s < simulate(_graph(1), logic).time_s

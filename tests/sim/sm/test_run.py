@@ -1,0 +1,179 @@
+"""Whole kernels: bounds that no answer may break, and the published order of magnitude."""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("triton")
+
+from presilicon import arch  # noqa: E402
+from presilicon.errors import KernelError, UnknownNameError  # noqa: E402
+from presilicon.mapping.triton import bind_launch, compile_launch  # noqa: E402
+from presilicon.sim.sm import grid  # noqa: E402
+from presilicon.sim.sm.grid import Schedule, run_ctas, schedule  # noqa: E402
+from presilicon.sim.sm.run import prepare, simulate_kernel  # noqa: E402
+from presilicon.sim.sm.streams import find_period  # noqa: E402
+
+DEVICES = {"sm_80": "a100-sxm-80gb", "sm_89": "l40s", "sm_90": "h100-sxm", "sm_100": "b200"}
+
+
+@cache
+def gemm(size: int, tile: tuple[int, int, int], stages: int, warps: int, target: str, k: int = 0) -> Any:
+    from presilicon.validate.kernels.gemm import matmul
+
+    m, n, depth = size, size, k or size
+    block_m, block_n, block_k = tile
+    a, b, c = (torch.empty(shape, dtype=torch.bfloat16, device="meta") for shape in ((m, depth), (depth, n), (m, n)))
+    meta = {"BLOCK_M": block_m, "BLOCK_N": block_n, "BLOCK_K": block_k, "GROUP_M": 8, "INT8": False, "SCALED": False, "num_warps": warps,
+            "num_stages": stages}
+    programs = -(-m // block_m) * -(-n // block_n)
+    launch = bind_launch(matmul, (programs,), (a, b, c, a, a, m, n, depth, depth, 1, n, 1, n, 1), meta, target=target)
+    return compile_launch(launch), launch
+
+
+@cache
+def elementwise(size: int, target: str) -> Any:
+    from presilicon.validate.kernels.rows import elementwise_chain
+
+    x, y, out = (torch.empty(size, dtype=torch.float32, device="meta") for _ in range(3))
+    meta = {"OPS": 1, "BLOCK": 1024, "num_warps": 4}
+    launch = bind_launch(elementwise_chain, (-(-size // 1024),), (x, y, out, size), meta, target=target)
+    return compile_launch(launch), launch
+
+
+@cache
+def tma(target: str) -> Any:
+    from triton.tools.tensor_descriptor import TensorDescriptor
+
+    from presilicon.validate.kernels.gemm import matmul_tma
+
+    n = 2048
+    a, b, c = (torch.empty(n, n, dtype=torch.float16, device="meta") for _ in range(3))
+    maps = [TensorDescriptor(t, [n, n], [n, 1], block) for t, block in ((a, [128, 64]), (b, [256, 64]), (c, [128, 256]))]
+    meta = {"BLOCK_M": 128, "BLOCK_N": 256, "BLOCK_K": 64, "GROUP_M": 8, "PROGRAMS": 128, "num_warps": 8, "num_stages": 3}
+    launch = bind_launch(matmul_tma, (128,), (*maps, n, n, n), meta, target=target)
+    return compile_launch(launch), launch
+
+
+def floor_s(found: Any, system: Any, arithmetic: str = "bf16") -> float:
+    """Least time by the device file's peaks, at the clock that was held."""
+    ratio = found.clock_hz / system.gpu.clock.boost_hz
+    tensor = found.tensor_flops / (system.tensor_flops_per_s(arithmetic) * ratio)
+    return max(tensor, found.bytes_moved["dram"] / system.dram.bandwidth_bytes_per_s)
+
+
+@pytest.mark.parametrize(("target", "tile", "stages", "warps", "low", "high"),
+                         [("sm_90", (128, 256, 64), 3, 8, 550e12, 800e12), ("sm_80", (128, 128, 32), 4, 4, 190e12, 290e12)])
+def test_large_gemm_is_as_fast_as_such_kernels_are(target: str, tile: Any, stages: int, warps: int, low: float, high: float) -> None:
+    system = arch.load(DEVICES[target])
+    found = simulate_kernel(*gemm(8192, tile, stages, warps, target), system)
+    assert found.tensor_flops == 2 * 8192**3
+    assert low < found.flops / found.time_s < high
+    assert found.time_s >= floor_s(found, system)
+
+
+@pytest.mark.parametrize("target", ["sm_80", "sm_89", "sm_90", "sm_100"])
+def test_no_answer_beats_the_peaks(target: str) -> None:
+    system = arch.load(DEVICES[target])
+    for compiled, launch in (gemm(1024, (64, 64, 32), 3, 4, target), elementwise(1 << 24, target)):
+        found = simulate_kernel(compiled, launch, system)
+        assert found.time_s >= floor_s(found, system) + found.launch_s
+        assert all(0.0 <= share <= 1.0 for share in found.pipe_busy.values())
+        assert found.issued == sum(found.issued_by_instruction)
+        assert math.isclose(sum(line.share for line in found.lines), 1.0)
+        assert found.low_s <= found.time_s <= found.high_s
+
+
+def test_a_stream_moves_its_compulsory_bytes_at_nearly_dram_bandwidth() -> None:
+    system, size = arch.load("a100-sxm-80gb"), 1 << 25
+    found = simulate_kernel(*elementwise(size, "sm_80"), system)
+    assert found.bytes_moved["dram"] == pytest.approx(3 * 4 * size, rel=0.01)
+    achieved = found.bytes_moved["dram"] / (found.time_s - found.launch_s)
+    assert 0.85 < achieved / system.dram.bandwidth_bytes_per_s < 1.0
+    assert found.limiter == "dram"
+
+
+def test_more_of_the_machine_is_never_slower() -> None:
+    compiled, launch = gemm(2048, (128, 128, 32), 4, 4, "sm_80")
+    base = arch.load("a100-sxm-80gb")
+    time_s = simulate_kernel(compiled, launch, base).time_s
+    for change in ({"dram.bandwidth": "3 TB/s"}, {"gpu.sm.count": 132}, {"gpu.clock.boost": 1.6e9}):
+        assert simulate_kernel(compiled, launch, base.override(change)).time_s <= 1.01 * time_s
+
+
+def test_equal_inputs_give_equal_answers() -> None:
+    compiled, launch = gemm(1024, (64, 64, 32), 3, 4, "sm_80")
+    system = arch.load("a100-sxm-80gb")
+    assert simulate_kernel(compiled, launch, system) == simulate_kernel(compiled, launch, system)
+
+
+def test_warm_operands_cost_no_dram() -> None:
+    compiled, launch = gemm(1024, (64, 64, 32), 3, 4, "sm_80")
+    system = arch.load("a100-sxm-80gb")
+    cold, warm = simulate_kernel(compiled, launch, system), simulate_kernel(compiled, launch, system, warm_l2=True)
+    assert warm.bytes_moved["dram"] < 0.01 * cold.bytes_moved["dram"]
+    assert warm.time_s < cold.time_s
+
+
+@pytest.mark.parametrize("target", ["sm_90", "sm_100"])
+def test_bulk_copies_and_mbarriers(target: str) -> None:
+    system = arch.load(DEVICES[target])
+    found = simulate_kernel(*tma(target), system)
+    assert found.stalls["mbarrier"] > 0
+    assert found.pipe_busy["tma"] > 0
+    assert 0.05 < found.pipe_busy["tensor" if target == "sm_90" else "tcgen05"] < 1.0
+    assert found.tensor_flops == 2 * 2048**3
+    assert 0.05 < found.tensor_flops / (found.time_s - found.launch_s) / system.tensor_flops_per_s("fp16") < 0.95
+
+
+def test_cut_loops_and_waves_give_what_the_whole_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled, launch = gemm(2048, (128, 128, 32), 4, 4, "sm_80", k=8192)
+    system = arch.load("a100-sxm-80gb")
+    cut = simulate_kernel(compiled, launch, system)
+    monkeypatch.setattr(grid, "BUDGET", 1 << 60)
+    whole = simulate_kernel(compiled, launch, system)
+    assert cut.simulated_issued < 0.5 * whole.simulated_issued
+    assert cut.cycles == pytest.approx(whole.cycles, rel=0.01)
+
+
+def test_a_cut_loop_is_exact_once_its_period_is_steady() -> None:
+    from presilicon.mapping.triton import occupancy_of
+
+    compiled, launch = gemm(1024, (128, 128, 32), 3, 4, "sm_80", k=8192)
+    system = arch.load("a100-sxm-80gb")
+    kernel, _ = prepare(compiled, launch, system, occupancy_of(compiled, system), False)
+    one = Schedule(1, 1, 0, 1.0)
+    times = [run_ctas(kernel, one, keep=keep)[0].cycles for keep in (60, 120, 180)]
+    assert times[2] - times[1] == pytest.approx(times[1] - times[0], rel=0.002)
+
+
+def test_schedule_deals_breadth_first() -> None:
+    assert schedule(50, 100, 2) == Schedule(2, 0, 1, 2.0)
+    assert schedule(150, 100, 2).ctas == 2
+    assert schedule(400, 100, 2) == Schedule(2, 2, 0, 1.0)
+
+
+def test_periods_of_steps() -> None:
+    import numpy as np
+
+    keys = np.array([9, 8, *[1, 2, 3] * 10, 7, 7, 5])
+    found = find_period(keys)
+    assert found is not None
+    assert (found.first, found.length, found.times) == (2, 3, 10)
+    assert find_period(np.arange(50)) is None
+
+
+def test_bad_input() -> None:
+    compiled, launch = gemm(1024, (64, 64, 32), 3, 4, "sm_80")
+    with pytest.raises(KernelError, match="compiled for sm_80, h100-sxm is sm_90"):
+        simulate_kernel(compiled, launch, arch.load("h100-sxm"))
+    with pytest.raises(UnknownNameError, match="fidelity"):
+        simulate_kernel(compiled, launch, arch.load("a100-sxm-80gb"), fidelity="cycles")
+    big = gemm(1024, (128, 128, 128), 4, 4, "sm_80")
+    with pytest.raises(KernelError, match="cannot launch"):
+        simulate_kernel(*big, arch.load("a100-sxm-80gb"))

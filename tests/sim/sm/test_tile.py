@@ -1,0 +1,125 @@
+"""The `tile` fidelity: how instructions become operations, physics that it must obey, and how it agrees with `cycle`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("triton", reason="needs Triton (the extra `kernels`)")
+torch = pytest.importorskip("torch", reason="needs torch for meta tensors")
+
+from presilicon import arch  # noqa: E402
+from presilicon.mapping.triton import Launch, bind_launch, compile_launch  # noqa: E402
+from presilicon.sim.sm import isa, tile  # noqa: E402
+from presilicon.sim.sm.run import simulate_kernel  # noqa: E402
+from presilicon.validate.kernels import all_suites, suite_named  # noqa: E402
+
+H100 = arch.load("h100-sxm")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    patch = pytest.MonkeyPatch()
+    patch.setenv("PRESILICON_CACHE", str(tmp_path_factory.mktemp("cache")))
+    yield
+    patch.undo()
+
+
+def launches(name: str, system: Any = H100, shape: int = 0, config: int = 0) -> list[Launch]:
+    """The bound launches of a point of a suite."""
+    capability, suite = int(system.generation[3:]), suite_named(name)
+    sizes = suite.shapes[shape]
+    made = suite.predict(sizes, suite.configs(sizes)[config], sm_count=int(system.gpu.sm.count), capability=capability)
+    return [bind_launch(one.kernel, one.grid, one.args, one.meta, target=capability) for one in made]
+
+
+def predicted(name: str, system: Any = H100, **point: int) -> Any:
+    """The first launch of a point at `tile`."""
+    launch = launches(name, system, **point)[0]
+    return simulate_kernel(compile_launch(launch), launch, system, fidelity="tile")
+
+
+def table(*instructions: tuple[int, str, int, int]) -> isa.IsaTable:
+    """Rows of (kind, pipe, write barrier, wait mask); everything else is plain."""
+    n = len(instructions)
+    kind, pipe, write, wait = (np.array(column) for column in zip(*[(k, isa.PIPE[p], w, m) for k, p, w, m in instructions], strict=True))
+    zero, minus = np.zeros(n, np.int64), np.full(n, -1)
+    return isa.IsaTable(kind, pipe, np.ones(n), zero, zero + 1, zero, write, minus, wait, zero, zero)
+
+
+def test_instructions_between_two_waits_go_together_by_class() -> None:
+    made = table(
+        (isa.MATH, "alu", -1, 0), (isa.LOAD, "memory", 0, 0), (isa.MATH, "imad", -1, 0), (isa.LOAD, "memory", 0, 0),
+        (isa.MATH, "fma", -1, 1), (isa.MATH, "fma", -1, 0), (isa.BARRIER, "none", -1, 0), (isa.SHARED, "memory", 1, 0),
+        (isa.SHARED, "memory", 2, 0),
+    )
+    group = tile.group_operations(made, np.arange(9)).tolist()
+    # address arithmetic before the loads, both loads, what follows; after the wait its users; the barrier alone; one per scoreboard
+    assert group == [0, 1, 2, 1, 3, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("name", ["gemm", "attention", "softmax", "elementwise", "gemm_tma"])
+def test_never_faster_than_the_roofline(name: str) -> None:
+    for system in (H100, H100.override({"dram.bandwidth": "8 TB/s"})):
+        run = predicted(name, system)
+        sm = system.gpu.sm
+        peak = max(sm.tensor_flops_per_clk[a] for a in ("fp16", "bf16")) * sm.count * system.gpu.clock.boost_hz
+        assert run.time_s >= run.tensor_flops / peak
+        assert run.time_s >= run.bytes_moved["dram"] / system.dram.bandwidth_bytes_per_s
+
+
+def test_tensor_flops_of_a_gemm_are_exact() -> None:
+    suite = suite_named("gemm")
+    sizes = suite.shapes[0]
+    assert predicted("gemm").tensor_flops == 2 * int(sizes["m"]) * int(sizes["n"]) * int(sizes["k"])
+
+
+def test_a_streaming_kernel_takes_the_time_of_its_bytes() -> None:
+    run = predicted("bandwidth_copy")
+    least = run.bytes_moved["dram"] / H100.dram.bandwidth_bytes_per_s
+    assert least <= run.time_s - run.launch_s <= 1.03 * least / H100.calibration["memory.dram_efficiency"]
+    assert run.limiter == "dram"
+
+
+def test_more_bandwidth_is_never_slower() -> None:
+    times = [predicted("elementwise", H100.override({"dram.bandwidth": f"{x} TB/s"})).time_s for x in (1, 2, 4)]
+    assert times == sorted(times, reverse=True)
+    assert times[0] > 1.7 * times[1]
+
+
+def test_what_a_run_says_of_itself_adds_up() -> None:
+    run = predicted("gemm")
+    assert run.fidelity == "tile"
+    assert sum(line.share for line in run.lines) == pytest.approx(1.0)
+    assert sum(line.issued for line in run.lines) == run.issued == sum(run.issued_by_instruction)
+    assert run.stalls["selected"] == pytest.approx(run.issued)
+    assert run == predicted("gemm"), "the same question has the same answer"
+
+
+@pytest.mark.parametrize(("name", "shape"), [("gemm", 0), ("gemm", 1), ("softmax", 0), ("rms_norm", 0), ("transpose", 0), ("gemm_w4a16", 0),
+                                             ("linear_attention", 0), ("latency_load", 0)])
+def test_agrees_with_cycle(name: str, shape: int) -> None:
+    (found, *_) = tile.compare_with_cycle(launches(name, shape=shape), H100)
+    assert found.ratio == pytest.approx(1.0, abs=0.10)
+    assert found.tile_steps < found.cycle_steps / 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("system", ["h100-sxm"])
+def test_agrees_with_cycle_on_the_suites(system: str) -> None:
+    """Within 10 % on 90 % of the launches: first two shapes and configs of every suite."""
+    gpu = arch.load(system)
+    capability = int(gpu.generation[3:])
+    found = []
+    for name, suite in all_suites().items():
+        for shape, sizes in enumerate(suite.shapes[:2]):
+            if suite.call is None and not suite.refuses(sizes, capability):
+                for config in range(min(2, len(suite.configs(sizes)))):
+                    found += tile.compare_with_cycle(launches(name, gpu, shape, config), gpu)
+    errors = np.array([abs(each.ratio - 1.0) for each in found])
+    assert len(errors) > 100
+    assert (errors <= 0.10).mean() >= 0.90, sorted(((e.ratio, e.name) for e in found), key=lambda x: -abs(x[0] - 1.0))[:20]
+    assert np.median([each.cycle_steps / each.tile_steps for each in found]) > 4

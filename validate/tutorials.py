@@ -1,0 +1,179 @@
+"""The Triton tutorials' published figures (A100-SXM4-40GB) beside predictions of kernels of the same algorithm.
+
+`matmul` of tutorial 03 is `kernels.gemm.matmul` and the softmax of tutorial 02 is `kernels.rows.softmax`; the autotuned configs of tutorial
+03 stand here as data. The published times are those of `triton.testing.do_bench`: L2 cleared, CUDA events around one launch, the best
+config of the set. That machine held a lower clock than its data sheet's under load; the SM clock is the one number fitted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..arch import System, load
+from ..errors import TableError
+from ..mapping.triton import CompiledKernel, Launch, bind_launch, compile_launch, occupancy_of
+from ..sim.sm.run import simulate_kernel
+
+#: BLOCK_M, BLOCK_N, BLOCK_K, stages, warps of tutorial 03's CUDA autotune set (release 3.0), in its order.
+MATMUL_CONFIGS: Sequence[tuple[int, int, int, int, int]] = (
+    (128, 256, 64, 3, 8), (64, 256, 32, 4, 4), (128, 128, 32, 4, 4), (128, 64, 32, 4, 4), (64, 128, 32, 4, 4), (128, 32, 32, 4, 4),
+    (64, 32, 32, 5, 2), (32, 64, 32, 5, 2), (128, 256, 128, 3, 8), (256, 128, 128, 3, 8), (256, 64, 128, 4, 4), (64, 256, 128, 4, 4),
+    (128, 128, 128, 4, 4), (128, 64, 64, 4, 4), (64, 128, 64, 4, 4), (128, 32, 64, 4, 4),
+)
+#: Launch and events in a time of `do_bench`, in place of a graphed kernel's floor: the README of the table gives 5 to 8 us.
+DO_BENCH_S = 5.0e-6
+#: SM clock of the table's machine, fitted on its fp16 matmuls: the one fitted number.
+CLOCK_HZ = 1.24e9
+
+
+@dataclass(frozen=True)
+class Row:
+    """One published figure and its prediction.
+
+    Attributes
+    ----------
+    kernel, dtype, size
+        ``"matmul"`` or ``"softmax"``; m = n = k, or the columns of 4096 rows.
+    measured_s, predicted_s
+        Seconds a call as `do_bench` sees it.
+    config
+        The config that the model holds to be the fastest.
+    """
+
+    kernel: str
+    dtype: str
+    size: int
+    measured_s: float
+    predicted_s: float
+    config: tuple[int, ...]
+
+    @property
+    def error(self) -> float:
+        """Predicted over measured, less 1."""
+        return self.predicted_s / self.measured_s - 1.0
+
+
+def read_published(path: Path) -> list[tuple[str, str, int, float]]:
+    """Kernel, dtype, size and seconds of the table's Triton rows.
+
+    Raises
+    ------
+    TableError
+        The table lacks a column.
+    """
+    import pandas as pd
+
+    frame = pd.read_csv(path)
+    for name in ("kernel", "dtype", "n", "latency_s"):
+        if name not in frame.columns:
+            raise TableError(f"{path}: no column {name!r}; it has {', '.join(map(str, frame.columns))}")
+    frame = frame[frame.kernel.isin(["matmul", "softmax"])]
+    columns = (frame[name].tolist() for name in ("kernel", "dtype", "n", "latency_s"))
+    return [(str(name), str(dtype), int(n), float(s)) for name, dtype, n, s in zip(*columns, strict=True)]
+
+
+@lru_cache(maxsize=4096)
+def matmul_launch(size: int, dtype: str, config: tuple[int, int, int, int, int]) -> tuple[CompiledKernel, Launch]:
+    """Tutorial 03's launch of one size and config, compiled for sm_80."""
+    import torch
+
+    from .kernels.gemm import matmul
+
+    block_m, block_n, block_k, stages, warps = config
+    kind = getattr(torch, dtype)
+    a, b = (torch.empty(size, size, dtype=kind, device="meta") for _ in range(2))
+    c = torch.empty(size, size, dtype=torch.float16, device="meta")
+    strides = (1, size) if dtype.startswith("float8") else (size, 1)
+    grid = (-(-size // block_m) * -(-size // block_n),)
+    meta = {"BLOCK_M": block_m, "BLOCK_N": block_n, "BLOCK_K": block_k, "GROUP_M": 8, "INT8": False, "SCALED": False,
+            "num_warps": warps, "num_stages": stages}
+    launch = bind_launch(matmul, grid, (a, b, c, a, a, size, size, size, size, 1, *strides, size, 1), meta, target="sm_80")
+    return compile_launch(launch), launch
+
+
+def softmax_launch(columns: int, system: System, rows: int = 4096) -> tuple[CompiledKernel, Launch]:
+    """Tutorial 02's launch: as many programs as its own occupancy rule gives, 8 warps, 2 stages."""
+    import torch
+
+    from .kernels.rows import softmax
+
+    x, out = (torch.empty(rows, columns, dtype=torch.float32, device="meta") for _ in range(2))
+    meta = {"BLOCK": 1 << (columns - 1).bit_length(), "STAGES": 2, "num_warps": 8}
+
+    def bound(programs: int) -> Launch:
+        return bind_launch(softmax, (programs,), (out, x, columns, columns, rows, columns), meta, target="sm_80")
+
+    compiled = compile_launch(bound(rows))
+    sm = system.gpu.sm
+    resident = int(sm.registers) // (compiled.registers * 32 * 8)
+    if compiled.shared_bytes:
+        resident = min(resident, int(sm.shared_bytes_per_cta) // compiled.shared_bytes)
+    return compiled, bound(min(rows, int(sm.count) * resident))
+
+
+def predict(kernel: str, dtype: str, size: int, system: System, *, fidelity: str = "cycle",
+            configs: Iterable[tuple[int, int, int, int, int]] = MATMUL_CONFIGS) -> tuple[float, float, tuple[int, ...]]:
+    """Seconds of the kernel itself, the fixed part of them, and the best config; configs that do not fit an SM are passed over."""
+    if kernel == "softmax":
+        found = simulate_kernel(*softmax_launch(size, system), system, fidelity=fidelity)
+        return found.time_s, found.launch_s, ()
+    best: tuple[float, float, tuple[int, ...]] = (float("inf"), 0.0, ())
+    for config in configs:
+        compiled, launch = matmul_launch(size, dtype, config)
+        if occupancy_of(compiled, system).ctas == 0:
+            continue
+        found = simulate_kernel(compiled, launch, system, fidelity=fidelity)
+        best = min(best, (found.time_s, found.launch_s, config))
+    return best
+
+
+def machine(clock_hz: float) -> System:
+    """The A100-SXM4-40GB of the table, at the clock that it held."""
+    return load("a100-sxm-40gb").override({"gpu.clock.boost": clock_hz})
+
+
+def compare(path: Path, *, kernel: str, dtype: str, clock_hz: float = CLOCK_HZ, sizes: Iterable[int] | None = None, fidelity: str = "cycle",
+            configs: Iterable[tuple[int, int, int, int, int]] = MATMUL_CONFIGS) -> list[Row]:
+    """Published and predicted times of one kernel and dtype."""
+    wanted = None if sizes is None else set(sizes)
+    system, choice, rows = machine(clock_hz), tuple(configs), []
+    for name, kind, size, measured in read_published(path):
+        if (name, kind) != (kernel, dtype) or (wanted is not None and size not in wanted):
+            continue
+        time_s, fixed_s, config = predict(name, kind, size, system, fidelity=fidelity, configs=choice)
+        rows.append(Row(name, kind, size, measured, time_s - fixed_s + DO_BENCH_S, config))
+    return rows
+
+
+def fit_clock(path: Path, *, sizes: Iterable[int] | None = None, start_hz: float = CLOCK_HZ, rounds: int = 2) -> float:
+    """SM clock of least mean absolute relative error over the fp16 matmuls, within 10 MHz.
+
+    Between simulations at two clocks the part of a kernel's time that is not launch is taken to go with 1 / clock; `rounds` simulations.
+    """
+    clock = start_hz
+    for _ in range(rounds):
+        rows = compare(path, kernel="matmul", dtype="float16", clock_hz=clock, sizes=sizes)
+        measured = np.array([row.measured_s for row in rows])
+        own = np.array([row.predicted_s for row in rows]) - DO_BENCH_S
+        tried = np.arange(0.9e9, 1.411e9, 1e7)
+        errors = [float(np.mean(np.abs((own * clock / c + DO_BENCH_S) / measured - 1.0))) for c in tried]
+        clock = float(tried[int(np.argmin(errors))])
+    return clock
+
+
+def mape(rows: Sequence[Row]) -> float:
+    """Mean absolute relative error."""
+    return float(np.mean([abs(row.error) for row in rows]))
+
+
+def table(rows: Sequence[Row]) -> list[Mapping[str, Any]]:
+    """Rows as records: size, measured and predicted seconds, config, error."""
+    return [{"kernel": r.kernel, "dtype": r.dtype, "size": r.size, "measured_us": round(r.measured_s * 1e6, 2),
+             "predicted_us": round(r.predicted_s * 1e6, 2), "config": "x".join(map(str, r.config)), "error": round(r.error, 4)}
+            for r in rows]
