@@ -114,7 +114,7 @@ def nonzero_digits(sigma: float, bits: int = 8, radix_bits: int = 2) -> float:
     repository, which measures 1.75, 2.10, 2.32, 2.48 and 2.60 for sigma of 10 to 50.
 
     >>> [round(nonzero_digits(sigma), 2) for sigma in (10, 20, 30, 40, 50)]
-    [1.77, 2.12, 2.33, 2.49, 2.59]
+    [1.76, 2.11, 2.33, 2.49, 2.6]
     """
     if radix_bits != 2:
         raise SpecError(f"radix_bits: expected 2, found {shown(radix_bits)}")

@@ -10,8 +10,8 @@ pytest.importorskip("torch")
 pytest.importorskip("triton")
 pytest.importorskip("numba")  # a pure Python run of as many instructions takes an hour
 
-from presilicon.errors import TableError  # noqa: E402
-from presilicon.validate import tutorials  # noqa: E402
+from presilicon.errors import TableError
+from presilicon.validate import tutorials
 
 TABLE = Path(__file__).resolve().parents[3] / "shared" / "measured" / "triton_tutorials.a100_sxm_40gb.csv"
 needs_table = pytest.mark.skipif(not TABLE.is_file(), reason="published figures are not beside the project (../shared/measured)")

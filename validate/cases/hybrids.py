@@ -184,3 +184,22 @@ def decode_speedup(
         tokens = [token_estimate(each, model, batch, keys) for keys in range(prompt + 1, prompt + output, 64)]
         sums.append(sum(t.total_energy_j if energy else t.time_s for t in tokens))
     return sums[0] / sums[1]
+
+
+@measures.add("1")
+def hybrid_speedup(graph: OpGraph, system: AnySystem, place: str = "auto", over: str = "xpu") -> float:
+    """Time of a step on a hybrid system under one placement, ``over``, over that under another, ``place``."""
+    from ...sim.hybrid.run import lay_out
+
+    new, old = (lay_out(graph, _hybrid(system), "analytic", rule).played.time_s for rule in (place, over))
+    return old / new
+
+
+@measures.add("1")
+def in_order(graph: OpGraph, system: AnySystem, second: AnySystem) -> float:
+    """1 if a step is fastest on the system, slower on the second, and slowest on the system's processor alone; else 0."""
+    from ...sim.hybrid.run import lay_out
+
+    times = [lay_out(graph, _hybrid(s), "analytic", rule).played.time_s
+             for s, rule in ((system, "auto"), (second, "auto"), (system, "xpu"))]
+    return float(times == sorted(times))

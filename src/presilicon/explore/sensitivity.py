@@ -123,8 +123,7 @@ def _results(
         if path:
             columns[path][index] = moved[path][which]
     fields: dict[str, Any] = {k: graph.meta.get(k) for k in ("phase", "batch", "seq", "context")}
-    noted: dict[str, Any] = {k: graph.meta.get(k) for k in ("phase", "batch", "seq", "context")}
-    workload = Workload(graph.name, True, **noted)
+    workload = Workload(graph.name, True, **fields)
     table = evaluate_designs(Subject(workload, graph, system, fidelity, runtime), columns).to_pandas()
     column = OBJECTIVES[objective][0]
     if column not in table:
