@@ -17,7 +17,6 @@ import math
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Final
 
 from ..errors import SpecError, UnknownNameError, shown
@@ -183,17 +182,17 @@ def from_document(document: Mapping[str, Any], where: str) -> DramDevice:
     commands, rules, switch = _included(reader, document, timings)
     return DramDevice(
         name=str(document["name"]), title=str(document.get("title", document["name"])), standard=str(document["standard"]),
-        clock_hz=clock_hz, organisation=organisation, timings=MappingProxyType(timings), commands=commands, rules=rules,
+        clock_hz=clock_hz, organisation=organisation, timings=dict(timings), commands=commands, rules=rules,
         buses=reader.whole("buses", document.get("buses", 1), 1), mode_switch=switch, refresh=_refresh(reader, document, "refresh"),
         refresh_bank=_refresh(reader, document, "refresh_bank"),
-        pim=_pim(reader, document, organisation), power_limit=MappingProxyType(limits),
-        controller=MappingProxyType({
+        pim=_pim(reader, document, organisation), power_limit=dict(limits),
+        controller={
             key: reader.count(f"controller.{key}", value)
-            for key, value in reader.section("controller", document.get("controller", {})).items()}),
-        energy=MappingProxyType({
+            for key, value in reader.section("controller", document.get("controller", {})).items()},
+        energy={
             key: reader.quantity(f"energy.{key}", value, "J" if key.endswith("_j") else "J/bit")
-            for key, value in reader.section("energy", document.get("energy", {})).items()}),
-        sources=MappingProxyType(reader.sources))
+            for key, value in reader.section("energy", document.get("energy", {})).items()},
+        sources=dict(reader.sources))
 
 
 def _included(reader: Reader, document: Mapping[str, Any], timings: Mapping[str, int],

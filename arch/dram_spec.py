@@ -8,7 +8,6 @@ from __future__ import annotations
 import ast
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 from typing import Final
 
 from ..errors import SpecError, UnknownNameError, shown
@@ -229,7 +228,7 @@ class DramDevice:
         for name in changes:
             if name not in self.timings:
                 raise UnknownNameError("timing", name, self.timings, self.name)
-        return replace(self, timings=MappingProxyType({**self.timings, **changes}))
+        return replace(self, timings={**self.timings, **changes})
 
     def without_power_limit(self) -> DramDevice:
         """The device with the timings that its power limit stretches at their unlimited values."""

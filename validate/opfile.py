@@ -195,14 +195,32 @@ def predict_file(
     return Summary(path, chosen.name, system.name, rows, out, errors, worst_frame, tuple(notes))
 
 
-def read_table(path: Path, kind: str | None, measured: str) -> Table:
-    """A whole measured table, checked."""
+def _whole(table: Path | pd.DataFrame, kind: str | None) -> tuple[str, TableKind, pd.DataFrame, pd.DataFrame]:
+    """Name, kind, rows as they are and checked rows of a whole table."""
     import pandas as pd
 
-    frame = pd.concat([chunk.frame() for chunk in read_chunks(path)])
-    chosen = kind_named(kind) if kind else kind_of(frame, str(path))
-    checked = check(frame, chosen, str(path))
-    return Table(path.name, chosen, checked.reset_index(drop=True), _measured(frame, measured, str(path)))
+    if isinstance(table, pd.DataFrame):
+        name = where = "table"
+        frame = table
+    else:
+        name, where = table.name, str(table)
+        frame = pd.concat([chunk.frame() for chunk in read_chunks(table)])
+    chosen = kind_named(kind) if kind else kind_of(frame, where)
+    return name, chosen, frame, check(frame, chosen, where)
+
+
+def read_table(table: Path | pd.DataFrame, kind: str | None, measured: str) -> Table:
+    """A whole measured table, checked."""
+    name, chosen, frame, checked = _whole(table, kind)
+    where = name if table is frame else str(table)
+    return Table(name, chosen, checked.reset_index(drop=True), _measured(frame, measured, where))
+
+
+def predict_table(table: Path | pd.DataFrame, system: System, kind: str | None = None) -> pd.DataFrame:
+    """A whole table with the prediction in the columns ``PREDICTED``."""
+    _, chosen, frame, checked = _whole(table, kind)
+    predicted = predict(checked, chosen, system)
+    return frame.assign(**{name: predicted[name] for name in PREDICTED})
 
 
 def halves(rows: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -217,6 +235,15 @@ class CalibrationSummary:
 
     calibration: Calibration
     other_half: list[ErrorLine]
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per group of rows: errors before the fit, after it, and held out."""
+        import pandas as pd
+
+        return pd.DataFrame([vars(line) for line in self.calibration.errors + self.other_half])
+
+    def _repr_html_(self) -> str:
+        return self.to_frame().to_html(index=False, float_format=lambda x: f"{x:.3g}", escape=True)
 
     @property
     def system(self) -> System:
@@ -233,7 +260,7 @@ class CalibrationSummary:
 
 
 def calibrate_files(
-    paths: Sequence[Path],
+    tables: Sequence[Path | pd.DataFrame],
     system: System,
     *,
     kind: str | None = None,
@@ -247,13 +274,13 @@ def calibrate_files(
     """Fit a system to files of measured op tables; see ``presilicon calibrate``."""
     from rich.progress import Progress
 
-    tables = [read_table(path, kind, measured) for path in paths]
-    fit_on, other = tables, []
+    read = [read_table(table, kind, measured) for table in tables]
+    fit_on, other = read, []
     if half is not None:
-        parts = [halves(len(t.frame), seed) for t in tables]
-        fit_on = [t.rows(p[half]) for t, p in zip(tables, parts, strict=True)]
-        other = [t.rows(p[1 - half]) for t, p in zip(tables, parts, strict=True)]
-    text = source or "fitted by presilicon calibrate on " + ", ".join(t.name for t in tables) + (
+        parts = [halves(len(t.frame), seed) for t in read]
+        fit_on = [t.rows(p[half]) for t, p in zip(read, parts, strict=True)]
+        other = [t.rows(p[1 - half]) for t, p in zip(read, parts, strict=True)]
+    text = source or "fitted by presilicon calibrate on " + ", ".join(t.name for t in read) + (
         f" (random half {half}, seed {seed})" if half is not None else ""
     )
     if start is not None:

@@ -31,7 +31,7 @@ class Constraints:
         By memory and tensor, extents that the tile must have: ``{("buffer", "O"): {"m": 512}}``; dimensions left out are free.
     even
         All tiles of a memory stand at one depth, as Timeloop has them: a loop between two of them indexes none of those above it, so that
-        they might as well stand below it.
+        they might as well stand below it. And each dimension is spread along one axis of a fanout.
     """
 
     dataflow: str | None = None

@@ -142,11 +142,11 @@ def evaluate(mapping: Mapping, problem: Problem, branch: int = 0, starts: Mappin
     reads: dict[tuple[str, int], int] = {}
     writes: dict[tuple[str, int], int] = {}
     for tensor in problem.tensors.values():
-        for parent, child, moved, shared, first in _transfers(mapping, problem, tensor, below, branch, starts or {}):
-            output = tensor.kind == "output"
+        for parent, child, moved, shared, start in _transfers(mapping, problem, tensor, below, branch, starts or {}):
+            output, first = tensor.kind == "output", start
             if output and problem.counting == "zigzag":
                 # Fetched back every time, the first included, unless no partial sum ever returns.
-                alone = tensor.volume(problem.dims) if child == len(problem.memories) else first
+                alone = tensor.volume(problem.dims) if child == len(problem.memories) else start
                 first = moved if moved <= alone else 0
             for key, read, written in (
                 ((tensor.name, parent), moved - first, moved if output else 0),

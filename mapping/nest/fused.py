@@ -231,7 +231,7 @@ def _add_group(
                     owner = compiled[group.ops.index(node.op)]
                     size += owner.tensor_bytes(owner.tensors[node.keep.tensor], tiles, memory)
             if memory.name == group.level:
-                size -= sum(each.tensor_bytes(each.tensors[name], each.dims | part, memory) for name in stored)
+                size -= sum(each.tensor_bytes(each.tensors[name], dict(each.dims) | dict(part), memory) for name in stored)
                 size += sum(sizes[name] for name, (first, last) in inner.items() if first <= group.ops[k] <= last)
             held[memory.name].append(size)
 
@@ -242,7 +242,7 @@ def stored_bytes(name: str, compiled: list[Problem], part: MappingABC[str, int])
     for each in compiled:
         if name in each.tensors:
             tensor = each.tensors[name]
-            sizes.append(each.tensor_bytes(tensor, dict(each.dims) | part, each.memories[tensor.levels[0]]))
+            sizes.append(each.tensor_bytes(tensor, dict(each.dims) | dict(part), each.memories[tensor.levels[0]]))
     return max(sizes)
 
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from .cascade import Cascade
 from .constraints import Constraints
 from .cost import ports
-from .fused import FusedNest, Held, inner_tensors, problems, shared_dims, stored_bytes
+from .fused import FusedNest, Held, inner_tensors, shared_dims, stored_bytes
 from .incumbent import TOLERANCE, Incumbent
 from .lattice import Lattice, Slide, TensorTable, lattice
 from .nest import Keep, Loop, Mapping
@@ -454,12 +454,12 @@ class GroupSearch:
                 shared.append(Held(self.ops[int(k)], Keep(name, memory[link.level])))
         loops_to(self.shapes.tile(shape))
         branches = []
-        for k, side in enumerate(self.sides):
+        for n, side in enumerate(self.sides):
             assert side.at is not None
             levels = {level.number: level.names for level in side.space.levels}
             levels[self.backing] = tuple(side.at.names[i] for i in side.own(side.at))
-            placed = side.trail.follow(branch_rows[k], levels)
-            branches.append(side.space.written(placed, int(self.up[k][shape])).nodes)
+            placed = side.trail.follow(branch_rows[n], levels)
+            branches.append(side.space.written(placed, int(self.up[n][shape])).nodes)
         return Point(energy, cycles, FusedNest(self.ops, memory[self.backing], tuple(shared), tuple(branches)))
 
 
@@ -516,8 +516,3 @@ def backing_memories(cascade: Cascade, ops: tuple[int, ...], compiled: Sequence[
 def classes(sides: Sequence[Side]) -> list[tuple[str, ...]]:
     """Every choice of ``"fastest"`` or ``"slower"`` groups for each op, the fastest of all first."""
     return list(product(("fastest", "slower"), repeat=len(sides)))
-
-
-def compile_group(cascade: Cascade, ops: tuple[int, ...], like: Problem, backing: int) -> list[Problem]:
-    """Problems of a group's ops, its intermediates backed by memory number `backing`."""
-    return problems(cascade, like.hierarchy, ops, backing)

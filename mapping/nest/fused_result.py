@@ -19,7 +19,7 @@ from .fused import CascadeCounts, CascadeMapping, FusedNest, fused_lines, inner_
 from .fused_search import search_cascade
 from .incumbent import Objective
 from .nest import Keep
-from .result import UNITS, bytes_text
+from .result import UNITS, StoppedBeforeError, bytes_text
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,7 @@ def map_cascade(
     if found.mapping is None or found.counts is None:
         names = " -> ".join(op.name for op in cascade.ops)
         if not found.exhausted:
-            raise MappingError(
+            raise StoppedBeforeError(
                 f"cascade {names}: stopped before the first mapping was found; {found.evaluated:,} partial mappings evaluated"
             )
         raise MappingError(f"cascade {names}: no mapping fits")

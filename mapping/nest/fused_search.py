@@ -78,6 +78,7 @@ class _CascadeSearch:
         self.incumbent = Incumbent(objective)
         self.best: CascadeMapping | None = None
         self.counts: CascadeCounts | None = None
+        self.tightened: set[tuple[tuple[int, ...], int]] = set()
         self.searches: dict[tuple[tuple[int, ...], int], GroupSearch | None] = {}
         self.least: dict[tuple[tuple[int, ...], int, tuple[str, ...]], Point | None] = {}
         self.cuts = [cut for cut in self._cuts(fuse) if all(self._search(*part) is not None for part in cut)]
@@ -93,7 +94,7 @@ class _CascadeSearch:
                     runs.append((i,))
             if any(marks) and not fuse:
                 continue
-            options = []
+            options: list[list[tuple[tuple[int, ...], int]]] = []
             for ops in runs:
                 if len(ops) == 1:
                     options.append([(ops, 0)])
@@ -142,13 +143,9 @@ class _CascadeSearch:
         return FoundCascade(self.best, self.counts, not pending, bound * scale, len(self.cuts), self.meter.evaluated)
 
     def _tighten(self, part: GroupSearch) -> None:
-        if (part.ops, part.backing) not in self._tightened:
+        if (part.ops, part.backing) not in self.tightened:
             part.tighten()
-            self._tightened.add((part.ops, part.backing))
-
-    @property
-    def _tightened(self) -> set[tuple[tuple[int, ...], int]]:
-        return self.__dict__.setdefault("_tight", set())  # type: ignore[no-any-return]
+            self.tightened.add((part.ops, part.backing))
 
     def _bound(self, cut: Cut) -> float:
         parts = self._parts(cut)

@@ -64,7 +64,8 @@ class OpWalker(Walker):
 
     def held(self, level: int) -> dict[str, float]:
         """Bytes of every tensor in the fullest instance of a memory."""
-        memory, found = self.problem.memories[level], {}
+        memory = self.problem.memories[level]
+        found: dict[str, float] = {}
         for ((name, number), _), tile in self.tiles.items():
             if number == level:
                 size = len(tile.elements) * self.problem.tensors[name].bytes_per_element * memory.buffers

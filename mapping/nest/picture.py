@@ -19,10 +19,10 @@ STEPS = 400
 
 def picture(mapping: Mapping, problem: Problem) -> Figure:
     """The nest as nested boxes (left) and bytes held in each memory over the run (right)."""
-    from matplotlib.figure import Figure
+    from ...figure import ShownFigure
 
     memories = problem.memories[1:]
-    figure = Figure(figsize=(11.0, max(3.5, 0.32 * len(mapping.nodes) + 1.0)), layout="constrained")
+    figure = ShownFigure(figsize=(11.0, max(3.5, 0.32 * len(mapping.nodes) + 1.0)), layout="constrained")
     grid = figure.add_gridspec(max(1, len(memories)), 2, width_ratios=(1.1, 1.0))
     _nest(figure.add_subplot(grid[:, 0]), mapping, problem)
     for row, memory in enumerate(memories):
@@ -52,8 +52,8 @@ def _nest(axes: Any, mapping: Mapping, problem: Problem) -> None:
         text = f"{'for' if isinstance(node, Loop) else 'parallel'} {node.dim} in {node.factor}"
         if isinstance(node, Spatial):
             text += f" on {node.fanout}.{node.axis}"
-        style = {"linestyle": "--"} if isinstance(node, Spatial) else {}
-        axes.add_patch(Rectangle((left - 0.005, i), 1.0 - 2 * left, total - i - 0.08 * depth, fill=False, linewidth=0.7, **style))
+        style = "--" if isinstance(node, Spatial) else "-"
+        axes.add_patch(Rectangle((left - 0.005, i), 1.0 - 2 * left, total - i - 0.08 * depth, fill=False, linewidth=0.7, linestyle=style))
         axes.text(left, i + 0.5, text, va="center", fontsize=8)
         depth += 1
     axes.set(xlim=(0, 1), ylim=(total + 0.1, 0), title=f"{problem.op.name} on {problem.hierarchy.name}")

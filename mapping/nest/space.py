@@ -22,7 +22,7 @@ from .cost import Cost, cost
 from .lattice import Lattice, lattice, ordered_factorisations, tensor_table
 from .nest import Keep, Loop, Mapping, Node
 from .problem import Problem
-from .spread import Spread, axis_shapes, combine, place, spreads
+from .spread import Spread, axis_shapes, combine, one_axis_each, place, spreads
 from .sweep import Level, Placed
 
 Index = NDArray[np.int64]
@@ -206,6 +206,8 @@ def _spread_options(problem: Problem, shapes: Lattice, constraints: Constraints)
                 asked = ", ".join(f"{dim} {factor}" for dim, factor in factors.items())
                 raise MappingError(f"constraints: spatial: the axes of {fanout.name} ({axes}) cannot hold {asked}")
             found = np.array([wanted])
+        if constraints.even:
+            found = np.array([i for i in found.tolist() if one_axis_each(shapes, options, i) is not None], dtype=np.int64)
         by_axis.append(tuple(options))
         whole.append(found)
     return tuple(by_axis), tuple(whole)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -79,7 +80,7 @@ def spreads(problem: Problem, shapes: Lattice, candidates: Index) -> list[Spread
 
 def place(shapes: Lattice, fanout: Fanout, options: Sequence[Index], wanted: int) -> list[Spatial]:
     """Loops on the fanout's axes whose product is shape `wanted`; `options` are the shapes that each axis may hold."""
-    chosen = _split(shapes, options, wanted)
+    chosen = one_axis_each(shapes, options, wanted) or _split(shapes, options, wanted)
     assert chosen is not None, "a spread is a product of what its axes hold"
     return [
         Spatial(dim, factor, fanout.name, axis)
@@ -87,6 +88,17 @@ def place(shapes: Lattice, fanout: Fanout, options: Sequence[Index], wanted: int
         for dim, factor in shapes.tile(index).items()
         if factor > 1
     ]
+
+
+def one_axis_each(shapes: Lattice, options: Sequence[Index], wanted: int) -> list[int] | None:
+    """What each axis holds when every dimension lies on one axis; None where that does not fit."""
+    able = [set(option.tolist()) for option in options]
+    factors = {dim: factor for dim, factor in shapes.tile(wanted).items() if factor > 1}
+    for axes in itertools.product(range(len(options)), repeat=len(factors)):
+        held = [shapes.index({d: f for (d, f), axis in zip(factors.items(), axes, strict=True) if axis == i}) for i in range(len(options))]
+        if all(index in room for index, room in zip(held, able, strict=True)):
+            return held
+    return None
 
 
 def _split(shapes: Lattice, options: Sequence[Index], wanted: int) -> list[int] | None:

@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .api import compare, load_graph, simulate, trace, trace_model
+    from .api import calibrate, compare, load_graph, predict_table, simulate, trace, trace_model
     from .arch import Estimate, System
     from .arch import load as load_system
     from .errors import PresiliconError
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from .kernel_tune import tune
     from .mapping.nest.api import map_any as map
     from .report import Report
-    from .workloads import Op, OpGraph
+    from .workloads import Op, OpGraph, parallelise
+    from .workloads.quantise import quantise
 
 __version__ = "0.1.0"
 
@@ -36,6 +37,8 @@ _WHERE = {
     "load_graph": ("api", "load_graph"),
     "simulate": ("api", "simulate"),
     "compare": ("api", "compare"),
+    "predict_table": ("api", "predict_table"),
+    "calibrate": ("api", "calibrate"),
     "Report": ("report", "Report"),
     "predict_kernel": ("kernel_api", "predict_kernel"),
     "capture_launches": ("kernel_api", "capture_launches"),
@@ -52,6 +55,8 @@ _WHERE = {
     "Estimate": ("arch", "Estimate"),
     "Op": ("workloads", "Op"),
     "OpGraph": ("workloads", "OpGraph"),
+    "quantise": ("workloads.quantise", "quantise"),
+    "parallelise": ("workloads.parallel", "parallelise"),
     "PresiliconError": ("errors", "PresiliconError"),
     "map": ("mapping.nest.api", "map_any"),
 }
@@ -64,6 +69,7 @@ __all__ = [
     "PresiliconError",
     "Report",
     "System",
+    "calibrate",
     "capture_launches",
     "compare",
     "explore_designs",
@@ -72,8 +78,11 @@ __all__ = [
     "load_results",
     "load_system",
     "map",
+    "parallelise",
     "pareto_front",
     "predict_kernel",
+    "predict_table",
+    "quantise",
     "sensitivity",
     "simulate",
     "sweep",

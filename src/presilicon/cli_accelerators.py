@@ -71,6 +71,8 @@ def map_(
     several = cascade is not None or (name is not None and "," in name)
     if (several or everything) and (front or from_timeloop is not None or to_timeloop is not None or picture is not None):
         raise PresiliconError("map: --pareto, --from-timeloop, --to-timeloop and --picture take a single op")
+    if counting is CountingName.ZIGZAG and (several or everything or front or from_timeloop is not None):
+        raise PresiliconError("map: --counting zigzag takes the search of a single op")
     if several and (dataflow is not None or even):
         raise PresiliconError("map: --dataflow and --even take single ops, not a cascade")
     if loaded is not None and everything:

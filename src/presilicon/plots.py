@@ -21,22 +21,17 @@ def colour(index: int) -> str:
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Any]:
-    from matplotlib.figure import Figure
+    from .figure import ShownFigure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = ShownFigure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots()
 
 
 def svg(figure: Figure) -> bytes:
     """A figure as SVG: the same figure gives the same bytes."""
-    import io
+    from .figure import svg as write
 
-    from matplotlib import rc_context
-
-    stream = io.BytesIO()
-    with rc_context({"svg.hashsalt": "presilicon"}):
-        figure.savefig(stream, format="svg", metadata={"Date": None})
-    return stream.getvalue()
+    return write(figure)
 
 
 def roofline(report: Report) -> Figure:

@@ -71,8 +71,8 @@ def random_fused(rng: random.Random, cascade: Cascade, hierarchy: Hierarchy, ops
         rng.shuffle(here)
         above += here
     for node in [*above, None]:
-        for dim in left:
-            factors = [f for f in range(2, left[dim] + 1) if left[dim] % f == 0]
+        for dim, extent in list(left.items()):
+            factors = [f for f in range(2, extent + 1) if extent % f == 0]
             if factors and rng.random() < 0.4:
                 factor = rng.choice(factors)
                 left[dim] //= factor

