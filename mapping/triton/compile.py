@@ -29,7 +29,7 @@ from .cubin import CubinInfo, read_cubin
 from .launch import Grid, Launch, bind_launch, place_of
 from .tools import require_triton, run_on_cubin
 
-_SCHEMA = "4"
+_SCHEMA = "5"
 _TEXTS = ("ttir", "ttgir", "ptx", "sass")
 _ONE_AT_A_TIME = threading.RLock()
 _SASS_OPTIONS = ("-c", "-hex", "-gi")
@@ -143,8 +143,24 @@ def _run_stages(launch: Launch) -> tuple[dict[str, Any], dict[str, Any]]:
     made: dict[str, Any] = {}
     for name, stage in stages.items():
         module = stage(module, metadata)
+        if name == "ptx":
+            module = _one_line_each(module)
         made[name] = module if isinstance(module, bytes) else str(module)
     return made, metadata
+
+
+def _one_line_each(ptx: str) -> str:
+    """PTX in which a block of inline assembly has one source line.
+
+    LLVM counts the lines of the assembly text as if they were lines of the kernel's file, so that a masked load of four words would spread over
+    four lines, those of other statements among them.
+    """
+
+    def settle(block: re.Match[str]) -> str:
+        first, *rest = re.split(r"(?m)^(?=[ \t]*\.loc\b)", block[0])
+        return first + "".join(part if number == 0 else part.partition("\n")[2] for number, part in enumerate(rest))
+
+    return re.sub(r"// begin inline asm.*?// end inline asm", settle, ptx, flags=re.DOTALL)
 
 
 @contextlib.contextmanager

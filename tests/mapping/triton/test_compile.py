@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import subprocess
@@ -13,7 +14,7 @@ from types import ModuleType
 import pytest
 
 from presilicon.errors import KernelError, UnknownNameError
-from presilicon.mapping.triton import bind_launch, compile_kernel, compile_launch, configs_of, resource_usage
+from presilicon.mapping.triton import bind_launch, compile_kernel, compile_launch, configs_of, resource_usage, take_apart
 from presilicon.mapping.triton import cache as disk
 
 TARGETS = [80, 86, 89, 90, 100, 120]
@@ -31,6 +32,23 @@ def test_every_target_gives_every_text(lab: ModuleType, target: int) -> None:
     assert compiled.cubin[:4] == b"\x7fELF"
     assert (compiled.num_warps, compiled.num_ctas, compiled.threads) == (4, 1, 128)
     assert compiled.source_file.endswith("kernels.py")
+
+
+@pytest.mark.parametrize("target", [80, 90])
+def test_wide_masked_loads_belong_to_the_statement_that_loads(kernels: ModuleType, lab: ModuleType, target: int) -> None:
+    """LLVM counts the lines of inline assembly as lines of the file; eight words a thread would reach beyond the kernel's end."""
+    x = lab.meta(1 << 16)
+    compiled = compile_kernel(kernels.add, (32,), (x, x, x, 1 << 16), {"BLOCK": 2048}, target=target)
+    lines = inspect.getsource(kernels.add.fn).splitlines()
+    first = kernels.add.starting_line_number
+    listing = take_apart(compiled).listing.instructions
+    said = {i.source.line for i in listing if i.source is not None and i.source.file.endswith("kernels.py")}
+    assert said
+    assert said <= set(range(first, first + len(lines)))
+    for instruction in listing:
+        if instruction.opcode.startswith(("LDG", "STG")):
+            text = lines[instruction.source.line - first]
+            assert ("tl.load" if instruction.opcode.startswith("LDG") else "tl.store") in text
 
 
 @pytest.mark.parametrize("target", [80, 90, 100])
