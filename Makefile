@@ -10,7 +10,7 @@ PYTHON    ?=
 PIP_ARGS  ?=
 OUT       ?= demo-out
 PYTEST    := $(BIN)/python -m pytest -n $(JOBS) --benchmark-disable
-NOTEBOOKS := $(wildcard notebooks/*.ipynb)
+NBMAKE    := $(PYTEST) --nbmake --nbmake-timeout=120 notebooks
 CHECK     := build/check
 
 # The caller's Python settings must not reach the tests; nothing here needs a network once it is installed.
@@ -22,7 +22,7 @@ export OMP_NUM_THREADS := 1
 export MPLBACKEND := Agg
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast test-all bench accuracy lint format typings wheel docs docs-serve constraints clean distclean
+.PHONY: help install demo test test-fast test-all notebooks bench accuracy lint format typings wheel docs docs-serve constraints clean distclean
 
 help: ## list the tasks
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,7 +56,10 @@ test-fast: $(STAMP) ## leaves out the slow tests too
 
 test-all: $(STAMP) ## everything, notebooks included
 	$(PYTEST)
-	$(if $(NOTEBOOKS),$(PYTEST) --nbmake $(NOTEBOOKS))
+	$(NBMAKE)
+
+notebooks: $(STAMP) ## execute the notebooks
+	$(NBMAKE)
 
 bench: $(STAMP) ## how fast presilicon itself is, on this machine
 	$(BIN)/python -m pytest tests/benchmarks --benchmark-only
@@ -101,7 +104,7 @@ constraints: $(STAMP) ## write what is installed now as the new constraints
 
 clean: ## remove what builds, checks and the demo leave
 	rm -rf build dist site typings demo-out *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
-	find src arch workloads mapping sim validate tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find src arch workloads mapping sim validate tests notebooks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean ## remove the environment too
 	rm -rf $(VENV)

@@ -32,14 +32,14 @@ _TILED: Final[Mapping[str, Kind]] = {
     "cores": _WHOLE, "flops": "FLOP/s", "bandwidth": "B/s", "compute_share": "1", "memory_share": "1", "l1": "B", "l2": "B", "memory": "B",
     "dram_energy": "0 J/B", "l2_energy": "0 J/B", "l1_energy": "0 J/B", "register_energy": "0 J/B", "mac_energy": "0 J", "idle": "0 W"}
 _PIM: Final[Mapping[str, Kind]] = {
-    "dram": _TEXT, "kernel": KERNELS, "count": _WHOLE, "memory": MEMORIES, "access": ACCESSES, "level": LEVELS, "power_limited": _FLAG,
+    "dram": _TEXT, "kernel": KERNELS, "count": _WHOLE, "channels": _WHOLE, "memory": MEMORIES, "access": ACCESSES, "level": LEVELS, "power_limited": _FLAG,
     "host": "0 s", "scale": "1", "op_per_byte": "0 1"}
 _WIRE: Final[Mapping[str, Kind]] = {"bandwidth": "B/s", "latency": "0 s", "energy": "0 J/B"}
 _PLAN: Final[Mapping[str, Kind]] = {
     "packing": PACKINGS, "sub_batches": _WHOLE, "sub_batch_least": _WHOLE, "prefetch": _FLAG, "head_pipeline": _FLAG,
     "co_processing": _FLAG}
 #: Entries that a section may leave out.
-_OPTIONAL: Final = {"level", "power_limited", "host", "scale", "op_per_byte", "energy", "idle", "system", *_PLAN}
+_OPTIONAL: Final = {"channels", "level", "power_limited", "host", "scale", "op_per_byte", "energy", "idle", "system", *_PLAN}
 _TOP: Final = ("name", "title", "kind", "sources", "devices", "xpu", "memory", "pim", "link", "fabric", "plan", "notes")
 
 
@@ -170,6 +170,8 @@ def _pim(reader: _Reader, node: Any, folder: Path | None) -> PimSide:
     v = reader.section(node, "pim", _PIM)
     path = None if folder is None else folder / v["dram"]
     device = dram.load(path if path is not None and path.suffix == ".yaml" and path.exists() else v["dram"])
+    if "channels" in v:
+        device = replace(device, organisation=replace(device.organisation, channels=v["channels"]))
     side = PimSide(device, v["kernel"], v["count"], v["memory"], v["access"], v.get("level", "bank"), v.get("power_limited", True),
                    v.get("host", 0.0), v.get("scale", 1.0), v.get("op_per_byte", 0.0))
     if side.kernel == "logic" and not side.op_per_byte:

@@ -121,6 +121,19 @@ class Cascade:
         """The rank along which the keys are traversed: ``m1`` where they are cut into tiles, else ``m``."""
         return "m1" if any("m1" in e.ranks for e in self.einsums) else "m"
 
+    @cached_property
+    def levels(self) -> dict[str, int]:
+        """The pass, from 1, in which each einsum runs; see `passes`."""
+        level: dict[str, int] = {}
+        for einsum in self.einsums:
+            found = 1
+            for access in einsum.reads:
+                if access.tensor in level and not access.before:
+                    reduced = self.keys not in access.iterated and self.keys in self[access.tensor].ranks
+                    found = max(found, level[access.tensor] + reduced)
+            level[einsum.name] = found
+        return level
+
     def passes(self, tensor: str = "QK") -> int:
         """How often the cascade must go over all keys of a tensor.
 
@@ -136,14 +149,7 @@ class Cascade:
         >>> cascade("three-pass").passes(), cascade("one-pass").passes()
         (3, 1)
         """
-        level: dict[str, int] = {}
-        for einsum in self.einsums:
-            found = 1
-            for access in einsum.reads:
-                if access.tensor in level and not access.before:
-                    reduced = self.keys not in access.iterated and self.keys in self[access.tensor].ranks
-                    found = max(found, level[access.tensor] + reduced)
-            level[einsum.name] = found
+        level = self.levels
         made = {tensor}
         touched: list[int] = []
         for einsum in self.einsums:

@@ -117,3 +117,65 @@ def test_importing_loads_nothing_heavy() -> None:
         "matplotlib",
         "scipy",
     }
+
+
+GEMMS = {"m": [1, 64, 4096], "n": [4096, 4096, 4096], "k": [4096, 4096, 4096], "gemm_dtype": ["bfloat16"] * 3}
+
+
+def test_tables_in_memory_and_on_disk_are_predicted_alike(tmp_path: Path) -> None:
+    import pandas as pd
+
+    frame = pd.DataFrame(GEMMS, index=[7, 8, 9])
+    frame.to_csv(tmp_path / "gemm.csv", index=False)
+    found = ps.predict_table(frame, "a100-sxm-80gb")
+    assert list(found.index) == [7, 8, 9]
+    assert list(found["limiter"]) == ["dram", "dram", "tensor"]
+    assert (found["low_s"] <= found["predicted_s"]).all()
+    assert (found["predicted_s"] <= found["high_s"]).all()
+    from_file = ps.predict_table(str(tmp_path / "gemm.csv"), "a100-sxm-80gb")
+    assert list(found["predicted_s"]) == list(from_file["predicted_s"])
+    assert list(frame.columns) == list(GEMMS)
+
+
+def test_bad_tables_in_memory() -> None:
+    import pandas as pd
+
+    with pytest.raises(PresiliconError, match="table, line 1, column 'm'"):
+        ps.predict_table(pd.DataFrame({**GEMMS, "m": [1, -4, 2]}), "l4")
+    with pytest.raises(PresiliconError, match=r"found one table; write \[table\]"):
+        ps.calibrate(pd.DataFrame(GEMMS), "l4")  # type: ignore[arg-type]
+    with pytest.raises(PresiliconError, match="'latency_s'"):
+        ps.calibrate([pd.DataFrame(GEMMS)], "l4")
+    with pytest.raises(PresiliconError, match="expected a GPU"):
+        ps.predict_table(pd.DataFrame(GEMMS), "tpu-v1")
+
+
+def test_calibration_from_python_finds_a_constant_that_was_hidden() -> None:
+    import pandas as pd
+
+    base = ps.load_system("h100-sxm")
+    hidden = base.override({"calibration.gemm.dram_fraction": 0.7})
+    rows = [(m, n, k, "bfloat16") for n in (2048, 4096, 8192) for k in (4096, 8192) for m in (1, 16, 256, 4096)]
+    frame = pd.DataFrame(rows, columns=list(GEMMS))
+    frame["latency_s"] = ps.predict_table(frame, hidden)["predicted_s"]
+    found = ps.calibrate([frame], base, source="made up")
+    assert found.system.calibration["gemm.dram_fraction"] == pytest.approx(0.7, rel=0.02)
+    errors = found.to_frame().set_index("group")["mape"]
+    assert errors["table held out"] < 0.02 < errors["table before"]
+    assert "made up" in found.system.provenance["calibration.gemm.dram_fraction"].source
+    assert repr(found).startswith("CalibrationSummary(h100-sxm: ")
+
+
+def test_figures_show_themselves_in_a_notebook() -> None:
+    report = ps.simulate(GRAPH, "l4")
+    for figure in (report.roofline(), report.timeline(), ps.plot(report.to_frame(), "flops", "time_s")):
+        assert figure._repr_svg_().startswith("<?xml")  # type: ignore[attr-defined]
+    assert ps.map("matmul m=16 n=16 k=16 int8").picture()._repr_svg_().count("<svg") == 1  # type: ignore[attr-defined]
+
+
+def test_kinds_of_ops_have_one_colour_in_every_picture() -> None:
+    from presilicon.plots import kind_colours
+
+    assert kind_colours(["matmul", "norm"])["matmul"] == kind_colours(["attention", "conv", "matmul"])["matmul"]
+    eight = kind_colours(["matmul", "attention", "elementwise", "reduce", "conv", "copy", "norm", "softmax"])
+    assert len(set(eight.values())) == 8

@@ -70,6 +70,15 @@ def test_command_lines_parse(words: list[str], commands: dict[str, Any]) -> None
         assert model in builtin()
 
 
+def test_one_line_examples_of_the_readme_parse(commands: dict[str, Any]) -> None:
+    lines = [shlex.split(line) for line in re.findall(r"`presilicon ([a-z][^`]*)`", _text(ROOT / "README.md"))]
+    assert len(lines) > 10
+    for words in lines:
+        commands[words[0]].make_context(words[0], words[1:])
+        for path in re.findall(r"(?:docs|notebooks)/[\w./-]+", " ".join(words)):
+            assert (ROOT / path).exists(), path
+
+
 def test_the_reference_names_every_command_and_option(commands: dict[str, Any]) -> None:
     reference = _text(ROOT / "docs" / "cli.md")
     sections = dict(re.findall(r"^## presilicon (\w+)\n(.*?)(?=^## |\Z)", reference, re.MULTILINE | re.DOTALL))

@@ -242,6 +242,9 @@ class CalibrationSummary:
 
         return pd.DataFrame([vars(line) for line in self.calibration.errors + self.other_half])
 
+    def __repr__(self) -> str:
+        return f"CalibrationSummary({self.system.name}: {len(self.calibration.fitted)} constants fitted)"
+
     def _repr_html_(self) -> str:
         return self.to_frame().to_html(index=False, float_format=lambda x: f"{x:.3g}", escape=True)
 

@@ -8,8 +8,9 @@ fitted here. Assumed numbers of `arch/sm_timing.yaml` were settled with this tab
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,14 +20,11 @@ import numpy as np
 from ..arch import System, load
 from ..errors import TableError
 from ..mapping.triton import CompiledKernel, Launch, bind_launch, compile_launch, occupancy_of
+from ..mapping.triton.cubin import read_cubin
+from ..mapping.triton.tools import run_on_cubin
 from ..sim.sm.run import simulate_kernel
+from .older_triton import MATMUL_CONFIGS, name_of
 
-#: BLOCK_M, BLOCK_N, BLOCK_K, stages, warps of tutorial 03's CUDA autotune set (release 3.0), in its order.
-MATMUL_CONFIGS: Sequence[tuple[int, int, int, int, int]] = (
-    (128, 256, 64, 3, 8), (64, 256, 32, 4, 4), (128, 128, 32, 4, 4), (128, 64, 32, 4, 4), (64, 128, 32, 4, 4), (128, 32, 32, 4, 4),
-    (64, 32, 32, 5, 2), (32, 64, 32, 5, 2), (128, 256, 128, 3, 8), (256, 128, 128, 3, 8), (256, 64, 128, 4, 4), (64, 256, 128, 4, 4),
-    (128, 128, 128, 4, 4), (128, 64, 64, 4, 4), (64, 128, 64, 4, 4), (128, 32, 64, 4, 4),
-)
 #: Launch and events in a time of `do_bench`, in place of a graphed kernel's floor: the README of the table gives 5 to 8 us.
 DO_BENCH_S = 5.0e-6
 #: SM clock of the table's machine, fitted on its fp16 matmuls.
@@ -98,6 +96,34 @@ def matmul_launch(size: int, dtype: str, config: tuple[int, int, int, int, int])
     return compile_launch(launch), launch
 
 
+@lru_cache(maxsize=64)
+def _older_code(folder: Path, dtype: str, config: tuple[int, int, int, int, int]) -> tuple[bytes, str, int]:
+    """Machine code, its listing and shared memory of a kernel that `older_triton` wrote."""
+    name = name_of(dtype, config)
+    path = folder / "kernels.json"
+    try:
+        shared = json.loads(path.read_text(encoding="utf-8"))["shared_bytes"][name]
+        cubin = (folder / f"{name}.cubin").read_bytes()
+    except (OSError, KeyError, ValueError) as error:
+        raise TableError(f"{folder}: no kernel {name!r} of an older Triton ({type(error).__name__}: {error})") from error
+    return cubin, run_on_cubin("nvdisasm", ["-c", "-hex", "-gi", "-ndf"], cubin), int(shared)
+
+
+def older_launch(folder: Path, size: int, dtype: str, config: tuple[int, int, int, int, int]) -> tuple[CompiledKernel, Launch]:
+    """`matmul_launch` with the machine code that an older Triton made, from the folder that `older_triton` wrote.
+
+    Raises
+    ------
+    TableError
+        The folder lacks the kernel.
+    """
+    compiled, launch = matmul_launch(size, dtype, config)
+    cubin, sass, shared = _older_code(folder, dtype, config)
+    info = read_cubin(cubin)
+    return replace(compiled, name=info.name, cubin=cubin, sass=sass, shared_bytes=shared, registers=info.registers,
+                   stack_bytes=info.stack_bytes, metadata={}, key=f"{folder}/{name_of(dtype, config)}"), launch
+
+
 def softmax_launch(columns: int, system: System, rows: int = 4096) -> tuple[CompiledKernel, Launch]:
     """Tutorial 02's launch: as many programs as its own occupancy rule gives, 8 warps, 2 stages."""
     import torch
@@ -119,14 +145,18 @@ def softmax_launch(columns: int, system: System, rows: int = 4096) -> tuple[Comp
 
 
 def predict(kernel: str, dtype: str, size: int, system: System, *, fidelity: str = "cycle",
-            configs: Iterable[tuple[int, int, int, int, int]] = MATMUL_CONFIGS) -> tuple[float, float, tuple[int, ...]]:
-    """Seconds of the kernel itself, the fixed part of them, and the best config; configs that do not fit an SM are passed over."""
+            configs: Iterable[tuple[int, int, int, int, int]] = MATMUL_CONFIGS,
+            cubins: Path | None = None) -> tuple[float, float, tuple[int, ...]]:
+    """Seconds of the kernel itself, the fixed part of them, and the best config; configs that do not fit an SM are passed over.
+
+    `cubins` is a folder of matmuls that an older Triton compiled (`older_triton`).
+    """
     if kernel == "softmax":
         found = simulate_kernel(*softmax_launch(size, system), system, fidelity=fidelity)
         return found.time_s, found.launch_s, ()
     best: tuple[float, float, tuple[int, ...]] = (float("inf"), 0.0, ())
     for config in configs:
-        compiled, launch = matmul_launch(size, dtype, config)
+        compiled, launch = matmul_launch(size, dtype, config) if cubins is None else older_launch(cubins, size, dtype, config)
         if occupancy_of(compiled, system).ctas == 0:
             continue
         found = simulate_kernel(compiled, launch, system, fidelity=fidelity)
@@ -140,32 +170,75 @@ def machine(clock_hz: float) -> System:
 
 
 def compare(path: Path, *, kernel: str, dtype: str, clock_hz: float = CLOCK_HZ, sizes: Iterable[int] | None = None, fidelity: str = "cycle",
-            configs: Iterable[tuple[int, int, int, int, int]] = MATMUL_CONFIGS) -> list[Row]:
-    """Published and predicted times of one kernel and dtype."""
+            configs: Iterable[tuple[int, int, int, int, int]] = MATMUL_CONFIGS, cubins: Path | None = None) -> list[Row]:
+    """Published and predicted times of one kernel and dtype; `cubins` as `predict` takes it."""
     wanted = None if sizes is None else set(sizes)
     system, choice, rows = machine(clock_hz), tuple(configs), []
     for name, kind, size, measured in read_published(path):
         if (name, kind) != (kernel, dtype) or (wanted is not None and size not in wanted):
             continue
-        time_s, fixed_s, config = predict(name, kind, size, system, fidelity=fidelity, configs=choice)
+        time_s, fixed_s, config = predict(name, kind, size, system, fidelity=fidelity, configs=choice, cubins=cubins)
         rows.append(Row(name, kind, size, measured, time_s - fixed_s + DO_BENCH_S, config))
     return rows
 
 
-def fit_clock(path: Path, *, sizes: Iterable[int] | None = None, start_hz: float = CLOCK_HZ, rounds: int = 2) -> float:
+def _best_clock(rows: Sequence[Row], clock_hz: float) -> float:
+    """SM clock of least mean absolute relative error, within 10 MHz, if what is not launch goes with 1 / clock."""
+    measured = np.array([row.measured_s for row in rows])
+    own = np.array([row.predicted_s for row in rows]) - DO_BENCH_S
+    tried = np.arange(0.9e9, 1.411e9, 1e7)
+    errors = [float(np.mean(np.abs((own * clock_hz / c + DO_BENCH_S) / measured - 1.0))) for c in tried]
+    return float(tried[int(np.argmin(errors))])
+
+
+def fit_clock(path: Path, *, sizes: Iterable[int] | None = None, start_hz: float = CLOCK_HZ, rounds: int = 2,
+              configs: Iterable[tuple[int, int, int, int, int]] = MATMUL_CONFIGS) -> float:
     """SM clock of least mean absolute relative error over the fp16 matmuls, within 10 MHz.
 
     Between simulations at two clocks the part of a kernel's time that is not launch is taken to go with 1 / clock; `rounds` simulations.
     """
-    clock = start_hz
+    clock, wanted, choice = start_hz, None if sizes is None else tuple(sizes), tuple(configs)
     for _ in range(rounds):
-        rows = compare(path, kernel="matmul", dtype="float16", clock_hz=clock, sizes=sizes)
-        measured = np.array([row.measured_s for row in rows])
-        own = np.array([row.predicted_s for row in rows]) - DO_BENCH_S
-        tried = np.arange(0.9e9, 1.411e9, 1e7)
-        errors = [float(np.mean(np.abs((own * clock / c + DO_BENCH_S) / measured - 1.0))) for c in tried]
-        clock = float(tried[int(np.argmin(errors))])
+        clock = _best_clock(compare(path, kernel="matmul", dtype="float16", clock_hz=clock, sizes=wanted, configs=choice), clock)
     return clock
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The clock fitted on one half of the fp16 sizes, and the errors at that clock.
+
+    Attributes
+    ----------
+    clock_hz
+        Fitted.
+    fitted
+        Rows of the sizes that it was fitted on.
+    other
+        Rows of the other sizes.
+    """
+
+    clock_hz: float
+    fitted: tuple[Row, ...]
+    other: tuple[Row, ...]
+
+
+def held_out(path: Path, *, seed: int = 0, sizes: Iterable[int] | None = None,
+             configs: Iterable[tuple[int, int, int, int, int]] = MATMUL_CONFIGS) -> tuple[HeldOut, HeldOut]:
+    """Fit the clock on each of two random halves of the fp16 sizes, and predict the other.
+
+    The clock alone is held out: the assumed numbers of ``arch/sm_timing.yaml`` were settled with the whole table in view.
+    """
+    wanted, choice = None if sizes is None else set(sizes), tuple(configs)
+    every = sorted(n for name, kind, n, _ in read_published(path) if (name, kind) == ("matmul", "float16") and (not wanted or n in wanted))
+    order = np.random.default_rng(seed).permutation(every).tolist()
+    halves = [set(order[:len(order) // 2]), set(order[len(order) // 2:])]
+    start = compare(path, kernel="matmul", dtype="float16", sizes=every, configs=choice)
+    found = []
+    for half in halves:
+        clock = _best_clock([row for row in start if row.size in half], CLOCK_HZ)
+        rows = start if clock == CLOCK_HZ else compare(path, kernel="matmul", dtype="float16", clock_hz=clock, sizes=every, configs=choice)
+        found.append(HeldOut(clock, tuple(r for r in rows if r.size in half), tuple(r for r in rows if r.size not in half)))
+    return found[0], found[1]
 
 
 def mape(rows: Sequence[Row]) -> float:

@@ -15,6 +15,7 @@ The counting rule (that of AccelForge's action counts, arXiv 2602.15172, and of 
   very first fetch of each output into each instance is skipped, for it would be zero.
 * Each MAC reads every operand from the innermost memory that keeps it and writes the output; the first read of each output
   is skipped.
+* Factors that do not divide their dimension: `presilicon.mapping.nest.ragged`.
 * Latency is that of the slowest: the MACs, or a memory's bytes per instance over its bandwidth; ports that are separate for
   reads and writes count alone. Every instance is equally busy.
 """
@@ -23,13 +24,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping as MappingABC
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from ...arch.hierarchy import Memory
 from ...errors import MappingError
-from .nest import Keep, Loop, Mapping, Spatial, check
+from .nest import Keep, Loop, Mapping, Spatial, check, ragged_dims
 from .problem import Problem, Tensor
+from .ragged import RaggedNest
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,8 @@ class Counts:
         MAC units that exist.
     clock_hz
         Clock.
+    busy
+        Share of the cycles of the MAC units used that do work: less than 1 where factors do not divide extents.
     """
 
     accesses: tuple[Access, ...]
@@ -82,6 +86,7 @@ class Counts:
     instances: MappingABC[str, int]
     mac_units: int
     clock_hz: float
+    busy: float = 1.0
 
     @property
     def energy_j(self) -> float:
@@ -111,7 +116,7 @@ class Counts:
     @property
     def utilisation(self) -> float:
         """Share of the MAC-cycles of the run that do work."""
-        return self.cycles_by["mac"] / self.cycles * self.instances["mac"] / self.mac_units
+        return self.cycles_by["mac"] / self.cycles * self.busy * self.instances["mac"] / self.mac_units
 
     def access(self, tensor: str, level: str) -> Access:
         """Accesses of one tensor at one memory."""
@@ -137,8 +142,11 @@ def evaluate(mapping: Mapping, problem: Problem, branch: int = 0, starts: Mappin
         The nest is no mapping of the problem, or its tiles do not fit a memory; says which, and by how much.
     """
     check(mapping, problem)
+    _check_sums(mapping, problem)
     below = mapping.extents_below(problem.dims)
     occupancy = _occupancy(mapping, problem, below)
+    if ragged_dims(mapping, problem):
+        return _ragged(mapping, problem, occupancy, single=not branch and not starts)
     reads: dict[tuple[str, int], int] = {}
     writes: dict[tuple[str, int], int] = {}
     for tensor in problem.tensors.values():
@@ -155,13 +163,60 @@ def evaluate(mapping: Mapping, problem: Problem, branch: int = 0, starts: Mappin
                 divisor = shared if key[1] == parent else 1
                 reads[key] = reads.get(key, 0) + read // divisor
                 writes[key] = writes.get(key, 0) + written // divisor
-    accesses = tuple(
+    return _totals(mapping, problem, _listed(problem, reads, writes), occupancy)
+
+
+def _listed(problem: Problem, reads: MappingABC[tuple[str, int], int], writes: MappingABC[tuple[str, int], int]) -> tuple[Access, ...]:
+    return tuple(
         Access(tensor.name, memory.name, reads.get((tensor.name, i), 0), writes.get((tensor.name, i), 0), tensor.bytes_per_element)
         for i, memory in enumerate(problem.memories)
         for tensor in problem.tensors.values()
         if i in tensor.levels
     )
-    return _totals(mapping, problem, accesses, occupancy)
+
+
+def _check_sums(mapping: Mapping, problem: Problem) -> None:
+    fanouts = {fanout.name: fanout for _, fanout in problem.fanouts}
+    for node in mapping.nodes:
+        if not isinstance(node, Spatial) or node.factor == 1 or fanouts[node.fanout].reduction:
+            continue
+        for tensor in problem.tensors.values():
+            if tensor.kind == "output" and node.dim not in tensor.relevant:
+                raise MappingError(
+                    f"mapping of {problem.op.name!r}: {node.fanout} cannot add partial sums; {node.dim}, which does not "
+                    f"index the output {tensor.name}, is spread over {node.factor} of its instances"
+                )
+
+
+def _ragged(mapping: Mapping, problem: Problem, occupancy: dict[str, float], *, single: bool) -> Counts:
+    """Counts of a nest whose factors do not divide: `presilicon.mapping.nest.ragged`."""
+    if problem.counting != "accelforge" or not single:
+        raise MappingError(f"mapping of {problem.op.name!r}: factors that do not divide are counted for single ops, by accelforge's rule")
+    whole = RaggedNest(mapping, problem)
+    totals = _totals(mapping, problem, _of_moves(whole), occupancy)
+    cycles = {}
+    for i, memory in enumerate(problem.memories):
+        own = [a for a in _of_moves(RaggedNest(mapping, problem, i)) if a.level == memory.name]
+        cycles[memory.name] = port_cycles(memory, sum(a.read_bytes for a in own), sum(a.written_bytes for a in own))
+    steps = math.prod(whole.steps(dim) for dim in problem.dims)
+    cycles["mac"] = steps * problem.macs_per_point / problem.hierarchy.macs_per_clk
+    return replace(totals, cycles_by=cycles, busy=problem.points / (steps * totals.instances["mac"]))
+
+
+def _of_moves(nest: RaggedNest) -> tuple[Access, ...]:
+    """Accesses of every memory; those of memories outside the one whose instance is looked at mean nothing."""
+    reads: dict[tuple[str, int], int] = {}
+    writes: dict[tuple[str, int], int] = {}
+    for tensor in nest.problem.tensors.values():
+        for m in nest.moves(tensor):
+            drained = tensor.kind == "output"
+            for key, read, written in (
+                ((tensor.name, m.parent), m.up - m.first_up, m.up * drained),
+                ((tensor.name, m.child), m.low * drained, m.low - m.first_low),
+            ):
+                reads[key] = reads.get(key, 0) + read
+                writes[key] = writes.get(key, 0) + written
+    return _listed(nest.problem, reads, writes)
 
 
 def _transfers(
@@ -185,11 +240,6 @@ def _transfers(
             if position >= child:
                 continue
             copies *= node.factor
-            if tensor.kind == "output" and not fanout.reduction:
-                raise MappingError(
-                    f"mapping of {problem.op.name!r}: {fanout.name} cannot add partial sums; {node.dim}, which does not "
-                    f"index the output {tensor.name}, is spread over {node.factor} of its instances"
-                )
             if position >= parent and (fanout.multicast or tensor.kind == "output"):
                 shared *= node.factor
         moved = problem.points
@@ -225,9 +275,10 @@ def _occupancy(mapping: Mapping, problem: Problem, below: list[dict[str, int]]) 
     """Bytes of all tiles in one instance of each memory but the first; raises where they do not fit."""
     by_name = {memory.name: memory for memory in problem.memories}
     total = {memory.name: 0.0 for memory in problem.memories[1:]}
-    for node, tile in zip(mapping.nodes, below, strict=True):
+    for node, steps in zip(mapping.nodes, below, strict=True):
         if not isinstance(node, Keep) or node.level not in total:
             continue
+        tile = {dim: min(extent, problem.dims[dim]) for dim, extent in steps.items()}
         tensor, memory = problem.tensors[node.tensor], by_name[node.level]
         size = problem.tensor_bytes(tensor, tile, memory)
         total[node.level] += size

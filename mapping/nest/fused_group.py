@@ -14,30 +14,24 @@ from collections.abc import Callable, Sequence
 from collections.abc import Mapping as MappingABC
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import product
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .cascade import Cascade
-from .constraints import Constraints
 from .cost import ports
 from .fused import FusedNest, Held, inner_tensors, shared_dims, stored_bytes
-from .incumbent import TOLERANCE, Incumbent
-from .lattice import Lattice, Slide, TensorTable, lattice
-from .nest import Keep, Loop, Mapping
-from .pareto import nondominated
+from .fused_join import Floats, Gate, Index, Pair, embedding, front_of, match, match_all, on_shared
+from .fused_side import Side
+from .incumbent import TOLERANCE
+from .lattice import Lattice, lattice
+from .nest import Keep, Loop
 from .problem import Problem
-from .search import _cheapest, _point, _reached, _Search, _spread
-from .space import Group, Space, space
+from .search import _cheapest, _point, _reached, _spread
+from .space import Group
 from .spread import combine
 from .sweep import Level, Meter, States, Sweep, Trail, best, joined
-
-Index = NDArray[np.int64]
-Floats = NDArray[np.float64]
-#: (energies, cycles) of what is known -> which may still be part of a mapping better than the best known.
-Gate = Callable[[Floats, Floats | float], NDArray[np.bool_]]
 
 #: Groups of spatial factors of each op that the first pass tries.
 FIRST: Final = 3
@@ -52,64 +46,6 @@ class Point:
     nest: FusedNest
 
 
-class Side:
-    """One op of a group, its space, and bounds from its search with intermediates free of charge and no other op beside it."""
-
-    def __init__(self, compiled: Problem, inner: Sequence[str], backing: int, meter: Meter) -> None:
-        self.problem, self.backing, self.meter = compiled, backing, meter
-        self.space: Space = space(compiled, Constraints())
-        self.shapes = self.space.shapes
-        self.groups: list[Group] = self.space.groups
-        self.fastest = min(g.cost.compute for g in self.groups)
-        relaxed = _Search(self.space, Incumbent("energy"), meter)
-        self.relaxed = relaxed
-        self.inner = tuple(name for name in inner if name in compiled.tensors)
-        self.bound = min(float(g.least[0]) for g in self.groups)
-        self.at: Level | None = self.space.levels[backing - 1] if backing else None
-        self.trail = Trail()
-
-    def tighten(self) -> None:
-        """Find the least energy that any mapping of the op alone can have."""
-        least = _LeastEnergy(self.relaxed).run()
-        self.bound = max(self.bound, least)
-
-    @cached_property
-    def floor(self) -> float:
-        """Cycles that no mapping falls below."""
-        return min(g.floor for g in self.groups)
-
-    def fast(self, only: str) -> list[Group]:
-        """Groups of a class: ``"all"``, ``"fastest"`` (fewest cycles of the MACs) or ``"slower"``, most promising first."""
-        chosen = [g for g in self.groups if only == "all" or (g.cost.compute <= self.fastest * (1 + TOLERANCE)) == (only == "fastest")]
-        return sorted(chosen, key=self.relaxed._promise)
-
-    def own(self, level: Level) -> list[int]:
-        """Tensors of a level that are not intermediates of the group."""
-        return [i for i, name in enumerate(level.names) if name not in self.inner]
-
-
-class _LeastEnergy:
-    """Least energy of an op whose intermediates cost nothing outside their memory and that has the hierarchy to itself."""
-
-    def __init__(self, relaxed: _Search) -> None:
-        self.relaxed = relaxed
-
-    def run(self) -> float:
-        """The least energy in joules, infinite when nothing fits."""
-        search, known = self.relaxed, math.inf
-        search.incumbent.mapping = Mapping(())  # none in particular: its energy is what counts
-        pending = sorted(search.groups, key=lambda g: float(g.least[0]))
-        for narrow in (True, False):
-            for group in sorted(pending, key=search._promise)[:6] if narrow else pending:
-                if search._bound(group) < known:
-                    search.incumbent.energy = known
-                    met = search._meet(group, 1, narrow)
-                    known = min(known, met[0]) if met is not None else known
-            search.upper.clear()
-        search.incumbent.energy, search.incumbent.mapping = math.inf, None
-        return known
-
-
 class GroupSearch:
     """Searches one group of ops with its intermediates in memory number `backing` (0: a single op)."""
 
@@ -120,7 +56,7 @@ class GroupSearch:
         self.sides = [Side(p, tuple(self.inner), backing, meter) for p in compiled]
         self.dims = shared_dims(cascade, ops) if backing else ()
         self.shapes: Lattice = lattice({d: compiled[0].dims[d] for d in self.dims})
-        self.up = [_embedding(self.shapes, side.shapes) for side in self.sides]
+        self.up = [embedding(self.shapes, side.shapes) for side in self.sides]
         self.ports = len(ports(compiled[0]))
         self.live = self._live()
 
@@ -265,7 +201,7 @@ class GroupSearch:
         whole = states.take(states.shape == side.shapes.size - 1)
         names = {level.number: level.names for level in side.space.levels}
         cycles = self._cycles(whole.cost) if full else np.zeros(len(whole))
-        chosen = _front(whole.cost[:, 0], cycles, gate)
+        chosen = front_of(whole.cost[:, 0], cycles, gate)
         return [
             Point(
                 float(whole.cost[i, 0]),
@@ -285,7 +221,7 @@ class GroupSearch:
             level = side.space.levels[number - 1]
             for i in side.own(level):
                 names.append((k, level.names[i]))
-                tables.append(_on(self.shapes, level.tables[i], self.up[k]))
+                tables.append(on_shared(self.shapes, level.tables[i], self.up[k]))
                 held.append(level.bytes_held[i][self.up[k]])
                 allowed.append(level.allowed[i][self.up[k]])
         capacity = self.sides[0].space.levels[number - 1].capacity
@@ -312,7 +248,7 @@ class GroupSearch:
             states
         )
         branches = [self._branch(k, below[k], full, gate) for k in range(len(self.sides))]
-        found: list[tuple[float, float, int, int, tuple[int, ...]]] = []  # energy, cycles, shared shape, row above, row of each branch
+        found: list[Pair] = []
         masks = [sum(1 << i for i, (owner, _) in enumerate(own) if owner == k) for k in range(len(self.sides))]
         firsts = [next((i for i, (owner, _) in enumerate(own) if owner == k), 0) for k in range(len(self.sides))]
         for bits, upper in above.items():
@@ -320,13 +256,13 @@ class GroupSearch:
                 continue
             chosen = [branches[k][((~bits) & masks[k]) >> firsts[k]] for k in range(len(self.sides))]
             if not full:
-                self._match(upper, chosen, level.capacity, gate, found)
+                match(self.live, self.meter, upper, chosen, level.capacity, gate, self.floor, found)
             else:
-                self._match_all(upper, chosen, level.capacity, gate, found)
+                match_all(self.live, self.meter, self._cycles, upper, chosen, level.capacity, gate, found)
         if not found:
             return []
         energies, cycles = np.array([f[0] for f in found]), np.array([f[1] for f in found])
-        return [self._point(found[i], trail, own) for i in _front(energies, cycles, gate)]
+        return [self._point(found[i], trail, own) for i in front_of(energies, cycles, gate)]
 
     def _edges(self, own: Sequence[tuple[int, str]], number: int, full: bool) -> list[Floats]:
         # No fanout stands above the backing memory, so that every group of spatial factors costs the same there.
@@ -365,71 +301,7 @@ class GroupSearch:
             result[bits] = inside.take(order)
         return result
 
-    def _match(
-        self,
-        upper: States,
-        chosen: Sequence[States],
-        capacity: float,
-        gate: Gate,
-        found: list[tuple[float, float, int, int, tuple[int, ...]]],
-    ) -> None:
-        """The best of energy alone: beside each partial mapping above, the cheapest branch of each op that fits."""
-        total = upper.cost[:, 0].copy()
-        rows = []
-        for k, states in enumerate(chosen):
-            if not len(states):
-                return
-            room = capacity - self.live[k][upper.shape] - upper.held
-            top = float(states.held.max()) + 1.0
-            # Of the states of one shape, sorted by bytes held, each costs less than those before it.
-            keys = states.shape * (2 * top) + states.held
-            at = np.searchsorted(keys, upper.shape * (2 * top) + np.minimum(room, top), side="right") - 1
-            good = (at >= 0) & (room >= 0)
-            at = np.maximum(at, 0)
-            good &= (states.shape[at] == upper.shape) & (states.held[at] <= room)
-            total = np.where(good, total + states.cost[at, 0], np.inf)
-            rows.append(states.row[at])
-        self.meter.add(len(total))
-        best_row = int(np.argmin(total))
-        if gate(total[best_row : best_row + 1], self.floor)[0]:
-            where = int(upper.shape[best_row])
-            found.append((float(total[best_row]), 0.0, where, int(upper.row[best_row]), tuple(int(r[best_row]) for r in rows)))
-
-    def _match_all(
-        self,
-        upper: States,
-        chosen: Sequence[States],
-        capacity: float,
-        gate: Gate,
-        found: list[tuple[float, float, int, int, tuple[int, ...]]],
-    ) -> None:
-        """All that fits together, with every cost."""
-        for shape in np.unique(upper.shape):
-            top = upper.take(upper.shape == shape)
-            parts = [states.take(states.shape == shape) for states in chosen]
-            if any(not len(part) for part in parts):
-                continue
-            rest = [np.zeros(top.cost.shape[1])]
-            for part in reversed(parts):
-                rest.append(rest[-1] + part.cost.min(axis=0))
-            cost, held, rows = top.cost, top.held, [top.row]
-            for k, part in enumerate(parts):
-                a, b = np.repeat(np.arange(len(cost)), len(part)), np.tile(np.arange(len(part)), len(cost))
-                good = held[a] + part.held[b] + self.live[k][shape] <= capacity
-                a, b = a[good], b[good]
-                total = cost[a] + part.cost[b]
-                self.meter.add(len(total))
-                low = total + rest[len(parts) - 1 - k]
-                good = gate(low[:, 0], self._cycles(low))
-                a, b, total = a[good], b[good], total[good]
-                stay = nondominated(np.zeros(len(a), dtype=np.int64), np.column_stack([total, held[a]]))
-                cost, held = total[stay], held[a[stay]]
-                rows = [r[a[stay]] for r in rows] + [part.row[b[stay]]]
-            cycles = self._cycles(cost)
-            for i in _front(cost[:, 0], cycles, gate):
-                found.append((float(cost[i, 0]), float(cycles[i]), int(shape), int(rows[0][i]), tuple(int(r[i]) for r in rows[1:])))
-
-    def _point(self, found: tuple[float, float, int, int, tuple[int, ...]], trail: Trail, own: Sequence[tuple[int, str]]) -> Point:
+    def _point(self, found: Pair, trail: Trail, own: Sequence[tuple[int, str]]) -> Point:
         energy, cycles, shape, row, branch_rows = found
         names = {number: self._joint_level(number)[0].names for number in range(1, self.backing + 1)}
         memory = [m.name for m in self.hierarchy.memories]
@@ -476,31 +348,6 @@ def _keeper(constant: Floats, rest: Sequence[Floats], other: Floats, compute: fl
     return keep
 
 
-def _front(energy: Floats, cycles: Floats, gate: Gate) -> list[int]:
-    """Of those that pass the gate, the ones that no other beats in both, cheapest first."""
-    good = np.flatnonzero(gate(energy, cycles))
-    stay = good[nondominated(np.zeros(len(good), dtype=np.int64), np.column_stack([energy[good], cycles[good]]))]
-    return [int(i) for i in stay[np.argsort(energy[stay], kind="stable")]]
-
-
-def _embedding(shared: Lattice, whole: Lattice) -> Index:
-    """Index, in an op's lattice, of each shape of the shared dimensions, the other dimensions whole."""
-    strides = {(axis.dim, axis.prime): axis.stride for axis in whole.axes}
-    base = sum(axis.most * axis.stride for axis in whole.axes if axis.dim not in shared.dims)
-    found = np.full(shared.size, base, dtype=np.int64)
-    for axis, exponents in zip(shared.axes, shared.exponents, strict=True):
-        found += exponents.astype(np.int64) * strides[axis.dim, axis.prime]
-    return found
-
-
-def _on(shared: Lattice, table: TensorTable, up: Index) -> TensorTable:
-    """A tensor's table over the shapes of the shared dimensions."""
-    slides = tuple(
-        Slide(s.dim, s.factor, shared.index({s.dim: s.factor}), s.moved[up], s.valid[up]) for s in table.slides if s.dim in shared.dims
-    )
-    return TensorTable(table.volume[up], table.moved[up], slides)
-
-
 def backing_memories(cascade: Cascade, ops: tuple[int, ...], compiled: Sequence[Problem]) -> list[int]:
     """Memories that can back the intermediates of a group: no fanout stands above, and they keep them in every op."""
     hierarchy = compiled[0].hierarchy
@@ -511,8 +358,3 @@ def backing_memories(cascade: Cascade, ops: tuple[int, ...], compiled: Sequence[
             if all(number in p.tensors[name].levels for p in compiled for name in inner if name in p.tensors):
                 found.append(number)
     return found
-
-
-def classes(sides: Sequence[Side]) -> list[tuple[str, ...]]:
-    """Every choice of ``"fastest"`` or ``"slower"`` groups for each op, the fastest of all first."""
-    return list(product(("fastest", "slower"), repeat=len(sides)))

@@ -20,7 +20,9 @@ from ...arch.hierarchy import Hierarchy
 from ...errors import MappingError, UnknownNameError
 from .cascade import Cascade
 from .fused import CascadeCounts, CascadeMapping, evaluate_cascade, inner_tensors, problems
-from .fused_group import Gate, GroupSearch, Point, backing_memories, classes
+from .fused_group import GroupSearch, Point, backing_memories
+from .fused_join import Gate
+from .fused_side import classes
 from .incumbent import OBJECTIVES, TOLERANCE, Incumbent, Objective
 from .nest import Mapping
 from .sweep import Meter, StoppedError

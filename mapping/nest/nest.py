@@ -6,6 +6,7 @@ that the loops below touch. Tensors of one memory may be kept at different depth
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from collections.abc import Mapping as MappingABC
 from dataclasses import dataclass
@@ -47,10 +48,10 @@ Node = Loop | Spatial | Keep
 class Mapping:
     """A loop nest, outermost node first.
 
-    Rules, which `check` enforces: the factors of a dimension multiply to its extent; every tensor is kept once in every
-    memory that keeps its class; all tiles of a memory stand above those of the next; the loops of a fanout stand below
-    the tiles of the memories above it and above those of the memories below it; factors along an axis multiply to no
-    more than its instances.
+    Rules, which `check` enforces: the factors of a dimension multiply to its extent, or cover it (`check_ragged`); every
+    tensor is kept once in every memory that keeps its class; all tiles of a memory stand above those of the next; the loops
+    of a fanout stand below the tiles of the memories above it and above those of the memories below it; factors along an
+    axis multiply to no more than its instances.
 
     Examples
     --------
@@ -105,7 +106,6 @@ def check(mapping: Mapping, problem: Problem) -> None:
     where = f"mapping of {problem.op.name!r}"
     numbers = {memory.name: i for i, memory in enumerate(problem.memories)}
     fanouts = {fanout.name: (position, fanout) for position, fanout in problem.fanouts}
-    extents = dict.fromkeys(problem.dims, 1)
     used: dict[tuple[str, str], int] = {}
     kept: set[tuple[str, str]] = set()
     deepest, shallowest = 0, 0  # number of the innermost memory seen so far; innermost memory above the last fanout seen, plus one
@@ -132,7 +132,6 @@ def check(mapping: Mapping, problem: Problem) -> None:
             raise UnknownNameError("dimension", node.dim, problem.dims, place)
         if isinstance(node.factor, bool) or not isinstance(node.factor, int) or node.factor < 1:
             raise MappingError(f"{place}: factor of {node.dim}: expected an integer of 1 or more, found {shown(node.factor)}")
-        extents[node.dim] *= node.factor
         if isinstance(node, Spatial):
             if node.fanout not in fanouts:
                 raise UnknownNameError("fanout", node.fanout, fanouts, place)
@@ -147,14 +146,59 @@ def check(mapping: Mapping, problem: Problem) -> None:
                 room = fanout.axes[node.axis]
                 raise MappingError(f"{place}: {node.fanout}.{node.axis} has {room} instances; the loops on it need {used[key]}")
             shallowest = position + 1
-    _check_complete(problem, extents, kept, where)
+    check_ragged(mapping, problem, where)
+    _check_complete(problem, kept, where)
 
 
-def _check_complete(problem: Problem, extents: MappingABC[str, int], kept: set[tuple[str, str]], where: str) -> None:
-    for dim, extent in problem.dims.items():
-        if extents[dim] != extent:
-            raise MappingError(f"{where}: the factors of {dim} multiply to {extents[dim]}; its extent is {extent}")
+def _check_complete(problem: Problem, kept: set[tuple[str, str]], where: str) -> None:
     for tensor in problem.tensors.values():
         for number in (n for n in tensor.levels if n):
             if (tensor.name, problem.memories[number].name) not in kept:
                 raise MappingError(f"{where}: {problem.memories[number].name} keeps every {tensor.kind}; say where it keeps {tensor.name}")
+
+
+def ragged_dims(mapping: Mapping, problem: Problem) -> dict[str, int]:
+    """Dimensions whose factors multiply to more than their extent, with how many instances share each."""
+    total, space = dict.fromkeys(problem.dims, 1), dict.fromkeys(problem.dims, 1)
+    for node in mapping.nodes:
+        if not isinstance(node, Keep):
+            total[node.dim] *= node.factor
+            space[node.dim] *= node.factor if isinstance(node, Spatial) else 1
+    return {dim: space[dim] for dim, extent in problem.dims.items() if total[dim] != extent}
+
+
+def windowed(problem: Problem, dim: str) -> bool:
+    """Whether some tensor's axis is indexed by more than this dimension, or in strides."""
+    return any(dim in dict(axis) and (len(axis) > 1 or dict(axis)[dim] != 1) for t in problem.tensors.values() for axis in t.axes)
+
+
+def check_ragged(mapping: Mapping, problem: Problem, where: str) -> None:
+    """Raise unless the factors of every dimension cover its extent with nothing empty.
+
+    Raises
+    ------
+    MappingError
+        Factors multiply to less than the extent; more instances than elements; a loop's last iteration is empty; or a dimension of a
+        window, or with a stride, that is spread raggedly has a loop in time below the fanout.
+    """
+    totals = dict.fromkeys(problem.dims, 1)
+    for node in mapping.nodes:
+        if not isinstance(node, Keep):
+            totals[node.dim] *= node.factor
+    for dim, space in ragged_dims(mapping, problem).items():
+        extent = problem.dims[dim]
+        if totals[dim] < extent:
+            raise MappingError(f"{where}: the factors of {dim} multiply to {totals[dim]}; its extent is {extent}")
+        if space > extent:
+            raise MappingError(f"{where}: {dim} is spread over {space} instances; its extent is {extent}")
+        steps, times = -(-extent // space), [n.factor for n in mapping.nodes if isinstance(n, Loop) and n.dim == dim and n.factor > 1]
+        inner = math.prod(times[1:])
+        if times and (times[0] - 1) * inner >= steps:
+            raise MappingError(f"{where}: the loops over {dim} run {times[0] * inner} steps; {steps} are enough, and an iteration is empty")
+        if space > 1 and windowed(problem, dim):
+            spread = [i for i, n in enumerate(mapping.nodes) if isinstance(n, Spatial) and n.dim == dim and n.factor > 1]
+            if any(isinstance(n, Loop) and n.dim == dim and n.factor > 1 for n in mapping.nodes[spread[0] :]):
+                raise MappingError(
+                    f"{where}: {dim}, which windows or strides run along, is spread over {space} instances that do not divide its extent "
+                    f"{extent}; its loops in time stand above the fanout then"
+                )

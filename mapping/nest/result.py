@@ -87,6 +87,9 @@ class MappingResult:
     def _repr_html_(self) -> str:
         return f"<pre>{escape(str(self))}</pre>"
 
+    def __repr__(self) -> str:
+        return f"MappingResult({next(self._head())}: {'proven optimal' if self.exhausted else 'not proven'})"
+
     def __str__(self) -> str:
         return "\n".join(
             [*self._head(), "", *self._nest(), "", *self._traffic(), "", *self._energy(), "", *self._occupancy(), self._proof()]

@@ -1,11 +1,12 @@
 """A loop nest walked iteration by iteration, instance by instance and element by element: what `counts` must agree with.
 
-For small problems; nothing here is shared with the closed form but the problem and the nest.
+For small problems; nothing here is shared with the closed form but the problem and the nest. A dimension whose factors multiply to more
+than its extent is dealt out to its instances one element after the other, and what lies past its extent is not executed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 
@@ -18,7 +19,7 @@ Place = tuple[str, int]  # tensor and memory; the MACs are numbered past the mem
 
 @dataclass
 class _Tile:
-    """What one instance of a memory holds of one tensor, and the loop counters when it was fetched."""
+    """What one instance of a memory holds of one tensor, and the counters of the loops that end its stay when they advance."""
 
     elements: frozenset[Element] = frozenset()
     outside: tuple[int, ...] | None = None
@@ -33,22 +34,41 @@ class Walker:
     ----------
     reads, writes
         Elements by (tensor, number of the memory).
+    by_instance
+        The same by number of the memory and coordinates of its instance: bytes read and written.
+    steps_run
+        Points in time at which some MAC works.
     """
 
     def __init__(self, mapping: Mapping, problem: Problem) -> None:
         self.nodes, self.problem = mapping.nodes, problem
         self.numbers = {memory.name: i for i, memory in enumerate(problem.memories)}
         self.fanouts = {fanout.name: (position, fanout) for position, fanout in problem.fanouts}
-        self.steps = [
-            tile[node.dim] if not isinstance(node, Keep) else 0
-            for node, tile in zip(mapping.nodes, mapping.extents_below(problem.dims), strict=True)
-        ]
         self.below = mapping.extents_below(problem.dims)
+        totals = Mapping((Loop("", 1), *mapping.nodes)).extents_below(problem.dims)[0]
+        self.ragged = {dim for dim, extent in problem.dims.items() if totals[dim] != extent}
+        self.steps = [0 if isinstance(node, Keep) else self._step(i, node) for i, node in enumerate(mapping.nodes)]
         self.tiles: dict[tuple[Place, tuple[int, ...]], _Tile] = {}
         self.served: set[object] = set()
         self.reads: dict[Place, int] = {}
         self.writes: dict[Place, int] = {}
+        self.by_instance: dict[tuple[int, tuple[int, ...]], list[float]] = {}
+        self.steps_run: set[tuple[int, ...]] = set()
         self._run()
+
+    def _step(self, i: int, node: Loop | Spatial) -> int:
+        """What an iteration of node `i` adds to the index of its dimension."""
+        if node.dim not in self.ragged:
+            return self.below[i][node.dim]
+        step = 1
+        for j, other in enumerate(self.nodes):
+            if isinstance(other, Keep) or other.dim != node.dim:
+                continue
+            if isinstance(node, Spatial):
+                step *= other.factor if isinstance(other, Spatial) and j > i else 1
+            else:
+                step *= other.factor if isinstance(other, Spatial) or j > i else 1
+        return step
 
     def _run(self) -> None:
         self._walk(0, (), dict.fromkeys(self.problem.dims, 0))
@@ -68,6 +88,8 @@ class Walker:
         for iteration in range(node.factor):
             inner = dict(start)
             inner[node.dim] += iteration * self.steps[i]
+            if inner[node.dim] >= self.problem.dims[node.dim]:
+                break
             self._walk(i + 1, (*counters, iteration), inner)
 
     def _where(self, counters: tuple[int, ...], above: int) -> tuple[int, ...]:
@@ -90,23 +112,28 @@ class Walker:
                     found.append((i, counter))
         return tuple(found)
 
-    def _count(self, counter: dict[Place, int], place: Place, once: object = None) -> None:
+    def _count(self, counter: dict[Place, int], place: Place, counters: tuple[int, ...], once: object = None) -> None:
         if once is not None:
             if once in self.served:
                 return
             self.served.add(once)
         counter[place] = counter.get(place, 0) + 1
+        name, level = place
+        bytes_ = self.by_instance.setdefault((level, self._where(counters, level)), [0.0, 0.0])
+        bytes_[counter is self.writes] += self.problem.tensors[name].bytes_per_element
 
     def _parent(self, tensor: Tensor, child: int) -> int:
         return max(level for level in tensor.levels if level < child)
 
     def _arrive(self, i: int, node: Keep, counters: tuple[int, ...], start: dict[str, int]) -> None:
         tensor, level = self.problem.tensors[node.tensor], self.numbers[node.level]
-        wanted = frozenset(self._box(tensor, self.below[i], start))
+        wanted = frozenset(self._tile(tensor, i, start))
         block = self._block(i, level)
         times = [(j, c) for j, (n, c) in enumerate(zip(self.nodes[:i], counters, strict=True)) if isinstance(n, Loop) and n.factor > 1]
         outside = tuple(c for j, c in times if j < block)
-        moving = tuple(c for j, c in times if j >= block and self._dim(j) in tensor.relevant)
+        # The innermost loop over which the tile moves: when it, or one further out, advances, the tile's stay ends.
+        mover = max((j for j, _ in times if j >= block and self._dim(j) in tensor.relevant), default=-1)
+        moving = tuple(c for j, c in times if block <= j <= mover)
         key = ((tensor.name, level), self._where(counters, level))
         tile = self.tiles.setdefault(key, _Tile())
         when = (i, self._when(counters))
@@ -115,7 +142,7 @@ class Walker:
         advanced = bool(moving) and tile.moving == (*moving[:-1], moving[-1] - 1)
         slides = tile.outside == outside and advanced
         kept = tile.elements & wanted if slides else frozenset()
-        self._drain(tensor, level, counters, tile.elements - kept, when)
+        self._drain(tensor, level, counters, tile.elements - kept, (tile.outside, tile.moving))
         self._fill(tensor, level, counters, tile, wanted - kept, when)
         tile.elements, tile.outside, tile.moving = wanted, outside, moving
 
@@ -136,8 +163,8 @@ class Walker:
             if tensor.kind == "output" and element not in tile.seen:
                 tile.seen.add(element)
                 continue
-            self._count(self.writes, (tensor.name, level))
-            self._count(self.reads, (tensor.name, parent), ("fill", tensor.name, level, when, group, element))
+            self._count(self.writes, (tensor.name, level), counters)
+            self._count(self.reads, (tensor.name, parent), counters, ("fill", tensor.name, level, when, group, element))
 
     def _drain(self, tensor: Tensor, level: int, counters: tuple[int, ...], old: frozenset[Element], when: object) -> None:
         if tensor.kind != "output" or level == tensor.levels[0]:
@@ -145,10 +172,10 @@ class Walker:
         parent = self._parent(tensor, level)
         group = self._group(tensor, counters, parent, level)
         for element in old:
-            self._count(self.reads, (tensor.name, level))
-            self._count(self.writes, (tensor.name, parent), ("drain", tensor.name, level, when, group, element))
+            self._count(self.reads, (tensor.name, level), counters)
+            self._count(self.writes, (tensor.name, parent), counters, ("drain", tensor.name, level, when, group, element))
 
-    def _flush(self, when: object = "end") -> None:
+    def _flush(self) -> None:
         """Drain what is left at the end."""
         for ((name, level), where), tile in self.tiles.items():
             if level >= len(self.problem.memories):
@@ -157,26 +184,40 @@ class Walker:
             counters = [0] * len(self.nodes)
             for i, coordinate in zip(spatial, where, strict=True):
                 counters[i] = coordinate
-            self._drain(self.problem.tensors[name], level, tuple(counters), tile.elements, when)
+            self._drain(self.problem.tensors[name], level, tuple(counters), tile.elements, (tile.outside, tile.moving))
 
     def _multiply(self, counters: tuple[int, ...], start: dict[str, int]) -> None:
         mac = len(self.problem.memories)
         when = self._when(counters)
+        self.steps_run.add(when)
         for tensor in self.problem.tensors.values():
             parent = self._parent(tensor, mac)
             group = self._group(tensor, counters, parent, mac)
             tile = self.tiles.setdefault(((tensor.name, mac + 1), self._where(counters, mac)), _Tile()) if tensor.kind == "output" else None
-            (element,) = self._box(tensor, dict.fromkeys(self.problem.dims, 1), start)
+            (element,) = self._tile(tensor, len(self.nodes), start)
             if tile is None or element in tile.seen:
-                self._count(self.reads, (tensor.name, parent), ("mac read", tensor.name, when, group))
+                self._count(self.reads, (tensor.name, parent), counters, ("mac read", tensor.name, when, group))
             if tile is not None:
                 tile.seen.add(element)
-                self._count(self.writes, (tensor.name, parent), ("mac write", tensor.name, when, group))
+                self._count(self.writes, (tensor.name, parent), counters, ("mac write", tensor.name, when, group))
 
-    @staticmethod
-    def _box(tensor: Tensor, tile: dict[str, int], start: dict[str, int]) -> Iterator[Element]:
-        ranges = []
+    def _tile(self, tensor: Tensor, i: int, start: dict[str, int]) -> Iterator[Element]:
+        """Elements of the tile below node `i`: those that its points touch, and along axes of windows or strides all between."""
+        ranges: list[Sequence[int]] = []
         for axis in tensor.axes:
-            first = sum(start[dim] * stride for dim, stride in axis)
-            ranges.append(range(first, first + 1 + sum((tile[dim] - 1) * stride for dim, stride in axis)))
+            touched = {dim: self._indices(dim, i, start[dim]) for dim, _ in axis}
+            if len(axis) == 1 and axis[0][1] == 1:
+                ranges.append(touched[axis[0][0]])
+                continue
+            first = sum(touched[dim][0] * stride for dim, stride in axis)
+            last = sum(touched[dim][-1] * stride for dim, stride in axis)
+            ranges.append(range(first, last + 1))
         return product(*ranges)
+
+    def _indices(self, dim: str, i: int, start: int) -> list[int]:
+        """Sorted indices of a dimension that the nodes below `i` run through, from `start`."""
+        found = [start]
+        for node, step in zip(self.nodes[i + 1 :], self.steps[i + 1 :], strict=True):
+            if not isinstance(node, Keep) and node.dim == dim:
+                found = [x + k * step for x in found for k in range(node.factor)]
+        return sorted(x for x in found if x < self.problem.dims[dim])

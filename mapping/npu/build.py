@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ...arch.npu import NpuSystem
 from ...errors import MappingError
 from ...workloads.op import Op, Operand
-from .group import MATRIX_KINDS, Group, Schedule, arithmetic_of, element_bytes, executes
+from .group import MATRIX_KINDS, Group, Schedule, arithmetic_of, element_bytes
 from .matrix import MatrixPlan, home
 from .segment import Segment, join_steps, joined, joined_room, port_rates, ports_of
 from .traffic import Edge
@@ -262,8 +262,8 @@ def operand_moves(group: Group, scheduled: Schedule, system: NpuSystem) -> Moves
     matrix = group.lead.kind in MATRIX_KINDS
     stored = stored_by(group, scheduled) if matrix else None
 
-    def place(name: str | None) -> str:
-        return home(system) or "dram" if name is not None and scheduled.resident.get(name) else "dram"
+    def place(on_chip: bool) -> str:
+        return home(system) or "dram" if on_chip else "dram"
 
     for op in group.ops:
         arithmetic = arithmetic_of(op, system)
@@ -271,11 +271,11 @@ def operand_moves(group: Group, scheduled: Schedule, system: NpuSystem) -> Moves
             size = op.elements(o) * element_bytes(o, arithmetic)
             if o.role == "output":
                 if op is not stored and not scheduled.inside[op.name]:
-                    moves.written[place(op.name)] += size
+                    moves.written[place(scheduled.resident[op.name])] += size
             elif op.name not in group.folded and not (matrix and op is group.lead):
                 source = scheduled.producer.get((op.name, o.name))
                 if source not in members:
-                    moves.read[place(source)] += size
+                    moves.read[place((op.name, o.name) in scheduled.found)] += size
     return moves
 
 
@@ -284,12 +284,16 @@ def stored_by(group: Group, scheduled: Schedule) -> Op:
     return next(op for op in reversed(group.ops) if not scheduled.inside[op.name])
 
 
-def runs_on_host(group: Group, system: NpuSystem) -> bool:
-    """Whether no engine of the NPU executes a group."""
-    lead = group.lead
-    if lead.kind == "collective":
-        raise MappingError(f"op {lead.name!r}: a collective needs a link between devices; {system.name} is one device")
-    return lead.kind not in MATRIX_KINDS and not executes(lead, system)
+def check_single(group: Group, system: NpuSystem) -> None:
+    """Refuse a collective: the file describes one device.
+
+    Raises
+    ------
+    MappingError
+        The group is one.
+    """
+    if group.lead.kind == "collective":
+        raise MappingError(f"op {group.lead.name!r}: a collective needs a link between devices; {system.name} is one device")
 
 
 def factors(op: Op) -> tuple[Operand, Operand]:

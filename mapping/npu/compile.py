@@ -13,7 +13,7 @@ from ...errors import MappingError
 from ...workloads.graph import OpGraph
 from ...workloads.op import Op
 from . import build
-from .group import MATRIX_KINDS, RESIDENT_SHARE, Group, Schedule, arithmetic_of, schedule
+from .group import MATRIX_KINDS, RESIDENT_SHARE, Group, Schedule, arithmetic_of, runs_on_host, schedule
 from .matrix import MatrixPlan, home, plan
 from .product import Product, product
 from .segment import Segment, closed_form_s
@@ -53,14 +53,19 @@ def compile_graph(graph: OpGraph, system: NpuSystem) -> list[Compiled]:
     MappingError
         An op that the NPU cannot run: names the op and the reason.
     """
-    scheduled = schedule(graph, system)
+    return compile_groups(schedule(graph, system), system)
+
+
+def compile_groups(scheduled: Schedule, system: NpuSystem) -> list[Compiled]:
+    """Every group of a schedule, mapped; see `compile_graph`."""
     return [_compile(group, number, scheduled, system) for number, group in enumerate(scheduled.groups)]
 
 
 def _compile(group: Group, number: int, scheduled: Schedule, system: NpuSystem) -> Compiled:
     lead = group.lead
     arithmetic = arithmetic_of(lead, system)
-    if build.runs_on_host(group, system):
+    build.check_single(group, system)
+    if runs_on_host(group, system):
         segments = tuple(build.host_segment(op, system) for op in group.ops)
         return Compiled(group, segments, (), arithmetic, "npu.host", f"{lead.name}: on the host, {system.name} has no engine for it")
     if lead.kind not in MATRIX_KINDS:
@@ -87,7 +92,7 @@ def _product(
     left, right = build.factors(op)
     weights = right.number_format
     packed = weights.bits < arithmetic_bits(arithmetic) and right.role == "weight"
-    resident = {name for name, o in (("I", left), ("W", right)) if scheduled.resident.get(scheduled.producer.get((op.name, o.name), ""))}
+    resident = {name for name, o in (("I", left), ("W", right)) if (op.name, o.name) in scheduled.found}
     if packed and weights.execution == "dequantise":
         elements = op.elements(right)
         work = build.VectorWork({"mul": elements, "add": elements}, elements * (weights.bytes + arithmetic_bits(arithmetic) / 8))
@@ -281,4 +286,3 @@ def _together(
         first.skew_s + second.skew_s,
         first.prefetch,
     )
-

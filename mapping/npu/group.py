@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -9,6 +10,8 @@ from typing import Final
 from ...arch.npu import NpuSystem, arithmetic_bits
 from ...workloads.graph import OpGraph
 from ...workloads.op import Op, Operand
+from ..scratchpad.problem import Problem, Tensor
+from ..scratchpad.retain import Retained, retain
 from .matrix import home
 
 MATRIX_KINDS: Final = ("matmul", "conv", "attention")
@@ -50,9 +53,13 @@ class Schedule:
     inside
         By op: whether all who read its result stand in its own group, so that the result moves nowhere.
     resident
-        By op: whether its result waits in the on-chip memory until its last reader has run.
+        By op: whether its result waits in the on-chip memory until its last reader has run, and is not written to the DRAM.
+    found
+        Ops and operands that are on chip when the op runs.
     reserved_bytes
         By group: bytes of that memory which tensors take that the group does not touch.
+    retained
+        What was decided, and how much better it is than first come, first kept; None where the NPU has no memory for it.
     producer
         By op and operand: the op whose result the operand is.
     """
@@ -60,8 +67,10 @@ class Schedule:
     groups: tuple[Group, ...]
     inside: Mapping[str, bool]
     resident: Mapping[str, bool]
+    found: frozenset[tuple[str, str]]
     reserved_bytes: tuple[float, ...]
     producer: Mapping[tuple[str, str], str]
+    retained: Retained | None = None
 
 
 def element_bytes(operand: Operand, arithmetic: str) -> float:
@@ -91,7 +100,7 @@ def schedule(graph: OpGraph, system: NpuSystem) -> Schedule:
 
     Elementwise work on each result of a matrix op joins it where matrix and vector engines share a buffer; a batch normalisation right
     behind a convolution is folded into its weights (inference). Vector work whose operands come from the vector work before it joins
-    that. A tensor waits on chip if it and all others that do take at most `RESIDENT_SHARE` of the memory.
+    that. Tensors wait on chip in `RESIDENT_SHARE` of the memory: those by which the fewest bytes pass the DRAM (`retain`).
     """
     producers = _producers(graph)
     members: list[list[Op]] = []
@@ -116,8 +125,13 @@ def schedule(graph: OpGraph, system: NpuSystem) -> Schedule:
     for (name, _), made in producers.items():
         readers.setdefault(made, set()).add(group_of[name])
     inside = {op.name: readers.get(op.name, set()) == {group_of[op.name]} for group in groups for op in group.ops}
-    resident, reserved = _residents(groups, readers, inside, system)
-    return Schedule(groups, inside, resident, reserved, producers)
+    retained, made_by_group = _retained(graph.name, groups, readers, inside, system)
+    resident = {op.name: False for group in groups for op in group.ops}
+    found: set[tuple[str, str]] = set()
+    reserved = [0.0] * len(groups)
+    if retained is not None:
+        resident, found, reserved = _places(retained, made_by_group, resident, producers, group_of, readers)
+    return Schedule(groups, inside, resident, frozenset(found), tuple(reserved), producers, retained)
 
 
 def _producers(graph: OpGraph) -> dict[tuple[str, str], str]:
@@ -152,27 +166,56 @@ def _folds(op: Op, group: list[Op]) -> bool:
     return "batch_norm" in op.target and len(group) == 2 and group[0].kind == "conv" and group[0].name != op.name
 
 
-def _residents(
-    groups: tuple[Group, ...], readers: Mapping[str, set[int]], inside: Mapping[str, bool], system: NpuSystem
-) -> tuple[dict[str, bool], tuple[float, ...]]:
+def runs_on_host(group: Group, system: NpuSystem) -> bool:
+    """Whether no engine of the NPU executes a group."""
+    return group.lead.kind not in MATRIX_KINDS and not executes(group.lead, system)
+
+
+def _retained(
+    name: str, groups: tuple[Group, ...], readers: Mapping[str, set[int]], inside: Mapping[str, bool], system: NpuSystem
+) -> tuple[Retained | None, list[Op]]:
+    """What waits on chip, and the ops that make it; what the host makes or reads is in the DRAM."""
     where = home(system)
-    memory = next((m for m in system.memories if m.name == where), None)
-    budget = RESIDENT_SHARE * memory.size_bytes if memory is not None and memory.size_bytes is not None else 0.0
-    live: list[tuple[int, float, str]] = []
-    resident: dict[str, bool] = {}
-    reserved = []
+    size = next((m.size_bytes for m in system.memories if m.name == where), None)
+    if size is None:
+        return None, []
+    hosted = {number for number, group in enumerate(groups) if runs_on_host(group, system)}
+    tensors, makers = [], []
     for number, group in enumerate(groups):
-        live = [entry for entry in live if entry[0] >= number]
-        touched = {name for _, _, name in live if number in readers.get(name, set())}
-        reserved.append(sum(size for _, size, name in live if name not in touched))
-        for op in group.ops:
+        for op in group.ops if number not in hosted else ():
             later = {r for r in readers.get(op.name, set()) if r > number}
-            size = _result_bytes(op, system)
-            taken = sum(entry[1] for entry in live)
-            resident[op.name] = bool(later) and not inside[op.name] and size + taken <= budget
-            if resident[op.name]:
-                live.append((max(later), size, op.name))
-    return resident, tuple(reserved)
+            bytes_ = math.ceil(_result_bytes(op, system))
+            if later - hosted and not inside[op.name] and bytes_ > 0:
+                tensors.append(Tensor(op.name, bytes_, number, tuple(sorted(later - hosted)), bool(later & hosted)))
+                makers.append(op)
+    if not tensors:
+        return None, []
+    problem = Problem(name, tuple(group.lead.name for group in groups), tuple(tensors))
+    return retain(problem, RESIDENT_SHARE * size, [op.count for op in makers]), makers
+
+
+def _places(
+    retained: Retained,
+    makers: list[Op],
+    resident: dict[str, bool],
+    producers: Mapping[tuple[str, str], str],
+    group_of: Mapping[str, int],
+    readers: Mapping[str, set[int]],
+) -> tuple[dict[str, bool], set[tuple[str, str]], list[float]]:
+    """Where each result and operand is, and the bytes that wait beside those that a group works on."""
+    tensors = retained.problem.tensors
+    last = {op.name: retained.last[i] for i, op in enumerate(makers)}
+    for i, op in enumerate(makers):
+        end = last[op.name]
+        resident[op.name] = end is not None and end >= max(tensors[i].consumers) and not tensors[i].output
+    found = {key for key, source in producers.items() if (last.get(source) or -1) >= group_of[key[0]] > group_of[source]}
+
+    def beside(step: int, i: int) -> bool:
+        made_here = tensors[i].producer == step and resident[tensors[i].name]
+        return not made_here and step not in readers[tensors[i].name]
+
+    steps = range(len(retained.problem.ops))
+    return resident, found, [float(sum(tensors[i].size_bytes for i in retained.held(step) if beside(step, i))) for step in steps]
 
 
 def _result_bytes(op: Op, system: NpuSystem) -> float:

@@ -35,7 +35,7 @@ class Residency:
     bound_bytes: float
 
 
-class _Program:
+class Program:
     """Variables and rows, collected for scipy."""
 
     def __init__(self) -> None:
@@ -92,7 +92,7 @@ def residency(problem: Problem, capacity_bytes: int, time_limit_s: float, *, reo
         None: no solution in time.
     """
     unit = float(np.gcd.reduce([t.size_bytes for t in problem.tensors])) if problem.tensors else 1.0
-    program = _Program()
+    program = Program()
     streams = problem.streams(capacity_bytes)
     at = _order_rows(program, problem, _windows(problem, reorder))
     tensors = [_tensor_rows(program, problem, index, at, streams, unit) for index in range(len(problem.tensors))]
@@ -128,7 +128,7 @@ class _TensorVariables:
     spill: int
 
 
-def _order_rows(program: _Program, problem: Problem, windows: Sequence[range]) -> list[dict[int, int]]:
+def _order_rows(program: Program, problem: Problem, windows: Sequence[range]) -> list[dict[int, int]]:
     """For each operator a variable for each step that it may run in: one step an operator, one operator a step, makers first."""
     at = [{step: program.variable() for step in window} for window in windows]
     for steps in at:
@@ -143,7 +143,7 @@ def _order_rows(program: _Program, problem: Problem, windows: Sequence[range]) -
 
 
 def _tensor_rows(
-    program: _Program, problem: Problem, index: int, at: Sequence[dict[int, int]], streams: frozenset[tuple[int, int]], unit: float
+    program: Program, problem: Problem, index: int, at: Sequence[dict[int, int]], streams: frozenset[tuple[int, int]], unit: float
 ) -> _TensorVariables:
     """One tensor: it is resident where it is needed, by being made, fetched or kept; it is fetched just in time, once DRAM has it."""
     tensor = problem.tensors[index]

@@ -152,8 +152,8 @@ def _run_stages(launch: Launch) -> tuple[dict[str, Any], dict[str, Any]]:
 def _one_line_each(ptx: str) -> str:
     """PTX in which a block of inline assembly has one source line.
 
-    LLVM counts the lines of the assembly text as if they were lines of the kernel's file, so that a masked load of four words would spread over
-    four lines, those of other statements among them.
+    LLVM counts the lines of the assembly text as if they were lines of the kernel's file, so that a masked load of four words would
+    spread over four lines, those of other statements among them.
     """
 
     def settle(block: re.Match[str]) -> str:

@@ -216,18 +216,25 @@ def _sel(f: _Form) -> tuple[list[str], list[str]]:
 
 @_rule("IMNMX", "VIMNMX", "UIMNMX", "UVIMNMX")
 def _minmax(f: _Form) -> tuple[list[str], list[str]]:
-    if f.ins.has("RELU", "64", "S16x2", "U16x2"):
+    if f.ins.has("64", "S16x2", "U16x2"):
         raise NotModelledError
     a, b = (f"({word(op)}) & M" for op in f.sources)
-    return [], [f"minmax({flag(f.flags[-1])}, {a}, {b}, {f.signed()})"]
+    return [], [_not_below_zero(f, f"minmax({flag(f.flags[-1])}, {a}, {b}, {f.signed()})")]
+
+
+def _not_below_zero(f: _Form, value: str) -> str:
+    """What ``.RELU`` makes of a signed result."""
+    if f.ins.has("RELU") and not f.signed():
+        raise NotModelledError
+    return f"minmax(False, {value}, 0, True)" if f.ins.has("RELU") else value
 
 
 @_rule("VIADDMNMX")
 def _add_minmax(f: _Form) -> tuple[list[str], list[str]]:
-    if f.ins.has("RELU", "64", "S16x2", "U16x2"):
+    if f.ins.has("64", "S16x2", "U16x2"):
         raise NotModelledError
     a, b, c = (word(op) for op in f.sources)
-    return [], [f"minmax({flag(f.flags[-1])}, ({a} + {b}) & M, ({c}) & M, {f.signed()})"]
+    return [], [_not_below_zero(f, f"minmax({flag(f.flags[-1])}, ({a} + {b}) & M, ({c}) & M, {f.signed()})")]
 
 
 @_rule("IABS")

@@ -8,8 +8,10 @@ from itertools import groupby
 from ...arch import Estimate
 from ...arch.npu import NpuSystem
 from ...mapping.npu import build
-from ...mapping.npu.compile import Compiled, compile_graph
+from ...mapping.npu.compile import Compiled, compile_groups
+from ...mapping.npu.group import Schedule, schedule
 from ...mapping.npu.segment import Segment, closed_form_s
+from ...units import format_si
 from ...workloads.graph import OpGraph
 from ..result import OpResult, Simulation, Span, fit_memory
 from .play import play
@@ -34,7 +36,8 @@ def simulate_npu(graph: OpGraph, system: NpuSystem, fidelity: str = "tile") -> S
     MappingError
         An op that the NPU cannot run, or that has no room; names the op and the reason.
     """
-    compiled = compile_graph(graph, system)
+    scheduled = schedule(graph, system)
+    compiled = compile_groups(scheduled, system)
     if fidelity == "analytic":
         times = [sum(closed_form_s(s, system) for s in c.segments) + system.launch_s for c in compiled]
         spans = _line_up(compiled, times)
@@ -59,7 +62,7 @@ def simulate_npu(graph: OpGraph, system: NpuSystem, fidelity: str = "tile") -> S
         results=tuple(results),
         spans=spans,
         memory=fit_memory(graph, system),
-        notes=_notes(graph, compiled, system),
+        notes=_notes(graph, compiled, scheduled, system),
     )
 
 
@@ -152,7 +155,7 @@ def _reason(c: Compiled) -> str:
     return "; ".join(f"{', '.join(sorted(p.resident))} on chip" for p in plans)
 
 
-def _notes(graph: OpGraph, compiled: Sequence[Compiled], system: NpuSystem) -> tuple[str, ...]:
+def _notes(graph: OpGraph, compiled: Sequence[Compiled], scheduled: Schedule, system: NpuSystem) -> tuple[str, ...]:
     notes = []
     hosted = [c for c in compiled if c.note]
     if hosted:
@@ -172,4 +175,10 @@ def _notes(graph: OpGraph, compiled: Sequence[Compiled], system: NpuSystem) -> t
     if fused:
         groups = sum(len(c.group.ops) > 1 for c in compiled)
         notes.append(f"{fused} ops fused into {groups} groups, {folded} of them batch normalisations folded away")
+    kept = scheduled.retained
+    if kept is not None:
+        proof = "proven least" if kept.proven else f"at least {format_si(kept.bound_bytes, 'B')}"
+        better = "" if kept.moved_bytes == kept.greedy_bytes else f"; first come, first kept: {format_si(kept.greedy_bytes, 'B')}"
+        moved, total = format_si(kept.moved_bytes, "B"), format_si(kept.total_bytes, "B")
+        notes.append(f"of {total} between ops {moved} pass the DRAM, the rest waits on chip ({proof} for the room there is{better})")
     return tuple(notes)

@@ -476,14 +476,14 @@ def run_sm(code, access, stream_start, stream_length,  # type: ignore[no-untyped
                     mb_bytes[slot, m] -= sync_value[row]
                     if done > mb_time[slot, m]:
                         mb_time[slot, m] = done
-        elif kd == SYNC_INIT and row >= 0:
+        elif kd == SYNC_INIT and row >= 0 and sync_slot[row] >= 0:
             m = sync_slot[row]
             mb_count[slot, m] = sync_value[row]
             mb_arrived[slot, m] = 0
             mb_bytes[slot, m] = 0
             mb_phase[slot, m] = 0
             mb_time[slot, m] = 0
-        elif kd == SYNC_ARRIVE and row >= 0:
+        elif kd == SYNC_ARRIVE and row >= 0 and sync_slot[row] >= 0:
             m = sync_slot[row]
             mb_arrived[slot, m] += 1
             mb_bytes[slot, m] += sync_value[row]
@@ -499,7 +499,7 @@ def run_sm(code, access, stream_start, stream_length,  # type: ignore[no-untyped
                 busy[SMEM] += smem[row]
                 smem_total += smem[row]
                 tcgen_done = tcgen_free + wgmma_latency
-        elif kd == TCGEN_COMMIT and row >= 0:
+        elif kd == TCGEN_COMMIT and row >= 0 and sync_slot[row] >= 0:
             m = sync_slot[row]
             mb_arrived[slot, m] += 1
             d = np.int64(np.ceil(max(tcgen_done, float(now)))) + operand_read
@@ -627,7 +627,7 @@ def run_sm(code, access, stream_start, stream_length,  # type: ignore[no-untyped
                 r = now + latency[i]
                 at_other[w] = r
                 other_reason[w] = MEMBAR
-        if kj == SYNC_WAIT and access[at + 1] >= 0:
+        if kj == SYNC_WAIT and access[at + 1] >= 0 and sync_slot[access[at + 1]] >= 0:
             m = sync_slot[access[at + 1]]
             parity = sync_value[access[at + 1]] & 1
             if (mb_phase[slot, m] & 1) != parity:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -11,16 +13,16 @@ from ...arch.sm_timing import SmTiming
 from ...errors import KernelError
 from ...mapping.triton import CompiledKernel, Evaluation, Launch, evaluate, take_apart
 from . import isa
+from .classes import Classes, Samples, program_ids
 from .core import DEADLOCK, REASONS, compiled_core
-from .memory import Sharing, program_ids
+from .dispatch import dispatch
+from .memory import Sharing
 from .streams import Cta, Period, Rows, pack_cta
 
 #: Warp-instructions that are simulated one by one before loops and waves are cut.
 BUDGET = 400_000
 #: Iterations of a long loop that are simulated (twice: so many, and half as many).
 KEEP = 48
-#: Distinct CTAs that are followed, where they differ.
-TEMPLATES = 6
 
 
 @dataclass(frozen=True)
@@ -39,12 +41,15 @@ class Schedule:
         CTAs of the last, partial wave (0: none) on this SM.
     last_share
         Factor by which the SM's share of L2 and DRAM is larger in it.
+    share
+        The same factor for all CTAs.
     """
 
     slots: int
     waves: int
     last: int
     last_share: float
+    share: float = 1.0
 
     @property
     def ctas(self) -> int:
@@ -58,7 +63,7 @@ def schedule(programs: int, sms: int, slots: int) -> Schedule:
     Examples
     --------
     >>> schedule(programs=300, sms=100, slots=2)
-    Schedule(slots=2, waves=1, last=1, last_share=1.0)
+    Schedule(slots=2, waves=1, last=1, last_share=1.0, share=1.0)
     """
     waves, rest = divmod(programs, sms * slots)
     last = -(-rest // sms)
@@ -67,10 +72,15 @@ def schedule(programs: int, sms: int, slots: int) -> Schedule:
 
 @dataclass(frozen=True)
 class SmRun:
-    """One run of the core: clocks, and sums over what it simulated."""
+    """One run of the core: clocks, and sums over the CTAs that it simulated.
 
+    Where CTAs differ, sums are those of a mean SM (so that `ctas` is a fraction), and `idle` is the share of the clocks in which it has
+    no CTA.
+    """
+
+    ctas: float
     cycles: float
-    issued: int
+    issued: float
     l2_bytes: float
     dram_bytes: float
     smem_passes: float
@@ -79,6 +89,7 @@ class SmRun:
     stalls: np.ndarray
     counts: np.ndarray
     spans: np.ndarray
+    idle: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -93,6 +104,8 @@ class Kernel:
     table: isa.IsaTable
     lines: np.ndarray
     runs: tuple[Evaluation, ...]
+    classes: Classes
+    samples: Samples
     share: Sharing
     write_share: float
     l1_bytes: float
@@ -142,17 +155,17 @@ def run_ctas(kernel: Kernel, plan: Schedule, *, keep: int | None = None, record:
     n = plan.ctas
     waves = np.arange(n) // plan.slots
     phase = np.where(waves == 0, 0, 1)
-    share = np.ones(n)
+    share = np.full(n, plan.share)
     if plan.last:
         phase[-plan.last:] = 2 if plan.waves else 0
-        share[-plan.last:] = plan.last_share
+        share[-plan.last:] *= plan.last_share
     which = np.arange(n) * len(packed) // max(n, 1)
     index = np.array(rows.instruction, dtype=np.int64)
     listing = take_apart(kernel.compiled).listing.instructions
     for number, at_instruction in enumerate(rows.instruction):
         if kernel.table.kind[at_instruction] == isa.TCGEN:
             rows.l1_passes[number] /= 4 * isa.macs_per_clock(listing[at_instruction], kernel.system)
-    slices, dram, latency = _memory(kernel, index, np.array(rows.l2_bytes))
+    slices, dram, latency = memory_costs(kernel, index, np.array(rows.l2_bytes))
     table = kernel.table
     end, first = np.zeros(n, np.int64), np.zeros(n, np.int64)
     busy = np.zeros(len(isa.PIPES) + len(isa.UNITS))
@@ -176,12 +189,12 @@ def run_ctas(kernel: Kernel, plan: Schedule, *, keep: int | None = None, record:
                               f"at clock {got[1]} and none can go on")
     counts = np.bincount(np.concatenate(code), minlength=len(table.kind)) if len(packed) == 1 and len(set(packed[0][0].roles)) == 1 \
         else stalls[:, 0].astype(np.int64)
-    run = SmRun(float(got[1]), int(got[2]), float(got[3]), float(got[4]), float(got[5]), float(got[6]), busy, stalls, counts,
+    run = SmRun(n, float(got[1]), int(got[2]), float(got[3]), float(got[4]), float(got[5]), float(got[6]), busy, stalls, counts,
                 spans[1:1 + spans[0, 0]])
     return run, [period for _, period in packed]
 
 
-def _memory(kernel: Kernel, index: np.ndarray, l2_bytes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def memory_costs(kernel: Kernel, index: np.ndarray, l2_bytes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Bytes of L2's slices, bytes of DRAM, and load-to-use latency by phase and access row."""
     if not len(index):
         return np.zeros((3, 1)), np.zeros((3, 1)), np.zeros((3, 1))
@@ -198,7 +211,7 @@ def _memory(kernel: Kernel, index: np.ndarray, l2_bytes: np.ndarray) -> tuple[np
 def add(one: SmRun, other: SmRun, times: float) -> SmRun:
     """one + times * other, field by field."""
     parts = {name: getattr(one, name) + times * getattr(other, name) for name in SmRun.__dataclass_fields__ if name != "spans"}
-    return SmRun(**{**parts, "issued": round(parts["issued"]), "spans": one.spans})
+    return SmRun(**parts, spans=one.spans)
 
 
 def run_sm(kernel: Kernel, plan: Schedule, *, record: bool = False) -> tuple[SmRun, int]:
@@ -210,7 +223,7 @@ def run_sm(kernel: Kernel, plan: Schedule, *, record: bool = False) -> tuple[SmR
     each = sum(run.instructions for run in kernel.runs) / len(kernel.runs)
     if each * plan.ctas <= BUDGET:
         whole, _ = run_ctas(kernel, plan, record=record)
-        return whole, whole.issued
+        return whole, round(whole.issued)
     waves = min(plan.waves, 3)
     total, spent = _whole_loops(kernel, replace(plan, waves=waves), record)
     if plan.waves > waves:
@@ -220,22 +233,76 @@ def run_sm(kernel: Kernel, plan: Schedule, *, record: bool = False) -> tuple[SmR
 
 
 def _whole_loops(kernel: Kernel, plan: Schedule, record: bool) -> tuple[SmRun, int]:
-    """All iterations of some waves, from runs of `KEEP` and of half as many."""
-    one, periods = run_ctas(kernel, plan, keep=KEEP, record=record)
-    times = [p.times for p in periods if p is not None]
-    if not any(t > KEEP for t in times):
-        return one, one.issued
-    half, _ = run_ctas(kernel, plan, keep=KEEP // 2)
-    extra = sum(max(t - KEEP, 0) for t in times) / sum(min(t, KEEP) - min(t, KEEP // 2) for t in times)
-    return add(one, add(one, half, -1.0), extra), one.issued + half.issued
+    """All iterations of some waves, from runs of about `KEEP` and of half as many."""
+    times, keep, fewer = kept(kernel, KEEP)
+    one, _ = run_ctas(kernel, plan, keep=keep, record=record)
+    if times <= keep:
+        return one, round(one.issued)
+    half, _ = run_ctas(kernel, plan, keep=fewer)
+    return add(one, add(one, half, -1.0), (times - keep) / (keep - fewer)), round(one.issued + half.issued)
 
 
-def follow(compiled: CompiledKernel, launch: Launch, grid: Evaluation, plan: Schedule, sms: int) -> tuple[Evaluation, ...]:
-    """Traces of the CTAs that stand for those of the busiest SM: one where all are alike, else an even sample of them."""
-    one = evaluate(compiled, launch, program_ids(launch, [launch.programs // 2]), trace=True)
-    if np.array_equal(one.block_counts * launch.programs, grid.block_counts):
-        return (one,)
-    numbers = [min(launch.programs - 1, k * sms) for k in range(plan.ctas)]
-    kept = min(TEMPLATES, len(numbers))
-    picks = sorted({numbers[len(numbers) * k // kept] for k in range(kept)})
-    return tuple(evaluate(compiled, launch, program_ids(launch, [pick]), trace=True) for pick in picks)
+def kept(kernel: Kernel, iterations: int) -> tuple[int, int, int]:
+    """How often the longest run of stretches repeats, how many hold about so many iterations, and about half as many."""
+    _, period = pack_cta(kernel.runs[0], Rows(), l1_bytes=kernel.l1_bytes)
+    if period is None:
+        return 0, 1, 0
+    keep = max(2, -(-iterations // period.iterations))
+    return period.times, keep, keep // 2
+
+
+def run_grid(kernel: Kernel, plan: Schedule, play: Callable[[Kernel, Schedule], tuple[SmRun, int]]) -> tuple[SmRun, int]:
+    """The whole grid, and how many warp-instructions were simulated for it.
+
+    Where all CTAs are alike, those of the busiest SM. Else each sampled class is simulated in the company of its like (as many as SMs at
+    work hold, with the share of L2 and DRAM that they have), classes between two samples take what lies between, and all CTAs are dealt to
+    the SMs in order of launch.
+
+    Parameters
+    ----------
+    play
+        Simulates all CTAs of a schedule, all of one class.
+    """
+    if len(kernel.classes) == 1:
+        return play(kernel, plan)
+    sms = int(kernel.system.gpu.sm.count)
+    classes, weights = kernel.classes, kernel.samples.weights
+    guess = dispatch(classes.number, classes.work, classes.work, classes.work, sms=sms, slots=plan.slots)
+    company = int(min(plan.slots, max(1, np.ceil(guess.resident - 0.5))))
+    share = sms / guess.active_sms
+    cold, warm, alone, spent = [], [], [], 0
+    for run in kernel.runs:
+        mine = replace(kernel, runs=(run,))
+        one, more = play(mine, Schedule(company, 1, 0, 1.0, share))
+        spent += more
+        cold.append(one)
+        if kernel.launch.programs > sms * plan.slots:
+            two, more = play(mine, Schedule(company, 2, 0, 1.0, share))
+            spent += more
+            warm.append(add(two, one, -1.0))
+        else:
+            warm.append(one)
+        if company > 1:
+            single, more = play(mine, Schedule(1, 1, 0, 1.0, share))
+            spent += more
+            alone.append(single.cycles * warm[-1].cycles / one.cycles)
+        else:
+            alone.append(warm[-1].cycles)
+    clocks = [weights @ np.array([part.cycles for part in parts]) for parts in (cold, warm)]
+    placed = dispatch(classes.number, clocks[0], clocks[1], weights @ np.array(alone), sms=sms, slots=plan.slots, company=company)
+    early = np.bincount(classes.number[:sms * plan.slots], minlength=len(classes))
+    total = replace(cold[0], **_scaled(cold[0], 0.0))
+    for times, parts in ((early @ weights, cold), ((classes.count - early) @ weights, warm)):
+        for number, part in zip(times.tolist(), parts, strict=True):
+            total = add(total, part, number / company / sms)
+    return replace(total, cycles=placed.makespan, idle=1.0 - placed.active_sms / sms), spent
+
+
+def _scaled(run: SmRun, factor: float) -> dict[str, Any]:
+    return {name: getattr(run, name) * factor for name in SmRun.__dataclass_fields__ if name != "spans"}
+
+
+def follow(compiled: CompiledKernel, launch: Launch, classes: Classes, samples: Samples) -> tuple[Evaluation, ...]:
+    """Traces of the CTAs that stand for the sampled classes."""
+    return tuple(evaluate(compiled, launch, program_ids(launch, [int(classes.representative[number])]), trace=True)
+                 for number in samples.classes)

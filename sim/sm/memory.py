@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 
 from ...errors import KernelError
-from ...mapping.triton import CompiledKernel, Evaluation, Launch, take_apart
+from ...mapping.triton import CompiledKernel, Evaluation, Launch, Program, take_apart
 from ...mapping.triton.access import SECTOR_BYTES
 from ...mapping.triton.assumptions import Chooser
 from ...mapping.triton.execute import Execution
 from ...mapping.triton.group import Group
 from ...mapping.triton.parameters import parameters_of
 from ...mapping.triton.values import Unknown, Value, settled
+from .classes import Classes, program_ids
 
 #: Segments that are followed at most, and lanes at once.
 _STEPS, _LANES = 240, 1 << 16
@@ -76,10 +77,33 @@ class _Peek(Execution):
         self._note(index, group, guard, key)
 
 
+class _Walk(_Peek):
+    """Follows one warp a CTA to its end and keeps every address that it begins an access with."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.touches: list[tuple[int, np.ndarray, np.ndarray]] = []
+
+    def _note(self, index: int, group: Group, guard: Value, address: Value) -> None:
+        guard, address = settled(guard), settled(address, settled(guard))
+        if type(address) is Unknown or type(guard) is Unknown or guard is False:
+            return
+        lanes = group.lanes
+        at = lanes.first(guard if type(guard) is np.ndarray else None)
+        on = guard[at] if type(guard) is np.ndarray else np.ones(len(at), dtype=bool)
+        many = address[at].astype(np.int64) if type(address) is np.ndarray else np.full(len(at), address, dtype=np.int64)
+        self.touches.append((index, (lanes.ids[at] // self.threads)[on], many[on]))
+
+
+def _one_warp(compiled: CompiledKernel) -> Program:
+    """The program of a kernel as if each CTA had one warp."""
+    whole = take_apart(compiled)
+    return replace(whole, compiled=replace(compiled, num_warps=1)) if compiled.target < 90 or compiled.num_warps > 1 else whole
+
+
 def first_addresses(compiled: CompiledKernel, launch: Launch, ids: np.ndarray) -> dict[int, np.ndarray]:
     """First address of warp 0 at each access to global memory, by instruction: int64 of shape (len(ids),), -1 where not known."""
-    whole = take_apart(compiled)
-    program = replace(whole, compiled=replace(compiled, num_warps=1)) if compiled.target < 90 or compiled.num_warps > 1 else whole
+    program = _one_warp(compiled)
     bank, _ = parameters_of(compiled, launch)
     found: dict[int, np.ndarray] = {}
     at_once = max(1, _LANES // program.threads)
@@ -114,13 +138,6 @@ class Sharing:
     missing: np.ndarray
     l2: np.ndarray
     waves: tuple[str, ...] = ("first", "steady", "last")
-
-
-def program_ids(launch: Launch, numbers: Sequence[int] | np.ndarray) -> np.ndarray:
-    """int64 of shape (n, 3): program ids by their number in order of launch (x fastest)."""
-    at = np.asarray(numbers, dtype=np.int64)
-    x, y, _ = launch.grid
-    return np.stack([at % x, at // x % y, at // (x * y)], axis=1)
 
 
 def sharing(compiled: CompiledKernel, launch: Launch, run: Evaluation, *, together: int, capacity_bytes: float,
@@ -186,6 +203,117 @@ def sharing(compiled: CompiledKernel, launch: Launch, run: Evaluation, *, togeth
             part[phase] = mean[n]
             part[phase, known] = found[at, known, n]
     return _within_buffers(Sharing(dram, missing, slices), launch, addresses, loads, bytes_of, programs, waves, capacity_bytes, warm)
+
+
+#: Waves of CTAs that are walked through, and windows in which those of a wave go on together, at most.
+_WALKED, _WINDOWS = 3, 64
+
+
+def sharing_of_walks(compiled: CompiledKernel, launch: Launch, runs: Sequence[Evaluation], classes: Classes, *, together: int,
+                     capacity_bytes: float, merge: int = 2, warm: bool = False) -> Sharing:
+    """Sharing where CTAs go different ways: from every address of some waves of CTAs, first, middle and last.
+
+    CTAs of a wave go on at the same pace in bytes. What one of them asks for comes from DRAM unless the wave has touched it since
+    `capacity_bytes` of other bytes went by, whichever instruction touched it.
+
+    Parameters
+    ----------
+    runs
+        CTAs that were followed to their end, at least one of each way.
+    classes
+        The launch's CTAs.
+    """
+    programs, count = launch.programs, len(runs[0].program.listing.instructions)
+    waves = -(-programs // together)
+    picked = sorted({0, waves // 2, waves - 1})[:_WALKED]
+    numbers = [np.arange(w * together, min(programs, (w + 1) * together)) for w in picked]
+    each, loads = _bytes_each(runs)
+    walks = [_walk(compiled, launch, program_ids(launch, chunk), loads) for chunk in numbers]
+    dram, missing, slices = np.ones((3, count)), np.ones((3, count)), np.ones((3, count))
+    distinct, inverse = np.unique(np.concatenate([walk[2] for walk in walks]), return_inverse=True)
+    last = np.full(len(distinct), -1e30)
+    parts = np.split(np.asarray(inverse).reshape(-1), np.cumsum([len(walk[2]) for walk in walks])[:-1])
+    position = 0.0
+    found = np.zeros((len(picked), count, 4))
+    for n, ((index, cta, _), key) in enumerate(zip(walks, parts, strict=True)):
+        if n and picked[n] != picked[n - 1] + 1:
+            position += capacity_bytes * 0.1 * (picked[n] - picked[n - 1] - 1)
+        size = each[index]
+        order = np.argsort(cta, kind="stable")
+        so_far = np.cumsum(size[order])
+        begins = np.searchsorted(cta[order], np.arange(len(numbers[n])))
+        so_far -= np.concatenate([[0.0], so_far])[begins][cta[order]]
+        windows = min(_WINDOWS, max(1, int(4 * size.sum() / max(capacity_bytes, 1.0)) + 1))
+        window = np.empty(len(index), dtype=np.int64)
+        pace = (so_far - size[order]) / max(float(so_far.max(initial=1.0)), 1.0)
+        window[order] = np.minimum(windows - 1, (pace * windows).astype(np.int64))
+        for w in range(windows):
+            at = np.flatnonzero(window == w)
+            if not len(at):
+                continue
+            unique, back, times = np.unique(key[at], return_inverse=True, return_counts=True)
+            back = np.asarray(back).reshape(-1)
+            fresh = position - last[unique] > capacity_bytes
+            last[unique] = position
+            weight = fresh / times
+            np.add.at(found[n, :, 0], index[at], 1.0)
+            np.add.at(found[n, :, 1], index[at], weight[back])
+            np.add.at(found[n, :, 2], index[at], fresh[back].astype(float))
+            position += float((np.bincount(back, weights=size[at]) / times).sum())
+        for i in np.unique(index).tolist():
+            mine = index == i
+            first = np.full(len(numbers[n]), -1, dtype=np.int64)
+            first[cta[mine][::-1]] = key[mine][::-1]
+            found[n, i, 3] = _merged(first, merge)
+    for phase, n in enumerate((0, min(1, len(picked) - 1), len(picked) - 1)):
+        seen = found[n, :, 0] > 0
+        if not seen.any():
+            continue
+        ratio = found[n] / np.maximum(found[n, :, :1], 1.0)
+        weight = found[n, :, 0] * each
+        mean = (ratio * weight[:, None]).sum(axis=0) / max(weight.sum(), 1e-9)
+        for column, part in ((1, dram), (2, missing)):
+            part[phase] = np.where(seen, ratio[:, column], mean[column])
+        slices[phase, seen] = found[n, seen, 3]
+    walked = {i: np.concatenate([walk[2][walk[0] == i] for walk in walks]) * SECTOR_BYTES for i in loads}
+    touched = np.bincount(np.concatenate([walk[0] for walk in walks]), minlength=count) / sum(len(chunk) for chunk in numbers)
+    mean_bytes = {i: float(touched[i] * each[i]) for i in loads}
+    return _within_buffers(Sharing(dram, missing, slices), launch, walked, loads, mean_bytes, programs, waves, capacity_bytes, warm)
+
+
+def _walk(compiled: CompiledKernel, launch: Launch, ids: np.ndarray, loads: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Instruction, CTA and sector (of bulk copies: box) of every access of warp 0 by `loads`, each CTA's in order."""
+    program = _one_warp(compiled)
+    bank, _ = parameters_of(compiled, launch)
+    at_once = max(1, _LANES // program.threads)
+    wanted = frozenset(loads)
+    parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = [(np.zeros(0, np.int64),) * 3]
+    for start in range(0, len(ids), at_once):
+        walk = _Walk(program, bank, ids[start:start + at_once], buffers=launch.buffers, chooser=Chooser(program, None))
+        with contextlib.suppress(KernelError):
+            walk.run()
+        for index, ctas, addresses in walk.touches:
+            if index in wanted:
+                key = addresses // SECTOR_BYTES if index in program.memory_ops else addresses
+                parts.append((np.full(len(ctas), index, np.int64), start + ctas, key))
+    index, cta, key = (np.concatenate([part[n] for part in parts]) for n in range(3))
+    return index, cta, key
+
+
+def _bytes_each(runs: Sequence[Evaluation]) -> tuple[np.ndarray, list[int]]:
+    """Bytes (whole sectors) that all warps of a CTA ask for in one execution of each instruction that reads global memory."""
+    count = len(runs[0].program.listing.instructions)
+    total, times = np.zeros(count), np.zeros(count)
+    loads: set[int] = set()
+    for run in runs:
+        mine, bytes_of = _loads(run)
+        loads.update(mine)
+        counts = run.instruction_counts
+        for index in mine:
+            total[index] += bytes_of[index]
+            bulk = sum(1 for each in run.bulks if each.instruction == index)
+            times[index] += bulk or counts[index] / max(run.program.threads // 32, 1)
+    return np.divide(total, times, out=np.zeros(count), where=times > 0), sorted(loads)
 
 
 def _merged(keys: np.ndarray, merge: int) -> float:

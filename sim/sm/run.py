@@ -5,6 +5,7 @@ from __future__ import annotations
 import linecache
 import math
 from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
 
@@ -13,13 +14,14 @@ from ...arch.sm_timing import sm_timing
 from ...errors import KernelError, UnknownNameError
 from ...mapping.gpu.machine import Machine
 from ...mapping.gpu.power import clock_ratio, energy_joules, fma_joules, l2_joules, tensor_joules
-from ...mapping.triton import CompiledKernel, Evaluation, Launch, Occupancy, evaluate_grid, occupancy_of, take_apart
+from ...mapping.triton import CompiledKernel, Evaluation, Launch, Occupancy, occupancy_of, take_apart
 from ...mapping.triton.tensor_core import TENSOR_CORE
 from ..result import Span
 from . import isa
+from .classes import cta_classes, grid_of, sample
 from .core import REASONS
-from .grid import Kernel, Schedule, SmRun, follow, rates, run_sm, schedule
-from .memory import sharing
+from .grid import Kernel, Schedule, SmRun, follow, rates, run_grid, run_sm, schedule
+from .memory import sharing, sharing_of_walks
 from .result import KernelRun, LineCost
 
 FIDELITIES = ("cycle", "tile")
@@ -66,8 +68,8 @@ def simulate_kernel(compiled: CompiledKernel, launch: Launch, system: System, *,
         result: KernelRun = simulate_tile(compiled, launch, system, warm_l2=warm_l2)
         return result
     kernel, plan = prepare(compiled, launch, system, occupancy, warm_l2)
-    found, spent = run_sm(kernel, plan, record=record)
-    return _result(kernel, plan, found, spent, kernel.grid, occupancy)
+    found, spent = run_grid(kernel, plan, partial(run_sm, record=record))
+    return grid_result(kernel, plan, found, spent, occupancy)
 
 
 def prepare(compiled: CompiledKernel, launch: Launch, system: System, occupancy: Occupancy, warm_l2: bool) -> tuple[Kernel, Schedule]:
@@ -76,31 +78,31 @@ def prepare(compiled: CompiledKernel, launch: Launch, system: System, occupancy:
     program = take_apart(compiled)
     sms = int(system.gpu.sm.count)
     plan = schedule(launch.programs, sms, occupancy.ctas)
-    grid = evaluate_grid(compiled, launch)
-    runs = follow(compiled, launch, grid, plan, sms)
+    classes = cta_classes(compiled, launch)
+    samples = sample(classes)
+    grid = grid_of(compiled, launch, classes)
+    runs = follow(compiled, launch, classes, samples)
     capacity = system.calibration["memory.l2_residency"] * system.gpu.l2.size_bytes
-    share = sharing(compiled, launch, runs[0], together=sms * occupancy.ctas, capacity_bytes=capacity,
-                    merge=int(timing.merged_sms), warm=warm_l2)
+    known = {"together": sms * occupancy.ctas, "capacity_bytes": capacity, "merge": int(timing.merged_sms), "warm": warm_l2}
+    share = sharing(compiled, launch, runs[0], **known) if len(classes) == 1 else sharing_of_walks(compiled, launch, runs, classes, **known)
     total = sum(b.size_bytes for b in launch.buffers)
     kept = float(np.clip(2.0 - total / capacity, 0.0, 1.0)) if warm_l2 else 0.0
     l1 = max(0.0, system.gpu.sm.shared_bytes + 28 * 1024 - occupancy.ctas * occupancy.shared_bytes_per_cta)
     kernel = Kernel(compiled, launch, grid, system, timing, isa.instruction_table(program, system, timing), isa.code_lines(program), runs,
-                    share, 1.0 - kept, l1, system.gpu.clock.boost_hz)
+                    classes, samples, share, 1.0 - kept, l1, system.gpu.clock.boost_hz)
     return kernel, plan
 
 
-def _result(kernel: Kernel, plan: Schedule, found: SmRun, spent: int, grid: Evaluation, occupancy: Occupancy) -> KernelRun:
-    """The grid's numbers from those of its busiest SM."""
-    system, launch = kernel.system, kernel.launch
+def grid_result(kernel: Kernel, plan: Schedule, found: SmRun, spent: int, occupancy: Occupancy) -> KernelRun:
+    """The grid's numbers from those of its busiest SM, or of a mean one where CTAs differ."""
+    system, launch, grid = kernel.system, kernel.launch, kernel.grid
     machine = Machine.of(system)
     counts = grid.instruction_counts
-    own = float(sum(run.instructions for run in kernel.runs)) / len(kernel.runs)
-    load = grid.instructions / launch.programs / own if own else 1.0
-    cycles = found.cycles * load
+    cycles = found.cycles
     scale = np.divide(counts, found.stalls[:, 0], out=np.zeros(len(counts)), where=found.stalls[:, 0] > 0)
     stalls = np.maximum(found.stalls, 0.0) * scale[:, None]
     stalls[:, 0] = counts
-    per_sm = launch.programs / plan.ctas * load
+    per_sm = launch.programs / found.ctas
     moved = {"l1": found.l1_bytes * per_sm, "smem": found.smem_passes * system.gpu.sm.shared_bytes_per_clk * per_sm,
              "l2": found.l2_bytes * per_sm, "dram": found.dram_bytes * per_sm}
     launch_s = system.calibration["memory.floor"]
@@ -121,9 +123,9 @@ def _result(kernel: Kernel, plan: Schedule, found: SmRun, spent: int, grid: Eval
     time_s = max(time_s, floor_s)
     total_s = time_s + launch_s
     energy = energy_joules(machine, total_s, ratio, core_j=core_j, memory_j=dram_j)
-    busy = _busy(found, cycles / load)
+    busy = _busy(found, cycles)
     waves = launch.programs / (system.gpu.sm.count * occupancy.ctas)
-    wasted = 1.0 - launch.programs / (plan.ctas * system.gpu.sm.count)
+    wasted = found.idle if len(kernel.classes) > 1 else 1.0 - launch.programs / (plan.ctas * system.gpu.sm.count)
     names = {name: float(stalls[:, n].sum()) for n, name in enumerate(REASONS)}
     limiter = _limiter(busy, launch_s / total_s)
     assumptions = tuple(str(a) for a in grid.assumptions)

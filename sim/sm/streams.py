@@ -7,7 +7,7 @@ a few, and simulated twice with different numbers of them, so that what an itera
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -21,15 +21,26 @@ from . import isa
 WARP = 32
 #: mbarriers of a CTA that are told apart.
 _SLOTS = 64
+#: Rounds through the mbarriers from which a run of them counts.
+_ROUNDS = 4
 
 
 @dataclass(frozen=True)
 class Period:
-    """A run of equal loop iterations in a trace: steps [first, first + length * times)."""
+    """A run of equal stretches in a trace: steps [first, first + length * times).
+
+    Attributes
+    ----------
+    first, length, times
+        The first step, steps of a stretch, and how often it repeats.
+    iterations
+        Loop iterations in a stretch: more than one where mbarriers are gone through in rounds, slot by slot and in both parities.
+    """
 
     first: int
     length: int
     times: int
+    iterations: int = 1
 
 
 @dataclass
@@ -152,17 +163,24 @@ def pack_cta(run: Evaluation, rows: Rows, *, l1_bytes: float, keep: int | None =
     l1_bytes
         L1 cache left beside shared memory.
     keep
-        Iterations to keep of the longest run of equal ones; None keeps all.
+        Stretches to keep of the longest run of equal ones; None keeps all.
 
     Returns
     -------
-    The streams, and the run of equal iterations as it was, if there is one.
+    The streams, and the run of equal stretches as it was, if there is one.
     """
     program, trace = run.program, run.trace
     assert trace is not None
     steps, instructions, numbers = _accesses(run, rows, l1_bytes)
     segments, lanes = np.array(trace.segments, dtype=np.int64), np.array(trace.lanes, dtype=np.int64)
+    events = _events(run, rows)
     period = find_period(step_keys(run, numbers, steps))
+    if events and period is not None:  # what is cut must leave every mbarrier as it found it
+        of_events = np.array([(row, step) for step, _, _, row in events], dtype=np.int64)
+        keys = step_keys(run, np.concatenate([numbers, of_events[:, 0]]), np.concatenate([steps, of_events[:, 1]]))
+        one, period = period, find_period(keys, at_least=_ROUNDS)
+        if period is not None:
+            period = replace(period, iterations=max(1, round(period.length / one.length)))
     chosen = np.ones(len(segments), dtype=bool)
     if period is not None and keep is not None and keep < period.times:
         chosen[period.first + keep * period.length:period.first + period.times * period.length] = False
@@ -171,7 +189,6 @@ def pack_cta(run: Evaluation, rows: Rows, *, l1_bytes: float, keep: int | None =
     for number, found in enumerate(run.lane_sets):
         member[number, found.warps] = True
     used = np.unique(lanes)
-    events = _events(run, rows)
     issuers = np.zeros((len({e[1] for e in events}), warps), dtype=np.int64)
     order = {index: n for n, index in enumerate(sorted({e[1] for e in events}))}
     for _, index, who, _ in events:

@@ -18,21 +18,17 @@ import numpy as np
 
 from ...arch import System
 from ...errors import KernelError
-from ...mapping.triton import CompiledKernel, Launch, compile_launch, evaluate_grid, occupancy_of
+from ...mapping.triton import CompiledKernel, Launch, compile_launch, occupancy_of
 from . import core, isa
-from .grid import Kernel, Schedule, SmRun, _memory, add, parameters
+from .grid import Kernel, Schedule, SmRun, add, kept, memory_costs, parameters, run_grid
 from .result import KernelRun
-from .run import _result, prepare, simulate_kernel
+from .run import grid_result, prepare, simulate_kernel
 from .streams import Cta, Period, Rows, pack_cta
 
 #: Iterations of a long loop that are played (twice: so many, and half as many), and waves.
 KEEP: Final = 8
 WAVES: Final = 2
 
-#: More iterations than any loop has.
-_ALL: Final = 1 << 30
-#: Longest CTA over the shortest up to which CTAs count as alike.
-_ALIKE: Final = 1.05
 _PLAIN: Final = np.array([isa.MATH, isa.BRANCH])
 #: Kinds whose instructions go together; all others stand alone.
 _JOINED: Final = np.array([isa.MATH, isa.BRANCH, isa.SHARED, isa.LOAD, isa.STORE, isa.ASYNC_COPY, isa.QUEUED, isa.WGMMA, isa.LATENCY])
@@ -55,8 +51,7 @@ def simulate_tile(compiled: CompiledKernel, launch: Launch, system: System, *, w
     occupancy = occupancy_of(compiled, system)
     kernel, plan = prepare(compiled, launch, system, occupancy, warm_l2)
     found, spent = run_tiles(kernel, plan)
-    made = _result(kernel, plan, found, spent, evaluate_grid(compiled, launch), occupancy)
-    return replace(made, fidelity="tile")
+    return replace(grid_result(kernel, plan, found, spent, occupancy), fidelity="tile")
 
 
 @dataclass(frozen=True)
@@ -96,63 +91,37 @@ def compare_with_cycle(launches: Iterable[Launch], system: System) -> list[Agree
 
 
 def run_tiles(kernel: Kernel, plan: Schedule) -> tuple[SmRun, int]:
-    """All CTAs of the busiest SM, and how many operations were played for it.
-
-    Where there are more than `WAVES` waves, so many and one less are played, and the others take the difference; CTAs of different length
-    then are played apart, each kind as if all were like it, and averaged.
-    """
-    sizes = [run.instructions for run in kernel.runs]
-    if plan.waves > WAVES and max(sizes) > _ALIKE * min(sizes):
-        parts = [_all_waves(replace(kernel, runs=(run,)), plan) for run in kernel.runs]
-        total, spent = parts[0][0], sum(more for _, more in parts)
-        for other, _ in parts[1:]:
-            total = add(total, other, 1.0)
-        total = add(total, total, 1.0 / len(parts) - 1.0)
-    else:
-        total, spent = _all_waves(kernel, plan)
-    counts = _counts(kernel) * plan.ctas
+    """The whole grid, and how many operations were played for it: `grid.run_grid` with operations in place of instructions."""
+    total, spent = run_grid(kernel, plan, _all_waves)
+    counts = kernel.grid.instruction_counts * (total.ctas / kernel.launch.programs)
     stalls = total.stalls.copy()
     stalls[:, core.SELECTED] = counts
     busy = total.busy.copy()
     for number in range(len(isa.PIPES)):
         here = kernel.table.pipe == number
         busy[number] = float((counts * kernel.table.interval)[here].sum())
-    return replace(total, stalls=stalls, busy=busy, issued=round(float(counts.sum()))), spent
+    return replace(total, stalls=stalls, busy=busy, issued=float(counts.sum())), spent
 
 
 def _all_waves(kernel: Kernel, plan: Schedule) -> tuple[SmRun, int]:
-    """All waves and all iterations: what a wave adds from `WAVES` and one less, what iterations add from `KEEP` and half as many."""
-    keep, fewer = _kept_iterations(kernel)
+    """All waves and all iterations of CTAs that are alike.
+
+    What a wave adds comes from `WAVES` and one less, what iterations add from `KEEP` and half as many.
+    """
+    times, keep, fewer = kept(kernel, KEEP)
     waves = min(plan.waves, WAVES)
     total, periods = _play(kernel, replace(plan, waves=waves), keep)
-    one, spent, at_once = total, total.issued, waves
+    one, spent, at_once = total, round(total.issued), waves
     if plan.waves > waves:
         one, _ = _play(kernel, replace(plan, waves=waves - 1), keep)
-        total, spent, at_once = add(total, add(total, one, -1.0), plan.waves - waves), spent + one.issued, waves - 1
-    times = [period.times for period in periods if period is not None]
-    if not any(t > keep for t in times):
+        total, spent, at_once = add(total, add(total, one, -1.0), plan.waves - waves), spent + round(one.issued), waves - 1
+    if times <= keep:
         return total, spent
     half, _ = _play(kernel, replace(plan, waves=at_once), fewer)
-    extra = sum(max(t - keep, 0) for t in times) / sum(min(t, keep) - min(t, fewer) for t in times)
+    extra = (times - keep) / (keep - fewer)
     last = plan.last / plan.slots
     extra *= (plan.waves + last) / (at_once + last)
-    return add(total, add(one, half, -1.0), extra), spent + half.issued
-
-
-def _kept_iterations(kernel: Kernel) -> tuple[int, int]:
-    """Iterations to play, and fewer.
-
-    Behind mbarriers both leave out whole rounds through the pipeline's stages, in both parities; where CTAs differ, nothing is left out.
-    """
-    if not (kernel.table.kind == isa.SYNC_WAIT).any():
-        return KEEP, KEEP // 2
-    rows = Rows()
-    times = {period.times for run in kernel.runs if (period := pack_cta(run, rows, l1_bytes=kernel.l1_bytes)[1]) is not None}
-    if len(times) != 1:
-        return _ALL, _ALL - 1
-    round_ = 2 * max(1, kernel.compiled.num_stages)
-    keep = KEEP + (times.pop() - KEEP) % round_
-    return (keep, keep - round_) if keep - round_ >= KEEP // 2 else (keep + round_, keep)
+    return add(total, add(one, half, -1.0), extra), spent + round(half.issued)
 
 
 def _counts(kernel: Kernel) -> np.ndarray:
@@ -210,7 +179,7 @@ def make_operations(kernel: Kernel, packed: list[Cta], rows: Rows) -> tuple[Oper
     """The operations of every stream, and each CTA's streams by warp."""
     names = ("smem", "tags", "l2_bytes", "l1_passes", "sync_slot", "sync_value", "instruction")
     table_rows = {name: np.array([*getattr(rows, name), 0], dtype=np.float64) for name in names}
-    slices, dram, latency = _memory(kernel, table_rows["instruction"][:-1].astype(np.int64), table_rows["l2_bytes"][:-1])
+    slices, dram, latency = memory_costs(kernel, table_rows["instruction"][:-1].astype(np.int64), table_rows["l2_bytes"][:-1])
     by_phase = {"slice_bytes": slices, "dram_bytes": dram, "load_latency": latency}
     parts: list[dict[str, np.ndarray]] = []
     start: list[int] = []
@@ -298,10 +267,10 @@ def _play(kernel: Kernel, plan: Schedule, keep: int) -> tuple[SmRun, list[Period
     count, n = len(made.head), plan.ctas
     waves = np.arange(n) // plan.slots
     phase = np.where(waves == 0, 0, 1)
-    share = np.ones(n)
+    share = np.full(n, plan.share)
     if plan.last:
         phase[-plan.last:] = 2 if plan.waves else 0
-        share[-plan.last:] = plan.last_share
+        share[-plan.last:] *= plan.last_share
     numbers = parameters(kernel)
     numbers[8] = 0.0  # bubbles stand in the operations' stalls
     lines = len(np.unique(kernel.lines[_counts(kernel) > 0]))
@@ -323,6 +292,6 @@ def _play(kernel: Kernel, plan: Schedule, keep: int) -> tuple[SmRun, list[Period
                           f"at clock {got[1]} and none can go on")
     by_instruction = np.zeros((len(kernel.table.kind), len(core.REASONS)))
     np.add.at(by_instruction, made.head, stalls)
-    run = SmRun(float(got[1]), int(got[2]), float(got[3]), float(got[4]), float(got[5]), float(got[6]), busy, by_instruction,
+    run = SmRun(n, float(got[1]), int(got[2]), float(got[3]), float(got[4]), float(got[5]), float(got[6]), busy, by_instruction,
                 by_instruction[:, 0].astype(np.int64), np.zeros((0, 4), np.int64))
     return run, [period for _, period in packed]

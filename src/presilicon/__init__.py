@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .arch import Estimate, System
     from .arch import load as load_system
     from .errors import PresiliconError
+    from .explore.figures import plot
     from .explore.knobs import knobs
     from .explore.pareto import pareto_front
     from .explore.results import load_results
@@ -50,6 +51,7 @@ _WHERE = {
     "pareto_front": ("explore.pareto", "pareto_front"),
     "sensitivity": ("explore.sensitivity", "sensitivity"),
     "knobs": ("explore.knobs", "knobs"),
+    "plot": ("explore.figures", "plot"),
     "load_system": ("arch", "load"),
     "System": ("arch", "System"),
     "Estimate": ("arch", "Estimate"),
@@ -80,6 +82,7 @@ __all__ = [
     "map",
     "parallelise",
     "pareto_front",
+    "plot",
     "predict_kernel",
     "predict_table",
     "quantise",

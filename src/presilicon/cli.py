@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from . import cli_accelerators, cli_explore, cli_kernels, cli_workload
+from . import cli_accelerators, cli_explore, cli_kernels, cli_npu, cli_workload
 from .errors import PresiliconError, UnknownNameError
 from .explore import commands
 from .files import check_writable, write_atomically
@@ -463,6 +463,7 @@ def measure(
 
 
 app.command("map")(cli_accelerators.map_)
+app.command()(cli_npu.allocate)
 app.command()(cli_explore.sweep)
 app.command()(commands.explore)
 app.command()(commands.plot)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from .mapping.gpu.lower import arithmetic_of
@@ -10,14 +11,27 @@ from .units import format_si
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from .mapping.scratchpad import Plan
     from .report import Report
 
 _COLOURS = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000"]
+_KINDS = ("matmul", "attention", "elementwise", "reduce", "conv", "copy", "gather")
 
 
 def colour(index: int) -> str:
     """The index-th colour of the palette, repeating."""
     return _COLOURS[index % len(_COLOURS)]
+
+
+def kind_colours(kinds: Iterable[str]) -> dict[str, str]:
+    """A colour for each kind of op; the usual kinds have the same one in every picture."""
+    kinds = sorted(set(kinds))
+    found = {kind: _KINDS.index(kind) for kind in kinds if kind in _KINDS}
+    for kind in kinds:
+        if kind not in found:
+            free = [i for i in reversed(range(len(_COLOURS))) if i not in found.values()]
+            found[kind] = free[0] if free else len(found)
+    return {kind: colour(found[kind]) for kind in kinds}
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Any]:
@@ -58,16 +72,17 @@ def roofline(report: Report) -> Figure:
     for name, peak in ceilings.items():
         axes.axhline(peak / 1e12, color="#777777", lw=0.8, ls="--")
         axes.annotate(f"{name}: {format_si(peak, 'FLOP/s')}", (x[-1], peak / 1e12), ha="right", va="bottom", fontsize=8, color="#555555")
-    for index, (kind, group) in enumerate(frame.groupby("kind", sort=True)):
+    palette = kind_colours(frame["kind"])
+    for kind, group in frame.groupby("kind", sort=True):
         axes.scatter(
             group["flops"] / group["bytes"],
             group["flops"] / group["time_s"] / 1e12,
             s=12 + 1200 * group["share"],
             alpha=0.65,
-            color=colour(index),
+            color=palette[str(kind)],
             edgecolor="none",
         )
-        axes.scatter([], [], s=40, color=colour(index), label=str(kind), edgecolor="none")
+        axes.scatter([], [], s=40, color=palette[str(kind)], label=str(kind), edgecolor="none")
     axes.set(
         xscale="log",
         yscale="log",
@@ -86,8 +101,8 @@ def timeline(report: Report, max_spans: int = 2000) -> Figure:
     kinds: dict[str, str] = {r.op.name: r.op.kind for r in s.results}
     spans = sorted(s.spans, key=lambda span: -span.duration_s)[:max_spans]
     lanes = sorted({span.lane for span in spans}, reverse=True)
-    palette = {kind: colour(i) for i, kind in enumerate(sorted(set(kinds.values())))}
-    figure, axes = _figure(10.0, 1.2 + 0.6 * len(lanes))
+    palette = kind_colours(kinds.values())
+    figure, axes = _figure(10.0, 1.6 + 0.6 * len(lanes))
     for lane_index, lane in enumerate(lanes):
         for kind in (*palette, ""):
             bars = [
@@ -99,6 +114,42 @@ def timeline(report: Report, max_spans: int = 2000) -> Figure:
                 axes.broken_barh(bars, (lane_index - 0.4, 0.8), facecolors=palette.get(kind, "#999999"), label=kind or "launch")
     handles, labels = axes.get_legend_handles_labels()
     unique = dict(zip(labels, handles, strict=True))
-    axes.legend(unique.values(), unique.keys(), fontsize=8, ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.35))
+    figure.legend(unique.values(), unique.keys(), fontsize=8, ncols=9, loc="outside lower center")
     axes.set(yticks=range(len(lanes)), yticklabels=lanes, xlabel="ms", title=f"{s.graph.name} on {s.system.name}")
+    return figure
+
+
+def scratchpad(plan: Plan) -> Figure:
+    """What a scratchpad holds: a rectangle for each stay of a tensor, addresses over steps; hatched: fetched from DRAM."""
+    from matplotlib.patches import Rectangle
+
+    figure, axes = _figure(10.0, 5.0)
+    mib = 2.0**20
+    for stay in plan.intervals:
+        tensor = plan.problem.tensors[stay.tensor]
+        width, height = stay.last - stay.first + 1, tensor.size_bytes / mib
+        face = colour(stay.tensor % 7)
+        axes.add_patch(
+            Rectangle(
+                (stay.first - 0.5, stay.address / mib),
+                width,
+                height,
+                facecolor=face,
+                alpha=0.6,
+                edgecolor="#333333",
+                lw=0.5,
+                hatch="///" if stay.fetched else None,
+            )
+        )
+        if width > len(plan.order) / 12 and height > plan.capacity_bytes / mib / 16:
+            axes.annotate(tensor.name, (stay.first - 0.4, stay.address / mib + height / 2), fontsize=6, va="center")
+    axes.axhline(plan.capacity_bytes / mib, color="#000000", lw=1.0, ls="--")
+    what = f"{format_si(plan.non_compulsory_bytes, 'B')} not compulsory, {'proven' if plan.proven else 'not proven'}"
+    axes.set(
+        xlim=(-0.5, len(plan.order) - 0.5),
+        ylim=(0, 1.05 * plan.capacity_bytes / mib),
+        xlabel="step",
+        ylabel="address in MiB",
+        title=f"{plan.problem.name}, {plan.method}: {what}",
+    )
     return figure

@@ -113,7 +113,7 @@ class Report:
         return max(share, key=lambda name: share[name]) if share else ""
 
     def bottlenecks(self) -> dict[str, float]:
-        """Seconds of kernel time by the resource that limits each kernel, plus ``"host"``: gaps in which the device waits."""
+        """Seconds of kernel time by the resource that limits each kernel, plus ``"host"``: gaps in which the device waits; no zeros."""
         s = self.simulation
         share: dict[str, float] = defaultdict(float)
         for r in s.results:
@@ -125,7 +125,7 @@ class Report:
         gap = self.time_s - s.device_busy_s
         if gap > 0:
             share["pipeline" if degrees(s.graph).get("pp", 1) > 1 else "host"] = gap
-        return dict(sorted(share.items(), key=lambda item: -item[1]))
+        return dict(sorted(((name, seconds) for name, seconds in share.items() if seconds), key=lambda item: -item[1]))
 
     def to_frame(self) -> pd.DataFrame:
         """One row per op: kind, sizes, count, time of one run and of all, share, interval, what limits, achieved rates, energy."""

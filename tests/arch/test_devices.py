@@ -12,7 +12,7 @@ from presilicon.arch import constants, loader, schema
 from presilicon.errors import UnknownNameError
 from presilicon.units import BASE_UNITS, parse
 
-SHIPPED = ("a100-pcie-80gb", "a100-sxm-40gb", "a100-sxm-80gb", "b200", "h100-pcie", "h100-sxm", "h200-sxm", "l4",
+SHIPPED = ("a100-pcie-80gb", "a100-sxm-40gb", "a100-sxm-80gb", "b200", "h20", "h100-pcie", "h100-sxm", "h200-sxm", "l4",
     "l40s",
            "rtx-4090", "t4", "v100-sxm")
 _A100 = {"fp16": 312, "bf16": 312, "tf32": 156, "int8": 624, "int4": 1248, "fp64": 19.5}
@@ -27,6 +27,7 @@ DATA_SHEET = {
     "rtx-4090": {"fp16": 165.2, "bf16": 165.2, "fp8": 330.3, "int8": 660.6, "int4": 1321.2, "tf32": 82.6},
     "h100-sxm": _H100_SXM, "h200-sxm": _H100_SXM,
     "h100-pcie": {"fp16": 756.5, "bf16": 756.5, "fp8": 1513, "int8": 1513, "tf32": 378},
+    "h20": {"fp16": 148, "bf16": 148, "fp8": 296, "int8": 296, "tf32": 74},
     "b200": {"fp16": 2250, "bf16": 2250, "fp8": 4500, "int8": 4500, "fp4": 9000, "tf32": 1125},
 }
 #: fp64 tensor peaks that a data sheet gives at another clock than that of the low-precision ones: TFLOP/s, Hz.
@@ -39,6 +40,7 @@ FIGURES = {
         "sm_89"),
     "l40s": (864, 350, 142, "sm_89"), "rtx-4090": (1008, 450, 128, "sm_89"), "h100-sxm": (3350, 700, 132, "sm_90"),
     "h100-pcie": (2000, 350, 114, "sm_90"), "h200-sxm": (4800, 700, 132, "sm_90"), "b200": (8000, 1000, 148, "sm_100"),
+    "h20": (4000, 400, 78, "sm_90"),
 }
 #: CUDA programming guide: shared KiB per SM and per CTA, resident warps, resident CTAs; fp32 lanes per SM.
 LIMITS = {"sm_70": (96, 96, 64, 32, 64), "sm_75": (64, 64, 32, 16, 64), "sm_80": (164, 163, 64, 32, 64),

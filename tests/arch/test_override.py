@@ -16,7 +16,8 @@ from presilicon.arch import loader
 from presilicon.errors import OutputError, SpecError, UnknownNameError
 
 QUICK = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-NAMES = sorted(arch.names())
+NAMES = [name for name in sorted(arch.names()) if arch.load(name).kind == "gpu"]
+OTHERS = [name for name in sorted(arch.names()) if name not in NAMES]
 WHOLE = ("gpu.sm.count", "gpu.sm.registers", "gpu.sm.max_warps", "gpu.sm.max_ctas", "link.max_devices",
     "host.queue_depth")
 
@@ -90,6 +91,22 @@ def test_a_shipped_file_survives_a_round_trip(name: str, tmp_path: Path) -> None
     assert arch.load(arch.save(system, tmp_path / "copy.yaml")) == system
     assert arch.load(system) is system
     assert pickle.loads(pickle.dumps(system)) == system
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_an_override_of_another_kind_changes_what_it_names_and_nothing_else(name: str) -> None:
+    system = arch.load(name)
+    before = {path: value for path, value, _ in system.numbers()}
+    path = next(p for p, value, unit in system.numbers() if unit in ("B/s", "Hz") and value)  # nothing is derived from these
+    changed = system.override({path: before[path] * 1.25})
+    after = {p: value for p, value, _ in changed.numbers()}
+    assert after[path] == pytest.approx(1.25 * before[path])
+    assert {p: value for p, value in after.items() if p != path} == {p: value for p, value in before.items() if p != path}
+    assert changed.provenance[path].status == "override"
+    assert {p: value for p, value, _ in system.numbers()} == before
+    assert pickle.loads(pickle.dumps(changed)).provenance[path].status == "override"
+    with pytest.raises(UnknownNameError):
+        system.override({f"{path}x": 1})
 
 
 def test_quantities_numpy_scalars_and_flags() -> None:

@@ -6,8 +6,12 @@ A claim's quantity is computed by a measure, a Python function on presilicon's o
 from __future__ import annotations
 
 from . import arrays as _arrays
+from . import cascades as _cascades
+from . import cent as _cent
 from . import hybrids as _hybrids
+from . import networks as _networks
 from . import npus as _npus
+from . import pimgpt as _pimgpt
 from . import programs as _programs
 from . import rates as _rates
 from . import simulated as _simulated
@@ -30,4 +34,4 @@ __all__ = [
     "to_csv",
 ]
 
-_REGISTERED = (_arrays, _hybrids, _npus, _programs, _rates, _simulated)
+_REGISTERED = (_arrays, _cascades, _cent, _hybrids, _networks, _npus, _pimgpt, _programs, _rates, _simulated)

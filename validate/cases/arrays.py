@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Annotated, Final
 
+from ...arch.lut_area import LookUpCore
 from ...arch.pe import DotArray, load_pe, nonzero_digits
 from ...errors import CaseError, UnknownNameError
 from ...mapping.dot_array import Product, total_cycles
@@ -127,3 +128,54 @@ def encoded_digits(sigma: float) -> float:
     return nonzero_digits(sigma)
 
 
+
+
+@measures.add("1")
+def digit_load_reduction(sigma: float) -> float:
+    """Share of the four radix-4 digits of rounded normal int8 values that are zero; see `presilicon.arch.pe.nonzero_digits`.
+
+    Source: arXiv 2503.06342 and its repository.
+    """
+    return 1.0 - nonzero_digits(sigma) / 4.0
+
+
+@measures.add("1")
+def iso_area_throughput(
+    array: str,
+    clock: Annotated[float, "Hz"],
+    area: Annotated[float, "m2"],
+    over_clock: Annotated[float, "Hz"],
+    over_area: Annotated[float, "m2"],
+    work: float = 1.0,
+) -> float:
+    """Throughput at equal area of one synthesised array over another: clock / area / work over clock / area; `array` only names them.
+
+    `work` is cycles of a product on the first, in cycles of one on the second.
+    """
+    if not min(clock, area, over_clock, over_area, work) > 0:
+        raise CaseError(f"{array}: expected clocks, areas and work of more than 0")
+    return clock / area / work / (over_clock / over_area)
+
+
+@measures.add("1")
+def look_up_entries(rows: int = 2, lanes: int = 4) -> float:
+    """Entries of the tables of a look-up core; see `presilicon.arch.lut_area.LookUpCore`."""
+    return float(LookUpCore(rows=rows, lanes=lanes).table_entries)
+
+
+@measures.add("1")
+def look_up_best_lanes(rows: int = 2, cols: int = 64) -> float:
+    """Activations that one look-up sums in the densest core of so many rows and columns, of 1 to 8."""
+    return float(max(range(1, 9), key=lambda lanes: LookUpCore(rows, cols, lanes).density_ratio(1)))
+
+
+@measures.add("1")
+def look_up_density(weight_bits: int, mac_scale: float, rows: int = 2, cols: int = 64, lanes: int = 4) -> float:
+    """Compute density of a look-up core over multiply-adds; see `presilicon.arch.lut_area.LookUpCore.density_ratio`."""
+    return LookUpCore(rows, cols, lanes).density_ratio(weight_bits, mac_scale)
+
+
+@measures.add("1")
+def look_up_area_ratio(weight_bits: int, mac_scale: float, times: float = 1.0) -> float:
+    """Area of a look-up core over that of multiply-adds that do one in `times` of its products a cycle."""
+    return times / LookUpCore().density_ratio(weight_bits, mac_scale)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import math
 import sys
@@ -27,6 +28,7 @@ from .study import OBJECTIVES, Study, Workload, load_study
 if TYPE_CHECKING:
     import optuna
     import pandas as pd
+    from matplotlib.figure import Figure
 
 Sampler = Literal["nsga2", "tpe", "random"]
 SAMPLERS: Final = ("nsga2", "tpe", "random")
@@ -84,6 +86,21 @@ class Exploration:
         if not self.frame["feasible"].any():
             return 0.0
         return hypervolume(as_minimised(self.front, self.objectives), self.reference if reference is None else reference)
+
+    def picture(self) -> Figure:
+        """The trials and the front, over the first two objectives."""
+        from .figures import front_figure
+
+        return front_figure(self.frame, self.objectives, title=self.study.name)
+
+    def __repr__(self) -> str:
+        return (
+            f"Exploration({self.study.name}: {len(self.frame)} trials, {int(self.frame['feasible'].sum())} feasible, "
+            f"{int(self.frame['front'].sum())} on the front of {', '.join(self.objectives)})"
+        )
+
+    def _repr_html_(self) -> str:
+        return f"<p>{html.escape(repr(self))}</p>" + self.front.head(10).to_html(index=False, escape=True)
 
     def least_violating(self, rows: int = 5) -> pd.DataFrame:
         """The evaluated designs that break the constraints least."""

@@ -6,6 +6,7 @@ import random
 
 from presilicon.arch.hierarchy import CLASSES, Fanout, Hierarchy, Memory
 from presilicon.mapping.nest import Keep, Loop, Mapping, Problem, Spatial, conv, problem
+from presilicon.mapping.nest.nest import windowed
 from presilicon.workloads.formats import by_name
 from presilicon.workloads.op import Op, Operand
 
@@ -88,6 +89,47 @@ def random_mapping(rng: random.Random, prob: Problem) -> Mapping:
             factor = rng.choice([f for f in range(2, left[dim] + 1) if left[dim] % f == 0])
             left[dim] //= factor
             slots[rng.randrange(len(slots))].append(Loop(dim, factor))
+    nodes: list[Keep | Loop | Spatial] = []
+    for keep, loops in zip([*keeps, None], slots, strict=True):
+        rng.shuffle(loops)
+        nodes += loops
+        nodes += spatial.get(keep, []) if isinstance(keep, int) else [keep] if keep else []
+    return Mapping(tuple(nodes))
+
+
+def random_ragged_mapping(rng: random.Random, prob: Problem) -> Mapping:
+    """A nest whose factors cover the extents: any number of instances, loops in time that may run past the end."""
+    spatial: dict[int, list[Spatial]] = {}
+    instances = dict.fromkeys(prob.dims, 1)
+    indexed = frozenset.intersection(*(t.relevant for t in prob.tensors.values() if t.kind == "output"))
+    for position, fanout in prob.fanouts:
+        for axis, most_instances in fanout.axes.items():
+            room = most_instances
+            for dim in rng.sample(list(prob.dims), min(2, len(prob.dims))):
+                most = min(room, prob.dims[dim] // instances[dim])
+                if most > 1 and rng.random() < 0.8 and (fanout.reduction or dim in indexed):
+                    factor = rng.randrange(2, most + 1)
+                    room //= factor
+                    instances[dim] *= factor
+                    spatial.setdefault(position, []).append(Spatial(dim, factor, fanout.name, axis))
+    keeps: list[Keep | int] = []
+    for i, memory in enumerate(prob.memories):
+        own = [Keep(t.name, memory.name) for t in prob.tensors.values() if i in t.levels and i]
+        rng.shuffle(own)
+        keeps += [*own, i]
+    slots: list[list[Loop]] = [[] for _ in range(len(keeps) + 1)]
+    for dim, extent in prob.dims.items():
+        left = -(-extent // instances[dim])
+        last = len(slots)
+        if windowed(prob, dim) and extent % instances[dim] and instances[dim] > 1:
+            # Its loops stand above every fanout that spreads it.
+            last = 1 + min(keeps.index(position) for position, nodes in spatial.items() if any(n.dim == dim for n in nodes))
+        places = sorted(rng.sample(range(last), min(last, rng.choice((1, 2, 3)))), reverse=True)
+        for place in places:
+            exact = place == places[-1]
+            factor = left if exact else rng.randrange(1, left + 1)
+            slots[place].append(Loop(dim, factor))
+            left = -(-left // factor)
     nodes: list[Keep | Loop | Spatial] = []
     for keep, loops in zip([*keeps, None], slots, strict=True):
         rng.shuffle(loops)

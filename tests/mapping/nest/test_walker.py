@@ -7,9 +7,11 @@ import random
 import pytest
 
 from presilicon.mapping.nest import evaluate
+from presilicon.mapping.nest.counts import port_cycles
+from presilicon.mapping.nest.nest import ragged_dims
 from presilicon.mapping.nest.walker import Walker
 
-from .random_nests import random_mapping, random_problem
+from .random_nests import random_mapping, random_problem, random_ragged_mapping
 
 
 def _agree(seed: int, sizes: tuple[int, ...]) -> None:
@@ -28,6 +30,30 @@ def _agree(seed: int, sizes: tuple[int, ...]) -> None:
 def test_thousands_of_random_nests(batch: int) -> None:
     for seed in range(batch * 150, (batch + 1) * 150):
         _agree(seed, (1, 2, 3, 4))
+
+
+def _agree_ragged(seed: int, sizes: tuple[int, ...]) -> bool:
+    rng = random.Random(seed)
+    prob = random_problem(rng, sizes=sizes, memories=rng.choice((1, 2, 2, 3)), roomy=True)
+    mapping = random_ragged_mapping(rng, prob)
+    ragged = bool(ragged_dims(mapping, prob))
+    counts, walked = evaluate(mapping, prob), Walker(mapping, prob)
+    numbers = {memory.name: i for i, memory in enumerate(prob.memories)}
+    where = f"seed {seed}\n{mapping}\n{prob.op}\n{prob.hierarchy}"
+    for access in counts.accesses:
+        key = (access.tensor, numbers[access.level])
+        found = (walked.reads.get(key, 0), walked.writes.get(key, 0))
+        assert (access.reads, access.writes) == found, f"{access.tensor} in {access.level}, {where}"
+    assert counts.cycles_by["mac"] == len(walked.steps_run), where
+    for number, memory in enumerate(prob.memories):
+        each = [port_cycles(memory, *moved) for (level, _), moved in walked.by_instance.items() if level == number]
+        assert counts.cycles_by[memory.name] == pytest.approx(max(each, default=0.0), rel=1e-12), f"{memory.name}, {where}"
+    return ragged
+
+
+@pytest.mark.parametrize("batch", range(10))
+def test_hundreds_of_nests_whose_factors_do_not_divide(batch: int) -> None:
+    assert sum(_agree_ragged(seed, (1, 2, 3, 4, 5, 7)) for seed in range(batch * 50, (batch + 1) * 50)) > 25
 
 
 @pytest.mark.slow

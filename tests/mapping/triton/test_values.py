@@ -57,6 +57,7 @@ CASES = [
     ("ISETP.LT.AND P0, PT, R1, R2, PT", None, lambda a, b, c: _signed(a) < _signed(b)),
     ("ISETP.GE.U32.AND P0, PT, R1, R2, PT", None, lambda a, b, c: a >= b),
     ("VIMNMX R0, R1, R2, PT", lambda a, b, c: min(_signed(a), _signed(b)) % M, None),
+    ("VIMNMX.RELU R0, R1, R2, PT", lambda a, b, c: max(min(_signed(a), _signed(b)), 0), None),
     ("VIMNMX.U32 R0, R1, R2, !PT", lambda a, b, c: max(a, b), None),
     ("IABS R0, R1", lambda a, b, c: abs(_signed(a)) % M, None),
     ("SGXT R0, R1, 0x5", lambda a, b, c: _signed(a & 31, 5) % M, None),

@@ -1,0 +1,175 @@
+"""CTAs of a launch by the way that they go through the kernel.
+
+CTAs that go the same way, loop trips included, take the same time; others do not: causal and block-sparse attention, grouped products whose
+grid is larger than what the routing needs, split work. One warp of every CTA is followed for control flow alone, without addresses.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import numpy as np
+
+from ...errors import KernelError
+from ...mapping.triton import CompiledKernel, Evaluation, Launch, evaluate, take_apart
+from ...mapping.triton.assumptions import Chooser
+from ...mapping.triton.execute import Execution
+from ...mapping.triton.parameters import parameters_of
+
+#: CTAs that are followed at most (of a larger grid an even sample), and lanes at once.
+_CTAS, _LANES = 16_384, 1 << 16
+
+
+def program_ids(launch: Launch, numbers: Sequence[int] | np.ndarray) -> np.ndarray:
+    """int64 of shape (n, 3): program ids by their number in order of launch (x fastest)."""
+    at = np.asarray(numbers, dtype=np.int64)
+    x, y, _ = launch.grid
+    return np.stack([at % x, at // x % y, at // (x * y)], axis=1)
+
+
+@dataclass(frozen=True, eq=False)
+class Classes:
+    """CTAs of a launch, those together that go the same way.
+
+    Attributes
+    ----------
+    number
+        int64 by CTA in order of launch: its class.
+    representative
+        int64 by class: number of the CTA in the middle of those that were followed.
+    count
+        int64 by class: CTAs.
+    work
+        float64 by class: instructions of one warp.
+    way
+        int64 by class: equal for classes that enter the same code and differ in trips alone.
+    """
+
+    number: np.ndarray
+    representative: np.ndarray
+    count: np.ndarray
+    work: np.ndarray
+    way: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.count)
+
+
+def paths(compiled: CompiledKernel, launch: Launch, ids: np.ndarray) -> np.ndarray:
+    """int64 of shape (CTAs, segments): how often the first warp of each CTA goes through each segment of the program."""
+    whole = take_apart(compiled, addresses=False)
+    program = replace(whole, compiled=replace(compiled, num_warps=1)) if compiled.num_warps > 1 else whole
+    bank, _ = parameters_of(compiled, launch)
+    count = len(program.segments)
+    found = np.zeros((len(ids), count), dtype=np.int64)
+    at_once = max(1, _LANES // program.threads)
+    warps = program.threads // 32
+    for start in range(0, len(ids), at_once):
+        part = ids[start:start + at_once]
+        run = Execution(program, bank, part, buffers=launch.buffers, chooser=Chooser(program, None), trace=True)
+        with contextlib.suppress(KernelError):  # one warp alone may wait for others for ever: what it did so far is its way
+            run.run()
+        assert run.trace is not None
+        times = np.zeros((len(run.lane_sets), count), dtype=np.int64)
+        np.add.at(times, (np.array(run.trace.lanes, dtype=np.int64), np.array(run.trace.segments, dtype=np.int64)), 1)
+        for number in np.flatnonzero(times.any(axis=1)).tolist():
+            ctas = run.lane_sets[number].warps[run.lane_sets[number].warps % warps == 0] // warps
+            found[start + ctas] += times[number]
+    return found
+
+
+@lru_cache(maxsize=64)
+def _single(programs: int) -> Classes:
+    zero = np.zeros(1, dtype=np.int64)
+    return Classes(np.zeros(programs, dtype=np.int64), zero + programs // 2, zero + programs, np.ones(1), zero)
+
+
+def cta_classes(compiled: CompiledKernel, launch: Launch) -> Classes:
+    """The classes of a launch's CTAs."""
+    programs = launch.programs
+    if programs == 1 or not take_apart(compiled, addresses=False).plan.reads_program_id:
+        return _single(programs)
+    picks = np.unique(np.linspace(0, programs - 1, min(programs, _CTAS)).astype(np.int64))
+    found = paths(compiled, launch, program_ids(launch, picks))
+    ways, inverse, times = np.unique(found, axis=0, return_inverse=True, return_counts=True)
+    inverse = np.asarray(inverse).reshape(-1)
+    if len(ways) == 1:
+        return _single(programs)
+    owner = np.searchsorted(picks, np.arange(programs), side="right") - 1
+    number = inverse[owner]
+    order = np.argsort(inverse, kind="stable")
+    middle = np.cumsum(times) - times + times // 2
+    sizes = np.array([s.last - s.first + 1 for s in take_apart(compiled, addresses=False).segments])
+    entered = np.asarray(np.unique(ways > 0, axis=0, return_inverse=True)[1]).reshape(-1)
+    return Classes(number, picks[order[middle]], np.bincount(number, minlength=len(ways)), (ways @ sizes).astype(np.float64), entered)
+
+
+#: Classes of one way that are simulated, and ways.
+_SAMPLES, _WAYS = 3, 8
+#: Longest class over the shortest up to which the classes of a way count as alike.
+_ALIKE = 1.02
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """Classes that are simulated, for all.
+
+    Attributes
+    ----------
+    classes
+        Their numbers.
+    weights
+        float64 of shape (classes, samples): what a class takes, from what the samples take. Between two samples of its way a class takes
+        what lies between by its work.
+    """
+
+    classes: tuple[int, ...]
+    weights: np.ndarray
+
+
+def sample(classes: Classes) -> Samples:
+    """Of each way the shortest, the longest and the one half way between; of many ways those with most work."""
+    heavy = np.bincount(classes.way, weights=classes.work * classes.count)
+    kept = np.argsort(-heavy, kind="stable")[:_WAYS].tolist()
+    chosen: list[int] = []
+    weights = np.zeros((len(classes), 0))
+    for way in kept:
+        mine = np.flatnonzero(classes.way == way)
+        mine = mine[np.argsort(classes.work[mine], kind="stable")]
+        work = classes.work[mine]
+        if work[-1] <= _ALIKE * work[0]:
+            picks = [int(np.argmax(classes.count[mine]))]
+        else:
+            picks = sorted({0, int(np.argmin(np.abs(work - (work[0] + work[-1]) / 2))), len(mine) - 1})[:_SAMPLES]
+        added = np.zeros((len(classes), len(picks)))
+        for column, pick in enumerate(picks):
+            added[mine, column] = np.interp(work, work[picks], np.eye(len(picks))[column]) if len(picks) > 1 else work / work[pick]
+        weights = np.concatenate([weights, added], axis=1)
+        chosen += mine[picks].tolist()
+    for number in np.flatnonzero(~np.isin(classes.way, kept)).tolist():
+        nearest = int(np.argmin(np.abs(np.log(classes.work[chosen] / classes.work[number]))))
+        weights[number, nearest] = classes.work[number] / classes.work[chosen[nearest]]
+    return Samples(tuple(int(c) for c in chosen), weights)
+
+
+def grid_of(compiled: CompiledKernel, launch: Launch, classes: Classes) -> Evaluation:
+    """Counts of the whole grid from one CTA of each class, as `evaluate_grid` has them from every CTA; bulk copies are left out."""
+    total: Evaluation | None = None
+    for count in np.unique(classes.count).tolist():
+        ids = program_ids(launch, classes.representative[classes.count == count])
+        part = replace(evaluate(compiled, launch, ids, addresses=False), bulks=()).scaled(count)
+        total = part if total is None else _sum(total, part)
+    assert total is not None
+    return total
+
+
+def _sum(one: Evaluation, other: Evaluation) -> Evaluation:
+    edges = {pair: one.edge_counts.get(pair, 0) + other.edge_counts.get(pair, 0) for pair in {*one.edge_counts, *other.edge_counts}}
+    matrices = {key: one.matrices.get(key, 0) + other.matrices.get(key, 0) for key in {*one.matrices, *other.matrices}}
+    names = {a.name for a in one.assumptions}
+    return replace(one, program_ids=np.concatenate([one.program_ids, other.program_ids]),
+                   block_counts=one.block_counts + other.block_counts, edge_counts=edges, matrices=matrices,
+                   assumptions=one.assumptions + tuple(a for a in other.assumptions if a.name not in names))

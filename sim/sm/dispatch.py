@@ -1,0 +1,130 @@
+# ruff: noqa: PLR1730  (plain comparisons are what numba compiles best)
+"""When the last CTA of a grid ends, where CTAs take different times: the grid's own order, dealt to SMs as slots become free."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Dispatch:
+    """A grid on its SMs.
+
+    Attributes
+    ----------
+    makespan
+        Clock at which the last CTA ends.
+    active_sms
+        Mean number of SMs at work until then.
+    resident
+        Mean number of CTAs on an SM at work, as a CTA sees it over its own time.
+    """
+
+    makespan: float
+    active_sms: float
+    resident: float
+
+
+def run_dispatch(number, first, steady, alone, sms, slots, per_sm):  # type: ignore[no-untyped-def]
+    """Makespan, time that SMs are at work, time that CTAs are resident, and that weighted with the CTAs on the SM; see `dispatch`."""
+    programs = number.shape[0]
+    left = np.zeros((sms, slots))
+    whole = np.zeros((sms, slots))
+    least = np.zeros((sms, slots))
+    count = np.zeros(sms, np.int64)
+    now = np.zeros(sms)
+    until = np.full(sms, np.inf)
+    launched = 0
+    for turn in range(slots):
+        for sm in range(sms):
+            if launched < programs:
+                c = number[launched]
+                left[sm, turn], whole[sm, turn], least[sm, turn] = 1.0, first[c], alone[c]
+                count[sm] += 1
+                launched += 1
+    for sm in range(sms):
+        for k in range(count[sm]):
+            end = left[sm, k] * max(least[sm, k], whole[sm, k] * count[sm] / per_sm)
+            if end < until[sm]:
+                until[sm] = end
+    busy = 0.0
+    resident = 0.0
+    seen = 0.0
+    last = 0.0
+    while True:
+        sm = int(np.argmin(until))
+        if until[sm] == np.inf:
+            break
+        passed = until[sm] - now[sm]
+        here = count[sm]
+        busy += passed
+        resident += passed * here
+        seen += passed * here * here
+        now[sm] = until[sm]
+        last = max(last, now[sm])
+        k = 0
+        while k < count[sm]:
+            left[sm, k] -= passed / max(least[sm, k], whole[sm, k] * here / per_sm)
+            if left[sm, k] > 1e-9:
+                k += 1
+                continue
+            if launched < programs:
+                c = number[launched]
+                left[sm, k], whole[sm, k], least[sm, k] = 1.0, steady[c], alone[c]
+                launched += 1
+                k += 1
+            else:  # the last of the list takes the place; what passed for it is still to be taken off
+                count[sm] -= 1
+                n = count[sm]
+                left[sm, k], whole[sm, k], least[sm, k] = left[sm, n], whole[sm, n], least[sm, n]
+        until[sm] = np.inf
+        for k in range(count[sm]):
+            end = now[sm] + left[sm, k] * max(least[sm, k], whole[sm, k] * count[sm] / per_sm)
+            if end < until[sm]:
+                until[sm] = end
+    return last, busy, resident, seen
+
+
+@lru_cache(maxsize=1)
+def _compiled() -> Any:
+    try:
+        from numba import njit
+    except ImportError:
+        return run_dispatch
+    return njit(cache=True)(run_dispatch)
+
+
+def dispatch(number: np.ndarray, first: np.ndarray, steady: np.ndarray, alone: np.ndarray, *, sms: int, slots: int,
+             company: int | None = None) -> Dispatch:
+    """Deal CTAs in order of launch: breadth first, then each to the slot that becomes free next.
+
+    A CTA that shares its SM with others goes on at their common pace: with k residents it takes ``max(alone, whole k / company)``, where
+    `whole` is its time among `company` CTAs of its class.
+
+    Parameters
+    ----------
+    number
+        int64 by CTA: its class.
+    first, steady, alone
+        float64 by class: clocks that a CTA takes in the first wave, later, and with the SM for itself. All above 0.
+    sms, slots
+        SMs, and CTAs that each holds at once.
+    company
+        CTAs of one class for which `first` and `steady` hold; `slots` by default.
+
+    Examples
+    --------
+    >>> one = np.array([100.0])
+    >>> dispatch(np.zeros(5, np.int64), one, one, one, sms=2, slots=1).makespan
+    300.0
+    >>> dispatch(np.zeros(3, np.int64), 2 * one, 2 * one, one, sms=1, slots=2).makespan
+    300.0
+    """
+    floor = np.maximum(np.stack([first, steady, np.minimum(alone, np.minimum(first, steady))]), 1e-6)
+    per_sm = float(company or slots)
+    last, busy, resident, seen = _compiled()(np.ascontiguousarray(number, dtype=np.int64), floor[0], floor[1], floor[2], sms, slots, per_sm)
+    return Dispatch(float(last), busy / last, seen / resident)

@@ -1,0 +1,355 @@
+"""The fused mixture-of-experts op of a serving framework as the launches of our Triton kernels, predicted from their machine code.
+
+A measured row is the whole op: routing (where the collector timed it), sorting by expert, grouped GEMM to gate and up, activation, grouped
+GEMM down, sum over the top-k copies. The two GEMMs are `kernels.moe.moe_matmul`, compiled for the GPU and simulated on one SM; the kernels
+around them move bytes and are the closed form of `mapping.gpu.memory_bound`. Block sizes are the framework's documented default
+(`mapping.gpu.moe_kernels.default_tile`: ``get_default_config`` of SGLang 0.5 and vLLM 0.24); where a tuned file ships for the GPU and
+shape, its contents are not known here and the config predicted to be the fastest of `TUNED_TILES` and the default is taken.
+
+No number is fitted on these rows. Expert loads are drawn as the collector of ai-dynamo/aiconfigurator draws them (``collector/helper.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from ..arch import System
+from ..errors import KernelError, TableError
+from ..mapping.gpu.machine import Machine
+from ..mapping.gpu.memory_bound import memory_kernel
+from ..mapping.gpu.moe_kernels import ROUTER_KERNELS, TUNED_TILES, Tile, default_tile, implementation_of, is_gated, is_tuned
+from ..mapping.triton import bind_launch, compile_launch, occupancy_of
+from ..sim.sm.result import KernelRun
+from ..sim.sm.run import simulate_kernel
+from .kernels.suite import cdiv
+
+#: Number formats of the tables whose kernels ours are: SGLang's Triton path expands ``w4a16_mxfp4`` to bf16. ``fp8_block`` is left out:
+#: our kernel has no scale for each block of weights.
+FORMATS: Final[Mapping[str, str]] = {"bfloat16": "bfloat16", "w4a16_mxfp4": "bfloat16", "fp8": "fp8_e4m3"}
+#: Draws of the expert loads, of which the one nearest to their mean is taken; the collector averages ten.
+DRAWS: Final = 10
+
+
+@dataclass(frozen=True)
+class MoeRow:
+    """One row of a ``*.moe_triton.csv`` table.
+
+    Attributes
+    ----------
+    framework, version, moe_dtype
+        What ran, and the table's name of its number format.
+    tokens, hidden, inter, top_k, experts
+        Sizes of the whole layer.
+    tp, ep
+        GPUs over which each expert's intermediate size, and the experts, are divided.
+    distribution
+        ``"balanced"`` or ``"power_law_A"``.
+    measured_s
+        Seconds a call.
+    """
+
+    framework: str
+    version: str
+    moe_dtype: str
+    tokens: int
+    hidden: int
+    inter: int
+    top_k: int
+    experts: int
+    tp: int
+    ep: int
+    distribution: str
+    measured_s: float
+
+    @property
+    def gated(self) -> bool:
+        """Whether GEMM 1 computes gate and up."""
+        return bool(is_gated(self.framework, self.version, self.hidden, self.inter, self.top_k))
+
+
+@dataclass(frozen=True)
+class Routing:
+    """What one rank computes.
+
+    Attributes
+    ----------
+    experts_of
+        int64 [tokens present, top_k]: expert of each pair, numbered among those that have a row; -1 where it is on another rank and not
+        computed here.
+    active
+        Experts with a row.
+    """
+
+    experts_of: np.ndarray
+    active: int
+
+
+@dataclass(frozen=True)
+class MoePrediction:
+    """Seconds of one row and what they are made of.
+
+    Attributes
+    ----------
+    time_s, gemms_s, others_s
+        All, the two grouped GEMMs, the kernels around them.
+    tile
+        BLOCK_M, BLOCK_N, BLOCK_K, GROUP_M, warps, stages.
+    tuned
+        Whether the framework ships a tuned file, so that its tile is not known.
+    active, blocks
+        Experts with a row; row blocks.
+    weight_bytes
+        Weights of these experts: what must come from DRAM at least where L2 does not hold them.
+    warm
+        Whether L2 held most of the layer from the call before.
+    limiter
+        Of both GEMMs.
+    runs
+        The two simulations.
+    """
+
+    time_s: float
+    gemms_s: float
+    others_s: float
+    tile: tuple[int, ...]
+    tuned: bool
+    active: int
+    blocks: int
+    weight_bytes: float
+    warm: bool
+    limiter: str
+    runs: tuple[KernelRun, ...]
+
+
+def expert_counts(tokens: int, experts: int, top_k: int, ep: int, exponent: float, seed: int) -> np.ndarray:
+    """Rows of each expert, the busiest rank's experts first; int64 [experts].
+
+    Shares are drawn from a density proportional to ``x**-exponent`` on [1, 0.8 tokens] ([0.01, 2] with fewer pairs than experts), rounded,
+    capped at one row a token; what is missing then goes to the least loaded experts, rank by rank.
+
+    Examples
+    --------
+    >>> int(expert_counts(64, 8, 2, 2, 1.2, seed=0).sum())
+    128
+    """
+    low, high = (1.0, max(0.8 * tokens, 1.0001)) if tokens * top_k > experts else (0.01, 2.0)
+    power = 1.0 - exponent
+    u = np.random.default_rng(seed).random(experts)
+    share = ((high**power - low**power) * u + low**power) ** (1.0 / power)
+    counts = np.minimum(np.rint(share / share.sum() * tokens * top_k).astype(np.int64), tokens).reshape(ep, -1)
+    rank = 0
+    while (missing := tokens * top_k - int(counts.sum())) != 0:
+        mine, rank = counts[rank % ep], rank + 1
+        step = max(1, abs(missing) // (ep * len(mine)))  # many at once while much is missing
+        if missing > 0:
+            at = int(mine.argmin())
+            mine[at] += min(step, missing, tokens - int(mine[at]))
+        else:
+            at = int(mine.argmax())
+            mine[at] -= min(step, -missing, int(mine[at]))
+    busiest = int(counts.sum(1).argmax())
+    counts[[0, busiest]] = counts[[busiest, 0]]
+    return counts.reshape(-1)
+
+
+def _chosen(row: MoeRow, seed: int) -> np.ndarray:
+    """Experts of every token of the whole layer, [tokens, top_k]."""
+    if row.distribution == "balanced":
+        stride = cdiv(row.experts, row.top_k)
+        token = np.arange(row.tokens)[:, None]
+        first = token if row.tokens >= stride else (token * stride / row.tokens)
+        return np.asarray((first + stride * np.arange(row.top_k)) % row.experts).astype(np.int64)
+    exponent = float(row.distribution.rpartition("_")[2])
+    counts = expert_counts(row.tokens, row.experts, row.top_k, row.ep, exponent, seed)
+    order = np.argsort(-counts, kind="stable")
+    return np.repeat(order, counts[order]).reshape(row.top_k, row.tokens).T
+
+
+def _local(row: MoeRow, chosen: np.ndarray) -> Routing:
+    """The busiest rank's part."""
+    local = row.experts // row.ep
+    mine = chosen < local
+    if implementation_of(row.framework, row.version)["remote_rows"] == "computed":
+        here = mine.any(axis=1)
+        ids = np.where(mine, chosen, 0)[here]
+    else:
+        ids = np.where(mine, chosen, -1)
+    active, compact = np.unique(ids, return_inverse=True)
+    without = int(active[0] < 0)
+    return Routing(compact.reshape(ids.shape) - without, len(active) - without)
+
+
+def routing_of(row: MoeRow, block: int) -> Routing:
+    """The routing of one rank: of `DRAWS` draws the one whose experts in use and row blocks are nearest to the mean."""
+    if row.distribution == "balanced":
+        return _local(row, _chosen(row, 0))
+    drawn = [_local(row, _chosen(row, seed)) for seed in range(DRAWS)]
+    size = np.array([(r.active, row_blocks(r, block)) for r in drawn], float)
+    return drawn[int(np.abs(size / size.mean(0) - 1).sum(1).argmin())]
+
+
+def row_blocks(routing: Routing, block: int) -> int:
+    """Row blocks after padding each expert to whole blocks."""
+    flat = routing.experts_of.reshape(-1)
+    return int((-(-np.bincount(flat[flat >= 0]) // block)).sum())
+
+
+def align_pairs(routing: Routing, block: int, capacity_experts: int) -> tuple[np.ndarray, np.ndarray, int]:
+    """As `kernels.moe.align`, for pairs that may be elsewhere (-1), and buffers for `capacity_experts`."""
+    flat = routing.experts_of.reshape(-1)
+    pairs = len(flat)
+    capacity = cdiv(pairs + min(capacity_experts, pairs) * (block - 1), block) * block
+    ids = np.full(capacity, pairs, np.int32)
+    counts = np.bincount(flat[flat >= 0], minlength=routing.active)
+    blocks = -(-counts // block)
+    of_block = np.zeros(capacity // block, np.int32)
+    used = int(blocks.sum()) * block
+    of_block[:used // block] = np.repeat(np.arange(len(counts)), blocks)
+    order = np.argsort(flat, kind="stable")[int((flat < 0).sum()):]
+    start = np.cumsum(blocks * block) - blocks * block
+    ids[np.repeat(start - (np.cumsum(counts) - counts), counts) + np.arange(int(counts.sum()))] = order
+    return ids, of_block, used
+
+
+def read_rows(path: Any) -> list[MoeRow]:
+    """Rows of a ``*.moe_triton.csv`` table whose number format our kernels have.
+
+    Raises
+    ------
+    TableError
+        A column is missing.
+    """
+    import pandas as pd
+
+    frame = pd.read_csv(path, dtype={"version": str})
+    names = ("framework", "version", "moe_dtype", "num_tokens", "hidden_size", "inter_size", "topk", "num_experts", "moe_tp_size",
+             "moe_ep_size", "distribution", "latency_s")
+    for name in names:
+        if name not in frame.columns:
+            raise TableError(f"{path}: no column {name!r}; it has {', '.join(map(str, frame.columns))}")
+    frame = frame[frame.moe_dtype.isin(list(FORMATS))]
+    return [MoeRow(*values) for values in frame[list(names)].itertuples(index=False, name=None)]
+
+
+def sample(rows: list[MoeRow], count: int) -> list[MoeRow]:
+    """Every n-th row in order of format, tokens, experts, sizes and parallelism: each size class has its share."""
+    order = sorted(rows, key=lambda r: (r.moe_dtype, r.tokens, r.experts, r.hidden, r.tp, r.ep, r.distribution, r.version, r.measured_s))
+    if count >= len(order):
+        return order
+    return [order[int((n + 0.5) * len(order) / count)] for n in range(count)]
+
+
+def _grouped_gemm(row: MoeRow, routing: Routing, tile: Tile, system: System, sizes: tuple[int, int, int], weighted: bool) -> Any:
+    """The bound launch of one grouped GEMM; `sizes` are n, k and how many pairs share a row of the input."""
+    import torch
+
+    from .kernels import moe
+    from .kernels.suite import torch_dtype
+
+    n, k, shared = sizes
+    block = int(tile.m)
+    ids, of_block, used = align_pairs(routing, block, row.experts // row.ep)
+    kind = torch_dtype(FORMATS[row.moe_dtype])
+    pairs = routing.experts_of.size
+
+    def meta(*shape: int, dtype: Any = kind) -> Any:
+        return torch.empty(shape, dtype=dtype, device="meta")
+
+    a, b, c = meta(cdiv(pairs, shared), k), meta(max(1, routing.active), n, k), meta(pairs, n, dtype=torch.bfloat16)
+    scaled = kind.itemsize == 1
+    scales = (meta(1, dtype=torch.float32), meta(max(1, routing.active), dtype=torch.float32)) if scaled else (None, None)
+    weight = meta(pairs, dtype=torch.float32) if weighted else None
+    args = (a, b, c, *scales, weight, torch.from_numpy(ids), torch.from_numpy(of_block), torch.tensor([used], dtype=torch.int32), n, k,
+            pairs, k, n * k, k, n)
+    flags = {"BLOCK_M": block, "BLOCK_N": int(tile.n), "BLOCK_K": int(tile.k), "GROUP_M": int(tile.group), "num_warps": int(tile.warps),
+             "num_stages": int(tile.stages), "TOP_K": shared, "WEIGHTED": weighted, "SCALED": scaled, "EVEN_K": k % int(tile.k) == 0,
+             "CAPACITY": len(ids)}
+    return bind_launch(moe.moe_matmul, (len(ids) // block * cdiv(n, int(tile.n)),), args, flags, target=system.generation)
+
+
+def _others_s(row: MoeRow, routing: Routing, machine: Machine, inter: int) -> float:
+    """Seconds of the kernels around the GEMMs, each the closed form of a memory-bound kernel."""
+    present, pairs = len(routing.experts_of), routing.experts_of.size
+    item = 1 if FORMATS[row.moe_dtype] == "fp8_e4m3" else 2
+    wide = 2 if row.gated else 1
+    kernels: list[tuple[float, float]] = [
+        (4.0 * pairs, 4.0 * row.experts), (4.0 * pairs, 4.0 * pairs),   # count and pad each expert; fill the sorted list
+        (2.0 * pairs * wide * inter, 2.0 * pairs * inter),   # activation
+    ]
+    if not row.gated:
+        kernels.append((2.0 * pairs * inter, 2.0 * pairs * inter))   # squared ReLU takes two kernels
+    if row.top_k > 1:
+        kernels.append((2.0 * pairs * row.hidden, 2.0 * present * row.hidden))
+    if item == 1:
+        kernels += [(2.0 * present * row.hidden, 1.0 * present * row.hidden), (2.0 * pairs * inter, 1.0 * pairs * inter)]
+    implementation = implementation_of(row.framework, row.version, row.moe_dtype)
+    if implementation["router"] == "always" or (implementation["router"] == "single-rank" and row.ep == 1):
+        count = ROUTER_KERNELS[row.framework if implementation["router"] == "always" else "separate"]
+        picked = 8.0 * row.tokens * row.top_k
+        kernels += [(4.0 * row.tokens * row.experts, picked)] + [(picked, picked)] * (int(count) - 1)
+    read, written = (np.array(column) for column in zip(*kernels, strict=True))
+    # the GEMMs also write zeros for pairs of remote experts, in CTAs of their own
+    remote = float((routing.experts_of < 0).sum())
+    zeros = memory_kernel(machine, 0.0, 2.0 * remote * np.array([wide * inter, row.hidden])).time_s - machine["memory.floor"]
+    return float(memory_kernel(machine, read, written).time_s.sum() + (zeros.sum() if remote else 0.0))
+
+
+def _weight_bytes(row: MoeRow, routing: Routing, inter: int) -> float:
+    item = 1 if FORMATS[row.moe_dtype] == "fp8_e4m3" else 2
+    return float(routing.active * ((2 if row.gated else 1) + 1) * row.hidden * inter * item)
+
+
+def _is_warm(row: MoeRow, routing: Routing, system: System, inter: int) -> bool:
+    """Whether most of what the layer touches is still in L2 from the call before."""
+    wide, pairs = (2 if row.gated else 1), routing.experts_of.size
+    streams = 2 * pairs * ((wide + 1) * inter + row.hidden) + 4 * len(routing.experts_of) * row.hidden
+    capacity = system.calibration["memory.l2_residency"] * system.gpu.l2.size_bytes
+    return bool(_weight_bytes(row, routing, inter) + streams < 1.5 * capacity)
+
+
+def predict_row(row: MoeRow, system: System, *, fidelity: str = "tile") -> MoePrediction:
+    """Seconds of one row.
+
+    Raises
+    ------
+    KernelError
+        No tile of the framework fits the GPU.
+    """
+    inter, local = row.inter // row.tp, row.experts // row.ep
+    implementation = implementation_of(row.framework, row.version, row.moe_dtype)
+    fp8 = FORMATS[row.moe_dtype] == "fp8_e4m3"
+    present = len(_local(row, _chosen(row, 0)).experts_of)
+    rule = default_tile(implementation["library"], present, local, fp8=fp8)
+    first = (rule.m, rule.n, rule.k, rule.group, rule.warps, rule.stages)
+    tuned = bool(is_tuned(system.name, local, inter)) and row.moe_dtype == "bfloat16"
+    tiles = [tuple(int(v) for v in first)] + (list(TUNED_TILES) if tuned else [])
+    best: MoePrediction | None = None
+    for numbers in dict.fromkeys(tiles):
+        found = _predict(row, Tile(*numbers), numbers, tuned, inter, system, fidelity)
+        if found is not None and (best is None or found.time_s < best.time_s):
+            best = found
+    if best is None:
+        raise KernelError(f"no tile of {row.framework} {row.version} fits an SM of {system.name}")
+    return best
+
+
+def _predict(row: MoeRow, tile: Tile, numbers: tuple[int, ...], tuned: bool, inter: int, system: System,
+             fidelity: str) -> MoePrediction | None:
+    routing = routing_of(row, int(tile.m))
+    warm = _is_warm(row, routing, system, inter)
+    up = ((2 if row.gated else 1) * inter, row.hidden, row.top_k)
+    runs = []
+    for sizes, weighted in ((up, False), ((row.hidden, inter, 1), True)):
+        launch = _grouped_gemm(row, routing, tile, system, sizes, weighted)
+        compiled = compile_launch(launch)
+        if occupancy_of(compiled, system).ctas == 0:
+            return None
+        runs.append(simulate_kernel(compiled, launch, system, fidelity=fidelity, warm_l2=warm))
+    gemms = sum(run.time_s for run in runs)
+    others = _others_s(row, routing, Machine.of(system), inter)
+    return MoePrediction(gemms + others, gemms, others, numbers, tuned, routing.active, row_blocks(routing, int(tile.m)),
+                         _weight_bytes(row, routing, inter), warm, "/".join(run.limiter for run in runs), tuple(runs))
