@@ -10,7 +10,7 @@ PYTHON    ?=
 PIP_ARGS  ?=
 OUT       ?= demo-out
 PYTEST    := $(BIN)/python -m pytest -n $(JOBS) --benchmark-disable
-NBMAKE    := $(PYTEST) --nbmake --nbmake-timeout=120 notebooks
+NBMAKE    := $(PYTEST) --nbmake --nbmake-timeout=300 notebooks
 CHECK     := build/check
 
 # The caller's Python settings must not reach the tests; nothing here needs a network once it is installed.
@@ -22,7 +22,7 @@ export OMP_NUM_THREADS := 1
 export MPLBACKEND := Agg
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast test-all notebooks bench accuracy lint format typings wheel docs docs-serve constraints clean distclean
+.PHONY: help install demo test test-fast test-all notebooks bench accuracy triton-accuracy lint format typings wheel docs docs-serve constraints clean distclean
 
 help: ## list the tasks
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -70,6 +70,9 @@ accuracy: $(STAMP) ## error tables from measured op tables, into docs/ and READM
 	@{ sed '/<!-- accuracy:begin/q' README.md; awk '/^## Overview/ {on = 1; next} on && /^## / {exit} on && /^\|/' docs/error-tables.md; \
 	  printf '\nBy data type and size, and the worst rows: [error tables](docs/error-tables.md).\n'; \
 	  sed -n '/<!-- accuracy:end/,$$p' README.md; } >README.new && mv README.new README.md
+
+triton-accuracy: $(STAMP) ## errors of Triton predictions, worst first: make triton-accuracy MEASURED=FOLDER
+	$(BIN)/python -m presilicon.validate.triton_tables $(or $(MEASURED),$(error name a folder: make triton-accuracy MEASURED=FOLDER)) $(OPTIONS)
 
 # Types and layers are checked on the wheel, since the package map (package-dir) exists only once it is installed.
 wheel: $(STAMP) ## build sdist and wheel into build/dist

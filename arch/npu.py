@@ -152,6 +152,23 @@ class NpuHost:
 
 
 @dataclass(frozen=True)
+class NpuKernels:
+    """How the library of an NPU writes its products.
+
+    Attributes
+    ----------
+    rows, cols
+        Least part of the output rows and columns that one core takes: cores split an op by whole tiles of its outputs.
+    split_sum
+        Whether cores that outputs leave idle may share a sum (split-K).
+    """
+
+    rows: int = 1
+    cols: int = 1
+    split_sum: bool = True
+
+
+@dataclass(frozen=True)
 class NpuSystem:
     """An NPU; treat as immutable, mappings included.
 
@@ -169,6 +186,8 @@ class NpuSystem:
         How matrix and vector engine exchange tensors; see `COUPLINGS`.
     static_w
         Power that is drawn all the time, whatever runs.
+    kernels
+        How its library writes products.
     launch_s
         Time from one op's end to the next one's start that commands and synchronisation take.
     provenance, document, values
@@ -200,6 +219,7 @@ class NpuSystem:
     coupling: Coupling = "shared-buffer"
     static_w: float = 0.0
     launch_s: float = 0.0
+    kernels: NpuKernels = NpuKernels()
     provenance: Mapping[str, Provenance] = field(default_factory=dict, compare=False, repr=False)
     document: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
     values: Mapping[str, tuple[Any, str]] = field(default_factory=dict, compare=False, repr=False)

@@ -12,7 +12,19 @@ from pydantic import BaseModel, ConfigDict
 from ..errors import SpecError, UnknownNameError, shown
 from . import energy
 from .hierarchy import CLASSES, _Leaf, _Reader, _validated
-from .npu import COUPLINGS, MATRIX_DATAFLOWS, Dma, MatrixEngine, NpuDram, NpuHost, NpuSystem, Scratchpad, VectorEngine, arithmetic_bits
+from .npu import (
+    COUPLINGS,
+    MATRIX_DATAFLOWS,
+    Dma,
+    MatrixEngine,
+    NpuDram,
+    NpuHost,
+    NpuKernels,
+    NpuSystem,
+    Scratchpad,
+    VectorEngine,
+    arithmetic_bits,
+)
 from .spec import Provenance
 
 _FORBID: Final = ConfigDict(extra="forbid")
@@ -39,6 +51,7 @@ class _File(BaseModel):
     dram: dict[str, Any]
     host: dict[str, Any] | None = None
     power: dict[str, Any]
+    kernels: dict[str, Any] | None = None
     launch: _Leaf
 
 
@@ -102,6 +115,13 @@ class _Host(BaseModel):
     model_config = _FORBID
     rate: _Leaf
     bandwidth: _Leaf
+
+
+class _Kernels(BaseModel):
+    model_config = _FORBID
+    rows: _Leaf | None = None
+    cols: _Leaf | None = None
+    split_sum: _Leaf | None = None
 
 
 class _Power(BaseModel):
@@ -200,6 +220,7 @@ def npu_from_document(document: Mapping[str, Any]) -> NpuSystem:
         coupling=r.word(file.coupling, "coupling", COUPLINGS, "coupling"),  # type: ignore[arg-type]
         static_w=r.positive(power.static, "power.static", "W", zero=True),
         launch_s=r.positive(file.launch, "launch", "s", zero=True),
+        kernels=NpuKernels() if file.kernels is None else _kernels(_validated(_Kernels, file.kernels, "kernels"), r),
         provenance=r.provenance,
         document=document,
         values=r.values,
@@ -338,6 +359,15 @@ def _dram(part: _Dram, r: _NpuReader) -> NpuDram:
 
 def _host(part: _Host, r: _NpuReader) -> NpuHost:
     return NpuHost(r.positive(part.rate, "host.rate", "1"), r.positive(part.bandwidth, "host.bandwidth", "B/s"))
+
+
+def _kernels(part: _Kernels, r: _NpuReader) -> NpuKernels:
+    split = 1 if part.split_sum is None else r.whole(part.split_sum, "kernels.split_sum")
+    if split not in (0, 1):
+        raise SpecError(f"kernels.split_sum: expected 0 (never) or 1 (where it is faster), found {split}")
+    if part.split_sum is not None:
+        r.values["kernels.split_sum"] = (split, "")
+    return NpuKernels(r.count(part.rows, "kernels.rows"), r.count(part.cols, "kernels.cols"), bool(split))
 
 
 def override(system: NpuSystem, changes: Mapping[str, Any]) -> NpuSystem:

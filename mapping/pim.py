@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 import numpy as np
@@ -128,9 +128,9 @@ def _gap(device: DramDevice, after: str, before: str) -> int:
                 if rule.window == 1 and after in rule.after and before in rule.before] + [1])
 
 
-def aim_gemv(device: DramDevice, outputs: int, inputs: int, *, element_bytes: int = 2, order: Order = "outputs",
+def aim_gemv(device: DramDevice, outputs: int, inputs: int, *, batch: int = 1, element_bytes: int = 2, order: Order = "outputs",
              refresh: bool = True) -> PimEstimate:
-    """GEMV on AiM in closed form; arguments and errors as `presilicon.sim.dram.aim.gemv`.
+    """GEMV on AiM in closed form, one vector of a batch after the other; arguments and errors as `presilicon.sim.dram.aim.gemv`.
 
     >>> from presilicon.arch.dram import load
     >>> aim_gemv(load("aim-gddr6"), 4096, 4096, refresh=False).cycles
@@ -140,14 +140,16 @@ def aim_gemv(device: DramDevice, outputs: int, inputs: int, *, element_bytes: in
     if order not in ORDERS:
         raise UnknownNameError("loop order", str(order), ORDERS, device.name)
     # First command in cycle 2; the host's end two cycles behind the last result.
-    cycles = 2 + _aim_passes(device, shape, order) + 2
+    positive(device, batch=batch)
+    cycles = 2 + _aim_passes(device, shape, order, batch) + 2
     if refresh:
         cycles = refreshed(device, cycles)
-    return _estimate(device, cycles, outputs * inputs, shape, order)
+    found = _estimate(device, cycles, outputs * inputs * batch, shape, order)
+    return replace(found, weight_bytes=batch * found.weight_bytes)
 
 
-def _aim_passes(device: DramDevice, shape: GemvShape, order: Order) -> float:
-    """Cycles of the passes of a GEMV over one channel, until the last results have arrived."""
+def _aim_passes(device: DramDevice, shape: GemvShape, order: Order, batch: int = 1) -> float:
+    """Cycles of the passes of a batch of GEMVs over one channel, until the last results have arrived."""
     timings = device.timings
     mod, step, fill = timings["tMOD"], _gap(device, "MAC16", "MAC16"), _gap(device, "WRGB", "WRGB")
     reopen = _gap(device, "PREA", "ACT16") + _gap(device, "ACT16", "MAC16")
@@ -156,7 +158,7 @@ def _aim_passes(device: DramDevice, shape: GemvShape, order: Order) -> float:
     widths = shape.widths()
     total = 0.0
     # From the last MAC of one visit of a (group, block) to the last of the next: leave the row, write registers, return.
-    for index, (block, loads, restores) in enumerate(_visits(shape, order)):
+    for index, (block, loads, restores) in enumerate(_visits(shape, order, batch)):
         width = widths[block]
         if index == 0:
             head = bias + mod
@@ -205,16 +207,17 @@ def block_columns(device: DramDevice) -> int:
     return max(1, min(device.organisation.columns, device.pim.buffer_bytes // device.organisation.column_bytes))
 
 
-def _visits(shape: GemvShape, order: Order) -> Iterator[tuple[int, bool, bool]]:
+def _visits(shape: GemvShape, order: Order, batch: int = 1) -> Iterator[tuple[int, bool, bool]]:
     """Block, whether the buffer is written, and whether results are read and restored before, of each pass over a row."""
-    if order == "outputs":
-        for group in range(shape.groups):
-            for block in range(shape.blocks):
-                yield block, True, block == 0 and group > 0
-    else:
-        for block in range(shape.blocks):
+    for vector in range(batch):
+        if order == "outputs":
             for group in range(shape.groups):
-                yield block, group == 0, block > 0 or group > 0
+                for block in range(shape.blocks):
+                    yield block, True, block == 0 and (group > 0 or vector > 0)
+        else:
+            for block in range(shape.blocks):
+                for group in range(shape.groups):
+                    yield block, group == 0, block > 0 or group > 0 or vector > 0
 
 
 def _estimate(device: DramDevice, cycles: float, macs: int, shape: GemvShape, order: str) -> PimEstimate:
@@ -229,14 +232,15 @@ def _estimate(device: DramDevice, cycles: float, macs: int, shape: GemvShape, or
                        min(1.0, macs / (time_s * peak)), order)
 
 
-def best_gemv(device: DramDevice, outputs: int, inputs: int, *, element_bytes: int = 2, refresh: bool = True) -> PimEstimate:
+def best_gemv(device: DramDevice, outputs: int, inputs: int, *, batch: int = 1, element_bytes: int = 2,
+              refresh: bool = True) -> PimEstimate:
     """The loop order of a GEMV with fewest cycles: all orders are tried; errors as `aim_gemv`.
 
     >>> from presilicon.arch.dram import load
     >>> best_gemv(load("aim-gddr6"), 4096, 4096).order
     'inputs'
     """
-    found = [aim_gemv(device, outputs, inputs, element_bytes=element_bytes, order=order, refresh=refresh)
+    found = [aim_gemv(device, outputs, inputs, batch=batch, element_bytes=element_bytes, order=order, refresh=refresh)
              for order in ("outputs", "inputs")]
     return min(found, key=lambda estimate: estimate.cycles)
 

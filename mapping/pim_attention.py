@@ -209,4 +209,20 @@ def _logic(side: PimSide, heads: Heads, lengths: npt.NDArray[np.int64]) -> Reque
 
 
 def _upmem(side: PimSide, heads: Heads, lengths: npt.NDArray[np.int64]) -> RequestCosts:
-    raise MappingError(f"{side.device.name}: scalar cores without floating point are no units for attention")
+    """Scalar cores: a head's keys lie over the cores of a channel (a DIMM), and partial contexts are added by the host.
+
+    Two multiply-adds a key and element by the instructions that the device file states, of int8 for caches of up to 8 bits, else of fp32;
+    reads from MRAM go on beside them (`presilicon.mapping.pim_gemv.upmem_gemv`).
+    """
+    device, unit, told = side.device, side.device.pim, side.device.controller
+    assert unit is not None
+    if "mac_int8" not in told:
+        raise MappingError(f"{device.name}: its controller states no instructions (mac_int8, mac_fp32), which kernel 'upmem' needs")
+    size, element = (1, "int8") if heads.kv_bits <= 8 else (4, "fp32")
+    own = np.ceil(lengths / device.organisation.banks_per_channel)
+    work = own * heads.head_dim * told[f"mac_{element}"]
+    moved = own * heads.head_dim * size
+    dma = np.ceil(moved / told["dma_block"]) * told["dma_cycles"] + moved / told["dma_bytes_per_cycle"]
+    score = heads.vectors * (np.maximum(work, dma) + told["stages"]) * device.clock_hz / unit.clock_hz
+    read = 2.0 * heads.kv_heads * heads.vectors * size * 8.0 * heads.head_dim * lengths.astype(np.float64)
+    return RequestCosts(heads.kv_heads, 2.0 * score, score, read, _path_bits(heads, lengths), _macs(heads, lengths), {})

@@ -235,6 +235,11 @@ def read_rows(path: Any) -> list[MoeRow]:
     return [MoeRow(*values) for values in frame[list(names)].itertuples(index=False, name=None)]
 
 
+def has_tuned_file(row: MoeRow, system: System) -> bool:
+    """Whether a tuned file ships for this GPU and shape, so that the framework's default does not apply."""
+    return row.moe_dtype == "bfloat16" and bool(is_tuned(system.name, row.experts // row.ep, row.inter // row.tp))
+
+
 def sample(rows: list[MoeRow], count: int) -> list[MoeRow]:
     """Every n-th row in order of format, tokens, experts, sizes and parallelism: each size class has its share."""
     order = sorted(rows, key=lambda r: (r.moe_dtype, r.tokens, r.experts, r.hidden, r.tp, r.ep, r.distribution, r.version, r.measured_s))
@@ -325,7 +330,7 @@ def predict_row(row: MoeRow, system: System, *, fidelity: str = "tile") -> MoePr
     present = len(_local(row, _chosen(row, 0)).experts_of)
     rule = default_tile(implementation["library"], present, local, fp8=fp8)
     first = (rule.m, rule.n, rule.k, rule.group, rule.warps, rule.stages)
-    tuned = bool(is_tuned(system.name, local, inter)) and row.moe_dtype == "bfloat16"
+    tuned = has_tuned_file(row, system)
     tiles = [tuple(int(v) for v in first)] + (list(TUNED_TILES) if tuned else [])
     best: MoePrediction | None = None
     for numbers in dict.fromkeys(tiles):

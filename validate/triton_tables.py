@@ -80,7 +80,7 @@ def why(row: triton_moe.MoeRow, found: triton_moe.MoePrediction) -> str:
     return found.limiter
 
 
-def moe_errors(path: Path, system: System, *, rows: int | None = None, fidelity: str = "tile",
+def moe_errors(path: Path, system: System, *, rows: int | None = None, fidelity: str = "tile", tuned: bool = False,
                progress: Progress = lambda stage, share: None) -> MoeErrors:
     """Predict rows of a ``*.moe_triton.csv`` table.
 
@@ -92,6 +92,8 @@ def moe_errors(path: Path, system: System, *, rows: int | None = None, fidelity:
         A stratified sample of so many (`triton_moe.sample`); None: all.
     fidelity
         As `simulate_kernel` takes it.
+    tuned
+        Also rows of shapes for which a tuned file ships: eight tiles are predicted for each, and the fastest is taken.
     progress
         Told the table and the share that is done.
 
@@ -102,7 +104,7 @@ def moe_errors(path: Path, system: System, *, rows: int | None = None, fidelity:
     """
     import pandas as pd
 
-    wanted = triton_moe.read_rows(path)
+    wanted = [row for row in triton_moe.read_rows(path) if tuned or not triton_moe.has_tuned_file(row, system)]
     wanted = triton_moe.sample(wanted, len(wanted) if rows is None else rows)
     records: list[dict[str, Any]] = []
     refused = []
@@ -167,14 +169,18 @@ def main(
     rows: int = 150,
     fidelity: str = "tile",
     every: bool = False,
+    tuned: bool = False,
     tutorial: bool = True,
     cubins: Path | None = None,
 ) -> None:
-    """Errors of Triton predictions on the tables of FOLDER; --every predicts all MoE rows, --cubins takes an older Triton's matmuls."""
+    """Errors of Triton predictions on the tables of FOLDER, worst first.
+
+    --every predicts all MoE rows, --tuned also those of tuned shapes; --cubins takes a folder of an older Triton's matmuls.
+    """
     import sys
 
     paths = sorted(folder.glob(MOE_TABLES))
-    found = [moe_errors(path, system_of(path.name.partition(".")[0], {}), rows=None if every else rows, fidelity=fidelity)
+    found = [moe_errors(path, system_of(path.name.partition(".")[0], {}), rows=None if every else rows, fidelity=fidelity, tuned=tuned)
              for path in paths]
     sys.stdout.write("# Fused MoE of serving frameworks, nothing fitted\n\n" + moe_page(found) if found else f"{folder}: no {MOE_TABLES}\n")
     if tutorial and (folder / TUTORIALS).is_file():

@@ -142,6 +142,7 @@ class Slide:
     step: int
     moved: Floats
     valid: NDArray[np.bool_]
+    price: Floats | None = None
 
 
 @dataclass(frozen=True)
@@ -156,11 +157,14 @@ class TensorTable:
         Elements that all fetches of the whole run bring into all instances, when none is reused from tile to tile.
     slides
         The same when the tile slides along the loop directly above it, for every such loop that saves something.
+    price
+        Cost of those fetches, a vector for every shape, where it is not in proportion to `moved`.
     """
 
     volume: Floats
     moved: Floats
     slides: tuple[Slide, ...]
+    price: Floats | None = None
 
     @cached_property
     def least(self) -> Floats:

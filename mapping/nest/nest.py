@@ -12,7 +12,7 @@ from collections.abc import Mapping as MappingABC
 from dataclasses import dataclass
 
 from ...errors import MappingError, UnknownNameError, shown
-from .problem import Problem
+from .problem import Problem, Tensor
 
 
 @dataclass(frozen=True)
@@ -167,9 +167,14 @@ def ragged_dims(mapping: Mapping, problem: Problem) -> dict[str, int]:
     return {dim: space[dim] for dim, extent in problem.dims.items() if total[dim] != extent}
 
 
+def along_window(tensor: Tensor, dim: str) -> bool:
+    """Whether an axis of the tensor is indexed by more than this dimension, or in strides."""
+    return any(dim in dict(axis) and (len(axis) > 1 or dict(axis)[dim] != 1) for axis in tensor.axes)
+
+
 def windowed(problem: Problem, dim: str) -> bool:
-    """Whether some tensor's axis is indexed by more than this dimension, or in strides."""
-    return any(dim in dict(axis) and (len(axis) > 1 or dict(axis)[dim] != 1) for t in problem.tensors.values() for axis in t.axes)
+    """`along_window` of any tensor."""
+    return any(along_window(tensor, dim) for tensor in problem.tensors.values())
 
 
 def check_ragged(mapping: Mapping, problem: Problem, where: str) -> None:
@@ -178,8 +183,8 @@ def check_ragged(mapping: Mapping, problem: Problem, where: str) -> None:
     Raises
     ------
     MappingError
-        Factors multiply to less than the extent; more instances than elements; a loop's last iteration is empty; or a dimension of a
-        window, or with a stride, that is spread raggedly has a loop in time below the fanout.
+        Factors multiply to less than the extent; more instances than elements; a loop's last iteration is empty; or a tile that a
+        raggedly spread window runs along stands above loops over the dimension, so that it would have gaps.
     """
     totals = dict.fromkeys(problem.dims, 1)
     for node in mapping.nodes:
@@ -196,9 +201,16 @@ def check_ragged(mapping: Mapping, problem: Problem, where: str) -> None:
         if times and (times[0] - 1) * inner >= steps:
             raise MappingError(f"{where}: the loops over {dim} run {times[0] * inner} steps; {steps} are enough, and an iteration is empty")
         if space > 1 and windowed(problem, dim):
-            spread = [i for i, n in enumerate(mapping.nodes) if isinstance(n, Spatial) and n.dim == dim and n.factor > 1]
-            if any(isinstance(n, Loop) and n.dim == dim and n.factor > 1 for n in mapping.nodes[spread[0] :]):
-                raise MappingError(
-                    f"{where}: {dim}, which windows or strides run along, is spread over {space} instances that do not divide its extent "
-                    f"{extent}; its loops in time stand above the fanout then"
-                )
+            _check_windows(mapping, problem, dim, where)
+
+
+def _check_windows(mapping: Mapping, problem: Problem, dim: str, where: str) -> None:
+    spread = next(i for i, n in enumerate(mapping.nodes) if isinstance(n, Spatial) and n.dim == dim and n.factor > 1)
+    for i, node in enumerate(mapping.nodes[spread:], start=spread):
+        if not isinstance(node, Keep) or not along_window(problem.tensors[node.tensor], dim):
+            continue
+        if any(isinstance(n, Loop) and n.dim == dim and n.factor > 1 for n in mapping.nodes[i:]):
+            raise MappingError(
+                f"{where}: node {i}: {dim} is spread over instances that do not divide its extent; below the fanout a tile along which "
+                f"windows or strides run, such as that of {node.tensor}, stands below every loop over {dim}"
+            )

@@ -163,31 +163,16 @@ class RaggedNest:
             node = None if mover is None else self.nodes[mover]
             if isinstance(node, Loop) and node.dim in chunks and tensor.halo and len(axis) > 1:
                 assert mover is not None
-                total -= self._kept(axis, chunks, node, mover)
+                total -= kept(axis, chunks, node.dim, node.factor, self._step(mover))
             found *= total
         return found
 
-    def _chunks(self, dim: str, at: int, child: int) -> _Chunks:
+    def _chunks(self, dim: str, at: int, child: int) -> Chunks:
         inside = self._within(dim, child)
         steps = math.prod(n.factor for n in self.nodes[at:] if isinstance(n, Loop) and n.dim == dim)
         extent = self.extents[dim]
         size = min(steps * inside, extent)
-        return _Chunks(extent, size, -(-self.steps(dim) // steps), self._within(dim, self.instance_of) // inside)
-
-    def _kept(self, axis: Sequence[tuple[str, int]], chunks: MappingABC[str, _Chunks], node: Loop, mover: int) -> int:
-        """Sum of what tiles share along one axis with the tile before, over all that slide."""
-        dim, strides = node.dim, dict(axis)
-        own = chunks[dim]
-        others = [(d, chunks[d]) for d, _ in axis if d != dim]
-        step = self._step(mover)
-        total = 0
-        for sizes in itertools.product(*(c.sizes for _, c in others)):
-            ways = math.prod(count for _, count in sizes)
-            rest = 1 + sum((size - 1) * strides[d] for (d, _), (size, _) in zip(others, sizes, strict=True))
-            before = rest + (own.size - 1) * strides[dim] - step * strides[dim]
-            for size, count in own.sliding(node.factor):
-                total += ways * count * max(0, min(before, rest + (size - 1) * strides[dim]))
-        return total
+        return Chunks(extent, size, -(-self.steps(dim) // steps), self._within(dim, self.instance_of) // inside)
 
     def _step(self, mover: int) -> int:
         """Elements that one iteration of a loop moves on along its dimension."""
@@ -200,7 +185,7 @@ class RaggedNest:
 
 
 @dataclass(frozen=True)
-class _Chunks:
+class Chunks:
     """Tiles along one dimension: `size` elements each, the last what is left; in `rounds` rounds of `instances`, the last with fewer."""
 
     extent: int
@@ -227,3 +212,20 @@ class _Chunks:
         slid = self.number - (firsts - fresh) * self.instances - (in_last if fresh else 0)
         last = self.extent - (self.number - 1) * self.size
         return ((self.size, slid), (last, 0)) if fresh else ((self.size, slid - 1), (last, 1))
+
+
+def kept(axis: Sequence[tuple[str, int]], chunks: MappingABC[str, Chunks], dim: str, factor: int, step: int) -> int:
+    """Sum of what tiles share along one axis with the tile before, over all that slide.
+
+    The loop directly above has `factor` iterations over `dim`, each `step` elements further on.
+    """
+    strides, own = dict(axis), chunks[dim]
+    others = [(d, chunks[d]) for d, _ in axis if d != dim]
+    total = 0
+    for sizes in itertools.product(*(c.sizes for _, c in others)):
+        ways = math.prod(count for _, count in sizes)
+        rest = 1 + sum((size - 1) * strides[d] for (d, _), (size, _) in zip(others, sizes, strict=True))
+        before = rest + (own.size - 1) * strides[dim] - step * strides[dim]
+        for size, count in own.sliding(factor):
+            total += ways * count * max(0, min(before, rest + (size - 1) * strides[dim]))
+    return total

@@ -73,6 +73,7 @@ def search(
     *,
     time_limit_s: float | None = None,
     latest_s: float = math.inf,
+    imperfect: bool = False,
 ) -> Found:
     """Find the best mapping of a problem.
 
@@ -84,6 +85,8 @@ def search(
         Stop after so many seconds with the best so far and its bound; None: run to the proof. Ctrl-C does the same.
     latest_s
         Latency that no mapping may exceed.
+    imperfect
+        Also factors in space that do not divide extents (`presilicon.mapping.nest.ragged_space`).
 
     Raises
     ------
@@ -98,6 +101,10 @@ def search(
         raise MappingError(f"time limit: expected seconds above 0, found {time_limit_s!r}")
     deadline = None if time_limit_s is None else time.monotonic() + time_limit_s
     incumbent = Incumbent(objective, latest_s * problem.hierarchy.clock_hz)
+    if imperfect:
+        from .ragged_search import search_ragged
+
+        return search_ragged(problem, constraints or Constraints(), incumbent, Meter(deadline))
     return _Search(space(problem, constraints or Constraints()), incumbent, Meter(deadline)).run()
 
 

@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from .lattice import Lattice, TensorTable
+from .lattice import Lattice, Slide, TensorTable
 from .pareto import nondominated
 
 Index = NDArray[np.int64]
@@ -277,12 +277,18 @@ class Sweep:
         held = states.held + level.bytes_held[i][states.shape]
         states = States(states.shape, held, states.cost, states.row).take((held <= level.capacity) & level.allowed[i][states.shape])
         moved = level.tables[i].moved[states.shape]
-        cost = states.cost + moved[:, None] * self.edges[i]
+        cost = states.cost + self._price(level.tables[i], i, states.shape)
         if i in self.once:
             limit, saved = self.once[i]
             cost += (moved <= limit * (1 + 1e-12))[:, None] * saved
         states = States(states.shape, states.held, cost, states.row)
         return self._recorded(states, states.shape, before=bits, bits=1 << i)
+
+    def _price(self, table: TensorTable | Slide, i: int, tile: Index) -> Floats:
+        """Cost of a tensor's fetches at each shape."""
+        if table.price is not None:
+            return table.price[tile, : len(self.edges[i])]
+        return table.moved[tile][:, None] * self.edges[i]
 
     def _recorded(self, found: States, tile: Index, *, before: int, bits: int, slide: tuple[str, int] | None = None) -> States:
         """Drop what the bound excludes and give the rest a row in the trail."""
@@ -320,7 +326,7 @@ class Sweep:
         for i in members:
             slide = next(s for s in level.tables[i].slides if (s.dim, s.factor) == loop)
             held = held + level.bytes_held[i][tile]
-            cost = cost + slide.moved[tile][:, None] * self.edges[i]
+            cost = cost + self._price(slide, i, tile)
             good &= slide.valid[tile] & level.allowed[i][tile]
         good &= held <= level.capacity
         states = States(states.shape, held, cost, states.row).take(good)

@@ -111,6 +111,8 @@ def _product(
 
 def _sum_splits(shape: Product, mapped: MatrixPlan, system: NpuSystem) -> list[int]:
     """Parts into which the sum over the window may be cut for cores that outputs alone leave idle: powers of two."""
+    if not system.kernels.split_sum:
+        return []
     used = math.prod(mapped.spread.spatial.get("cores", {}).values())
     window = dict(shape.dims)["k"]
     most = min(system.cores, window // (system.matrix.depth * system.matrix.rows))
@@ -180,16 +182,22 @@ def _dequantised(
     unpacked weights pass a part at a time and never reach the DRAM.
     """
     shape = product(op, arithmetic)
-    where = home(system)
     mapped = _planned(shape, system, arithmetic, frozenset(resident), 0.0, op)
-    segment = build.matrix_segment(op.name, mapped, system, extra + work, moves)
+    whole = build.matrix_segment(op.name, mapped, system, extra + work, moves)
+    best = _with_unpacking(whole, mapped, system, packed_bytes), mapped
     for parts in _sum_splits(shape, mapped, system):
-        split = _summed(op, shape, parts, system, arithmetic, frozenset(resident - {"O"}), "", 0.0, extra + work, moves)
-        if closed_form_s(split[0], system) < closed_form_s(segment, system):
-            segment, mapped = split
+        segment, split = _summed(op, shape, parts, system, arithmetic, frozenset(resident - {"O"}), "", 0.0, extra + work, moves)
+        segment = _with_unpacking(segment, split, system, packed_bytes)
+        if closed_form_s(segment, system) < closed_form_s(best[0], system):
+            best = segment, split
+    return (best[0],), (best[1],)
+
+
+def _with_unpacking(segment: Segment, mapped: MatrixPlan, system: NpuSystem, packed_bytes: float) -> Segment:
+    """A product whose weights come from where the vector cores put them, with the traffic of unpacking."""
+    where = home(system)
     unpacked = sum(float(e.read.sum()) for e in mapped.traffic.edges if e.tensor == "W" and e.parent == "dram")
-    steps = segment.steps
-    ports = build.Ports(system, steps, dict(segment.weights), dict(segment.inputs), dict(segment.outputs))
+    ports = build.Ports(system, segment.steps, dict(segment.weights), dict(segment.inputs), dict(segment.outputs))
     energy = dict(segment.energy_j)
     if where is not None:  # the DRAM gives packed weights; the vector cores, not the DRAM, fill the on-chip memory
         ports.weights["dram"] = segment.weights["dram"] * (packed_bytes / unpacked)
@@ -200,7 +208,7 @@ def _dequantised(
         ports.write("dram", unpacked)
         energy["dram"] += (packed_bytes + unpacked) * system.dram.j_per_byte
     busy = ports.busy() | {name: segment.busy_s[name] for name in ("matrix", "vector") if name in segment.busy_s}
-    return (replace(segment, weights=ports.weights, inputs=ports.inputs, outputs=ports.outputs, busy_s=busy, energy_j=energy),), (mapped,)
+    return replace(segment, weights=ports.weights, inputs=ports.inputs, outputs=ports.outputs, busy_s=busy, energy_j=energy)
 
 
 def _attention(

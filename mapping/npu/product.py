@@ -213,11 +213,12 @@ def _core_split(problem: Product, left: Mapping[str, int], dims: Sequence[str], 
     """
     names = [d for d in dims if left.get(d, 1) > 1]
     kinds = dict(problem.classes)
+    tiles = {d: _whole_tiles(problem, d, system) for d in names}
     sizes = [by_name(name).bytes for name in problem.formats]
     whole = math.prod(left.values())
     rate = system.dma.bytes_per_clk * system.dma.queues
     best: tuple[tuple[float, float, int], tuple[int, ...]] | None = None
-    for factors in itertools.product(*(_useful(left[d], system.cores) for d in names)):
+    for factors in itertools.product(*(_useful(left[d], min(system.cores, tiles[d])) for d in names)):
         used = math.prod(factors)
         if used > system.cores:
             continue
@@ -233,6 +234,16 @@ def _core_split(problem: Product, left: Mapping[str, int], dims: Sequence[str], 
         if best is None or key < best[0]:
             best = key, factors
     return {} if best is None else dict(zip(names, best[1], strict=True))
+
+
+def _whole_tiles(problem: Product, dim: str, system: NpuSystem) -> int:
+    """Parts into which an output dimension may be cut: kernels give cores whole tiles (`NpuKernels`)."""
+    kind, extent = dict(problem.classes)[dim], dict(problem.dims)[dim]
+    least = {"p": system.kernels.rows, "f": system.kernels.cols}.get(kind, 1)
+    if kind == "p":  # the pixels of a convolution are one row of tiles
+        others = math.prod(e for d, e in problem.dims if d != dim and dict(problem.classes)[d] == "p")
+        least = -(-least // others)
+    return max(1, -(-extent // least))
 
 
 def _useful(extent: int, places: int) -> list[int]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import product
 from typing import Final
 
 import numpy as np
@@ -143,9 +144,9 @@ def _check(device: DramDevice, instruction: Instruction, walks: bool) -> None:
         raise MappingError(f"{device.name}: {instruction.name}: row {instruction.row}; a bank has {organisation.rows}")
 
 
-def gemv_program(device: DramDevice, outputs: int, inputs: int, *, element_bytes: int = 2, order: Order = "outputs",
+def gemv_program(device: DramDevice, outputs: int, inputs: int, *, batch: int = 1, element_bytes: int = 2, order: Order = "outputs",
                  ) -> list[Instruction]:
-    """Instructions of y = W x, W of ``(outputs, inputs)``, as in the module.
+    """Instructions of y = W x, W of ``(outputs, inputs)``, as in the module; the vectors of a batch come one after the other.
 
     Raises
     ------
@@ -160,23 +161,23 @@ def gemv_program(device: DramDevice, outputs: int, inputs: int, *, element_bytes
     pairs = [(group, block) for group in range(shape.groups) for block in range(shape.blocks)]
     if order == "inputs":
         pairs.sort(key=lambda pair: pair[1])
-    held, started = -1, -1
-    for group, block in pairs:
-        fresh = group != started or order == "inputs"
-        if fresh:
-            if started >= 0:
+    started: tuple[int, int] | None = None
+    held = (-1, -1)
+    for vector, (group, block) in product(range(batch), pairs):
+        if (vector, group) != started or order == "inputs":
+            if started is not None:
                 program.append(Instruction("RD_MAC"))
             program.append(Instruction("WR_BIAS"))
-            started = group
-        if held != block or order == "outputs":
+            started = vector, group
+        if held != (vector, block) or order == "outputs":
             program.append(Instruction("WR_GB", opsize=columns[block]))
-            held = block
+            held = vector, block
         program.append(Instruction("MAC_ABK", opsize=columns[block], row=group * shape.blocks + block))
     program.append(Instruction("RD_MAC"))
     return program
 
 
-def gemv(device: DramDevice, outputs: int, inputs: int, *, element_bytes: int = 2, order: Order = "outputs",
+def gemv(device: DramDevice, outputs: int, inputs: int, *, batch: int = 1, element_bytes: int = 2, order: Order = "outputs",
          refresh: RefreshKind = "all-bank", engine: Engine = "auto") -> Run:
     """Simulate y = W x command by command; raises as `gemv_program`.
 
@@ -184,5 +185,5 @@ def gemv(device: DramDevice, outputs: int, inputs: int, *, element_bytes: int = 
     >>> gemv(load("aim-gddr6"), 4096, 4096, refresh="off").cycles
     13057
     """
-    program = gemv_program(device, outputs, inputs, element_bytes=element_bytes, order=order)
+    program = gemv_program(device, outputs, inputs, batch=batch, element_bytes=element_bytes, order=order)
     return run(device, program, refresh=refresh, engine=engine)

@@ -24,6 +24,7 @@ import numpy as np
 
 from ...arch.dram import DramDevice
 from ...errors import MappingError, UnknownNameError, shown
+from ...mapping.pim_gemv import attacc_blocks, attacc_gemv
 from .engine import Engine, RefreshKind, Stream, _State, check_refresh, choose, refreshing
 from .queues import BARRIER
 from .tables import compile_device
@@ -266,7 +267,11 @@ def simulate(device: DramDevice, work: Attention, *, power_limited: bool = True,
     check_refresh(device, refresh)
     if refresh == "per-bank":
         raise MappingError(f"{device.name}: AttAcc's controller refreshes all banks or none, not per bank")
-    steps = program(device, work)
+    return _play(device, program(device, work), power_limited, refresh, engine)
+
+
+def _play(device: DramDevice, steps: list[Step], power_limited: bool, refresh: RefreshKind, engine: Engine) -> AttentionRun:
+    """Requests through the controller."""
     if not power_limited:
         device = device.without_power_limit()
     tables = compile_device(device)
@@ -288,3 +293,39 @@ def simulate(device: DramDevice, work: Attention, *, power_limited: bool = True,
         room *= 2
     stream = Stream(device, *(np.asarray(array[:issued], np.int64) for array in out))
     return AttentionRun(int(last), stream, stream.counts())
+
+
+def gemv(device: DramDevice, outputs: int, inputs: int, *, batch: int = 1, level: Level = "bank", power_limited: bool = True,
+         refresh: RefreshKind = "all-bank", engine: Engine = "auto") -> AttentionRun:
+    """Simulate y = W x of 16-bit numbers, W of ``(outputs, inputs)``, whose rows lie as keys do; see `presilicon.mapping.pim_gemv`.
+
+    Raises
+    ------
+    MappingError
+        As `simulate`; a matrix larger than the device.
+    UnknownNameError
+        A level that does not exist.
+    """
+    check_refresh(device, refresh)
+    if refresh == "per-bank":
+        raise MappingError(f"{device.name}: AttAcc's controller refreshes all banks or none, not per bank")
+    attacc_gemv(device, outputs, inputs, batch=batch, level=level)  # refuses what does not fit
+    org = device.organisation
+    rows = math.ceil(outputs / org.channels)
+    steps: list[Step] = []
+    for _ in range(batch):
+        offset = 0
+        for block in attacc_blocks(device, inputs, level):
+            layout = _Layout(device, Attention(1, rows, block, level=level))
+            macs, moves = layout.score(0)
+            start = offset
+            offset += sum(len(row) for row in macs)
+            macs = [[(name, *layout.place(start + index * len(row) + part, 0)) for part, (name, _, _) in enumerate(row)]
+                    for index, row in enumerate(macs)]
+            steps += [*layout.query(), _FENCE]
+            for at in range(len(moves)):
+                steps += [step for row in macs[at * _MOVED:(at + 1) * _MOVED] for step in row]
+                steps += moves[at - 1] if at else []
+                steps.append(_FENCE)
+            steps += [*moves[-1], _FENCE]
+    return _play(device, steps[:-1], power_limited, refresh, engine)

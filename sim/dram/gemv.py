@@ -9,8 +9,8 @@ from typing import Final, Literal
 from ...arch import dram
 from ...arch.dram import DramDevice
 from ...errors import MappingError, UnknownNameError
-from ...mapping import pim
-from . import aim, samsung
+from ...mapping import pim, pim_gemv
+from . import aim, attacc, neupims, samsung
 from .engine import Stream
 
 Fidelity = Literal["analytic", "cycle"]
@@ -53,28 +53,32 @@ class GemvReport:
 
 
 def gemv(system: str | Path | DramDevice, outputs: int, inputs: int, *, batch: int = 1, fidelity: Fidelity = "cycle",
-         order: pim.Order | None = None, refresh: bool = True) -> GemvReport:
-    """Predict y = W x of 16-bit numbers, W of ``(outputs, inputs)``, on a device by name or file.
+         order: pim.Order | None = None, refresh: bool = True, level: str = "bank", element: str = "") -> GemvReport:
+    """Predict y = W x, W of ``(outputs, inputs)``, on a device by name or file; of 16-bit numbers, but for UPMEM.
 
     Parameters
     ----------
     system
-        ``"aim-gddr6"``, ``"samsung-hbm2-pim"``, a file, or a device with units in banks or between two.
+        ``"aim-gddr6"``, ``"samsung-hbm2-pim"``, ``"attacc-hbm3"``, ``"neupims-hbm2"``, ``"newton-hbm2"``, ``"upmem"``, or a file.
     outputs, inputs, batch
-        Rows and columns of W, and vectors; a device with a global buffer takes one at a time.
+        Rows and columns of W, and vectors; units multiply one vector after the other.
     fidelity
-        ``"analytic"``: the closed form; ``"cycle"``: the commands as well.
+        ``"analytic"``: the closed form; ``"cycle"``: the commands as well (UPMEM has only the closed form: its cores run instructions).
     order
         Loop order of a device with a global buffer; None searches.
     refresh
         All-bank refresh.
+    level
+        Where AttAcc's units are, ``"bank"``, ``"bg"`` or ``"buffer"``.
+    element
+        UPMEM's numbers, ``"int8"`` (if ""), ``"int32"`` or ``"fp32"``.
 
     Raises
     ------
     MappingError
         Sizes that are no positive integers, a matrix larger than the device, a device without units for it.
     UnknownNameError
-        No such device, fidelity or order.
+        No such device, fidelity, order, level or element.
 
     >>> report = gemv("aim-gddr6", 4096, 4096, refresh=False)
     >>> report.analytic.order, report.cycles, report.gap
@@ -84,24 +88,45 @@ def gemv(system: str | Path | DramDevice, outputs: int, inputs: int, *, batch: i
         raise UnknownNameError("fidelity", str(fidelity), FIDELITIES)
     device = dram.load(system)
     placement = device.pim.placement if device.pim else "none"
+    commands = {command.name for command in device.commands}
+    if "mac_int8" in device.controller:
+        closed = pim_gemv.upmem_gemv(device, outputs, inputs, batch=batch, element=element or "int8")
+        return GemvReport(device, outputs, inputs, batch, closed)
+    if element:
+        raise MappingError(f"{device.name}: element {element!r}: its units take 16-bit numbers; only UPMEM has others")
+    if "MACAB" in commands:
+        wanted = next((known for known in pim_gemv.LEVELS if known == level), None)
+        if wanted is None:
+            raise UnknownNameError("level", str(level), pim_gemv.LEVELS, device.name)
+        closed = pim_gemv.attacc_gemv(device, outputs, inputs, batch=batch, level=wanted, refresh=refresh)
+        if fidelity == "analytic":
+            return GemvReport(device, outputs, inputs, batch, closed)
+        moved = attacc.gemv(device, outputs, inputs, batch=batch, level=wanted, refresh="all-bank" if refresh else "off")
+        return GemvReport(device, outputs, inputs, batch, closed, moved.cycles, moved.stream)
+    if "GACT" in commands:
+        closed = pim_gemv.newton_gemv(device, outputs, inputs, batch=batch, refresh=refresh)
+        if fidelity == "analytic":
+            return GemvReport(device, outputs, inputs, batch, closed)
+        groups, blocks = pim_gemv.newton_shape(device, outputs, inputs)
+        tiles = [neupims.Tile(columns, 1, index * groups + group, group == 0) for _ in range(batch) for index, columns in enumerate(blocks)
+                 for group in range(groups)]
+        tiled = neupims.simulate(device, tiles, refresh=refresh)
+        return GemvReport(device, outputs, inputs, batch, closed, tiled.cycles, tiled.stream)
     if placement == "bank-pair":
         closed = pim.samsung_gemv(device, outputs, inputs, batch=batch, refresh=refresh)
         if fidelity == "analytic":
             return GemvReport(device, outputs, inputs, batch, closed)
         run = samsung.simulate(device, "GEMV", outputs, inputs, batch, refresh="all-bank" if refresh else "off")
         return GemvReport(device, outputs, inputs, batch, closed, run.cycles, run.stream)
-    if placement != "bank" or all(command.name != "MAC16" for command in device.commands):
+    if placement != "bank" or "MAC16" not in commands:
         raise MappingError(f"{device.name}: has no GEMV kernel: it needs units between banks, or in banks with a global buffer "
-                           f"(MAC16); shipped are aim-gddr6 and samsung-hbm2-pim")
-    pim.positive(device, batch=batch)
-    if batch > 1:
-        raise MappingError(f"{device.name}: batch {batch}: this kernel multiplies one vector; call it once for each")
+                           f"(MAC16); shipped are aim-gddr6, samsung-hbm2-pim, attacc-hbm3, neupims-hbm2, newton-hbm2 and upmem")
     if order is None:
-        closed = pim.best_gemv(device, outputs, inputs, refresh=refresh)
+        closed = pim.best_gemv(device, outputs, inputs, batch=batch, refresh=refresh)
     else:
-        closed = pim.aim_gemv(device, outputs, inputs, order=order, refresh=refresh)
+        closed = pim.aim_gemv(device, outputs, inputs, batch=batch, order=order, refresh=refresh)
     if fidelity == "analytic":
         return GemvReport(device, outputs, inputs, batch, closed)
     chosen: pim.Order = "inputs" if closed.order == "inputs" else "outputs"
-    played = aim.gemv(device, outputs, inputs, order=chosen, refresh="all-bank" if refresh else "off")
+    played = aim.gemv(device, outputs, inputs, batch=batch, order=chosen, refresh="all-bank" if refresh else "off")
     return GemvReport(device, outputs, inputs, batch, closed, played.cycles, played.stream)

@@ -217,5 +217,6 @@ class _Run:
         org = self.device.organisation
         for rank in range(org.pseudo_channels * org.ranks):
             self.bus.issue("REFab", rank * org.bank_groups * org.banks)
+        self.due += self.interval  # this one is done, even if early
         while self.due <= max(self.bus.free):
             self.due += self.interval

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,14 +16,18 @@ from ...mapping.triton import CompiledKernel, Evaluation, Launch, evaluate, take
 from . import isa
 from .classes import Classes, Samples, program_ids
 from .core import DEADLOCK, REASONS, compiled_core
+from .core import run_sm as core_function
 from .dispatch import dispatch
+from .isa import IsaTable
 from .memory import Sharing
-from .streams import Cta, Period, Rows, pack_cta
+from .streams import Followed, Rows, pack_cta
 
 #: Warp-instructions that are simulated one by one before loops and waves are cut.
 BUDGET = 400_000
 #: Iterations of a long loop that are simulated (twice: so many, and half as many).
 KEEP = 48
+#: The core's parameters, in order.
+_CORE = tuple(inspect.signature(core_function).parameters)
 
 
 @dataclass(frozen=True)
@@ -87,7 +92,6 @@ class SmRun:
     l1_bytes: float
     busy: np.ndarray
     stalls: np.ndarray
-    counts: np.ndarray
     spans: np.ndarray
     idle: float = 0.0
 
@@ -103,7 +107,7 @@ class Kernel:
     timing: SmTiming
     table: isa.IsaTable
     lines: np.ndarray
-    runs: tuple[Evaluation, ...]
+    runs: tuple[Followed, ...]
     classes: Classes
     samples: Samples
     share: Sharing
@@ -132,72 +136,93 @@ def parameters(kernel: Kernel) -> np.ndarray:
                      kernel.system.gpu.l2.latency_clk, t.wgmma_depth, t.tensor_ahead, t.bank_buffer])
 
 
-def run_ctas(kernel: Kernel, plan: Schedule, *, keep: int | None = None, record: bool = False) -> tuple[SmRun, list[Period | None]]:
-    """Simulate the CTAs of one SM, loops cut to `keep` iterations."""
-    rows = Rows()
-    packed: list[tuple[Cta, Period | None]] = [pack_cta(run, rows, l1_bytes=kernel.l1_bytes, keep=keep) for run in kernel.runs]
-    code: list[np.ndarray] = []
-    access: list[np.ndarray] = []
-    start: list[int] = []
-    length: list[int] = []
-    templates: list[list[int]] = []
-    at = 0
-    for cta, _ in packed:
-        numbers = []
-        for stream, entries in zip(cta.code, cta.access, strict=True):
-            numbers.append(len(start))
-            start.append(at)
-            length.append(len(stream))
-            at += len(stream)
-            code.append(stream)
-            access.append(entries)
-        templates.append([numbers[role] for role in cta.roles])
+@dataclass(frozen=True)
+class Streams:
+    """What the warps of one CTA do, as the core takes it.
+
+    Attributes
+    ----------
+    columns
+        Columns of the instructions and of the access rows, and `code` and `access`, by the name of `core.run_sm`'s parameter.
+    start, length
+        int64 by stream.
+    warps
+        Stream of each warp.
+    """
+
+    columns: Mapping[str, np.ndarray]
+    start: np.ndarray
+    length: np.ndarray
+    warps: tuple[int, ...]
+
+
+def play(kernel: Kernel, plan: Schedule, streams: Streams, numbers: np.ndarray, *, record: bool = False) -> SmRun:
+    """Let one SM run the CTAs of a schedule, all of them alike.
+
+    Parameters
+    ----------
+    numbers
+        The machine, as `parameters` gives it.
+    record
+        Keep the timeline.
+
+    Raises
+    ------
+    KernelError
+        Warps wait for one another for ever.
+    """
     n = plan.ctas
-    waves = np.arange(n) // plan.slots
-    phase = np.where(waves == 0, 0, 1)
+    phase = np.where(np.arange(n) < plan.slots, 0, 1).astype(np.int64)
     share = np.full(n, plan.share)
     if plan.last:
         phase[-plan.last:] = 2 if plan.waves else 0
         share[-plan.last:] *= plan.last_share
-    which = np.arange(n) * len(packed) // max(n, 1)
-    index = np.array(rows.instruction, dtype=np.int64)
-    listing = take_apart(kernel.compiled).listing.instructions
-    for number, at_instruction in enumerate(rows.instruction):
-        if kernel.table.kind[at_instruction] == isa.TCGEN:
-            rows.l1_passes[number] /= 4 * isa.macs_per_clock(listing[at_instruction], kernel.system)
-    slices, dram, latency = memory_costs(kernel, index, np.array(rows.l2_bytes))
-    table = kernel.table
-    end, first = np.zeros(n, np.int64), np.zeros(n, np.int64)
-    busy = np.zeros(len(isa.PIPES) + len(isa.UNITS))
-    stalls = np.zeros((len(table.kind), len(REASONS)))
+    rows = len(streams.columns["kind"])
+    busy, stalls = np.zeros(len(isa.PIPES) + len(isa.UNITS)), np.zeros((rows, len(REASONS)))
     spans = np.zeros((20_001 if record else 1, 4), np.int64)
-
-    def column(name: str, kind: type = float) -> np.ndarray:
-        values = getattr(rows, name)
-        return np.array(values if values else [0], dtype=kind)
-
-    got = compiled_core()(
-        np.concatenate(code), np.concatenate(access), np.array(start, np.int64), np.array(length, np.int64),
-        table.kind, table.pipe, table.interval, table.latency, table.stall, table.yields, table.write_barrier, table.read_barrier,
-        table.wait_mask, table.first, table.second, kernel.lines,
-        column("smem"), column("tags"), column("l2_bytes"), column("l1_passes"), slices, dram, latency,
-        column("sync_slot", np.int64), column("sync_value", np.int64),
-        np.array(templates, np.int64), which.astype(np.int64), phase.astype(np.int64), share, plan.slots,
-        parameters(kernel), end, first, busy, stalls, spans)
+    given: dict[str, Any] = {
+        **streams.columns, "stream_start": streams.start, "stream_length": streams.length,
+        "template_stream": np.array([streams.warps], np.int64), "cta_template": np.zeros(n, np.int64), "cta_phase": phase,
+        "cta_share": share, "slots": plan.slots, "numbers": numbers, "end_times": np.zeros(n, np.int64),
+        "first_issue": np.zeros(n, np.int64), "busy": busy, "stalls": stalls, "spans": spans,
+    }
+    got = compiled_core()(*(given[name] for name in _CORE))
     if got[0] == DEADLOCK:
         raise KernelError(f"{kernel.compiled.source_file}:{kernel.compiled.source_line}: {kernel.launch.name}: warps wait for one another "
                               f"at clock {got[1]} and none can go on")
-    counts = np.bincount(np.concatenate(code), minlength=len(table.kind)) if len(packed) == 1 and len(set(packed[0][0].roles)) == 1 \
-        else stalls[:, 0].astype(np.int64)
-    run = SmRun(n, float(got[1]), int(got[2]), float(got[3]), float(got[4]), float(got[5]), float(got[6]), busy, stalls, counts,
-                spans[1:1 + spans[0, 0]])
-    return run, [period for _, period in packed]
+    return SmRun(n, float(got[1]), float(got[2]), float(got[3]), float(got[4]), float(got[5]), float(got[6]), busy, stalls,
+                 spans[1:1 + spans[0, 0]])
+
+
+def access_columns(kernel: Kernel, rows: Rows) -> dict[str, np.ndarray]:
+    """The access table's columns, by the name of the core's parameter; one empty row stands behind them."""
+    names = ("smem", "tags", "l2_bytes", "l1_passes")
+    made = {name: np.array([*getattr(rows, name), 0.0]) for name in names}
+    made |= {name: np.array([*getattr(rows, name), 0], dtype=np.int64) for name in ("sync_slot", "sync_value")}
+    index = np.array(rows.instruction, dtype=np.int64)
+    listing = take_apart(kernel.compiled).listing.instructions
+    for number in np.flatnonzero(kernel.table.kind[index] == isa.TCGEN).tolist():
+        made["l1_passes"][number] /= 4 * isa.macs_per_clock(listing[index[number]], kernel.system)
+    costs = memory_costs(kernel, index, made["l2_bytes"][:-1])
+    for name, cost in zip(("slice_bytes", "dram_bytes", "load_latency"), costs, strict=True):
+        made[name] = np.concatenate([cost, np.zeros((3, 1))], axis=1)
+    return made
+
+
+def run_ctas(kernel: Kernel, plan: Schedule, *, keep: int | None = None, record: bool = False) -> SmRun:
+    """Simulate the CTAs of one SM, all like the first of `kernel.runs`; the longest run of stretches cut to `keep`."""
+    followed = kernel.runs[0]
+    cta, table = pack_cta(followed, keep), kernel.table
+    length = np.array([len(stream) for stream in cta.code], dtype=np.int64)
+    columns = {name: getattr(table, name) for name in IsaTable.__dataclass_fields__}
+    columns |= {**access_columns(kernel, followed.rows), "code": np.concatenate(cta.code), "access": np.concatenate(cta.access),
+                "code_line": kernel.lines}
+    streams = Streams(columns, np.concatenate([[0], np.cumsum(length)[:-1]]).astype(np.int64), length, cta.roles)
+    return play(kernel, plan, streams, parameters(kernel), record=record)
 
 
 def memory_costs(kernel: Kernel, index: np.ndarray, l2_bytes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Bytes of L2's slices, bytes of DRAM, and load-to-use latency by phase and access row."""
-    if not len(index):
-        return np.zeros((3, 1)), np.zeros((3, 1)), np.zeros((3, 1))
     gpu, share = kernel.system.gpu, kernel.share
     store = np.isin(kernel.table.kind[index], (isa.STORE, isa.BULK_STORE))
     dram = np.where(store, kernel.write_share, share.dram[:, index]) * l2_bytes
@@ -220,9 +245,8 @@ def run_sm(kernel: Kernel, plan: Schedule, *, record: bool = False) -> tuple[SmR
     Small launches are simulated whole. Of longer ones the loops are cut to `KEEP` iterations and to half as many, and the waves to three
     and to two: what an iteration and what a wave adds in the steady state is the difference.
     """
-    each = sum(run.instructions for run in kernel.runs) / len(kernel.runs)
-    if each * plan.ctas <= BUDGET:
-        whole, _ = run_ctas(kernel, plan, record=record)
+    if kernel.runs[0].run.instructions * plan.ctas <= BUDGET:
+        whole = run_ctas(kernel, plan, record=record)
         return whole, round(whole.issued)
     waves = min(plan.waves, 3)
     total, spent = _whole_loops(kernel, replace(plan, waves=waves), record)
@@ -235,23 +259,23 @@ def run_sm(kernel: Kernel, plan: Schedule, *, record: bool = False) -> tuple[SmR
 def _whole_loops(kernel: Kernel, plan: Schedule, record: bool) -> tuple[SmRun, int]:
     """All iterations of some waves, from runs of about `KEEP` and of half as many."""
     times, keep, fewer = kept(kernel, KEEP)
-    one, _ = run_ctas(kernel, plan, keep=keep, record=record)
+    one = run_ctas(kernel, plan, keep=keep, record=record)
     if times <= keep:
         return one, round(one.issued)
-    half, _ = run_ctas(kernel, plan, keep=fewer)
+    half = run_ctas(kernel, plan, keep=fewer)
     return add(one, add(one, half, -1.0), (times - keep) / (keep - fewer)), round(one.issued + half.issued)
 
 
 def kept(kernel: Kernel, iterations: int) -> tuple[int, int, int]:
     """How often the longest run of stretches repeats, how many hold about so many iterations, and about half as many."""
-    _, period = pack_cta(kernel.runs[0], Rows(), l1_bytes=kernel.l1_bytes)
+    period = kernel.runs[0].period
     if period is None:
         return 0, 1, 0
     keep = max(2, -(-iterations // period.iterations))
     return period.times, keep, keep // 2
 
 
-def run_grid(kernel: Kernel, plan: Schedule, play: Callable[[Kernel, Schedule], tuple[SmRun, int]]) -> tuple[SmRun, int]:
+def run_grid(kernel: Kernel, plan: Schedule, one_class: Callable[[Kernel, Schedule], tuple[SmRun, int]]) -> tuple[SmRun, int]:
     """The whole grid, and how many warp-instructions were simulated for it.
 
     Where all CTAs are alike, those of the busiest SM. Else each sampled class is simulated in the company of its like (as many as SMs at
@@ -260,11 +284,11 @@ def run_grid(kernel: Kernel, plan: Schedule, play: Callable[[Kernel, Schedule], 
 
     Parameters
     ----------
-    play
+    one_class
         Simulates all CTAs of a schedule, all of one class.
     """
     if len(kernel.classes) == 1:
-        return play(kernel, plan)
+        return one_class(kernel, plan)
     sms = int(kernel.system.gpu.sm.count)
     classes, weights = kernel.classes, kernel.samples.weights
     guess = dispatch(classes.number, classes.work, classes.work, classes.work, sms=sms, slots=plan.slots)
@@ -273,17 +297,17 @@ def run_grid(kernel: Kernel, plan: Schedule, play: Callable[[Kernel, Schedule], 
     cold, warm, alone, spent = [], [], [], 0
     for run in kernel.runs:
         mine = replace(kernel, runs=(run,))
-        one, more = play(mine, Schedule(company, 1, 0, 1.0, share))
+        one, more = one_class(mine, Schedule(company, 1, 0, 1.0, share))
         spent += more
         cold.append(one)
         if kernel.launch.programs > sms * plan.slots:
-            two, more = play(mine, Schedule(company, 2, 0, 1.0, share))
+            two, more = one_class(mine, Schedule(company, 2, 0, 1.0, share))
             spent += more
             warm.append(add(two, one, -1.0))
         else:
             warm.append(one)
         if company > 1:
-            single, more = play(mine, Schedule(1, 1, 0, 1.0, share))
+            single, more = one_class(mine, Schedule(1, 1, 0, 1.0, share))
             spent += more
             alone.append(single.cycles * warm[-1].cycles / one.cycles)
         else:

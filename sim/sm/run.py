@@ -23,6 +23,7 @@ from .core import REASONS
 from .grid import Kernel, Schedule, SmRun, follow, rates, run_grid, run_sm, schedule
 from .memory import sharing, sharing_of_walks
 from .result import KernelRun, LineCost
+from .streams import follow_streams
 
 FIDELITIES = ("cycle", "tile")
 #: Warps' fp32 work: FLOP of one warp-instruction of each opcode.
@@ -88,7 +89,8 @@ def prepare(compiled: CompiledKernel, launch: Launch, system: System, occupancy:
     total = sum(b.size_bytes for b in launch.buffers)
     kept = float(np.clip(2.0 - total / capacity, 0.0, 1.0)) if warm_l2 else 0.0
     l1 = max(0.0, system.gpu.sm.shared_bytes + 28 * 1024 - occupancy.ctas * occupancy.shared_bytes_per_cta)
-    kernel = Kernel(compiled, launch, grid, system, timing, isa.instruction_table(program, system, timing), isa.code_lines(program), runs,
+    kernel = Kernel(compiled, launch, grid, system, timing, isa.instruction_table(program, system, timing), isa.code_lines(program),
+                    tuple(follow_streams(run, l1_bytes=l1) for run in runs),
                     classes, samples, share, 1.0 - kept, l1, system.gpu.clock.boost_hz)
     return kernel, plan
 

@@ -151,28 +151,43 @@ def step_keys(run: Evaluation, rows_of: np.ndarray, row_steps: np.ndarray) -> np
     return np.unique(whole, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
 
 
-def pack_cta(run: Evaluation, rows: Rows, *, l1_bytes: float, keep: int | None = None) -> tuple[Cta, Period | None]:
-    """Streams of the one CTA of a trace.
+@dataclass(frozen=True, eq=False)
+class Followed:
+    """One CTA's trace, made ready once to be packed into streams.
+
+    Attributes
+    ----------
+    run
+        The CTA, with its trace.
+    rows
+        Costs of its accesses.
+    steps, instructions, numbers
+        int64: step, instruction and row of each access.
+    events
+        Step, instruction, issuing warps and row of what touches mbarriers.
+    period
+        The longest run of equal stretches, if there is one.
+    """
+
+    run: Evaluation
+    rows: Rows
+    steps: np.ndarray
+    instructions: np.ndarray
+    numbers: np.ndarray
+    events: list[tuple[int, int, tuple[int, ...], int]]
+    period: Period | None
+
+
+def follow_streams(run: Evaluation, *, l1_bytes: float) -> Followed:
+    """Costs and period of one CTA's trace.
 
     Parameters
     ----------
-    run
-        Of one CTA, with its trace.
-    rows
-        The access table, to which rows are added.
     l1_bytes
         L1 cache left beside shared memory.
-    keep
-        Stretches to keep of the longest run of equal ones; None keeps all.
-
-    Returns
-    -------
-    The streams, and the run of equal stretches as it was, if there is one.
     """
-    program, trace = run.program, run.trace
-    assert trace is not None
+    rows = Rows()
     steps, instructions, numbers = _accesses(run, rows, l1_bytes)
-    segments, lanes = np.array(trace.segments, dtype=np.int64), np.array(trace.lanes, dtype=np.int64)
     events = _events(run, rows)
     period = find_period(step_keys(run, numbers, steps))
     if events and period is not None:  # what is cut must leave every mbarrier as it found it
@@ -181,6 +196,22 @@ def pack_cta(run: Evaluation, rows: Rows, *, l1_bytes: float, keep: int | None =
         one, period = period, find_period(keys, at_least=_ROUNDS)
         if period is not None:
             period = replace(period, iterations=max(1, round(period.length / one.length)))
+    return Followed(run, rows, steps, instructions, numbers, events, period)
+
+
+def pack_cta(followed: Followed, keep: int | None = None) -> Cta:
+    """Streams of one CTA.
+
+    Parameters
+    ----------
+    keep
+        Stretches to keep of the longest run of equal ones; None keeps all.
+    """
+    run, period, events = followed.run, followed.period, followed.events
+    steps, instructions, numbers = followed.steps, followed.instructions, followed.numbers
+    program, trace = run.program, run.trace
+    assert trace is not None
+    segments, lanes = np.array(trace.segments, dtype=np.int64), np.array(trace.lanes, dtype=np.int64)
     chosen = np.ones(len(segments), dtype=bool)
     if period is not None and keep is not None and keep < period.times:
         chosen[period.first + keep * period.length:period.first + period.times * period.length] = False
@@ -217,7 +248,7 @@ def pack_cta(run: Evaluation, rows: Rows, *, l1_bytes: float, keep: int | None =
                 entry[place[step] + index - first[segments[step]]] = row
         code.append(stream.astype(np.int32))
         access.append(entry)
-    return Cta(tuple(int(r) for r in roles), tuple(code), tuple(access)), period
+    return Cta(tuple(int(r) for r in roles), tuple(code), tuple(access))
 
 
 def _accesses(run: Evaluation, rows: Rows, l1_bytes: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

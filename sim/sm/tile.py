@@ -9,21 +9,19 @@ steps, and loops and waves are cut shorter. Occupancy, waves, L2 sharing, clock 
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
 from ...arch import System
-from ...errors import KernelError
 from ...mapping.triton import CompiledKernel, Launch, compile_launch, occupancy_of
 from . import core, isa
-from .grid import Kernel, Schedule, SmRun, add, kept, memory_costs, parameters, run_grid
+from .grid import Kernel, Schedule, SmRun, Streams, access_columns, add, kept, parameters, play, run_grid
 from .result import KernelRun
 from .run import grid_result, prepare, simulate_kernel
-from .streams import Cta, Period, Rows, pack_cta
+from .streams import Cta, Rows, pack_cta
 
 #: Iterations of a long loop that are played (twice: so many, and half as many), and waves.
 KEEP: Final = 8
@@ -110,23 +108,18 @@ def _all_waves(kernel: Kernel, plan: Schedule) -> tuple[SmRun, int]:
     """
     times, keep, fewer = kept(kernel, KEEP)
     waves = min(plan.waves, WAVES)
-    total, periods = _play(kernel, replace(plan, waves=waves), keep)
+    total = _play(kernel, replace(plan, waves=waves), keep)
     one, spent, at_once = total, round(total.issued), waves
     if plan.waves > waves:
-        one, _ = _play(kernel, replace(plan, waves=waves - 1), keep)
+        one = _play(kernel, replace(plan, waves=waves - 1), keep)
         total, spent, at_once = add(total, add(total, one, -1.0), plan.waves - waves), spent + round(one.issued), waves - 1
     if times <= keep:
         return total, spent
-    half, _ = _play(kernel, replace(plan, waves=at_once), fewer)
+    half = _play(kernel, replace(plan, waves=at_once), fewer)
     extra = (times - keep) / (keep - fewer)
     last = plan.last / plan.slots
     extra *= (plan.waves + last) / (at_once + last)
     return add(total, add(one, half, -1.0), extra), spent + round(half.issued)
-
-
-def _counts(kernel: Kernel) -> np.ndarray:
-    """float64 by instruction: warp-level issues of the mean CTA."""
-    return np.mean([run.instruction_counts for run in kernel.runs], axis=0)
 
 
 @dataclass(frozen=True)
@@ -175,33 +168,17 @@ def group_operations(table: isa.IsaTable, code: np.ndarray) -> np.ndarray:
     return rank[inverse.reshape(-1)]
 
 
-def make_operations(kernel: Kernel, packed: list[Cta], rows: Rows) -> tuple[Operations, list[list[int]]]:
-    """The operations of every stream, and each CTA's streams by warp."""
-    names = ("smem", "tags", "l2_bytes", "l1_passes", "sync_slot", "sync_value", "instruction")
-    table_rows = {name: np.array([*getattr(rows, name), 0], dtype=np.float64) for name in names}
-    slices, dram, latency = memory_costs(kernel, table_rows["instruction"][:-1].astype(np.int64), table_rows["l2_bytes"][:-1])
-    by_phase = {"slice_bytes": slices, "dram_bytes": dram, "load_latency": latency}
-    parts: list[dict[str, np.ndarray]] = []
-    start: list[int] = []
-    length: list[int] = []
-    templates: list[list[int]] = []
-    at = 0
-    for cta in packed:
-        numbers = []
-        for code, access in zip(cta.code, cta.access, strict=True):
-            made = _operations(kernel, code.astype(np.int64), access.astype(np.int64), table_rows, by_phase)
-            numbers.append(len(start))
-            start.append(at)
-            length.append(len(made["head"]))
-            at += length[-1]
-            parts.append(made)
-        templates.append([numbers[role] for role in cta.roles])
+def make_operations(kernel: Kernel, cta: Cta, rows: Rows) -> Operations:
+    """The operations of every stream."""
+    table_rows = access_columns(kernel, rows)
+    parts = [_operations(kernel, code.astype(np.int64), access.astype(np.int64), table_rows)
+             for code, access in zip(cta.code, cta.access, strict=True)]
+    length = np.array([len(part["head"]) for part in parts], dtype=np.int64)
     columns = {name: np.concatenate([part[name] for part in parts], axis=-1) for name in parts[0]}
-    return Operations(columns, columns.pop("head"), np.array(start, np.int64), np.array(length, np.int64)), templates
+    return Operations(columns, columns.pop("head"), np.cumsum(length) - length, length)
 
 
-def _operations(kernel: Kernel, code: np.ndarray, access: np.ndarray, rows: dict[str, np.ndarray],
-                by_phase: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _operations(kernel: Kernel, code: np.ndarray, access: np.ndarray, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Columns of one stream's operations."""
     table, timing = kernel.table, kernel.timing
     group = group_operations(table, code)
@@ -246,52 +223,28 @@ def _operations(kernel: Kernel, code: np.ndarray, access: np.ndarray, rows: dict
     for name in ("smem", "tags", "l2_bytes", "l1_passes"):
         made[name] = total(rows[name][row])
     lead = row[order][edges]
-    made["sync_slot"] = np.where(lead < len(rows["smem"]) - 1, rows["sync_slot"][lead], -1).astype(np.int64)
-    made["sync_value"] = rows["sync_value"][lead].astype(np.int64)
-    empty = np.zeros((3, 1))
-    for name, values in by_phase.items():
-        wide = np.concatenate([values if len(rows["smem"]) > 1 else empty[:, :0], empty], axis=1)
-        if name == "load_latency":
-            made[name] = np.maximum.reduceat(wide[:, row][:, order], edges, axis=1) + late
-        else:
-            made[name] = np.stack([total(wide[phase][row]) for phase in range(3)])
+    made["sync_slot"] = np.where(lead < len(rows["smem"]) - 1, rows["sync_slot"][lead], -1)
+    made["sync_value"] = rows["sync_value"][lead]
+    made["load_latency"] = np.maximum.reduceat(rows["load_latency"][:, row][:, order], edges, axis=1) + late
+    for name in ("slice_bytes", "dram_bytes"):
+        made[name] = np.stack([total(rows[name][phase][row]) for phase in range(3)])
     made["access"] = np.where(total(has.astype(float)) > 0, 0, -1).astype(np.int32)
     return made
 
 
-def _play(kernel: Kernel, plan: Schedule, keep: int) -> tuple[SmRun, list[Period | None]]:
-    """Play the CTAs of one SM, loops cut to `keep` iterations."""
-    rows = Rows()
-    packed = [pack_cta(run, rows, l1_bytes=kernel.l1_bytes, keep=keep) for run in kernel.runs]
-    made, templates = make_operations(kernel, [cta for cta, _ in packed], rows)
-    count, n = len(made.head), plan.ctas
-    waves = np.arange(n) // plan.slots
-    phase = np.where(waves == 0, 0, 1)
-    share = np.full(n, plan.share)
-    if plan.last:
-        phase[-plan.last:] = 2 if plan.waves else 0
-        share[-plan.last:] *= plan.last_share
+def _play(kernel: Kernel, plan: Schedule, keep: int) -> SmRun:
+    """Play the CTAs of one SM, the longest run of stretches cut to `keep`."""
+    followed = kernel.runs[0]
+    cta = pack_cta(followed, keep)
+    made = make_operations(kernel, cta, followed.rows)
+    count = len(made.head)
     numbers = parameters(kernel)
     numbers[8] = 0.0  # bubbles stand in the operations' stalls
-    lines = len(np.unique(kernel.lines[_counts(kernel) > 0]))
+    lines = len(np.unique(kernel.lines[followed.run.instruction_counts > 0]))
     numbers[9] *= lines / max(len(np.unique(made.columns["code_line"])), 1)  # only the first line of an operation is looked up
-    busy = np.zeros(len(isa.PIPES) + len(isa.UNITS))
-    stalls = np.zeros((count, len(core.REASONS)))
-    columns = dict(made.columns)
-    access = np.where(columns.pop("access") >= 0, np.arange(count), -1).astype(np.int32)
-    given: dict[str, Any] = {
-        **columns, "code": np.arange(count, dtype=np.int32), "access": access, "stream_start": made.start, "stream_length": made.length,
-        "template_stream": np.array(templates, np.int64), "cta_template": (np.arange(n) * len(packed) // max(n, 1)).astype(np.int64),
-        "cta_phase": phase.astype(np.int64), "cta_share": share, "slots": plan.slots, "numbers": numbers,
-        "end_times": np.zeros(n, np.int64), "first_issue": np.zeros(n, np.int64), "busy": busy, "stalls": stalls,
-        "spans": np.zeros((1, 4), np.int64),
-    }
-    got = core.compiled_core()(*(given[name] for name in inspect.signature(core.run_sm).parameters))
-    if got[0] == core.DEADLOCK:
-        raise KernelError(f"{kernel.compiled.source_file}:{kernel.compiled.source_line}: {kernel.launch.name}: warps wait for one another "
-                          f"at clock {got[1]} and none can go on")
+    access = np.where(made.columns["access"] >= 0, np.arange(count), -1).astype(np.int32)
+    columns = {**made.columns, "code": np.arange(count, dtype=np.int32), "access": access}
+    run = play(kernel, plan, Streams(columns, made.start, made.length, cta.roles), numbers)
     by_instruction = np.zeros((len(kernel.table.kind), len(core.REASONS)))
-    np.add.at(by_instruction, made.head, stalls)
-    run = SmRun(n, float(got[1]), int(got[2]), float(got[3]), float(got[4]), float(got[5]), float(got[6]), busy, by_instruction,
-                by_instruction[:, 0].astype(np.int64), np.zeros((0, 4), np.int64))
-    return run, [period for _, period in packed]
+    np.add.at(by_instruction, made.head, run.stalls)
+    return replace(run, stalls=by_instruction)

@@ -174,10 +174,14 @@ def _pim() -> None:
 def pim_gemv(
     rows: Annotated[int, typer.Option(help="Rows of W: outputs.")],
     cols: Annotated[int, typer.Option(help="Columns of W: inputs.")],
-    system: Annotated[str, typer.Option(help="PIM device: aim-gddr6, samsung-hbm2-pim, or a file.")] = "aim-gddr6",
+    system: Annotated[
+        str, typer.Option(help="aim-gddr6, samsung-hbm2-pim, attacc-hbm3, neupims-hbm2, newton-hbm2, upmem, or a file.")
+    ] = "aim-gddr6",
     fidelity: Annotated[str, typer.Option(help="analytic, or cycle: command by command as well.")] = "cycle",
     batch: Annotated[int, typer.Option(help="Vectors.")] = 1,
     refresh: Annotated[bool, typer.Option(help="Refresh the memory.")] = True,
+    level: Annotated[str, typer.Option(help="Where AttAcc's units are: bank, bg or buffer.")] = "bank",
+    element: Annotated[str, typer.Option(help="UPMEM's numbers: int8 (default), int32 or fp32; others take 16 bits.")] = "",
     commands: Annotated[Path | None, typer.Option(help="Write the commands of one channel here (needs cycle).")] = None,
 ) -> None:
     """Cycles of y = W x on a PIM device: closed form, commands, and the difference."""
@@ -192,9 +196,9 @@ def pim_gemv(
         if fidelity != "cycle":
             raise MappingError("--commands: the closed form issues none; use --fidelity cycle")
         check_writable(commands)
-    answer = gemv(system, rows, cols, batch=batch, fidelity=cast(Fidelity, fidelity), refresh=refresh)
+    answer = gemv(system, rows, cols, batch=batch, fidelity=cast(Fidelity, fidelity), refresh=refresh, level=level, element=element)
     closed = answer.analytic
-    order = f", loop order {closed.order}" if closed.order else ""
+    order = f", {'units at ' if closed.order in ('bank', 'bg', 'buffer') else 'loop order '}{closed.order}" if closed.order else ""
     lines = [
         f"{answer.device.title}: {rows} x {cols}, batch {batch}, refresh {'on' if refresh else 'off'}{order}",
         f"closed form  {closed.cycles} cycles  {format_si(closed.time_s, 's')}  {100 * closed.utilisation:.1f} % of the units",
@@ -204,5 +208,9 @@ def pim_gemv(
         lines.append("per channel  " + ", ".join(f"{n} {c}" for n, c in sorted(answer.stream.counts().items())))
         if commands is not None:
             answer.stream.write(commands)
+    elif fidelity == "cycle":
+        if commands is not None:
+            raise MappingError(f"--commands: {answer.device.name} has a closed form only; its cores run instructions")
+        lines.append("commands     none: its cores run instructions, whose counts the device file states")
     for line in lines:
         console.print(line, highlight=False, markup=False)

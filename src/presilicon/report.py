@@ -182,10 +182,10 @@ class Report:
         print_report(self, console, top)
 
     def __repr__(self) -> str:
-        return (
-            f"Report({self.simulation.graph.name} on {self.simulation.system.name}: {format_si(self.time_s, 's')} "
-            f"[{format_si(self.interval_s[0], 's')}, {format_si(self.interval_s[1], 's')}], limited by {self.limited_by})"
-        )
+        low, high = self.interval_s
+        interval = f" [{format_si(low, 's')}, {format_si(high, 's')}]" if low < high else ""
+        where = f"{self.simulation.graph.name} on {self.simulation.system.name}"
+        return f"Report({where}: {format_si(self.time_s, 's')}{interval}, limited by {self.limited_by})"
 
     def _repr_html_(self) -> str:
         from .tables import summary_lines

@@ -40,7 +40,7 @@ def bytes_of(line: str, outcome: Outcome) -> float:
 
 def test_a_plan_is_printed_and_written(graph: Path, tmp_path: Path, run: Callable[..., Outcome]) -> None:
     out, picture = tmp_path / "plan.csv", tmp_path / "plan.svg"
-    outcome = run("allocate", graph, "--scratchpad", "16KiB", "--out", out, "--picture", picture)
+    outcome = run("allocate", graph, "--scratchpad", "16KiB", "--no-fuse", "--out", out, "--picture", picture)
     assert (outcome.status, outcome.err) == (0, "")
     assert bytes_of("compulsory", outcome) == 1024 + 2048
     assert bytes_of("forced", outcome) == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ from presilicon.validate import tutorials
 
 TABLE = Path(__file__).resolve().parents[3] / "shared" / "measured" / "triton_tutorials.a100_sxm_40gb.csv"
 needs_table = pytest.mark.skipif(not TABLE.is_file(), reason="published figures are not beside the project (../shared/measured)")
+#: What `python validate/older_triton.py FOLDER` wrote under Triton 3.0, which the published figures come from.
+OLDER = Path(os.environ.get("PRESILICON_OLDER_TRITON", ""))
 #: Configs that come first somewhere; the others change no answer.
 SHORT = [c for c in tutorials.MATMUL_CONFIGS if c[2] < 128]
 
@@ -43,6 +46,38 @@ def test_every_published_size() -> None:
     assert tutorials.mape(matmul) < 0.05
     softmax = tutorials.compare(TABLE, kernel="softmax", dtype="float32")
     assert tutorials.mape(softmax) < 0.08
+
+
+@needs_table
+def test_the_clock_is_fitted_on_one_half_and_tested_on_the_other() -> None:
+    sizes = (256, 512, 768, 1024)
+    one, two = tutorials.held_out(TABLE, sizes=sizes, configs=SHORT[5:7])
+    for part in (one, two):
+        assert {row.size for row in part.fitted} | {row.size for row in part.other} == set(sizes)
+        assert not {row.size for row in part.fitted} & {row.size for row in part.other}
+        assert 0.9e9 <= part.clock_hz <= 1.41e9
+    assert {row.size for row in one.other} == {row.size for row in two.fitted}
+
+
+@needs_table
+@pytest.mark.slow
+def test_held_out_halves() -> None:
+    for part in tutorials.held_out(TABLE):
+        assert tutorials.mape(part.other) < 0.06
+
+
+@needs_table
+@pytest.mark.slow
+@pytest.mark.skipif(not (OLDER / "kernels.json").is_file(), reason="PRESILICON_OLDER_TRITON names no folder of an older Triton's kernels")
+def test_fp8_as_the_published_triton_compiled_it() -> None:
+    rows = tutorials.compare(TABLE, kernel="matmul", dtype="float8_e5m2", cubins=OLDER)
+    assert len(rows) == 31
+    assert tutorials.mape(rows) < 0.12
+
+
+def test_a_folder_without_older_kernels_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TableError, match=r"no kernel 'float16\.128x256x64x3x8'"):
+        tutorials.older_launch(tmp_path, 256, "float16", tutorials.MATMUL_CONFIGS[0])
 
 
 def test_a_table_without_times_is_refused(tmp_path: Path) -> None:

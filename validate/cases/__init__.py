@@ -9,6 +9,7 @@ from . import arrays as _arrays
 from . import cascades as _cascades
 from . import cent as _cent
 from . import hybrids as _hybrids
+from . import lamina as _lamina
 from . import networks as _networks
 from . import npus as _npus
 from . import pimgpt as _pimgpt
@@ -34,4 +35,4 @@ __all__ = [
     "to_csv",
 ]
 
-_REGISTERED = (_arrays, _cascades, _cent, _hybrids, _networks, _npus, _pimgpt, _programs, _rates, _simulated)
+_REGISTERED = (_arrays, _cascades, _cent, _hybrids, _lamina, _networks, _npus, _pimgpt, _programs, _rates, _simulated)

@@ -22,8 +22,9 @@ from .simulated import step_time, tensor_parallel_step_time
 ROUND_TRIP_S, CARD = 33.0e-6, 45.7e9
 #: Share of the memory that vLLM takes by default.
 _MEMORY = 0.9
-#: Dollars an hour of an H100 and of an H20 (Lamina, version 2: 20.32 for 1 + 2, 22.12 for 2 + 0).
-PRICE = {"h100": 11.06, "h20": 4.63}
+#: Requests that vLLM runs at once at most by default (max_num_seqs).
+_MOST = 256
+_STATISTICS = {"least": np.min, "mean": np.mean, "largest": np.max}
 
 
 def context(trace: str) -> int:
@@ -38,7 +39,8 @@ def batches(model: str, trace: str, gpu: System, attender: System, gpus: int, at
     """Requests at a time on whole GPUs, and with attention workers."""
     weights, cache = sizes(model)
     each = cache * context(trace)
-    return (max(1, int((_MEMORY * gpus * gpu.memory_bytes - weights) // each)), max(1, int(_MEMORY * attenders * attender.memory_bytes // each)))
+    whole = int((_MEMORY * gpus * gpu.memory_bytes - weights) // each)
+    return min(_MOST, max(1, whole)), max(1, int(_MEMORY * attenders * attender.memory_bytes // each))
 
 
 def _step(model: str, gpu: System, devices: int, batch: int, keys: int, parts: tuple[str, ...] = ("products", "attention")) -> float:
@@ -65,17 +67,19 @@ def token_s(model: str, trace: str, gpu: System, attender: System, workers: int,
 
 @measures.add("1")
 def offload_gain(
-    gpu: System, attender: System, models: str, traces: str, workers: list[int], attenders: list[int], gpus: list[int], stagger: bool = False,
-    statistic: str = "mean"
+    gpu: System, attender: System, models: str, traces: str, workers: list[int], attenders: list[int], gpus: list[int],
+    stagger: bool = False, statistic: str = "mean",
 ) -> float:
     """Least, mean or largest gain in tokens a second, over models and traces, of attention workers over whole GPUs; 0.5 is half more."""
+    if statistic not in _STATISTICS:
+        raise CaseError(f"statistic {statistic!r}: expected one of {', '.join(_STATISTICS)}")
     gains = []
     for model, own, far, whole in zip(models.replace(" ", "").split(","), workers, attenders, gpus, strict=True):
         for trace in traces.replace(" ", "").split(","):
             plain, large = batches(model, trace, gpu, attender, whole, far)
             old = plain / _step(model, gpu, whole, plain, context(trace))
             gains.append(large / token_s(model, trace, gpu, attender, own, far, large, stagger) / old - 1.0)
-    return float({"least": np.min, "mean": np.mean, "largest": np.max}[statistic](gains))
+    return float(_STATISTICS[statistic](gains))
 
 
 @measures.add("1")
@@ -87,15 +91,3 @@ def offload_batch(gpu: System, attender: System, models: str, traces: str, atten
             plain, large = batches(model, trace, gpu, attender, whole, far)
             ratios.append(large / plain)
     return float(np.mean(ratios))
-
-
-@measures.add("B/s")
-def offload_link(gpu: System, attender: System, model: str, trace: str, workers: int, attenders: int) -> float:
-    """Bandwidth that a model worker's card needs, so that a layer's transfer takes a tenth of its products and attention."""
-    _, config = llama_config(model)
-    layers, hidden = config["num_hidden_layers"], config["hidden_size"]
-    kv = config["num_key_value_heads"] * (hidden // config["num_attention_heads"])
-    batch, keys = batches(model, trace, gpu, attender, workers, attenders)[1], context(trace)
-    busy = _step(model, gpu, workers, batch, keys, ("products",)) + step_time(
-        llama_step(model, attenders, batch, 1, keys, ("attention",)), attender)
-    return 2.0 * batch * (2 * hidden + 2 * kv) / workers / (0.1 * busy / layers)

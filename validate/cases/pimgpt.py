@@ -37,7 +37,9 @@ def units_energy_ratio(graph: OpGraph, system: AnySystem, gpu: System, runtime: 
 
 
 @measures.add("1")
-def shrinks(small: OpGraph, medium: OpGraph, large: OpGraph, largest: OpGraph, system: AnySystem, gpu: System, runtime: str = "eager") -> float:
+def shrinks(
+    small: OpGraph, medium: OpGraph, large: OpGraph, largest: OpGraph, system: AnySystem, gpu: System, runtime: str = "eager"
+) -> float:
     """1 if `units_speedup` falls from each of four models to the next, else 0."""
     gains = [units_speedup(graph, system, gpu, runtime) for graph in (small, medium, large, largest)]
     return float(all(before > after for before, after in pairwise(gains)))

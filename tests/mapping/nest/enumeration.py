@@ -64,15 +64,58 @@ def _product(factors: Iterator[int]) -> int:
     return found
 
 
-def all_counts(problem: Problem, limit: int) -> list[Counts] | None:
+def all_counts(problem: Problem, limit: int, *, imperfect: bool = False) -> list[Counts] | None:
     """Costs of every mapping that fits; None when there are more than `limit` mappings."""
     found = []
-    for number, mapping in enumerate(mappings(problem)):
+    for number, mapping in enumerate(imperfect_mappings(problem) if imperfect else mappings(problem)):
         if number >= limit:
             return None
         try:
             found.append(evaluate(mapping, problem))
         except MappingError as error:
-            if "more than its" not in str(error) and "cannot add" not in str(error):
+            if not any(known in str(error) for known in ("more than its", "cannot add", "windows or strides")):
                 raise
     return found
+
+
+def imperfect_mappings(problem: Problem) -> Iterator[Mapping]:
+    """All nests with any factors in space, and perfect factors of the steps that they leave."""
+    per_level = []
+    for i, memory in enumerate(problem.memories):
+        kept = [Keep(t.name, memory.name) for t in problem.tensors.values() if i and i in t.levels]
+        per_level.append([(order, problem.hierarchy.fanouts_below(i)) for order in permutations(kept)])
+    for levels in product(*per_level):
+        skeleton: list[Keep | tuple[Fanout, str]] = []
+        for order, fanouts in levels:
+            skeleton += order
+            skeleton += [(fanout, axis) for fanout in fanouts for axis in fanout.axes]
+        axes = [item for item in skeleton if not isinstance(item, Keep)]
+        room = [fanout.axes[axis] for fanout, axis in axes]
+        per_dim = [list(product(*(range(1, min(n, extent) + 1) for n in room))) for extent in problem.dims.values()]
+        for spread in product(*per_dim):
+            shared = [_product(iter(each)) for each in spread]
+            if any(_product(each[j] for each in spread) > n for j, n in enumerate(room)):
+                continue
+            if any(s > e for s, e in zip(shared, problem.dims.values(), strict=True)):
+                continue
+            space = dict(zip(problem.dims, spread, strict=True))
+            steps = [-(-e // s) for e, s in zip(problem.dims.values(), shared, strict=True)]
+            for factors in product(*(factorisations(n, len(skeleton) + 1) for n in steps)):
+                yield from _ordered(skeleton, dict(zip(problem.dims, factors, strict=True)), space)
+
+
+def _ordered(
+    skeleton: list[Keep | tuple[Fanout, str]], split: dict[str, tuple[int, ...]], space: dict[str, tuple[int, ...]]
+) -> Iterator[Mapping]:
+    places = [list(permutations([Loop(d, split[d][s]) for d in split if split[d][s] > 1])) for s in range(len(skeleton) + 1)]
+    for loops in product(*places):
+        nodes: list[Loop | Spatial | Keep] = list(loops[0])
+        seen = 0
+        for item, below in zip(skeleton, loops[1:], strict=True):
+            if isinstance(item, Keep):
+                nodes.append(item)
+            else:
+                nodes += [Spatial(d, space[d][seen], item[0].name, item[1]) for d in space if space[d][seen] > 1]
+                seen += 1
+            nodes += below
+        yield Mapping(tuple(nodes))

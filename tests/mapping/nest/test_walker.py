@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from presilicon.errors import MappingError
 from presilicon.mapping.nest import evaluate
 from presilicon.mapping.nest.counts import port_cycles
 from presilicon.mapping.nest.nest import ragged_dims
@@ -37,7 +38,12 @@ def _agree_ragged(seed: int, sizes: tuple[int, ...]) -> bool:
     prob = random_problem(rng, sizes=sizes, memories=rng.choice((1, 2, 2, 3)), roomy=True)
     mapping = random_ragged_mapping(rng, prob)
     ragged = bool(ragged_dims(mapping, prob))
-    counts, walked = evaluate(mapping, prob), Walker(mapping, prob)
+    try:
+        counts, walked = evaluate(mapping, prob), Walker(mapping, prob)
+    except MappingError as error:
+        if "windows or strides" in str(error):
+            return False
+        raise
     numbers = {memory.name: i for i, memory in enumerate(prob.memories)}
     where = f"seed {seed}\n{mapping}\n{prob.op}\n{prob.hierarchy}"
     for access in counts.accesses:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from presilicon.arch.dram import load
 from presilicon.errors import MappingError
@@ -90,8 +93,6 @@ def test_other_devices_are_refused() -> None:
 
 @pytest.mark.exhaustive
 def test_ten_million_commands_break_no_timing() -> None:
-    import numpy as np
-
     from presilicon.sim.dram.engine import Requests, play
     from presilicon.sim.dram.tables import compile_device
 
@@ -114,3 +115,29 @@ def test_ten_million_commands_break_no_timing() -> None:
         assert verdict.clean, (name, verdict.first)
         seen += verdict.commands
     assert seen > 10_000_000
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.data(), name=st.sampled_from(DEVICES), refresh=st.booleans(), seed=st.integers(0, 2**20))
+def test_random_heads_lengths_and_accesses_obey_every_timing(data: st.DataObject, name: str, refresh: bool, seed: int) -> None:
+    device = load(name)
+    rng = np.random.default_rng(seed)
+    tiles: list[Tile] = []
+    # Attention of requests: scores with as many heads in a row as fit, then context pages, one result a tile.
+    for keys in data.draw(st.lists(st.integers(1, 700), min_size=1, max_size=3)):
+        heads = data.draw(st.integers(1, 6))
+        tiles += [Tile(8 * min(4, heads), min(4, heads), int(rng.integers(0, 4096)), group == 0) for group in range(-(-keys // 32))]
+        tiles += [Tile(-(-min(512, keys - at) // 16), 1, int(rng.integers(0, 4096)), d == 0)
+                  for _ in range(heads) for at in range(0, keys, 512) for d in range(4)]
+    accesses = [Access(int(rng.integers(0, 32)), int(rng.integers(0, 64)), bool(rng.integers(0, 2)))
+                for _ in range(data.draw(st.integers(0, 120)))]
+    run = simulate(device, tiles, accesses, refresh=refresh)
+    verdict = check(run.stream, refresh="all-bank" if refresh else "off")
+    assert verdict.clean, verdict.first
+    counts = run.stream.counts()
+    assert counts["COMP"] == sum(tile.columns for tile in tiles)
+    assert counts["READRES"] == sum(tile.results for tile in tiles)
+    assert counts.get("GWRITE", 0) == sum(tile.vector for tile in tiles)
+    assert counts.get("RD", 0) + counts.get("WR", 0) == len(accesses)
+    if refresh:  # each rank once an interval, and no more often
+        assert counts.get("REFab", 0) <= 2 * (run.cycles // device.timings["tREFI"] + 1)

@@ -1,0 +1,291 @@
+"""Spaces of mappings with factors in space that do not divide their dimension, one for each choice of such factors.
+
+With s of a dimension's N elements side by side, its loops in time make ceil(N / s) steps, in any perfect factors (the space Ruby-S of
+Horeni et al., ISPASS 2022). An element's instance and step do not depend on the order of the loops (`presilicon.mapping.nest.ragged`), so
+that what a tile's fetches cost is still a function of the tile's shape alone; the search of `presilicon.mapping.nest.search` then holds
+as it stands, on the lattice of s ceil(N / s), with the exact cost of every shape in the place of elements times cost.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .constraints import Constraints
+from .cost import Cost, Port, ports
+from .lattice import Lattice, Slide, TensorTable, lattice, prime_factors
+from .nest import along_window
+from .problem import Problem, Tensor
+from .ragged import Chunks, distinct, kept
+from .space import Group, Space
+from .spread import Spread, axis_shapes
+from .sweep import Level
+
+Floats = NDArray[np.float64]
+#: Factors in space of every dimension, by fanout.
+Factors = tuple[dict[str, int], ...]
+
+
+@dataclass(frozen=True)
+class RaggedSpace(Space):
+    """The mappings of one choice of factors in space."""
+
+    group: Group
+
+    @property
+    def fewest(self) -> dict[tuple[str, int], float]:  # type: ignore[override]
+        """Multiples of the least cost of each tensor's tiles in each memory: once."""
+        return dict.fromkeys(self.group.cost.edge, 1.0)
+
+    @property
+    def groups(self) -> list[Group]:  # type: ignore[override]
+        """The one choice of factors in space."""
+        return [self.group]
+
+
+def ragged_factors(problem: Problem, constraints: Constraints) -> Iterator[Factors]:
+    """Every choice of factors in space of which at least one dimension's do not divide its extent."""
+    indexed = frozenset.intersection(*(t.relevant for t in problem.tensors.values() if t.kind == "output"))
+    choices = []
+    for _, fanout in problem.fanouts:
+        dims = [d for d in problem.dims if fanout.reduction or d in indexed]
+        dims = [d for d in dims if d in constraints.spatial_dims.get(fanout.name, problem.dims)]
+        found = {(1,) * len(problem.dims)}
+        for axis, instances in fanout.axes.items():
+            allowed = [d in dims and d in constraints.spatial_dims.get(f"{fanout.name}.{axis}", problem.dims) for d in problem.dims]
+            own = list(_held([e if a else 1 for e, a in zip(problem.dims.values(), allowed, strict=True)], instances))
+            products = {tuple(x * y for x, y in zip(a, b, strict=True)) for a, b in itertools.product(found, own)}
+            found = {each for each in products if all(x <= extent for x, extent in zip(each, problem.dims.values(), strict=True))}
+        choices.append(sorted(found))
+    for chosen in itertools.product(*choices):
+        total = [math.prod(each) for each in zip(*chosen, strict=True)]
+        over = any(t > e for t, e in zip(total, problem.dims.values(), strict=True))
+        if not over and any(e % t for t, e in zip(total, problem.dims.values(), strict=True)):
+            yield tuple(dict(zip(problem.dims, each, strict=True)) for each in chosen)
+
+
+def _held(most: Sequence[int], instances: int) -> Iterator[tuple[int, ...]]:
+    if not most:
+        yield ()
+        return
+    for factor in range(1, min(most[0], instances) + 1):
+        for rest in _held(most[1:], instances // factor):
+            yield factor, *rest
+
+
+class RaggedCosts:
+    """Costs under one choice of factors in space."""
+
+    def __init__(self, problem: Problem, factors: Factors) -> None:
+        self.problem, self.factors = problem, factors
+        self.ports: tuple[Port, ...] = ports(problem)
+        self.shared = {d: self._within(d, 0) for d in problem.dims}
+        self.steps = {d: -(-e // self.shared[d]) for d, e in problem.dims.items()}
+        self.compute = math.prod(self.steps.values()) * problem.macs_per_point / problem.hierarchy.macs_per_clk
+        self.constant = self._constant()
+
+    def _within(self, dim: str, level: int) -> int:
+        chosen = zip(self.problem.fanouts, self.factors, strict=True)
+        return math.prod(f[dim] for (position, _), f in chosen if position >= level)
+
+    def extent(self, dim: str, level: int) -> int:
+        """Elements along a dimension in the first instance of memory `level`."""
+        inside, left = self._within(dim, level), self.problem.dims[dim] - (self.steps[dim] - 1) * self.shared[dim]
+        return (self.steps[dim] - 1) * inside + min(inside, left)
+
+    def copies(self, tensor: Tensor, dim: str, steps: int, *, parent: int, child: int, level: int, up: bool, timed: bool = True) -> int:
+        """How often a tile of so many steps along an irrelevant dimension reaches the child, or is read for it in the parent."""
+        digits = [(self.steps[dim] // steps, timed), (steps, False)]
+        for (position, fanout), factors in zip(self.problem.fanouts, self.factors, strict=True):
+            if position >= level:
+                one_by_one = parent <= position < child and not (up and (fanout.multicast or tensor.kind == "output"))
+                digits.append((factors[dim], position < parent or one_by_one))
+        return distinct(self.extent(dim, level), digits)
+
+    def vector(self, tensor: Tensor, parent: int, child: int, count: Callable[[int, bool], Floats], *, drain: bool, fetch: bool) -> Floats:
+        """Cost of moves counted by ``count(level, up)``: fetched, drained, or both; shape (n, k)."""
+        memories, size = self.problem.memories, tensor.bytes_per_element
+        low, up = count(0, False), count(0, True)
+        found = np.zeros((len(low), 1 + len(self.ports)))
+        above = memories[parent]
+        found[:, 0] = up * size * (fetch * above.read_j_per_byte + drain * above.write_j_per_byte)
+        if child < len(memories):
+            below = memories[child]
+            found[:, 0] += low * size * (fetch * below.write_j_per_byte + drain * below.read_j_per_byte)
+        for i, port in enumerate(self.ports, start=1):
+            if port.level == parent:
+                found[:, i] += count(parent, True) * size * (fetch * port.read + drain * port.write)
+            if port.level == child:
+                found[:, i] += count(child, False) * size * (fetch * port.write + drain * port.read)
+        return found
+
+    def _constant(self) -> Floats:
+        """The MACs and their reads and writes, less all first fetches."""
+        problem, macs = self.problem, len(self.problem.memories)
+        found = np.zeros(1 + len(self.ports))
+        found[0] = problem.points * problem.macs_per_point * problem.hierarchy.mac_j
+        for tensor in problem.tensors.values():
+            output = tensor.kind == "output"
+            for parent, child in itertools.pairwise((*tensor.levels, macs)):
+                if child == macs:
+                    found += self._alike(tensor, parent, child, first=False, drain=output, fetch=True)
+                if output:
+                    found -= self._alike(tensor, parent, child, first=True, drain=False, fetch=True)
+        return found
+
+    def _alike(self, tensor: Tensor, parent: int, child: int, *, first: bool, drain: bool, fetch: bool) -> Floats:
+        """Cost of moving single elements: at every step, or (`first`) once into each instance."""
+
+        def count(level: int, up: bool) -> Floats:
+            inside = {d: self.extent(d, level) for d in self.problem.dims}
+            total = math.prod(tensor.extents(inside)) if first else math.prod(inside[d] for d in tensor.relevant)
+            for dim in self.problem.dims:
+                if dim not in tensor.relevant:
+                    total *= self.copies(tensor, dim, 1, parent=parent, child=child, level=level, up=up, timed=not first)
+            return np.array([float(total)])
+
+        found: Floats = self.vector(tensor, parent, child, count, drain=drain, fetch=fetch)[0]
+        return found
+
+    def floor_j(self) -> float:
+        """Energy that no mapping falls below: every element moves once through every memory."""
+        total, memories = float(self.constant[0]), self.problem.memories
+        for tensor in self.problem.tensors.values():
+            size = tensor.volume(self.problem.dims) * tensor.bytes_per_element
+            for parent, child in itertools.pairwise(tensor.levels):
+                above, below = memories[parent], memories[child]
+                if tensor.kind == "output":
+                    # Its first fetches are taken off in the constant, and it is drained once at least.
+                    total += size * (above.write_j_per_byte + below.read_j_per_byte)
+                    total += float(self._alike(tensor, parent, child, first=True, drain=False, fetch=True)[0])
+                else:
+                    total += size * (above.read_j_per_byte + below.write_j_per_byte)
+        return total
+
+    def table(self, shapes: Lattice, tensor: Tensor, child: int) -> tuple[TensorTable, NDArray[np.bool_]]:
+        """What a tensor's tiles of every shape cost in memory `child`, and which shapes a tile can have."""
+        parent = max(level for level in tensor.levels if level < child)
+        output = tensor.kind == "output"
+        good = np.ones(shapes.size, dtype=bool)
+        values: dict[str, list[int]] = {}
+        where: dict[str, NDArray[np.int64]] = {}
+        for dim, extents in shapes.extents.items():
+            each, at = np.unique(extents, return_inverse=True)
+            values[dim], where[dim] = [int(x) for x in each], at.reshape(-1)
+            good &= np.array([self._fits(tensor, dim, x, child) for x in values[dim]])[where[dim]]
+        usable = {dim: [x if self._fits(tensor, dim, x, child) else self._within(dim, child) for x in xs] for dim, xs in values.items()}
+
+        def irrelevant(level: int, up: bool) -> Floats:
+            total = np.ones(shapes.size)
+            for dim in shapes.dims:
+                if dim not in tensor.relevant:
+                    inside = self._within(dim, child)
+                    ways = [self.copies(tensor, dim, x // inside, parent=parent, child=child, level=level, up=up) for x in usable[dim]]
+                    total *= np.array(ways, dtype=float)[where[dim]]
+            return total
+
+        def chunks(dim: str, x: int, level: int) -> Chunks:
+            inside, extent = self._within(dim, child), self.extent(dim, level)
+            return Chunks(extent, min(x, extent), -(-self.steps[dim] // (x // inside)), self._within(dim, level) // inside)
+
+        def along(axis: Sequence[tuple[str, int]], level: int, slide: tuple[str, int] | None) -> Floats:
+            """Elements of all tiles along one axis."""
+            if not axis:
+                return np.ones(shapes.size)
+            dims = [d for d, _ in axis]
+            table = np.zeros([len(values[d]) for d in dims])
+            for place in itertools.product(*(range(len(values[d])) for d in dims)):
+                own = {d: chunks(d, usable[d][i], level) for d, i in zip(dims, place, strict=True)}
+                number = math.prod(c.number for c in own.values())
+                total = number + sum(s * (own[d].extent - own[d].number) * (number // own[d].number) for d, s in axis)
+                if slide is not None and slide[0] in own:
+                    dim, factor = slide
+                    x, inside = usable[dim][place[dims.index(dim)]], self._within(dim, child)
+                    ragged = self.steps[dim] * self.shared[dim] != self.problem.dims[dim]
+                    total -= kept(axis, own, dim, factor, x // inside * self.shared[dim] if ragged else x)
+                table[place] = total
+            return table[tuple(where[d] for d in dims)]
+
+        def price(slide: tuple[str, int] | None) -> tuple[Floats, Floats]:
+            inner = {level: np.prod([along(axis, level, slide) for axis in tensor.axes], axis=0) for level in {0, parent, child}}
+            cost = self.vector(tensor, parent, child, lambda n, up: inner[n] * irrelevant(n, up), drain=output, fetch=True)
+            return cost, inner[0] * irrelevant(0, False)
+
+        cost, moved = price(None)
+        slides = []
+        for dim in sorted(tensor.sliding):
+            for factor, step in shapes.factors(dim):
+                if self.steps[dim] % factor:
+                    continue
+                sliding, fewer = price((dim, factor))
+                inside = self._within(dim, child)
+                fits = np.array([self.steps[dim] % (x // inside * factor) == 0 for x in usable[dim]])[where[dim]]
+                valid = shapes.fits(np.arange(shapes.size), step) & good & fits & (fewer < moved)
+                if valid.any():
+                    slides.append(Slide(dim, factor, step, fewer, valid, sliding))
+        volume = np.ones(shapes.size)
+        for axis in tensor.axes:
+            extent = np.ones(shapes.size)
+            for dim, stride in axis:
+                extent += (np.minimum(shapes.extents[dim], self.problem.dims[dim]) - 1) * stride
+            volume *= extent
+        return TensorTable(volume, moved, tuple(slides), cost), good
+
+    def _fits(self, tensor: Tensor, dim: str, x: int, child: int) -> bool:
+        inside = self._within(dim, child)
+        if x % inside or self.steps[dim] % (x // inside):
+            return False
+        ragged = self.steps[dim] * self.shared[dim] != self.problem.dims[dim]
+        return not (ragged and self.shared[dim] > inside and along_window(tensor, dim) and x != inside)
+
+
+def ragged_space(problem: Problem, constraints: Constraints, factors: Factors, whole: Space) -> RaggedSpace:
+    """The space of one choice of factors; `whole` is that of perfect factors, whose constraints and capacities hold here."""
+    costs = RaggedCosts(problem, factors)
+    shapes = lattice({d: costs.steps[d] * costs.shared[d] for d in problem.dims})
+    levels, edge = [], {}
+    for level in whole.levels:
+        memory = problem.memories[level.number]
+        tables, held, allowed = [], [], []
+        for name in level.names:
+            tensor = problem.tensors[name]
+            table, good = costs.table(shapes, tensor, level.number)
+            size = table.volume * tensor.bytes_per_element * memory.buffers
+            good = good & (size <= memory.partition_bytes.get(tensor.kind, math.inf))
+            tables.append(table)
+            held.append(size)
+            allowed.append(good)
+            fitting = good & (size <= level.capacity)
+            parts = [table.price[fitting], *(s.price[s.valid & fitting] for s in table.slides)]  # type: ignore[index]
+            # No tile fits: infinite, and so nothing is searched.
+            edge[name, level.number] = np.min([p.min(axis=0, initial=np.inf) for p in parts], axis=0)
+        levels.append(Level(level.number, level.names, tuple(tables), tuple(held), tuple(allowed), level.capacity, level.above))
+    chosen = []
+    for each in factors:
+        shares = {t.name: math.prod(f for d, f in each.items() if d not in t.relevant) for t in problem.tensors.values()}
+        chosen.append(Spread(shares, math.prod(each.values()), np.array([shapes.index(each)])))
+    cost = Cost(edge, costs.constant, costs.compute)
+    innermost = whole.levels[-1].number if whole.levels else 0
+    below = costs.constant + sum((v for (_, number), v in edge.items() if number == innermost), start=np.zeros_like(costs.constant))
+    least = below + sum((v for (_, number), v in edge.items() if number != innermost), start=np.zeros_like(costs.constant))
+    axis_options = tuple(
+        tuple(axis_shapes(shapes, n, [d for d, f in each.items() if f > 1]) for n in fanout.axes.values())
+        for (_, fanout), each in zip(problem.fanouts, factors, strict=True)
+    )
+    return RaggedSpace(
+        problem, constraints, shapes, tuple(levels), axis_options, tuple(c.shapes for c in chosen), Group(tuple(chosen), cost, below, least)
+    )
+
+
+def nests(problem: Problem, factors: Factors, places: int) -> int:
+    """Ways to write the steps of every dimension as factors in so many places."""
+    total = 1
+    for dim, extent in problem.dims.items():
+        steps = -(-extent // math.prod(each[dim] for each in factors))
+        total *= math.prod(math.comb(most + places - 1, places - 1) for most in prime_factors(steps).values())
+    return total

@@ -1,0 +1,127 @@
+"""Factors that do not divide their dimension: counts by hand, and the search against full enumeration."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+import pytest
+
+from presilicon.arch.hierarchy import Fanout, Hierarchy, Memory
+from presilicon.errors import MappingError
+from presilicon.mapping.nest import Counts, Keep, Loop, Mapping, Problem, Spatial, conv, evaluate, matmul, problem
+from presilicon.mapping.nest.incumbent import OBJECTIVES
+from presilicon.mapping.nest.nest import ragged_dims
+from presilicon.mapping.nest.ragged import RaggedNest
+from presilicon.mapping.nest.search import search
+
+from .enumeration import all_counts
+from .random_nests import random_mapping, random_problem, tense_problem
+
+ARRAY = Hierarchy("array", (Memory("dram", None, 2.0, 3.0), Fanout("pe", {"x": 4}), Memory("regs", 64.0, 1.0, 1.0)), 1.0, 1e9)
+KEEPS = tuple(Keep(t, "regs") for t in "IWO")
+
+
+def test_seven_outputs_on_four_instances_by_hand() -> None:
+    # m = 7 on 4 instances: two steps, of 4 and of 3. One weight, kept in every instance while both steps run.
+    nest = Mapping((Spatial("m", 4, "pe", "x"), Keep("W", "regs"), Loop("m", 2), Keep("I", "regs"), Keep("O", "regs")))
+    counts = evaluate(nest, problem(matmul(7, 1, 1), ARRAY))
+    assert counts.cycles == 2
+    assert counts.utilisation == pytest.approx(7 / 8)
+    assert (counts.access("W", "dram").reads, counts.access("W", "regs").writes) == (1, 4)
+    assert (counts.access("I", "dram").reads, counts.access("I", "regs").writes) == (7, 7)
+    assert (counts.access("O", "regs").reads, counts.access("O", "dram").writes) == (7, 7)
+    # With the weight below the loop it is fetched anew in the second step, by three instances.
+    nest = Mapping((Spatial("m", 4, "pe", "x"), Keep("I", "regs"), Loop("m", 2), Keep("W", "regs"), Keep("O", "regs")))
+    assert evaluate(nest, problem(matmul(7, 1, 1), ARRAY)).access("W", "regs").writes == 4  # W does not move: nothing ends its stay
+
+
+def test_steps_may_be_ragged_in_time_too() -> None:
+    nest = Mapping((Loop("m", 3), *KEEPS, Loop("m", 4)))
+    counts = evaluate(nest, problem(matmul(10, 1, 1), ARRAY))
+    assert counts.cycles == 10
+    assert counts.access("I", "regs").writes == 10
+    assert counts.occupancy_bytes["regs"] == 4 + 1 + 4
+
+
+@pytest.mark.parametrize(
+    ("nodes", "message"),
+    [
+        ((Loop("m", 4), *KEEPS, Loop("m", 4)), "the loops over m run 16 steps; 10 are enough"),
+        ((Loop("m", 3), *KEEPS, Loop("m", 3)), "the factors of m multiply to 9; its extent is 10"),
+    ],
+)
+def test_nests_that_do_not_cover_or_run_empty(nodes: tuple[Keep | Loop, ...], message: str) -> None:
+    with pytest.raises(MappingError, match=message):
+        evaluate(Mapping(nodes), problem(matmul(10, 1, 1), ARRAY))
+
+
+def test_tiles_with_gaps_are_refused() -> None:
+    op = conv(m=1, c=1, p=7, q=1, r=3)
+    nest = Mapping((Spatial("p", 4, "pe", "x"), *KEEPS, Loop("p", 2), Loop("r", 3)))
+    with pytest.raises(MappingError, match="windows or strides run, such as that of I, stands below every loop over p"):
+        evaluate(nest, problem(op, ARRAY))
+
+
+def test_the_formulas_give_the_same_where_factors_divide() -> None:
+    for seed in range(300):
+        rng = random.Random(seed)
+        prob = random_problem(rng, sizes=(1, 2, 3, 4, 6), memories=rng.choice((1, 2, 3)), roomy=True)
+        mapping = random_mapping(rng, prob)
+        assert not ragged_dims(mapping, prob)
+        counts, nest = evaluate(mapping, prob), RaggedNest(mapping, prob)
+        names = [memory.name for memory in prob.memories]
+        for tensor in prob.tensors.values():
+            written = dict.fromkeys(names, 0)
+            for moves in nest.moves(tensor):
+                if moves.child < len(names):
+                    written[names[moves.child]] += moves.low - moves.first_low
+                written[names[moves.parent]] += moves.up if tensor.kind == "output" else 0
+            assert all(counts.access(tensor.name, name).writes == n for name, n in written.items() if n), seed
+
+
+def _problems(seed: int, number: int, most: int) -> Iterator[tuple[int, Problem, list[Counts]]]:
+    """So many random problems on which some factors in space do not divide, with the costs of all mappings."""
+    found = 0
+    while found < number:
+        seed += 1
+        rng = random.Random(seed)
+        if rng.random() < 0.4:
+            prob = random_problem(rng, sizes=(1, 1, 2, 3, 3, 5), memories=rng.choice((1, 1, 2)), roomy=rng.random() < 0.2)
+        else:
+            prob = tense_problem(rng, sizes=(1, 1, 2, 3, 4, 5, 7))
+        if prob.points < 5 or prob.points > 120 or not prob.fanouts:
+            continue
+        counts = all_counts(prob, most, imperfect=True)
+        if counts:
+            found += 1
+            yield seed, prob, counts
+
+
+def _check(seed: int, prob: Problem, counts: list[Counts]) -> bool:
+    better = False
+    for objective in OBJECTIVES:
+        found = search(prob, objective, imperfect=True)
+        assert found.exhausted
+        assert found.counts is not None
+        assert found.mapping is not None
+        value, best = {
+            "energy": (found.counts.energy_j, min(c.energy_j for c in counts)),
+            "latency": (found.counts.cycles, min(c.cycles for c in counts)),
+            "edp": (found.counts.edp_js, min(c.edp_js for c in counts)),
+        }[objective]
+        assert value == pytest.approx(best, rel=1e-9), f"seed {seed}, {objective}\n{prob.op}\n{prob.hierarchy}\n{found.mapping}"
+        better |= bool(ragged_dims(found.mapping, prob))
+    return better
+
+
+@pytest.mark.parametrize("batch", range(6))
+def test_optimum_equals_full_enumeration(batch: int) -> None:
+    assert sum(_check(*each) for each in _problems(batch * 10_000, 15, 2500)) > 2  # in some the best mapping is imperfect
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("batch", range(6))
+def test_optimum_equals_full_enumeration_of_hundreds(batch: int) -> None:
+    for each in _problems(10**6 + batch * 10_000, 50, 6000):
+        _check(*each)

@@ -1,0 +1,82 @@
+"""Closed forms of products on AttAcc, NeuPIMs, Newton and UPMEM, and AiM's batches, against commands and by hand."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from presilicon.arch import dram
+from presilicon.errors import MappingError, UnknownNameError
+from presilicon.mapping import pim, pim_gemv
+from presilicon.sim.dram import aim, attacc
+from presilicon.sim.dram.checker import check
+from presilicon.sim.dram.gemv import gemv
+
+ATTACC, UPMEM, AIM = (dram.load(name) for name in ("attacc-hbm3", "upmem", "aim-gddr6"))
+
+
+@settings(max_examples=15, deadline=None)
+@given(outputs=st.integers(1, 3000), inputs=st.integers(1, 3000), level=st.sampled_from(pim_gemv.LEVELS), limited=st.booleans())
+def test_attacc_is_within_two_per_cent_and_obeys_every_timing(outputs: int, inputs: int, level: pim_gemv.Level, limited: bool) -> None:
+    for refresh in (False, True):
+        closed = pim_gemv.attacc_gemv(ATTACC, outputs, inputs, level=level, power_limited=limited, refresh=refresh)
+        run = attacc.gemv(ATTACC, outputs, inputs, level=level, power_limited=limited, refresh="all-bank" if refresh else "off")
+        # A refresh that begins among the last rows of a block may hide behind the next inputs, or not.
+        assert abs(closed.cycles - run.cycles) <= 0.02 * run.cycles + (ATTACC.timings["tRFC"] if refresh else 6)
+        assert check(run.stream, refresh="all-bank" if refresh else "off").clean
+
+
+@pytest.mark.parametrize("name", ["neupims-hbm2", "newton-hbm2", "attacc-hbm3", "aim-gddr6"])
+@pytest.mark.parametrize(("outputs", "inputs"), [(4096, 4096), (5000, 3000), (12288, 1000)])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_every_device_reports_its_gap(name: str, outputs: int, inputs: int, batch: int) -> None:
+    report = gemv(name, outputs, inputs, batch=batch)
+    assert report.gap is not None
+    assert abs(report.gap) < 0.02
+    assert report.analytic.macs == outputs * inputs * batch
+    assert 0 < report.analytic.utilisation <= 1
+
+
+@settings(max_examples=15, deadline=None)
+@given(outputs=st.integers(1, 4000), inputs=st.integers(1, 4000), batch=st.integers(2, 4), order=st.sampled_from(pim.ORDERS))
+def test_aim_batches_equal_their_commands(outputs: int, inputs: int, batch: int, order: pim.Order) -> None:
+    closed = pim.aim_gemv(AIM, outputs, inputs, batch=batch, order=order, refresh=False)
+    assert closed.cycles == aim.gemv(AIM, outputs, inputs, batch=batch, order=order, refresh="off").cycles
+    assert closed.cycles > (batch - 1) * pim.aim_gemv(AIM, outputs, inputs, order=order, refresh=False).cycles
+
+
+def test_attacc_by_hand() -> None:
+    # 64 inputs fill one column of 4 banks: 4 writes hide behind tRCD, then one MAC and 8 moves, two cycles apart.
+    assert pim_gemv.attacc_gemv(ATTACC, 16, 64, refresh=False).cycles == 1 + 19 + 0 + 1 + 7 * 2
+    bank, group, buffer = (pim_gemv.attacc_gemv(ATTACC, 8192, 4096, level=level).cycles for level in pim_gemv.LEVELS)
+    assert bank < group < buffer
+
+
+def test_upmem_is_bound_by_instructions_and_linear_in_rows_and_batch() -> None:
+    one = pim_gemv.upmem_gemv(UPMEM, 2560, 4096)
+    assert one.cycles == 4096 * 7 * 11 / 4 + 14  # one row a core in 4 pieces: 4 threads of 11 fill the pipeline
+    many = pim_gemv.upmem_gemv(UPMEM, 256000, 4096)
+    assert many.cycles == 100 * 4096 * 7 + 14
+    assert many.time_s == pytest.approx(many.cycles / 350e6)
+    assert pim_gemv.upmem_gemv(UPMEM, 256000, 4096, batch=3).cycles == 3 * 100 * 4096 * 7 + 14
+    assert pim_gemv.upmem_gemv(UPMEM, 256000, 4096, element="fp32").cycles > 30 * many.cycles
+    assert gemv("upmem", 256000, 4096).cycles is None
+    assert UPMEM.organisation.size_bytes == 2560 * 64 * 2**20
+
+
+def test_what_does_not_fit_or_exist_is_refused() -> None:
+    with pytest.raises(MappingError, match="there are 8"):
+        gemv("attacc-hbm3", 1 << 20, 1 << 16)
+    with pytest.raises(MappingError, match="every bank"):
+        gemv("upmem", 1 << 20, 1 << 20)
+    with pytest.raises(MappingError, match="rows of every bank"):
+        gemv("neupims-hbm2", 1 << 24, 1 << 20)
+    with pytest.raises(UnknownNameError, match="level"):
+        gemv("attacc-hbm3", 64, 64, level="banks")
+    with pytest.raises(UnknownNameError, match="int8"):
+        gemv("upmem", 64, 64, element="int7")
+    with pytest.raises(MappingError, match="only UPMEM"):
+        gemv("aim-gddr6", 64, 64, element="int8")
+    with pytest.raises(MappingError, match="batch"):
+        gemv("newton-hbm2", 64, 64, batch=0)
