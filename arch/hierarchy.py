@@ -26,6 +26,8 @@ FOLDER: Final = Path(__file__).parent / "hierarchies"
 #: input of an op that has none; every other operand that is read is an input.
 TensorClass = Literal["input", "weight", "output"]
 CLASSES: Final[tuple[TensorClass, ...]] = get_args(TensorClass)
+#: What of transfers and computation overlaps.
+Latency = Literal["overlapped", "fill-drain"]
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,9 @@ class Hierarchy:
     op_macs
         Multiply-accumulates whose time and energy one other scalar operation takes, by class (``exp``, ``add`` ...); the MAC
         units execute no class that is not named.
+    latency
+        ``"overlapped"``: that of the slowest of the MACs and the ports. ``"fill-drain"``: with the first fill and the last drain, and with
+        fills that wait where a memory has one buffer (`presilicon.mapping.nest.filldrain`).
     provenance
         Source of every number that a file gave, by path.
 
@@ -127,6 +132,7 @@ class Hierarchy:
     macs_per_clk: float = 1.0
     title: str = ""
     op_macs: Mapping[str, float] = field(default_factory=dict)
+    latency: Latency = "overlapped"
     provenance: Mapping[str, Provenance] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
@@ -180,6 +186,8 @@ def _check(spec: Hierarchy) -> None:
             _check_memory(level, place)
         else:
             _check_fanout(level, place)
+    if spec.latency not in get_args(Latency):
+        raise UnknownNameError("latency", str(spec.latency), get_args(Latency), where)
     _number(spec.mac_j, f"{where}: mac.energy", zero=True)
     _number(spec.clock_hz, f"{where}: clock")
     _number(spec.macs_per_clk, f"{where}: mac.rate")
@@ -267,6 +275,7 @@ class _HierarchyFile(BaseModel):
     levels: list[dict[str, Any]]
     mac: _MacFile
     clock: _Leaf
+    latency: str = "overlapped"
     notes: str = ""
 
 
@@ -364,6 +373,7 @@ def hierarchy_from_document(document: Mapping[str, Any]) -> Hierarchy:
         mac_j=reader.number(file.mac.energy, "mac.energy", "J"),
         macs_per_clk=1.0 if file.mac.rate is None else reader.number(file.mac.rate, "mac.rate", "1"),
         clock_hz=reader.number(file.clock, "clock", "Hz"),
+        latency=file.latency,  # type: ignore[arg-type]
         op_macs={name: reader.number(leaf, f"mac.ops.{name}", "1") for name, leaf in file.mac.ops.items()},
         provenance=reader.provenance,
     )

@@ -37,7 +37,7 @@ def npu_area_mm2(system: NpuSystem, node: str | None = None) -> dict[str, float]
     >>> from presilicon.arch import load
     >>> parts = npu_area_mm2(load("tpu-v1"))
     >>> [f"{name} {area:.0f}" for name, area in parts.items()]
-    ['matrix 41', 'vector 1', 'unified_buffer 37', 'accumulators 6']
+    ['matrix 7', 'vector 2', 'unified_buffer 37', 'accumulators 6']
     """
     chosen = node or _NODES.get(system.node_nm)
     if chosen is None:
@@ -58,5 +58,5 @@ def npu_area_mm2(system: NpuSystem, node: str | None = None) -> dict[str, float]
 
 
 def _mac_mm2(arithmetic: str, node: str) -> float:
-    """Area of one multiply-accumulator; 16-bit integers, which Horowitz does not list, as four of 8 bits: a multiplier is a square of bits."""
+    """Area of one multiply-accumulator; 16-bit integers, which the table lacks, as four of 8 bits (multipliers grow with the square)."""
     return 4 * mac_area_mm2("int8", node) if arithmetic == "int16" else mac_area_mm2(arithmetic, node)

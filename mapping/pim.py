@@ -156,6 +156,8 @@ def _aim_passes(device: DramDevice, shape: GemvShape, order: Order, batch: int =
     to_write, to_read = 1, _gap(device, "MAC16", "RDMAC16")
     bias, again = _gap(device, "WRMAC16", "WRGB"), _gap(device, "RDMAC16", "WRMAC16")
     widths = shape.widths()
+    # A matrix of a single row of the banks leaves it open from vector to vector.
+    again_open = 0 if shape.groups * shape.blocks == 1 else reopen
     total = 0.0
     # From the last MAC of one visit of a (group, block) to the last of the next: leave the row, write registers, return.
     for index, (block, loads, restores) in enumerate(_visits(shape, order, batch)):
@@ -170,7 +172,7 @@ def _aim_passes(device: DramDevice, shape: GemvShape, order: Order, batch: int =
         head += (width - 1) * fill + 1 if loads else 0
         if loads and index == 0:
             head += mod
-        total += head + (reopen if index else reopen - _gap(device, "PREA", "ACT16")) + (width - 1) * step
+        total += head + (again_open if index else reopen - _gap(device, "PREA", "ACT16")) + (width - 1) * step
     latency = device.expand(device.command("RDMAC16").latency)
     return total + to_read + mod + latency
 

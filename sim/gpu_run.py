@@ -17,7 +17,7 @@ from ..mapping.gpu.machine import KernelTimes, Machine
 from ..workloads.graph import OpGraph
 from . import parallel
 from .gpu_tile import refine
-from .host import HostTimeline, Launch, Runtime, play
+from .host import HostTimeline, Launch, Runtime, host_factors, play, scaled
 from .result import OpResult, Simulation, fit_memory
 
 
@@ -28,7 +28,8 @@ def simulate_gpu(graph: OpGraph, system: System, fidelity: str, runtime: Runtime
     parallel.check_link(graph, system.link, system.name)
     machine = Machine.of(system)
     step = parallel.split(graph, estimate_ops(graph, system, machine, fidelity))
-    timelines = [play(list(_launches(step, which)), system.host, runtime) for which in ("time_s", "low_s", "high_s")]
+    ends = zip(("time_s", "low_s", "high_s"), (1.0, *host_factors(system)), strict=True)
+    timelines = [play(list(_launches(step, which)), scaled(system.host, factor), runtime) for which, factor in ends]
     played: HostTimeline = timelines[0]
     waits = [parallel.bubble_s(step, t.time_s) for t in timelines]
     exposed = [parallel.exposed_s(step, which) for which in ("time_s", "low_s", "high_s")]

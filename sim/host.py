@@ -7,16 +7,34 @@ The CPU takes `Host.dispatch_s` for each operator and `Host.launch_s` for each k
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 import simpy
 
-from ..arch import Host
+from ..arch import Host, System
+from ..arch.intervals import table_for
 from .result import Span
 
 Runtime = Literal["eager", "cudagraph", "compiled"]
 RUNTIMES: Final = ("eager", "cudagraph", "compiled")
+
+
+def host_factors(system: System) -> tuple[float, float]:
+    """What a system's host costs may be multiplied by, at the low and the high end of their interval."""
+    table, _ = table_for(system, "host")
+    return float(table["low"][0]), float(table["high"][0])
+
+
+def scaled(host: Host, factor: float) -> Host:
+    """A host whose costs are `factor` times as high."""
+    return replace(
+        host,
+        launch_s=host.launch_s * factor,
+        dispatch_s=host.dispatch_s * factor,
+        graph_launch_s=host.graph_launch_s * factor,
+        stream_gap_s=host.stream_gap_s * factor,
+    )
 
 
 @dataclass(frozen=True)

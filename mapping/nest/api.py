@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ...arch.hierarchy import Hierarchy
+from ...arch.hierarchy import Hierarchy, Latency
 from ...errors import MappingError
 from ...workloads.op import Op
 from .cascade import Cascade
@@ -22,6 +22,8 @@ def map_any(
     constraints: Constraints | None = None,
     *,
     time_limit_s: float | None = None,
+    imperfect: bool = False,
+    latency: Latency | None = None,
 ) -> MappingResult | CascadeResult:
     """The best mapping of an op, or of a cascade of einsums, on a spatial accelerator, and whether it is proven.
 
@@ -31,8 +33,8 @@ def map_any(
         An op, a cascade, or the text of one: ``"matmul m=64 n=64 k=64 int8"`` or ``"S[m,p] = Q[m,e] K[p,e]; ..."``.
     system
         A hierarchy, the name of a shipped one, or the path of a file.
-    objective, constraints, time_limit_s
-        As of `presilicon.mapping.nest.map_op`; a cascade takes no constraints.
+    objective, constraints, time_limit_s, imperfect, latency
+        As of `presilicon.mapping.nest.map_op`; a cascade takes no constraints, no imperfect factors and no latency.
 
     Raises
     ------
@@ -47,5 +49,8 @@ def map_any(
     if isinstance(op, Cascade) or (isinstance(op, str) and "[" in op):
         if constraints is not None:
             raise MappingError("map: a cascade takes no constraints")
+        if imperfect or latency is not None:
+            raise MappingError("map: a cascade takes neither imperfect factors nor a latency")
         return map_cascade(op, system, objective, time_limit_s=time_limit_s)
-    return map_op(op_from_text(op) if isinstance(op, str) else op, system, objective, constraints, time_limit_s=time_limit_s)
+    single = op_from_text(op) if isinstance(op, str) else op
+    return map_op(single, system, objective, constraints, time_limit_s=time_limit_s, imperfect=imperfect, latency=latency)

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping as MappingABC
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 from ...arch.hierarchy import Memory
@@ -77,6 +77,8 @@ class Counts:
         Clock.
     busy
         Share of the cycles of the MAC units used that do work: less than 1 where factors do not divide extents.
+    phases
+        Cycles of ``fill``, ``steady`` and ``drain`` where the hierarchy counts them (`presilicon.mapping.nest.filldrain`); else empty.
     """
 
     accesses: tuple[Access, ...]
@@ -87,6 +89,7 @@ class Counts:
     mac_units: int
     clock_hz: float
     busy: float = 1.0
+    phases: MappingABC[str, float] = field(default_factory=dict)
 
     @property
     def energy_j(self) -> float:
@@ -95,12 +98,12 @@ class Counts:
 
     @property
     def cycles(self) -> float:
-        """Cycles of the slowest."""
-        return max(self.cycles_by.values())
+        """Cycles of the slowest, or of all phases."""
+        return sum(self.phases.values()) if self.phases else max(self.cycles_by.values())
 
     @property
     def latency_s(self) -> float:
-        """Seconds of the slowest."""
+        """Seconds of the run."""
         return self.cycles / self.clock_hz
 
     @property
@@ -141,6 +144,17 @@ def evaluate(mapping: Mapping, problem: Problem, branch: int = 0, starts: Mappin
     MappingError
         The nest is no mapping of the problem, or its tiles do not fit a memory; says which, and by how much.
     """
+    counts = _counted(mapping, problem, branch, starts or {})
+    if problem.hierarchy.latency == "overlapped":
+        return counts
+    if problem.counting != "accelforge" or branch or starts:
+        raise MappingError(f"mapping of {problem.op.name!r}: fill and drain are counted for single ops, by accelforge's rule")
+    from .filldrain import with_phases
+
+    return with_phases(mapping, problem, counts)
+
+
+def _counted(mapping: Mapping, problem: Problem, branch: int, starts: MappingABC[int, int]) -> Counts:
     check(mapping, problem)
     _check_sums(mapping, problem)
     below = mapping.extents_below(problem.dims)
@@ -150,7 +164,7 @@ def evaluate(mapping: Mapping, problem: Problem, branch: int = 0, starts: Mappin
     reads: dict[tuple[str, int], int] = {}
     writes: dict[tuple[str, int], int] = {}
     for tensor in problem.tensors.values():
-        for parent, child, moved, shared, start in _transfers(mapping, problem, tensor, below, branch, starts or {}):
+        for parent, child, moved, shared, start in _transfers(mapping, problem, tensor, below, branch, starts):
             output, first = tensor.kind == "output", start
             if output and problem.counting == "zigzag":
                 # Fetched back every time, the first included, unless no partial sum ever returns.
@@ -278,7 +292,7 @@ def _occupancy(mapping: Mapping, problem: Problem, below: list[dict[str, int]]) 
     for node, steps in zip(mapping.nodes, below, strict=True):
         if not isinstance(node, Keep) or node.level not in total:
             continue
-        tile = {dim: min(extent, problem.dims[dim]) for dim, extent in steps.items()}
+        tile = problem.clipped(steps)
         tensor, memory = problem.tensors[node.tensor], by_name[node.level]
         size = problem.tensor_bytes(tensor, tile, memory)
         total[node.level] += size

@@ -70,6 +70,8 @@ def search_cascade(
         raise UnknownNameError("objective", str(objective), OBJECTIVES)
     if time_limit_s is not None and not time_limit_s > 0:
         raise MappingError(f"time limit: expected seconds above 0, found {time_limit_s!r}")
+    if hierarchy.latency != "overlapped":
+        raise MappingError(f"cascade: {hierarchy.name} says latency: {hierarchy.latency}; fill and drain are counted for single ops")
     deadline = None if time_limit_s is None else time.monotonic() + time_limit_s
     return _CascadeSearch(cascade, hierarchy, objective, fuse, Meter(deadline)).run()
 

@@ -142,7 +142,8 @@ def map_graph(
         except MappingError as error:
             found.append(Shape(names, runs, None, str(error)))
         else:
-            stopped = not result.exhausted and time_limit_s is None  # Ctrl-C: the search has caught it
+            # Ctrl-C: the search has caught it.
+            stopped = not result.exhausted and time_limit_s is None and (spec.latency == "overlapped" or objective == "energy")
             found.append(Shape(names, runs, result))
         done += 1
     return GraphMapping(graph, spec, objective, tuple(found), stopped)

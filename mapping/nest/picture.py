@@ -45,7 +45,7 @@ def _nest(axes: Any, mapping: Mapping, problem: Problem) -> None:
         left = 0.01 + depth * inset
         if isinstance(node, Keep):
             tensor = problem.tensors[node.tensor]
-            shape = " x ".join(str(e) for e in tensor.extents(tile)) or "1"
+            shape = " x ".join(str(e) for e in tensor.extents(problem.clipped(tile))) or "1"
             colour = _colour(node.tensor, problem.tensors)
             axes.text(left, i + 0.5, f"{node.level}: {node.tensor} [{shape}]", va="center", fontsize=8, color=colour, weight="bold")
             continue
@@ -75,7 +75,7 @@ def occupancy(mapping: Mapping, problem: Problem, memory: str, steps: int = STEP
         elif isinstance(node, Keep) and node.level == memory:
             tensor = problem.tensors[node.tensor]
             at[node.tensor] = share  # share of the run for which one tile stays
-            spans[node.tensor] = problem.tensor_bytes(tensor, tile, level)
+            spans[node.tensor] = problem.tensor_bytes(tensor, problem.clipped(tile), level)
     horizon = max(at.values(), default=1.0) * 2
     times = [min(1.0, horizon) * i / steps for i in range(steps + 1)]
     held: dict[str, list[float]] = {}

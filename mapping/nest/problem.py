@@ -110,6 +110,10 @@ class Problem:
         """Each fanout with the number of the memory that it stands below."""
         return tuple((i, fanout) for i in range(len(self.memories)) for fanout in self.hierarchy.fanouts_below(i))
 
+    def clipped(self, tile: Mapping[str, int]) -> dict[str, int]:
+        """A tile's extents, no larger than the problem's: factors that do not divide cover more."""
+        return {dim: min(extent, self.dims[dim]) for dim, extent in tile.items()}
+
     def tensor_bytes(self, tensor: Tensor, tile: Mapping[str, int], memory: Memory) -> float:
         """Bytes that a tile takes in a memory, every buffer of it."""
         return tensor.volume(tile) * tensor.bytes_per_element * memory.buffers

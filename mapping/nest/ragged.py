@@ -91,7 +91,7 @@ class RaggedNest:
         for node in self.nodes[i + 1 :]:
             if not isinstance(node, Keep):
                 found[node.dim] *= node.factor
-        return {dim: min(extent, self.problem.dims[dim]) for dim, extent in found.items()}
+        return self.problem.clipped(found)
 
     def steps(self, dim: str) -> int:
         """Steps in time that a dimension takes."""

@@ -9,7 +9,7 @@ from ...errors import MappingError
 from .constraints import Constraints
 from .incumbent import Incumbent
 from .problem import Problem
-from .ragged_space import Factors, RaggedCosts, nests, ragged_factors, ragged_space
+from .ragged_space import Factors, RaggedCosts, nests, ragged_factors, ragged_space, touched
 from .search import Found, _Search
 from .space import Space, space
 from .sweep import Meter, StoppedError
@@ -72,7 +72,7 @@ def _floor(problem: Problem, incumbent: Incumbent) -> float:
     work = problem.points * problem.macs_per_point
     energy = work * hierarchy.mac_j
     for tensor in problem.tensors.values():
-        size = tensor.volume(problem.dims) * tensor.bytes_per_element
+        size = touched(tensor, problem.dims) * tensor.bytes_per_element
         for parent, child in itertools.pairwise(tensor.levels):
             above, below = memories[parent], memories[child]
             output = tensor.kind == "output"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,6 +76,11 @@ def _held(most: Sequence[int], instances: int) -> Iterator[tuple[int, ...]]:
     for factor in range(1, min(most[0], instances) + 1):
         for rest in _held(most[1:], instances // factor):
             yield factor, *rest
+
+
+def touched(tensor: Tensor, dims: Mapping[str, int]) -> int:
+    """Elements that the points of an op touch at least: windows with strides or dilations leave gaps in the tensor's box."""
+    return math.prod(max((dims[dim] for dim, _ in axis), default=1) for axis in tensor.axes)
 
 
 class RaggedCosts:
@@ -156,7 +161,7 @@ class RaggedCosts:
         """Energy that no mapping falls below: every element moves once through every memory."""
         total, memories = float(self.constant[0]), self.problem.memories
         for tensor in self.problem.tensors.values():
-            size = tensor.volume(self.problem.dims) * tensor.bytes_per_element
+            size = touched(tensor, self.problem.dims) * tensor.bytes_per_element
             for parent, child in itertools.pairwise(tensor.levels):
                 above, below = memories[parent], memories[child]
                 if tensor.kind == "output":

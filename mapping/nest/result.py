@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, get_args
 
 from ...arch.estimate import Estimate
-from ...arch.hierarchy import Hierarchy, load_hierarchy
+from ...arch.hierarchy import Hierarchy, Latency, load_hierarchy
 from ...errors import MappingError, UnknownNameError
 from ...units import format_si
 from ...workloads.op import Op
@@ -52,6 +52,8 @@ class MappingResult:
         No mapping's objective is lower, in joules, seconds or joule-seconds.
     space, evaluated
         Mappings that the space holds, and partial mappings whose cost was computed; both 0 for a mapping that was given.
+    imperfect
+        The space holds factors in space that do not divide.
     """
 
     problem: Problem
@@ -62,6 +64,7 @@ class MappingResult:
     bound: float
     space: int
     evaluated: int
+    imperfect: bool = False
 
     @property
     def value(self) -> float:
@@ -104,12 +107,15 @@ class MappingResult:
             f"EDP {counts.edp_js:.6g} J s"
         )
         yield f"limited by {counts.limiter}; MAC utilisation {counts.utilisation:.1%}"
+        if counts.phases:
+            yield "cycles: " + ", ".join(f"{name} {cycles:,.0f}" for name, cycles in counts.phases.items())
 
     def _nest(self) -> Iterator[str]:
         notes = {}
-        for node, tile in zip(self.mapping.nodes, self.mapping.extents_below(self.problem.dims), strict=True):
+        for node, steps in zip(self.mapping.nodes, self.mapping.extents_below(self.problem.dims), strict=True):
             if isinstance(node, Keep):
                 tensor = self.problem.tensors[node.tensor]
+                tile = self.problem.clipped(steps)
                 extents = " x ".join(str(e) for e in tensor.extents(tile)) or "1"
                 notes[node] = f"[{extents}] {bytes_text(tensor.volume(tile) * tensor.bytes_per_element)}"
         outermost = self.problem.memories[0].name
@@ -138,9 +144,15 @@ class MappingResult:
     def _proof(self) -> str:
         if not self.space:
             return "counted, not searched"
-        searched = f"{self.evaluated:,} partial mappings evaluated for a space of {self.space:.4g} mappings"
+        factors = ", factors in space that do not divide among them" if self.imperfect else ""
+        searched = f"{self.evaluated:,} partial mappings evaluated for a space of {self.space:.4g} mappings{factors}"
         if self.exhausted:
             return f"proven optimal: {searched}"
+        if self.counts.phases and self.objective != "energy":
+            return (
+                f"searched for the overlapped latency, fill and drain counted afterwards: at most {self.gap:.2%} above the optimum "
+                f"(bound {self.bound:.6g} {UNITS[self.objective]}): {searched}"
+            )
         return f"stopped early, at most {self.gap:.2%} above the optimum (bound {self.bound:.6g} {UNITS[self.objective]}): {searched}"
 
 
@@ -160,6 +172,8 @@ def map_op(
     *,
     time_limit_s: float | None = None,
     counting: Counting = "accelforge",
+    imperfect: bool = False,
+    latency: Latency | None = None,
 ) -> MappingResult:
     """The best mapping of an op on a spatial accelerator.
 
@@ -178,6 +192,10 @@ def map_op(
     counting
         Rule by which accesses are counted: ``"accelforge"`` (`presilicon.mapping.nest.counts`) or ``"zigzag"``
         (`presilicon.mapping.nest.zigzag`).
+    imperfect
+        Also factors in space that do not divide extents (`presilicon.mapping.nest.ragged_space`).
+    latency
+        ``"overlapped"`` or ``"fill-drain"`` (`presilicon.mapping.nest.filldrain`); None: what the hierarchy says.
 
     Raises
     ------
@@ -194,16 +212,17 @@ def map_op(
     >>> result.exhausted, result.counts.utilisation
     (True, 1.0)
     """
-    compiled = compile_op(op, load_hierarchy(hierarchy), counting)
+    spec = load_hierarchy(hierarchy)
+    compiled = compile_op(op, spec if latency is None else dataclasses.replace(spec, latency=latency), counting)
     constraints = constraints or Constraints()
-    found = search(compiled, objective, constraints, time_limit_s=time_limit_s)
+    found = search(compiled, objective, constraints, time_limit_s=time_limit_s, imperfect=imperfect)
     if found.mapping is None:
         if not found.exhausted:
             raise StoppedBeforeError(
                 f"op {op.name!r}: stopped before the first mapping was found; {found.evaluated:,} partial mappings evaluated"
             )
         raise MappingError(f"op {op.name!r}: no mapping satisfies the constraints{_culprits(compiled, constraints)}")
-    return _result(compiled, objective, found)
+    return _result(compiled, objective, found, imperfect=imperfect)
 
 
 def compile_op(op: Op, hierarchy: Hierarchy, counting: Counting = "accelforge") -> Problem:
@@ -213,10 +232,11 @@ def compile_op(op: Op, hierarchy: Hierarchy, counting: Counting = "accelforge") 
     return zigzag_problem(op, hierarchy) if counting == "zigzag" else problem(op, hierarchy)
 
 
-def _result(compiled: Problem, objective: Objective, found: Found) -> MappingResult:
+def _result(compiled: Problem, objective: Objective, found: Found, *, imperfect: bool = False) -> MappingResult:
     assert found.mapping is not None
     assert found.counts is not None
-    return MappingResult(compiled, objective, found.mapping, found.counts, found.exhausted, found.bound, found.space, found.evaluated)
+    parts = (found.mapping, found.counts, found.exhausted, found.bound, found.space, found.evaluated)
+    return MappingResult(compiled, objective, *parts, imperfect)
 
 
 def _culprits(compiled: Problem, constraints: Constraints) -> str:
@@ -249,6 +269,8 @@ def pareto(
     The mapping of least energy first; then, again and again, that of least energy among the strictly faster ones. Each point is
     proven like any search; `time_limit_s` holds for each. See `map_op` for parameters and errors.
     """
+    if load_hierarchy(hierarchy).latency != "overlapped":
+        raise MappingError("pareto: the front is one of overlapped latencies; the hierarchy says latency: fill-drain")
     first = map_op(op, hierarchy, "energy", constraints, time_limit_s=time_limit_s)
     front = [first]
     while True:

@@ -94,7 +94,7 @@ def retain(problem: Problem, capacity_bytes: float, runs: Sequence[float]) -> Re
     >>> big, small = Tensor("big", 8, 0, (3,)), Tensor("small", 5, 1, (2, 3))
     >>> found = retain(Problem("p", ("a", "b", "c", "d"), (big, small)), 12, (1, 1))
     >>> found.last, found.moved_bytes, found.proven
-    ((3, 2), 26.0, True)
+    ((3, None), 15.0, True)
     """
     return _retain(problem, int(capacity_bytes), tuple(float(r) for r in runs))
 

@@ -179,6 +179,6 @@ def _notes(graph: OpGraph, compiled: Sequence[Compiled], scheduled: Schedule, sy
     if kept is not None:
         proof = "proven least" if kept.proven else f"at least {format_si(kept.bound_bytes, 'B')}"
         better = "" if kept.moved_bytes == kept.greedy_bytes else f"; first come, first kept: {format_si(kept.greedy_bytes, 'B')}"
-        moved, total = format_si(kept.moved_bytes, "B"), format_si(kept.total_bytes, "B")
-        notes.append(f"of {total} between ops {moved} pass the DRAM, the rest waits on chip ({proof} for the room there is{better})")
+        between, moved = format_si(kept.total_bytes, "B"), format_si(kept.moved_bytes, "B")
+        notes.append(f"of {between} between ops {moved} pass the DRAM, the rest waits on chip ({proof} for the room there is{better})")
     return tuple(notes)

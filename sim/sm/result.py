@@ -60,7 +60,8 @@ class KernelRun:
     Attributes
     ----------
     time_s, low_s, high_s
-        Seconds on the device from the kernel's start to its end, and its interval (equal to `time_s` without calibration).
+        Seconds on the device from the kernel's start to its end. The simulation knows no interval: `low_s` and `high_s` equal `time_s`;
+        what calibration or another model's errors allow is put around it by who asks (`predict_kernel`).
     cycles, clock_hz
         SM cycles of the whole grid, at the clock that the power limit allows.
     launch_s

@@ -24,7 +24,7 @@ from .run import grid_result, prepare, simulate_kernel
 from .streams import Cta, Rows, pack_cta
 
 #: Iterations of a long loop that are played (twice: so many, and half as many), and waves.
-KEEP: Final = 8
+KEEP: Final = 16
 WAVES: Final = 2
 
 _PLAIN: Final = np.array([isa.MATH, isa.BRANCH])

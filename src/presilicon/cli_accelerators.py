@@ -27,6 +27,13 @@ class ObjectiveName(StrEnum):
     EDP = "edp"
 
 
+class LatencyName(StrEnum):
+    """What of transfers and computation overlaps."""
+
+    OVERLAPPED = "overlapped"
+    FILL_DRAIN = "fill-drain"
+
+
 class CountingName(StrEnum):
     """Rules by which accesses are counted."""
 
@@ -46,6 +53,8 @@ def map_(
     everything: Annotated[bool, typer.Option("--all", help="Every op of --graph, repeated shapes once.")] = False,
     fuse: Annotated[bool, typer.Option("--fuse/--no-fuse", help="Fuse the ops of a cascade where that is better.")] = True,
     dataflow: Annotated[str | None, typer.Option(help="os, ws or is.")] = None,
+    imperfect: Annotated[bool, typer.Option("--imperfect", help="Also factors in space that do not divide their dimension.")] = False,
+    latency: Annotated[LatencyName | None, typer.Option(help="What of transfers and computation overlaps.")] = None,
     even: Annotated[bool, typer.Option("--even", help="All tiles of a memory at one depth; --to-timeloop implies it.")] = False,
     front: Annotated[bool, typer.Option("--pareto", help="The energy-latency front.")] = False,
     time_limit: Annotated[float | None, typer.Option(help="Seconds; then the best so far and its bound.", min=0.0)] = None,
@@ -75,6 +84,8 @@ def map_(
         raise PresiliconError("map: --counting zigzag takes the search of a single op")
     if several and (dataflow is not None or even):
         raise PresiliconError("map: --dataflow and --even take single ops, not a cascade")
+    if (imperfect or latency is not None) and (several or everything or front or from_timeloop is not None or to_timeloop is not None):
+        raise PresiliconError("map: --imperfect and --latency take the search of a single op")
     if loaded is not None and everything:
         _print_graph(loaded, system, objective, limits, time_limit, console)
         return
@@ -94,7 +105,16 @@ def map_(
     if from_timeloop is not None:
         answer = _counted(single, system, objective, from_timeloop)
     else:
-        answer = map_op(single, system, objective.value, limits, time_limit_s=time_limit, counting=counting.value)
+        answer = map_op(
+            single,
+            system,
+            objective.value,
+            limits,
+            time_limit_s=time_limit,
+            counting=counting.value,
+            imperfect=imperfect,
+            latency=None if latency is None else latency.value,
+        )
     console.print(str(answer), highlight=False, markup=False)
     if to_timeloop is not None:
         import yaml

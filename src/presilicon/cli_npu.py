@@ -50,7 +50,7 @@ def allocate(
     problem = problem_of(fused(loaded) if fuse else loaded)
     capacity = int(parse(scratchpad, "B"))
     baseline = plan_for(problem, capacity, "greedy")
-    plan = baseline if method is MethodName.GREEDY else plan_for(problem, capacity, method.value, time_limit_s=time_limit)
+    plan = baseline if method is MethodName.GREEDY else plan_for(problem, capacity, method.value, time_limit_s=time_limit)  # type: ignore[arg-type]
 
     def size(number: float) -> str:
         return format_si(number, "B", 4)

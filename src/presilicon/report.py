@@ -45,7 +45,7 @@ class Report:
 
     @property
     def tokens_per_s(self) -> float:
-        """Tokens that one second produces (decode) or takes in (prefill, training); 0 where the graph has no tokens."""
+        """Tokens that one second produces (decode) or takes in (prefill, training), or images or clips; 0 where the graph has none."""
         return self.simulation.graph.tokens / self.time_s if self.time_s else 0.0
 
     @property

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from .report import Report
+    from .workloads import OpGraph
 
 
 def make_table(title: str, columns: Sequence[tuple[str, str]], rows: Sequence[Sequence[Any]]) -> Table:
@@ -38,10 +39,11 @@ def summary_lines(report: Report) -> list[tuple[str, str]]:
         ("time", format_si(s.time_s, "s") + (f"   90 % interval {format_si(low, 's')} to {format_si(high, 's')}" if low < high else "")),
     ]
     if s.graph.tokens:
-        lines.append(("tokens/s", f"{report.tokens_per_s:,.0f}"))
+        lines.append((f"{_unit(s.graph)}s/s", f"{report.tokens_per_s:,.0f}"))
     total = sum(report.energy_j.values())
     step_s = s.time_s or 1.0
-    lines.append(("energy", f"{format_si(total, 'J')}" + (f", {format_si(total / s.graph.tokens, 'J')} a token" if s.graph.tokens else "")))
+    each = f", {format_si(total / s.graph.tokens, 'J')} a {_unit(s.graph)}" if s.graph.tokens else ""
+    lines.append(("energy", format_si(total, "J") + each))
     lines.append(
         (
             "limited by",
@@ -91,9 +93,15 @@ def _devices(report: Report) -> str:
     return f"{report.devices} x " if report.devices > 1 else ""
 
 
+def _unit(graph: OpGraph) -> str:
+    """What the graph's tokens are: tokens of text, or whole images and clips."""
+    return str(graph.meta.get("unit", "token"))
+
+
 def _workload(meta: Any) -> str:
     length = "context" if meta.get("phase") == "decode" else "seq"
-    parts = [f"{key} {meta[key]}" for key in ("batch", length, "dtype") if meta.get(key)]
+    keys = ("batch", "dtype") if meta.get("unit") == "sample" else ("batch", length, "dtype")
+    parts = [f"{key} {meta[key]}" for key in keys if meta.get(key)]
     return ("  " + ", ".join(parts)) if parts else ""
 
 

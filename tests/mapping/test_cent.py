@@ -41,7 +41,8 @@ def test_tensor_parallelism_trades_throughput_for_time() -> None:
     assert ways[-1].energy_j > ways[0].energy_j
 
 
-@pytest.mark.parametrize(("devices", "tensor", "says"), [(8, 3, "do not lie"), (1, 0, "do not lie|do not fit"), (4, 4, "do not fit"), (0, 0, "devices")])
+@pytest.mark.parametrize(("devices", "tensor", "says"), [
+    (8, 3, "do not lie"), (1, 0, "do not lie|do not fit"), (4, 4, "do not fit"), (0, 0, "devices")])
 def test_what_does_not_fit_is_refused(devices: int, tensor: int, says: str) -> None:
     model = LARGE if devices == 4 else SMALL
     with pytest.raises(MappingError, match=says):

@@ -82,6 +82,7 @@ def trace_config(
 
 def _prefill(model: Any, batch: int, seq: int, dtype: torch.dtype, meta: dict[str, Any]) -> tuple[Step, float]:
     kwargs, tokens = hf.inputs(model, batch, seq, dtype)
+    meta["unit"] = _unit(kwargs)
     if "input_ids" in kwargs or "decoder_input_ids" in kwargs:
         if hf.accepts(model, "use_cache") and _decodes(model):
             kwargs["use_cache"] = True
@@ -89,6 +90,11 @@ def _prefill(model: Any, batch: int, seq: int, dtype: torch.dtype, meta: dict[st
             kwargs["logits_to_keep"] = 1
             meta["logits"] = "last token only"
     return Step(model, (), kwargs), tokens
+
+
+def _unit(kwargs: dict[str, Any]) -> str:
+    """What ``OpGraph.tokens`` counts: tokens of text, or whole images and clips."""
+    return "token" if "input_ids" in kwargs else "sample"
 
 
 def _decodes(model: Any) -> bool:
@@ -141,6 +147,7 @@ def _train(
     from .training import train_graph
 
     kwargs, tokens = hf.inputs(model, batch, seq, dtype)
+    meta["unit"] = _unit(kwargs)
     kwargs |= hf.labels(model, kwargs, batch)
     if hf.accepts(model, "use_cache"):
         kwargs["use_cache"] = False

@@ -22,6 +22,10 @@ class Costs:
     stream_gap_s: np.ndarray
     queue_depth: np.ndarray
 
+    def scaled(self, factor: float) -> Costs:
+        """The same host, `factor` times as slow."""
+        return Costs(*(cost * factor for cost in (self.launch_s, self.dispatch_s, self.graph_launch_s, self.stream_gap_s)), self.queue_depth)
+
 
 @dataclass(frozen=True)
 class Program:

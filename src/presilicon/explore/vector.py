@@ -21,6 +21,7 @@ from ..mapping.gpu.lower import Kernel, lower
 from ..mapping.gpu.machine import KernelTimes, Machine
 from ..sim import parallel
 from ..sim.gpu_tile import refine
+from ..sim.host import host_factors
 from ..sim.result import fit_memory
 from ..workloads.graph import OpGraph
 from ..workloads.op import Op
@@ -205,7 +206,8 @@ def _summed(
     time, early, late, energy, limiter = kernels
     designs, runs = len(time), low.program.runs
     costs = Costs(*(np.asarray(columns.get(f"host.{name}", value_at(system, f"host.{name}")), dtype=float) for name in _HOST))
-    step, first, last = (play_arrays(seconds, low.program, costs, runtime) for seconds in (time, early, late))
+    ends = zip((time, early, late), (1.0, *host_factors(system)), strict=True)
+    step, first, last = (play_arrays(seconds, low.program, costs.scaled(factor), runtime) for seconds, factor in ends)
     busy = per_step(time, low.program)
     gap = step - busy
     idle_w = np.broadcast_to(machine.power_idle_w, (designs, 1))[:, 0]

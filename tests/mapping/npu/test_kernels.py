@@ -8,8 +8,8 @@ from presilicon.arch import load
 from presilicon.arch.npu import NpuSystem, npu_from_document
 from presilicon.errors import SpecError
 from presilicon.mapping.npu.group import RESIDENT_SHARE, schedule
-from presilicon.mapping.npu.product import from_layer, spread
-from presilicon.mapping.systolic_layer import Layer
+from presilicon.mapping.npu.product import product as build
+from presilicon.mapping.npu.product import spread
 from presilicon.sim.npu.run import simulate_npu
 from presilicon.workloads.graph import OpGraph
 from presilicon.workloads.op import Op, tensor
@@ -28,7 +28,7 @@ def product(m: int, n: int, k: int, weight: str = "w4_g128") -> OpGraph:
 
 def test_cores_take_whole_tiles() -> None:
     coarse = npu("ascend-910").override({"kernels.rows": 128, "kernels.cols": 256})
-    shape = from_layer(Layer("gemm", 1, 1024, 8192), ("fp16",) * 3)
+    shape = build(product(16, 1024, 8192, "fp16")["mm"], "fp16")
     cores = spread(shape, coarse).spatial.get("cores", {})
     assert cores.get("n", 1) <= 1024 // 256
     assert spread(shape, npu("ascend-910")).spatial["cores"]["n"] > 1024 // 256

@@ -175,6 +175,6 @@ def test_gemv_by_both_fidelities_and_the_gap(tmp_path):
     with pytest.raises(MappingError, match="no GEMV kernel"):
         gemv("hbm3", 64, 64)
     with pytest.raises(MappingError, match="batch 2"):
-        gemv("aim-gddr6", 64, 64, batch=2)
+        gemv("aim-gddr6", 64, 64, batch=0)
     with pytest.raises(UnknownNameError, match="cycle"):
         gemv("aim-gddr6", 64, 64, fidelity="cycles")

@@ -177,3 +177,20 @@ def test_bad_input() -> None:
     big = gemm(1024, (128, 128, 128), 4, 4, "sm_80")
     with pytest.raises(KernelError, match="cannot launch"):
         simulate_kernel(*big, arch.load("a100-sxm-80gb"))
+
+
+@pytest.mark.parametrize("target", ["sm_90", "sm_100"])
+def test_loops_behind_mbarriers_are_cut_in_whole_rounds(target: str) -> None:
+    from presilicon.mapping.triton import occupancy_of
+
+    compiled, launch = tma(target) if target == "sm_90" else gemm(1024, (128, 256, 64), 3, 8, target, k=4096)
+    system = arch.load(DEVICES[target])
+    kernel, _ = prepare(compiled, launch, system, occupancy_of(compiled, system), False)
+    period = kernel.runs[0].period
+    assert period is not None
+    assert period.iterations % 2 == 0
+    one = Schedule(1, 1, 0, 1.0)
+    whole = run_ctas(kernel, one).cycles
+    cut = [run_ctas(kernel, one, keep=keep).cycles for keep in range(1, period.times)]
+    assert cut == sorted(cut)
+    assert cut[-1] + (cut[-1] - cut[-2]) == pytest.approx(whole, rel=0.01)

@@ -108,7 +108,7 @@ def test_agrees_with_cycle(name: str, shape: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("system", ["h100-sxm"])
+@pytest.mark.parametrize("system", ["h100-sxm", "a100-sxm-80gb"])
 def test_agrees_with_cycle_on_the_suites(system: str) -> None:
     """Within 10 % on 90 % of the launches: first two shapes and configs of every suite."""
     gpu = arch.load(system)
@@ -120,6 +120,6 @@ def test_agrees_with_cycle_on_the_suites(system: str) -> None:
                 for config in range(min(2, len(suite.configs(sizes)))):
                     found += tile.compare_with_cycle(launches(name, gpu, shape, config), gpu)
     errors = np.array([abs(each.ratio - 1.0) for each in found])
-    assert len(errors) > 100
+    assert len(errors) > 70
     assert (errors <= 0.10).mean() >= 0.90, sorted(((e.ratio, e.name) for e in found), key=lambda x: -abs(x[0] - 1.0))[:20]
     assert np.median([each.cycle_steps / each.tile_steps for each in found]) > 4
