@@ -32,7 +32,8 @@ _TILED: Final[Mapping[str, Kind]] = {
     "cores": _WHOLE, "flops": "FLOP/s", "bandwidth": "B/s", "compute_share": "1", "memory_share": "1", "l1": "B", "l2": "B", "memory": "B",
     "dram_energy": "0 J/B", "l2_energy": "0 J/B", "l1_energy": "0 J/B", "register_energy": "0 J/B", "mac_energy": "0 J", "idle": "0 W"}
 _PIM: Final[Mapping[str, Kind]] = {
-    "dram": _TEXT, "kernel": KERNELS, "count": _WHOLE, "channels": _WHOLE, "memory": MEMORIES, "access": ACCESSES, "level": LEVELS, "power_limited": _FLAG,
+    "dram": _TEXT, "kernel": KERNELS, "count": _WHOLE, "channels": _WHOLE, "memory": MEMORIES, "access": ACCESSES, "level": LEVELS,
+    "power_limited": _FLAG,
     "host": "0 s", "scale": "1", "op_per_byte": "0 1"}
 _WIRE: Final[Mapping[str, Kind]] = {"bandwidth": "B/s", "latency": "0 s", "energy": "0 J/B"}
 _PLAN: Final[Mapping[str, Kind]] = {

@@ -229,10 +229,12 @@ class HybridSystem:
 
     @property
     def peaks_flops_per_s(self) -> dict[str, float]:
-        """Peak of all processors by arithmetic."""
+        """Peak of all processors by arithmetic, or of all units where that is higher (systems without a processor for products)."""
         if isinstance(self.xpu, System):
             return {name: self.devices * rate for name, rate in self.xpu.peaks_flops_per_s.items()}
         peak = self.xpu.peak_flops_per_s if isinstance(self.xpu, NpuSide) else self.xpu.flops_per_s
+        if self.pim is not None:
+            peak = max(peak, internal_bytes_per_s(self.pim) * max(1.0, self.pim.op_per_byte))  # a multiply-add for each 2 bytes
         return {"fp16": self.devices * peak, "bf16": self.devices * peak}
 
     @property

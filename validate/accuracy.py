@@ -162,7 +162,7 @@ def transfer_intervals(
 
 
 def write_intervals(path: Path, tables: Sequence[tuple[Table, System]], seed: int = 0) -> None:
-    """Write `transfer_intervals` as the YAML that `presilicon.arch.intervals` reads, with its entries for the host and for all other families."""
+    """Write `transfer_intervals` as the YAML that `presilicon.arch.intervals` reads, with its entries for the host and all the rest."""
     rules = {name: uncalibrated()[name] for name in ("default", "host")} | transfer_intervals(tables, seed)
     head = "# Intervals for a GPU that has no calibration of its own. Written by: presilicon validate FOLDER --intervals FILE\n"
     write_atomically(path, (head + yaml.safe_dump(rules, sort_keys=False, default_flow_style=None, width=130)).encode())

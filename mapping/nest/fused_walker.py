@@ -73,9 +73,8 @@ class OpWalker(Walker):
         return found
 
     def _multiply(self, counters: tuple[int, ...], start: dict[str, int]) -> None:
-        ones = dict.fromkeys(self.problem.dims, 1)
         for tensor in self.problem.tensors.values():
-            (element,) = self._box(tensor, ones, start)
+            (element,) = self._tile(tensor, len(self.nodes), start)
             if tensor.kind == "output":
                 done = self.made.setdefault(tensor.name, {})
                 done[element] = done.get(element, 0) + 1

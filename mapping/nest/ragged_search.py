@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 import math
 
+import numpy as np
+
 from ...errors import MappingError
 from .constraints import Constraints
 from .incumbent import Incumbent
 from .problem import Problem
-from .ragged_space import Factors, RaggedCosts, nests, ragged_factors, ragged_space, touched
+from .ragged_space import Factors, RaggedCosts, ragged_factors, ragged_space, touched
 from .search import Found, _Search
 from .space import Space, space
 from .sweep import Meter, StoppedError
@@ -38,12 +40,15 @@ def search_ragged(problem: Problem, constraints: Constraints, incumbent: Incumbe
     try:
         if not found.exhausted:
             raise StoppedError
-        for number, factors in enumerate(ragged_factors(problem, constraints)):
-            meter.add(0)
-            size += nests(problem, factors, places) * orders
-            costs = RaggedCosts(problem, factors)
-            if incumbent.can_improve(energy := costs.floor_j(), costs.compute):
-                pending.append((float(incumbent.score(energy, costs.compute)), number, factors))
+        least = _least_j(problem)
+        for choices in ragged_factors(problem, constraints):
+            size += choices.nests(places) * orders
+            cycles = choices.steps.prod(axis=1, dtype=float) * problem.macs_per_point / problem.hierarchy.macs_per_clk
+            for i in np.flatnonzero(incumbent.improved_by(np.full(len(cycles), least), cycles)).tolist():
+                meter.add(0)
+                costs = RaggedCosts(problem, choices.factors(i))
+                if incumbent.can_improve(energy := costs.floor_j(), costs.compute):
+                    pending.append((float(incumbent.score(energy, costs.compute)), len(pending), costs.factors))
         unlisted = False
         pending.sort(key=lambda each: each[:2])
         for _, _, factors in pending[:FIRST]:
@@ -66,15 +71,25 @@ def _solve(
         _Search(searched, incumbent, meter)._solve(searched.group, narrow=narrow)
 
 
-def _floor(problem: Problem, incumbent: Incumbent) -> float:
-    """Score that no mapping falls below: the MACs, all at work, and every element once through every memory."""
-    hierarchy, memories = problem.hierarchy, problem.memories
-    work = problem.points * problem.macs_per_point
-    energy = work * hierarchy.mac_j
+def _least_j(problem: Problem) -> float:
+    """Energy that no mapping falls below: the MACs, and every element once through every memory."""
+    energy, memories = problem.points * problem.macs_per_point * problem.hierarchy.mac_j, problem.memories
     for tensor in problem.tensors.values():
         size = touched(tensor, problem.dims) * tensor.bytes_per_element
         for parent, child in itertools.pairwise(tensor.levels):
             above, below = memories[parent], memories[child]
             output = tensor.kind == "output"
             energy += size * (above.write_j_per_byte + below.read_j_per_byte if output else above.read_j_per_byte + below.write_j_per_byte)
-    return float(incumbent.score(energy, work / hierarchy.mac_units / hierarchy.macs_per_clk))
+        # Every MAC has its own read of the innermost memory where no fanout stands below that.
+        last = memories[tensor.levels[-1]]
+        if not any(problem.hierarchy.fanouts_below(i) for i in range(tensor.levels[-1], len(memories))):
+            reads = problem.points - (touched(tensor, problem.dims) * problem.hierarchy.mac_units if tensor.kind == "output" else 0)
+            writes = problem.points if tensor.kind == "output" else 0
+            energy += tensor.bytes_per_element * (max(0, reads) * last.read_j_per_byte + writes * last.write_j_per_byte)
+    return energy
+
+
+def _floor(problem: Problem, incumbent: Incumbent) -> float:
+    """Score that no mapping falls below: that energy, and all MACs at work."""
+    cycles = problem.points * problem.macs_per_point / problem.hierarchy.mac_units / problem.hierarchy.macs_per_clk
+    return float(incumbent.score(_least_j(problem), cycles))

@@ -38,35 +38,62 @@ class RaggedSpace(Space):
     group: Group
 
     @property
-    def fewest(self) -> dict[tuple[str, int], float]:  # type: ignore[override]
+    def fewest(self) -> dict[tuple[str, int], float]:
         """Multiples of the least cost of each tensor's tiles in each memory: once."""
         return dict.fromkeys(self.group.cost.edge, 1.0)
 
     @property
-    def groups(self) -> list[Group]:  # type: ignore[override]
+    def groups(self) -> list[Group]:
         """The one choice of factors in space."""
         return [self.group]
 
 
-def ragged_factors(problem: Problem, constraints: Constraints) -> Iterator[Factors]:
-    """Every choice of factors in space of which at least one dimension's do not divide its extent."""
+def ragged_factors(problem: Problem, constraints: Constraints) -> Iterator[Choices]:
+    """Choices of factors in space of which at least one dimension's do not divide its extent, in as many parts as there are of the
+    fanouts but the last."""
     indexed = frozenset.intersection(*(t.relevant for t in problem.tensors.values() if t.kind == "output"))
+    extents = np.array(list(problem.dims.values()), dtype=np.int64)
     choices = []
     for _, fanout in problem.fanouts:
         dims = [d for d in problem.dims if fanout.reduction or d in indexed]
         dims = [d for d in dims if d in constraints.spatial_dims.get(fanout.name, problem.dims)]
-        found = {(1,) * len(problem.dims)}
+        found = np.ones((1, len(extents)), dtype=np.int64)
         for axis, instances in fanout.axes.items():
             allowed = [d in dims and d in constraints.spatial_dims.get(f"{fanout.name}.{axis}", problem.dims) for d in problem.dims]
-            own = list(_held([e if a else 1 for e, a in zip(problem.dims.values(), allowed, strict=True)], instances))
-            products = {tuple(x * y for x, y in zip(a, b, strict=True)) for a, b in itertools.product(found, own)}
-            found = {each for each in products if all(x <= extent for x, extent in zip(each, problem.dims.values(), strict=True))}
-        choices.append(sorted(found))
-    for chosen in itertools.product(*choices):
-        total = [math.prod(each) for each in zip(*chosen, strict=True)]
-        over = any(t > e for t, e in zip(total, problem.dims.values(), strict=True))
-        if not over and any(e % t for t, e in zip(total, problem.dims.values(), strict=True)):
-            yield tuple(dict(zip(problem.dims, each, strict=True)) for each in chosen)
+            own = np.array(list(_held([e if a else 1 for e, a in zip(problem.dims.values(), allowed, strict=True)], instances)))
+            parts = [each * own for each in found]
+            rows = np.concatenate([part[(part <= extents).all(axis=1)] for part in parts]).astype(np.int32)
+            flat = np.ascontiguousarray(rows).view(np.dtype((np.void, rows.dtype.itemsize * rows.shape[1]))).reshape(-1)
+            found = rows[np.unique(flat, return_index=True)[1]].astype(np.int64)
+        choices.append(found)
+    for outer in itertools.product(*choices[:-1]):
+        each = choices[-1] if choices else np.ones((0, len(extents)), dtype=np.int64)
+        total = each * np.prod(np.array(outer, dtype=np.int64).reshape(len(outer), len(extents)), axis=0)
+        good = (total <= extents).all(axis=1) & (extents % total).any(axis=1)
+        yield Choices(tuple(problem.dims), outer, each[good], -(-extents // total[good]))
+
+
+@dataclass(frozen=True)
+class Choices:
+    """Factors in space: those of the outer fanouts, and for each choice those of the last fanout and the steps left, (n, dimensions)."""
+
+    dims: tuple[str, ...]
+    outer: tuple[NDArray[np.int64], ...]
+    last: NDArray[np.int64]
+    steps: NDArray[np.int64]
+
+    def factors(self, i: int) -> Factors:
+        """One choice."""
+        return tuple({d: int(f) for d, f in zip(self.dims, each, strict=True)} for each in (*self.outer, self.last[i]))
+
+    def nests(self, places: int) -> int:
+        """Ways to write the steps of every dimension as factors in so many places, over all choices."""
+        ways = np.ones(len(self.steps))
+        for column in self.steps.T:
+            values, at = np.unique(column, return_inverse=True)
+            each = [math.prod(math.comb(m + places - 1, places - 1) for m in prime_factors(int(v)).values()) for v in values]
+            ways *= np.array(each, dtype=float)[at.reshape(-1)]
+        return int(ways.sum())
 
 
 def _held(most: Sequence[int], instances: int) -> Iterator[tuple[int, ...]]:
@@ -285,12 +312,3 @@ def ragged_space(problem: Problem, constraints: Constraints, factors: Factors, w
     return RaggedSpace(
         problem, constraints, shapes, tuple(levels), axis_options, tuple(c.shapes for c in chosen), Group(tuple(chosen), cost, below, least)
     )
-
-
-def nests(problem: Problem, factors: Factors, places: int) -> int:
-    """Ways to write the steps of every dimension as factors in so many places."""
-    total = 1
-    for dim, extent in problem.dims.items():
-        steps = -(-extent // math.prod(each[dim] for each in factors))
-        total *= math.prod(math.comb(most + places - 1, places - 1) for most in prime_factors(steps).values())
-    return total

@@ -175,7 +175,7 @@ class Walker:
             self._count(self.reads, (tensor.name, level), counters)
             self._count(self.writes, (tensor.name, parent), counters, ("drain", tensor.name, level, when, group, element))
 
-    def _flush(self) -> None:
+    def _flush(self, when: object = "end") -> None:
         """Drain what is left at the end."""
         for ((name, level), where), tile in self.tiles.items():
             if level >= len(self.problem.memories):
@@ -184,7 +184,7 @@ class Walker:
             counters = [0] * len(self.nodes)
             for i, coordinate in zip(spatial, where, strict=True):
                 counters[i] = coordinate
-            self._drain(self.problem.tensors[name], level, tuple(counters), tile.elements, (tile.outside, tile.moving))
+            self._drain(self.problem.tensors[name], level, tuple(counters), tile.elements, (when, tile.outside, tile.moving))
 
     def _multiply(self, counters: tuple[int, ...], start: dict[str, int]) -> None:
         mac = len(self.problem.memories)

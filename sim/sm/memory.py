@@ -22,7 +22,7 @@ from ...mapping.triton.execute import Execution
 from ...mapping.triton.group import Group
 from ...mapping.triton.parameters import parameters_of
 from ...mapping.triton.values import Unknown, Value, settled
-from .classes import Classes, program_ids
+from .classes import program_ids
 
 #: Segments that are followed at most, and lanes at once.
 _STEPS, _LANES = 240, 1 << 16
@@ -209,7 +209,7 @@ def sharing(compiled: CompiledKernel, launch: Launch, run: Evaluation, *, togeth
 _WALKED, _WINDOWS = 3, 64
 
 
-def sharing_of_walks(compiled: CompiledKernel, launch: Launch, runs: Sequence[Evaluation], classes: Classes, *, together: int,
+def sharing_of_walks(compiled: CompiledKernel, launch: Launch, runs: Sequence[Evaluation], *, together: int,
                      capacity_bytes: float, merge: int = 2, warm: bool = False) -> Sharing:
     """Sharing where CTAs go different ways: from every address of some waves of CTAs, first, middle and last.
 
@@ -220,8 +220,8 @@ def sharing_of_walks(compiled: CompiledKernel, launch: Launch, runs: Sequence[Ev
     ----------
     runs
         CTAs that were followed to their end, at least one of each way.
-    classes
-        The launch's CTAs.
+    together, capacity_bytes, merge, warm
+        As `sharing` takes them.
     """
     programs, count = launch.programs, len(runs[0].program.listing.instructions)
     waves = -(-programs // together)
@@ -296,8 +296,7 @@ def _walk(compiled: CompiledKernel, launch: Launch, ids: np.ndarray, loads: Sequ
             if index in wanted:
                 key = addresses // SECTOR_BYTES if index in program.memory_ops else addresses
                 parts.append((np.full(len(ctas), index, np.int64), start + ctas, key))
-    index, cta, key = (np.concatenate([part[n] for part in parts]) for n in range(3))
-    return index, cta, key
+    return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts]), np.concatenate([p[2] for p in parts])
 
 
 def _bytes_each(runs: Sequence[Evaluation]) -> tuple[np.ndarray, list[int]]:

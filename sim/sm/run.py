@@ -84,8 +84,11 @@ def prepare(compiled: CompiledKernel, launch: Launch, system: System, occupancy:
     grid = grid_of(compiled, launch, classes)
     runs = follow(compiled, launch, classes, samples)
     capacity = system.calibration["memory.l2_residency"] * system.gpu.l2.size_bytes
-    known = {"together": sms * occupancy.ctas, "capacity_bytes": capacity, "merge": int(timing.merged_sms), "warm": warm_l2}
-    share = sharing(compiled, launch, runs[0], **known) if len(classes) == 1 else sharing_of_walks(compiled, launch, runs, classes, **known)
+    together, merge = sms * occupancy.ctas, int(timing.merged_sms)
+    if len(classes) == 1:
+        share = sharing(compiled, launch, runs[0], together=together, capacity_bytes=capacity, merge=merge, warm=warm_l2)
+    else:
+        share = sharing_of_walks(compiled, launch, runs, together=together, capacity_bytes=capacity, merge=merge, warm=warm_l2)
     total = sum(b.size_bytes for b in launch.buffers)
     kept = float(np.clip(2.0 - total / capacity, 0.0, 1.0)) if warm_l2 else 0.0
     l1 = max(0.0, system.gpu.sm.shared_bytes + 28 * 1024 - occupancy.ctas * occupancy.shared_bytes_per_cta)

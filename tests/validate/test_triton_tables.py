@@ -113,4 +113,4 @@ def test_measured_rows_without_fitting(path: Path, system: str) -> None:
     found = triton_tables.moe_errors(path, arch.load(system), rows=40)
     assert not found.refused
     assert found.rank_correlation >= 0.95
-    assert found.median < 0.40  # the bar is 0.25; see docs/accuracy.md
+    assert found.median < 0.35  # the aim is 0.25; see docs/accuracy.md

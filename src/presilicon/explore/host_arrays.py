@@ -24,7 +24,8 @@ class Costs:
 
     def scaled(self, factor: float) -> Costs:
         """The same host, `factor` times as slow."""
-        return Costs(*(cost * factor for cost in (self.launch_s, self.dispatch_s, self.graph_launch_s, self.stream_gap_s)), self.queue_depth)
+        costs = (self.launch_s, self.dispatch_s, self.graph_launch_s, self.stream_gap_s)
+        return Costs(*(cost * factor for cost in costs), self.queue_depth)
 
 
 @dataclass(frozen=True)

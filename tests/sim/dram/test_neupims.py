@@ -75,7 +75,8 @@ def test_refresh_goes_before_a_tile_that_it_would_cut() -> None:
         inside = (inside or name == "GACT") and name != "PIMPRE"
         assert not (inside and name == "REFab")
     share = run.cycles / simulate(device, [Tile(32, 1, row) for row in range(100)], refresh=False).cycles
-    assert 1.0 / (1 - 260 / 3900) < share < 1.15
+    assert names.count("REFab") == 2 * (run.cycles // device.timings["tREFI"])  # each of two ranks, once an interval
+    assert share == pytest.approx(1 + run.cycles // 3900 * 260 / (run.cycles / share), rel=0.002)
 
 
 @pytest.mark.parametrize("tile", [Tile(33), Tile(0), Tile(4, 5), Tile(4, 1, 1 << 20)])
