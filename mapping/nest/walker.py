@@ -175,16 +175,17 @@ class Walker:
             self._count(self.reads, (tensor.name, level), counters)
             self._count(self.writes, (tensor.name, parent), counters, ("drain", tensor.name, level, when, group, element))
 
-    def _flush(self, when: object = "end") -> None:
-        """Drain what is left at the end."""
+    def _flush(self, when: object = None) -> None:
+        """Drain what is left at the end, or at a point `when` in a cascade; instances whose tiles stayed equally long drain together."""
         for ((name, level), where), tile in self.tiles.items():
             if level >= len(self.problem.memories):
                 continue
+            stay = (tile.outside, tile.moving)
             spatial = [i for i, n in enumerate(self.nodes) if isinstance(n, Spatial) and self.fanouts[n.fanout][0] < level]
             counters = [0] * len(self.nodes)
             for i, coordinate in zip(spatial, where, strict=True):
                 counters[i] = coordinate
-            self._drain(self.problem.tensors[name], level, tuple(counters), tile.elements, (when, tile.outside, tile.moving))
+            self._drain(self.problem.tensors[name], level, tuple(counters), tile.elements, stay if when is None else (when, stay))
 
     def _multiply(self, counters: tuple[int, ...], start: dict[str, int]) -> None:
         mac = len(self.problem.memories)

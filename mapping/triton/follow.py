@@ -21,6 +21,8 @@ from .tensor_core import MatrixShape
 
 #: Program ids that are followed before a grid is sampled; fewer where shared memory must be followed too.
 _GRID_LIMIT, _GRID_LIMIT_SHARED = 4096, 512
+#: A prime: successive samples of a grid stand at different places of their runs, whatever the run's length.
+_SPREAD = 7919
 _LANES_AT_ONCE = 65536
 _FOLLOWED_BYTES = 64 * 2**20
 
@@ -128,8 +130,8 @@ def evaluate_grid(compiled: CompiledKernel, launch: Launch, *, assume: Mapping[s
     """Instruction and FLOP counts of the whole grid.
 
     Where control does not depend on the program id, one CTA stands for all, exactly. Else every CTA is followed, up to
-    `limit` of them (4,096, or 512 where values in shared memory decide control); of a larger grid an even sample is
-    followed and scaled, which the result's assumptions say.
+    `limit` of them (4,096, or 512 where values in shared memory decide control); of a larger grid one CTA of each run of
+    as many as needed is followed, at a place that differs from run to run, and scaled, which the result's assumptions say.
     """
     program = take_apart(compiled, addresses=False)
     if not program.plan.reads_program_id:
@@ -137,11 +139,12 @@ def evaluate_grid(compiled: CompiledKernel, launch: Launch, *, assume: Mapping[s
     limit = limit or (_GRID_LIMIT_SHARED if program.plan.tracks_shared else _GRID_LIMIT)
     if launch.programs <= limit:
         return evaluate(compiled, launch, addresses=False, assume=assume)
-    picks = np.unique(np.linspace(0, launch.programs - 1, limit).astype(np.int64))
+    factor = -(-launch.programs // limit)
+    starts = np.arange(0, launch.programs, factor)
+    picks = np.minimum(starts + np.arange(len(starts)) * _SPREAD % factor, launch.programs - 1)
     x, y, _ = launch.grid
     ids = np.stack([picks % x, picks // x % y, picks // (x * y)], axis=1)
     part = evaluate(compiled, launch, ids, addresses=False, assume=assume)
-    factor = launch.programs // len(picks)
     note = Assumption("sample", "sample", program.where(0), -1, "the program id",
                       f"{len(picks)} of {launch.programs} program ids, counts times {factor}", 1)
     return part.scaled(factor, note)

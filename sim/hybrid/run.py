@@ -75,8 +75,8 @@ def simulate_hybrid(graph: OpGraph, system: HybridSystem, fidelity: str = "tile"
     ends = _interval(whole, placement)
     total = sum(whole.chosen(op.name, placement.device[op.name]).time_s * op.count for op in local) or 1.0
     return Simulation(
-        graph=graph, system=system, fidelity=fidelity, runtime="", time_s=played.time_s, low_s=played.time_s * ends[0] / total,
-        high_s=played.time_s * ends[1] / total, device_busy_s=max(busy, _any_busy(played)), host_busy_s=0.0, first_kernel_s=0.0,
+        graph=graph, system=system, fidelity=fidelity, runtime="", time_s=played.time_s, low_s=min(1.0, ends[0] / total) * played.time_s,
+        high_s=max(1.0, ends[1] / total) * played.time_s, device_busy_s=max(busy, _any_busy(played)), host_busy_s=0.0, first_kernel_s=0.0,
         results=tuple(results), spans=played.spans, memory=fit_memory(graph, system), notes=tuple(notes))
 
 

@@ -85,7 +85,7 @@ def test_the_reference_nest_as_constraints_is_found_again() -> None:
 
 def test_time_limit_leaves_a_bound_that_holds() -> None:
     optimum = map_op(CONV, "mapbench-16", "edp").value
-    result = map_op(CONV, "mapbench-16", "edp", time_limit_s=0.4)
+    result = map_op(CONV, "mapbench-16", "edp", time_limit_s=1.5)
     assert result.bound <= optimum * (1 + 1e-9)
     assert result.value >= optimum * (1 - 1e-9)
     assert 0 <= result.gap < 1

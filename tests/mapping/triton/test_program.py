@@ -46,6 +46,8 @@ def test_a_large_grid_is_sampled_and_says_so(lab: ModuleType) -> None:
     assert whole.assumptions == ()
     assert [a.kind for a in part.assumptions] == ["sample"]
     assert part.tensor_flops == pytest.approx(whole.tensor_flops, rel=0.1)
+    uneven = evaluate_grid(compiled, launch, limit=launch.programs * 2 // 3)  # a sample that does not divide the grid
+    assert uneven.tensor_flops == pytest.approx(whole.tensor_flops, rel=0.1)
 
 
 def test_data_dependent_loop_is_a_named_assumption(kernels: ModuleType, lab: ModuleType) -> None:
