@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from ..arch import System, load
+from ..arch import System, load_gpu
 from ..errors import TableError
 from ..mapping.triton import CompiledKernel, Launch, bind_launch, compile_launch, occupancy_of
 from ..mapping.triton.cubin import read_cubin
@@ -166,7 +166,7 @@ def predict(kernel: str, dtype: str, size: int, system: System, *, fidelity: str
 
 def machine(clock_hz: float) -> System:
     """The A100-SXM4-40GB of the table, at the clock that it held."""
-    return load("a100-sxm-40gb").override({"gpu.clock.boost": clock_hz})
+    return load_gpu("a100-sxm-40gb").override({"gpu.clock.boost": clock_hz})
 
 
 def compare(path: Path, *, kernel: str, dtype: str, clock_hz: float = CLOCK_HZ, sizes: Iterable[int] | None = None, fidelity: str = "cycle",

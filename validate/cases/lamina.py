@@ -9,6 +9,8 @@ Source: Chen et al., arXiv 2405.01814, version 2 (second hand); 400 Gb/s cards, 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequencefrom typing import Final
+
 import numpy as np
 
 from ...arch import System
@@ -24,7 +26,7 @@ ROUND_TRIP_S, CARD = 33.0e-6, 45.7e9
 _MEMORY = 0.9
 #: Requests that vLLM runs at once at most by default (max_num_seqs).
 _MOST = 256
-_STATISTICS = {"least": np.min, "mean": np.mean, "largest": np.max}
+_STATISTICS: Final[Mapping[str, Callable[[Sequence[float]], float]]] = {"least": np.min, "mean": np.mean, "largest": np.max}
 
 
 def context(trace: str) -> int:

@@ -24,8 +24,9 @@ class Costs:
 
     def scaled(self, factor: float) -> Costs:
         """The same host, `factor` times as slow."""
-        costs = (self.launch_s, self.dispatch_s, self.graph_launch_s, self.stream_gap_s)
-        return Costs(*(cost * factor for cost in costs), self.queue_depth)
+        return Costs(
+            self.launch_s * factor, self.dispatch_s * factor, self.graph_launch_s * factor, self.stream_gap_s * factor, self.queue_depth
+        )
 
 
 @dataclass(frozen=True)
