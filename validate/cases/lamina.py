@@ -9,7 +9,8 @@ Source: Chen et al., arXiv 2405.01814, version 2 (second hand); 400 Gb/s cards, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequencefrom typing import Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
 
 import numpy as np
 
