@@ -205,13 +205,16 @@ def sharing(compiled: CompiledKernel, launch: Launch, run: Evaluation, *, togeth
     return _within_buffers(Sharing(dram, missing, slices), launch, addresses, loads, bytes_of, programs, waves, capacity_bytes, warm)
 
 
-#: Waves of CTAs that are walked through, and windows in which those of a wave go on together, at most.
-_WALKED, _WINDOWS = 3, 64
+#: Waves of CTAs that are walked through, by the share of the launch's work that is done when they begin; and windows in which those of a
+#: wave go on together, at most.
+_WALKED, _WINDOWS = (0.0, 0.35, 0.65, 1.0), 64
 
 
-def sharing_of_walks(compiled: CompiledKernel, launch: Launch, runs: Sequence[Evaluation], *, together: int,
+def sharing_of_walks(compiled: CompiledKernel, launch: Launch, runs: Sequence[Evaluation], *, together: int, work: np.ndarray,
                      capacity_bytes: float, merge: int = 2, warm: bool = False) -> Sharing:
-    """Sharing where CTAs go different ways: from every address of some waves of CTAs, first, middle and last.
+    """Sharing where CTAs go different ways: from every address of some waves of CTAs, the first, the last and two between.
+
+    The waves are those that begin when given shares of the launch's work are done: CTAs that leave at once do not stand for others.
 
     CTAs of a wave go on at the same pace in bytes. What one of them asks for comes from DRAM unless the wave has touched it since
     `capacity_bytes` of other bytes went by, whichever instruction touched it.
@@ -220,12 +223,15 @@ def sharing_of_walks(compiled: CompiledKernel, launch: Launch, runs: Sequence[Ev
     ----------
     runs
         CTAs that were followed to their end, at least one of each way.
+    work
+        Instructions of each CTA, in order of launch.
     together, capacity_bytes, merge, warm
         As `sharing` takes them.
     """
     programs, count = launch.programs, len(runs[0].program.listing.instructions)
     waves = -(-programs // together)
-    picked = sorted({0, waves // 2, waves - 1})[:_WALKED]
+    done = np.cumsum(np.add.reduceat(np.where(work > 0.05 * work.max(), work, 0.0), np.arange(0, programs, together)))
+    picked = sorted({int(np.searchsorted(done, share * done[-1] * (1.0 - 1e-9), side="right")) for share in _WALKED})
     numbers = [np.arange(w * together, min(programs, (w + 1) * together)) for w in picked]
     each, loads = _bytes_each(runs)
     walks = [_walk(compiled, launch, program_ids(launch, chunk), loads) for chunk in numbers]
@@ -265,16 +271,18 @@ def sharing_of_walks(compiled: CompiledKernel, launch: Launch, runs: Sequence[Ev
             first = np.full(len(numbers[n]), -1, dtype=np.int64)
             first[cta[mine][::-1]] = key[mine][::-1]
             found[n, i, 3] = _merged(first, merge)
-    for phase, n in enumerate((0, min(1, len(picked) - 1), len(picked) - 1)):
-        seen = found[n, :, 0] > 0
+    between = list(range(1, len(picked) - 1)) or [min(1, len(picked) - 1)]
+    for phase, at_waves in enumerate(([0], between, [len(picked) - 1])):
+        touches = found[at_waves].sum(axis=0)
+        seen = touches[:, 0] > 0
         if not seen.any():
             continue
-        ratio = found[n] / np.maximum(found[n, :, :1], 1.0)
-        weight = found[n, :, 0] * each
+        ratio = touches / np.maximum(touches[:, :1], 1.0)
+        weight = touches[:, 0] * each
         mean = (ratio * weight[:, None]).sum(axis=0) / max(weight.sum(), 1e-9)
         for column, part in ((1, dram), (2, missing)):
             part[phase] = np.where(seen, ratio[:, column], mean[column])
-        slices[phase, seen] = found[n, seen, 3]
+        slices[phase, seen] = np.mean([found[n, seen, 3] for n in at_waves], axis=0)
     walked = {i: np.concatenate([walk[2][walk[0] == i] for walk in walks]) * SECTOR_BYTES for i in loads}
     touched = np.bincount(np.concatenate([walk[0] for walk in walks]), minlength=count) / sum(len(chunk) for chunk in numbers)
     mean_bytes = {i: float(touched[i] * each[i]) for i in loads}

@@ -88,7 +88,10 @@ def prepare(compiled: CompiledKernel, launch: Launch, system: System, occupancy:
     if len(classes) == 1:
         share = sharing(compiled, launch, runs[0], together=together, capacity_bytes=capacity, merge=merge, warm=warm_l2)
     else:
-        share = sharing_of_walks(compiled, launch, runs, together=together, capacity_bytes=capacity, merge=merge, warm=warm_l2)
+        work = classes.work[classes.number]
+        share = sharing_of_walks(
+            compiled, launch, runs, together=together, work=work, capacity_bytes=capacity, merge=merge, warm=warm_l2
+        )
     total = sum(b.size_bytes for b in launch.buffers)
     kept = float(np.clip(2.0 - total / capacity, 0.0, 1.0)) if warm_l2 else 0.0
     l1 = max(0.0, system.gpu.sm.shared_bytes + 28 * 1024 - occupancy.ctas * occupancy.shared_bytes_per_cta)
