@@ -293,23 +293,24 @@ def _die_of(system: System, designs: Mapping[str, np.ndarray], node: str | None,
     if not isinstance(base, System):
         base = system
 
-    def at(path: str, of: System = system) -> Number:
-        return np.asarray(designs[path], dtype=float) if path in designs and of is system else float(value_at(of, path))
+    def at(path: str) -> Number:
+        return np.asarray(designs[path], dtype=float) if path in designs else float(value_at(system, path))
 
     def physical(path: str, of_die: float | None, default: float = 1.0) -> Number:
         """Units on the silicon for the working ones of a path."""
-        reference = at(path, base) if base is not system else float(value_at(system, path))
-        return at(path) * (of_die / reference if of_die is not None else default)
+        return at(path) * (of_die / float(value_at(base, path)) if of_die is not None else default)
 
     arithmetics = {name for name in leaves() if name.startswith("gpu.sm.tensor.")} & {*system.provenance, *designs}
-    macs = [at(p) / 2 * _BITS[p.rpartition(".")[2]] / 16 for p in sorted(arithmetics) if p.rpartition(".")[2] in _BITS]
+    paths = sorted(p for p in arithmetics if p.rpartition(".")[2] in _BITS)
     tensor: Number = 0.0
-    for each in macs:
-        tensor = np.maximum(tensor, each)
+    for path in paths:
+        tensor = np.maximum(tensor, _tensor_macs(path, at(path)))
+    if shipped:  # a part may have some of its die's tensor cores switched off
+        enabled = max(_tensor_macs(path, float(value_at(base, path))) for path in paths if path in base.provenance)
+        tensor = tensor * (shipped["tensor_macs"] / enabled)
     units = float(tables["memories"][memory]["unit_bandwidth"])
     of_die = shipped.get("stacks", shipped.get("channels"))
-    same_kind = part is None or tables["memories"][part["memory"]]["kind"] == tables["memories"][memory]["kind"]
-    phys = physical("dram.bandwidth", of_die) if of_die and same_kind and memory == part["memory"] else at("dram.bandwidth") / units
+    phys = physical("dram.bandwidth", of_die) if of_die and memory == part["memory"] else at("dram.bandwidth") / units
     links = shipped.get("nvlinks", 0.0)
     if system.link.kind == "nvlink":
         links = physical("link.bandwidth", shipped.get("nvlinks"), 1.0 / _NVLINK_BYTES_PER_S)
@@ -330,6 +331,11 @@ def _die_of(system: System, designs: Mapping[str, np.ndarray], node: str | None,
         dies=int(shipped.get("dies", 1)),
     )
     return die, at("gpu.sm.count")
+
+
+def _tensor_macs(path: str, flops_per_clk: Number) -> Number:
+    """fp16 multiply-accumulates a clock and SM that a rate in some arithmetic stands for."""
+    return flops_per_clk / 2 * _BITS[path.rpartition(".")[2]] / 16
 
 
 def good_share(fixed_mm2: Number, in_sm_mm2: Number, spare_sms: Number) -> Number:

@@ -152,9 +152,8 @@ def _xpu(reader: _Reader, node: Any, folder: Path | None) -> System | NpuSide | 
     if "system" in node:
         from .loader import load_gpu
 
-        named = reader.section(node, "xpu", {"system": _TEXT})["system"]
-        path = None if folder is None else folder / named
-        return load_gpu(path if path is not None and path.suffix == ".yaml" and path.exists() else named)
+        reader.section(node, "xpu", {"system": _TEXT})
+        return load_gpu(_file(node["system"], folder))
     if "npu" in node:
         v = reader.section(node["npu"], "xpu.npu", _NPU)
         if v["efficiency"] > 1:
@@ -167,10 +166,17 @@ def _xpu(reader: _Reader, node: Any, folder: Path | None) -> System | NpuSide | 
                      v.get("idle", 0.0))
 
 
+def _file(entry: dict[str, Any], folder: Path | None) -> str:
+    """A shipped name, or the full path of a file beside the device file, which its entry then names, so that overrides find it."""
+    path = None if folder is None else folder / entry["value"]
+    if path is not None and path.suffix == ".yaml" and path.exists():
+        entry["value"] = str(path.resolve())
+    return str(entry["value"])
+
+
 def _pim(reader: _Reader, node: Any, folder: Path | None) -> PimSide:
     v = reader.section(node, "pim", _PIM)
-    path = None if folder is None else folder / v["dram"]
-    device = dram.load(path if path is not None and path.suffix == ".yaml" and path.exists() else v["dram"])
+    device = dram.load(_file(node["dram"], folder))
     if "channels" in v:
         device = replace(device, organisation=replace(device.organisation, channels=v["channels"]))
     side = PimSide(device, v["kernel"], v["count"], v["memory"], v["access"], v.get("level", "bank"), v.get("power_limited", True),

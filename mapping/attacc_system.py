@@ -17,6 +17,7 @@ from ..arch import Estimate
 from ..arch.hybrid_spec import HybridSystem, PimSide, TiledSide
 from ..errors import MappingError
 from . import pim as forms
+from .pim_attention import CROSSED, PATH
 from .tiled_side import product, streamed
 
 #: All-reduce: nanoseconds of a hop, and a byte's nanoseconds at 600 GB/s (measured on an A100, AttAcc simulator).
@@ -55,7 +56,7 @@ def token_estimate(system: HybridSystem, model: Decoder, batch: int, keys: int) 
     devices, size = system.devices, model.element_bytes
     heads = model.heads // devices
     copies, width = heads * batch, int(model.hidden / devices)
-    wide = int(model.factor * int(model.hidden / devices)) if model.factor == int(model.factor) else int(model.factor * width)
+    wide = int(model.factor * width)
 
     def linear(n: int, k: int) -> Estimate:
         return product(xpu, batch, n, k, 1, size)
@@ -68,21 +69,19 @@ def token_estimate(system: HybridSystem, model: Decoder, batch: int, keys: int) 
     norm = streamed(xpu, 3.0 * batch * model.hidden * size, 5.0 * batch * model.hidden, "norm", size)
     reduce_s, reduce_j = _all_reduce(system, float(batch * model.hidden * size))
     if side is None:
-        attention_s, moves_s = 0.0, 0.0
         attention = [product(xpu, 1, keys, model.head_dim, copies, size, False),
                      streamed(xpu, 2.0 * copies * keys * size, 5.0 * copies * keys, "softmax", size),
                      product(xpu, 1, model.head_dim, keys, copies, size, False)]
         attention_s = sum(e.time_s for e in attention)
         extra_j = {name: devices * sum(e.energy_j[name] for e in attention) for name in attention[0].energy_j}
         link_j = 0.0
+        time_s = qkv.time_s + proj.time_s + attention_s + sum(e.time_s for e in feeds)
     else:
         attention_s, moves_s, softmax_s, extra_j, link_j = _on_units(system, side, model, batch, keys, copies)
         qkv_s, proj_s, attention_s, moves_s = _overlap(
             system, qkv.time_s, proj.time_s, attention_s, moves_s, softmax_s, heads)
         feed_s = [_shared(e, xpu, side, batch, size) if system.plan.co_processing else e.time_s for e in feeds]
         time_s = qkv_s + proj_s + attention_s + moves_s + sum(feed_s)
-    if side is None:
-        time_s = qkv.time_s + proj.time_s + attention_s + sum(e.time_s for e in feeds)
     time_s = model.layers * (time_s + act.time_s + 2 * norm.time_s + 2 * reduce_s)
     energy: dict[str, float] = {}
     for e in (qkv, proj, *feeds, act, norm, norm):
@@ -117,8 +116,7 @@ def _on_units(system: HybridSystem, side: PimSide, model: Decoder, batch: int, k
     softmax_flops, softmax_bytes = 5.0 * copies * keys, 2.0 * copies * keys * size
     softmax_s = max(softmax_flops / (external * (2 // size)), softmax_bytes / external)
     moved = float((batch * 3 * int(model.hidden / devices) + copies * model.head_dim) * size)
-    crossed = {"bank": ("activate", "cell"), "bg": ("activate", "cell", "column"),
-               "buffer": ("activate", "cell", "column", "bankgroup", "tsv")}[side.level]
+    crossed = PATH[:CROSSED[side.level]]
     read = 2.0 * copies * keys * model.head_dim * size
     macs = float(copies * keys * model.head_dim) + softmax_flops / 2.0
     energy = {"dram": devices * read * 8.0 * sum(device.energy[part] for part in crossed), "mac": devices * macs * device.energy["mac_j"]}

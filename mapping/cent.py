@@ -25,7 +25,7 @@ from typing import Final
 
 from ..arch.dram import DramDevice
 from ..errors import MappingError
-from .pim import _gap, positive
+from .pim import gap, positive
 
 #: Accumulators of a bank that one group uses (CENT: half of 32 registers).
 ACCUMULATORS: Final = 16
@@ -94,11 +94,11 @@ class _Work:
 
     def __init__(self, device: DramDevice) -> None:
         t = device.timings
-        self.device, self.mode, self.step = device, t["tMOD"], _gap(device, "MAC16", "MAC16")
-        self.fill = _gap(device, "WRGB", "WRGB")
+        self.device, self.mode, self.step = device, t["tMOD"], gap(device, "MAC16", "MAC16")
+        self.fill = gap(device, "WRGB", "WRGB")
         self.reopen = t["tRTP"] + t["tRP"] + t["tRCD_MAC"]
-        self.result = _gap(device, "RDMAC16", "RDMAC16") + device.expand(device.command("RDMAC16").latency)
-        self.bias = _gap(device, "WRMAC16", "WRMAC16")
+        self.result = gap(device, "RDMAC16", "RDMAC16") + device.expand(device.command("RDMAC16").latency)
+        self.bias = gap(device, "WRMAC16", "WRMAC16")
         self.cycles, self.rows, self.macs = 0.0, 0.0, 0.0
 
     def buffer(self, columns: int) -> None:
@@ -142,13 +142,15 @@ def token(device: DramDevice, model: Llama, devices: int, keys: int, *, tensor: 
     Raises
     ------
     MappingError
-        Sizes that are no positive integers, more blocks than channels, a `tensor` that does not divide the devices, a model that does not
-        fit.
+        Sizes that are no positive integers, more blocks than channels, more devices than lanes, a `tensor` that does not divide the
+        devices, a model that does not fit.
     """
     positive(device, devices=devices, keys=keys)
     org = device.organisation
     per_device = 1 if tensor else math.ceil(model.blocks / devices)
     channels = org.channels // per_device
+    if devices > _LANES_ALL:
+        raise MappingError(f"{device.name}: {devices} devices; the host has {_LANES_ALL} CXL lanes, at least one for each")
     if tensor < 0 or (tensor and devices % tensor) or channels < 1:
         raise MappingError(f"{device.name}: {model.blocks} blocks do not lie on {devices} devices of {org.channels} channels, "
                            f"{tensor} devices a block")

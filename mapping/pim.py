@@ -122,7 +122,7 @@ def refreshed(device: DramDevice, cycles: float, extra: int = 0) -> float:
     return cycles + due * (duration + extra)
 
 
-def _gap(device: DramDevice, after: str, before: str) -> int:
+def gap(device: DramDevice, after: str, before: str) -> int:
     """Cycles that the rows of a channel's commands ask between two commands to the same place; at least one."""
     return max([device.expand(rule.cycles) for rule in device.rules
                 if rule.window == 1 and after in rule.after and before in rule.before] + [1])
@@ -151,10 +151,10 @@ def aim_gemv(device: DramDevice, outputs: int, inputs: int, *, batch: int = 1, e
 def _aim_passes(device: DramDevice, shape: GemvShape, order: Order, batch: int = 1) -> float:
     """Cycles of the passes of a batch of GEMVs over one channel, until the last results have arrived."""
     timings = device.timings
-    mod, step, fill = timings["tMOD"], _gap(device, "MAC16", "MAC16"), _gap(device, "WRGB", "WRGB")
-    reopen = _gap(device, "PREA", "ACT16") + _gap(device, "ACT16", "MAC16")
-    to_write, to_read = 1, _gap(device, "MAC16", "RDMAC16")
-    bias, again = _gap(device, "WRMAC16", "WRGB"), _gap(device, "RDMAC16", "WRMAC16")
+    mod, step, fill = timings["tMOD"], gap(device, "MAC16", "MAC16"), gap(device, "WRGB", "WRGB")
+    reopen = gap(device, "PREA", "ACT16") + gap(device, "ACT16", "MAC16")
+    to_write, to_read = 1, gap(device, "MAC16", "RDMAC16")
+    bias, again = gap(device, "WRMAC16", "WRGB"), gap(device, "RDMAC16", "WRMAC16")
     widths = shape.widths()
     # A matrix of a single row of the banks leaves it open from vector to vector.
     again_open = 0 if shape.groups * shape.blocks == 1 else reopen
@@ -172,7 +172,7 @@ def _aim_passes(device: DramDevice, shape: GemvShape, order: Order, batch: int =
         head += (width - 1) * fill + 1 if loads else 0
         if loads and index == 0:
             head += mod
-        total += head + (again_open if index else reopen - _gap(device, "PREA", "ACT16")) + (width - 1) * step
+        total += head + (again_open if index else reopen - gap(device, "PREA", "ACT16")) + (width - 1) * step
     latency = device.expand(device.command("RDMAC16").latency)
     return total + to_read + mod + latency
 
@@ -198,7 +198,7 @@ def aim_scores(device: DramDevice, keys: int, columns: int) -> float:
     groups = math.ceil(keys / device.organisation.banks_per_channel)
     in_row = max(1, device.organisation.columns // columns)
     passes = _aim_passes(device, GemvShape(groups, 1, block_columns(device), columns), "inputs")
-    reopen = _gap(device, "PREA", "ACT16") + _gap(device, "ACT16", "MAC16")
+    reopen = gap(device, "PREA", "ACT16") + gap(device, "ACT16", "MAC16")
     return passes - (groups - math.ceil(groups / in_row)) * reopen
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,11 @@ from ..errors import MappingError
 from . import pim as forms
 
 Floats = npt.NDArray[np.float64]
+
+#: Parts of the path from a cell to the processor, in order (names of a DRAM file's energies).
+PATH: Final = ("activate", "cell", "column", "bankgroup", "tsv", "io")
+#: How many of them a read by units crosses, by where the units are (AttAcc simulator: its energies by level).
+CROSSED: Final[Mapping[str, int]] = {"bank": 2, "bg": 3, "buffer": 5, "logic": 5}
 
 
 @dataclass(frozen=True)
@@ -116,7 +122,7 @@ def tile_cycles(device: DramDevice, columns: int, results: int = 1) -> int:
     return max(max(worked, opened + t["tRAS"]) + t["tRP"], t["tRC"])
 
 
-def _refreshed(device: DramDevice, cycles: Floats) -> Floats:
+def refreshed(device: DramDevice, cycles: Floats) -> Floats:
     """Cycles with the share of time that refresh takes."""
     if device.refresh is None:
         return cycles
@@ -154,7 +160,7 @@ def _newton(side: PimSide, heads: Heads, lengths: npt.NDArray[np.int64]) -> Requ
         "GWRITE": heads.vectors * (chunks + heads.kv_heads * value_chunks), "GACT": tiles * org.bank_groups * org.ranks,
         "COMP": columns, "READRES": results}
     return RequestCosts(
-        1, _refreshed(device, score + context), _refreshed(device, score.astype(np.float64)), columns * unit.width_bytes * 8.0 * banks,
+        1, refreshed(device, score + context), refreshed(device, score.astype(np.float64)), columns * unit.width_bytes * 8.0 * banks,
         results * banks * 16.0 + commands["GWRITE"] * org.row_bytes * 8.0, _macs(heads, lengths),
         {name: np.asarray(values, dtype=np.float64) for name, values in commands.items()})
 
@@ -180,7 +186,7 @@ def _aim(side: PimSide, heads: Heads, lengths: npt.NDArray[np.int64]) -> Request
                         for n in lengths.tolist()], dtype=np.float64)
     read = heads.kv_heads * heads.vectors * banks * org.column_bytes * 8.0 * (
         np.ceil(lengths / banks) * columns + math.ceil(heads.head_dim / banks) * np.ceil(lengths / per_column))
-    cycles, first = (heads.vectors * _refreshed(device, part) for part in (score + context, score))
+    cycles, first = (heads.vectors * refreshed(device, part) for part in (score + context, score))
     return RequestCosts(heads.kv_heads, cycles, first, read, _path_bits(heads, lengths), _macs(heads, lengths), {})
 
 
@@ -192,7 +198,7 @@ def _attacc(side: PimSide, heads: Heads, lengths: npt.NDArray[np.int64]) -> Requ
     pair = [forms.attacc_attention(device, 2 * org.channels, int(n), head_dim=heads.head_dim, element_bytes=element_bytes,
                                    level=level, power_limited=side.power_limited, refresh=False).cycles  # type: ignore[arg-type]
             for n in lengths.tolist()]
-    cycles = _refreshed(device, heads.vectors * np.array(pair, dtype=np.float64) / 2.0)
+    cycles = refreshed(device, heads.vectors * np.array(pair, dtype=np.float64) / 2.0)
     read = heads.kv_heads * heads.vectors * 2.0 * heads.kv_bits * heads.head_dim * lengths.astype(np.float64)
     return RequestCosts(heads.kv_heads, cycles, cycles / 2.0, read, _path_bits(heads, lengths), _macs(heads, lengths), {})
 
@@ -204,7 +210,7 @@ def _logic(side: PimSide, heads: Heads, lengths: npt.NDArray[np.int64]) -> Reque
     cache = 2.0 * heads.kv_heads * heads.head_dim * lengths.astype(np.float64) * heads.kv_bits / 8.0
     operations = 2.0 * _macs(heads, lengths)
     cycles = np.maximum(cache / per_cycle, operations / (per_cycle * side.op_per_byte)) / heads.kv_heads
-    return RequestCosts(heads.kv_heads, _refreshed(device, cycles), _refreshed(device, cycles / 2.0), cache * 8.0,
+    return RequestCosts(heads.kv_heads, refreshed(device, cycles), refreshed(device, cycles / 2.0), cache * 8.0,
                         _path_bits(heads, lengths), _macs(heads, lengths), {})
 
 

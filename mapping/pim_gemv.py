@@ -111,18 +111,20 @@ def attacc_gemv(device: DramDevice, outputs: int, inputs: int, *, batch: int = 1
     return PimEstimate(math.ceil(cycles), time_s, wanted, read, min(1.0, wanted / (time_s * peak)), level)
 
 
-def newton_shape(device: DramDevice, outputs: int, inputs: int) -> tuple[int, list[int]]:
-    """Passes over all banks, and columns of each block of inputs; errors as `newton_gemv`."""
+def newton_shape(
+    device: DramDevice, outputs: int, inputs: int, *, bits: float = 16.0, channels: int | None = None
+) -> tuple[int, list[int]]:
+    """Passes over all banks of `channels` (None: the device's), and columns of each block of inputs of `bits`; errors as `newton_gemv`."""
     positive(device, outputs=outputs, inputs=inputs)
     if device.pim is None or all(command.name != "GACT" for command in device.commands):
         raise MappingError(f"{device.name}: has no four-bank activates (GACT); shipped with them are neupims-hbm2 and newton-hbm2")
-    org, per_row = device.organisation, device.organisation.row_bytes // 2
-    groups = math.ceil(outputs / (org.channels * org.banks_per_channel))
+    org, per_row = device.organisation, int(device.organisation.row_bytes * 8 // bits)
+    groups = math.ceil(outputs / ((channels or org.channels) * org.banks_per_channel))
     blocks = [min(per_row, inputs - at) for at in range(0, inputs, per_row)]
     if groups * len(blocks) > org.rows:
         raise MappingError(f"{device.name}: a matrix of {outputs} x {inputs} takes {groups * len(blocks)} rows of every bank; "
                            f"there are {org.rows}")
-    return groups, [math.ceil(2 * block / device.pim.width_bytes) for block in blocks]
+    return groups, [math.ceil(block / (device.pim.width_bytes * 8 / bits)) for block in blocks]
 
 
 def newton_gemv(device: DramDevice, outputs: int, inputs: int, *, batch: int = 1, refresh: bool = True) -> PimEstimate:

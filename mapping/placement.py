@@ -122,8 +122,8 @@ def _path(graph: OpGraph, costs: Mapping[str, Mapping[str, float]], transfer: Tr
         weighted.add_node(op.name)
         device = chosen[op.name]
         run_s = costs[op.name][device] * op.count
-        for before, _, data in graph.nx.in_edges(op.name, data=True):
-            size = _edge_bytes(graph[before], data["tensor"])
+        for before in graph.nx.predecessors(op.name):
+            size = graph[before].bytes_written
             weighted.add_edge(before, op.name, weight=run_s + transfer(chosen[before], device, size) * op.count)
         if device in last and not weighted.has_edge(last[device], op.name):
             weighted.add_edge(last[device], op.name, weight=run_s)
@@ -131,10 +131,6 @@ def _path(graph: OpGraph, costs: Mapping[str, Mapping[str, float]], transfer: Tr
             weighted.add_edge(f"start {op.name}", op.name, weight=run_s)
         last[device] = op.name
     return float(nx.dag_longest_path_length(weighted, weight="weight")) if len(weighted) else 0.0
-
-
-def _edge_bytes(producer: Op, tensor: str) -> float:
-    return producer.bytes_written
 
 
 def _descend(graph: OpGraph, costs: Mapping[str, Mapping[str, float]], transfer: Transfer, chosen: dict[str, str], free: list[str],

@@ -134,7 +134,8 @@ def notes(step: Step, busy_s: float, graph: OpGraph) -> tuple[str, ...]:
         lines.append(f"pipeline: {step.microbatches} microbatches through {step.stages} stages, bubble {bubble:.0%} of the step")
     if step.beside:
         total = sum(r.total.time_s for r in step.beside)
-        lines.append(f"gradients: {1 - exposed_s(step) / total:.0%} of their reduction hidden behind the backward pass")
+        hidden = 1 - exposed_s(step) / total if total else 1.0
+        lines.append(f"gradients: {hidden:.0%} of their reduction hidden behind the backward pass")
     repeats = found.get("replicated") or []
     if repeats:
         lines.append(

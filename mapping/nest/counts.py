@@ -29,7 +29,7 @@ from itertools import pairwise
 
 from ...arch.hierarchy import Memory
 from ...errors import MappingError
-from .nest import Keep, Loop, Mapping, Spatial, check, ragged_dims
+from .nest import Keep, Mapping, Spatial, check, ragged_dims
 from .problem import Problem, Tensor
 from .ragged import RaggedNest
 
@@ -339,8 +339,3 @@ def _totals(mapping: Mapping, problem: Problem, accesses: tuple[Access, ...], oc
     energy["mac"] = work * hierarchy.mac_j
     cycles["mac"] = work / instances["mac"] / hierarchy.macs_per_clk
     return Counts(accesses, energy, cycles, occupancy, instances, hierarchy.mac_units, hierarchy.clock_hz)
-
-
-def active_loops(mapping: Mapping) -> Mapping:
-    """The same nest without loops of one iteration."""
-    return Mapping(tuple(n for n in mapping.nodes if not isinstance(n, Loop | Spatial) or n.factor > 1))

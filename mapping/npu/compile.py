@@ -228,8 +228,7 @@ def _attention(
     part_heads = min(heads, fits_heads) if fits_heads else 1 if fused else heads
     part_rows = part_rows if fused else rows
     parts = math.ceil(heads / part_heads) * math.ceil(rows / part_rows)
-    number_format = arithmetic
-    formats = (number_format, number_format, number_format)
+    formats = (arithmetic, arithmetic, arithmetic)
 
     def one(m: int, n: int, k: int) -> Product:
         given = [("g", part_heads, "g"), ("m", m, "p"), ("n", n, "f"), ("k", k, "w")]

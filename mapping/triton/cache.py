@@ -16,18 +16,17 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import OutputError
-from ...files import write_atomically
+from ...files import cache_folder, write_atomically
 
 _MAGIC = b"presilicon kernel 1\n"
 #: The folder is kept below this size; the entries that were used longest ago go first.
 LIMIT_BYTES = 512 * 2**20
 
 
-def cache_folder() -> Path:
-    """``$PRESILICON_CACHE``, or ``presilicon`` in the user's cache folder; kernels lie in ``kernels`` below it."""
-    own = os.environ.get("PRESILICON_CACHE")
-    base = Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "presilicon"
-    return base / "kernels"
+def kernel_folder() -> Path | None:
+    """``kernels`` in `presilicon.files.cache_folder`; None where nothing is to be kept."""
+    base = cache_folder()
+    return base / "kernels" if base else None
 
 
 def load(folder: Path, key: str) -> tuple[dict[str, Any], dict[str, bytes]] | None:

@@ -8,7 +8,7 @@ from functools import cached_property
 
 import networkx as nx
 
-from .sass import INSTRUCTION_BYTES, Instruction, Listing, SourceLine
+from .sass import INSTRUCTION_BYTES, Instruction, Listing
 
 _JUMPS = frozenset({"BRA", "BRX", "JMP", "JMX", "EXIT", "RET", "CALL", "KILL", "BPT"})
 
@@ -103,10 +103,6 @@ class ControlFlow:
     def loops(self) -> tuple[Loop, ...]:
         """Natural loops, outer ones first, then by address."""
         return tuple(_loops(self))
-
-    def line_of(self, block: int) -> SourceLine | None:
-        """Source line of a block's last instruction that has one."""
-        return next((i.source for i in reversed(self.blocks[block].instructions) if i.source), None)
 
 
 def control_flow(listing: Listing) -> ControlFlow:

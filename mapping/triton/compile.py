@@ -220,7 +220,7 @@ def compile_launch(launch: Launch, *, cached: bool = True, folder: Path | None =
     cached
         False compiles anew and leaves the cache alone.
     folder
-        Cache folder; `cache_folder` by default.
+        Cache folder; `cache.kernel_folder` by default.
 
     Raises
     ------
@@ -228,11 +228,11 @@ def compile_launch(launch: Launch, *, cached: bool = True, folder: Path | None =
         The kernel does not compile; the message is Triton's (or ptxas's), behind the kernel's file and line.
     """
     key = content_key(launch)
-    folder = folder or cache.cache_folder()
-    entry = cache.load(folder, key) if cached else None
+    folder = (folder or cache.kernel_folder()) if cached else None
+    entry = cache.load(folder, key) if folder else None
     if entry is None or not {*_TEXTS, "cubin"} <= entry[1].keys():
         entry = _compile(launch)
-        if cached:
+        if folder:
             cache.store(folder, key, *entry)
     head, parts = entry
     function = launch.function

@@ -165,7 +165,7 @@ def _compiled(name: str) -> Callable[..., Any] | None:
 
 @cache
 def _register(register_jitable: Any) -> None:
-    for helper in (kernels.earliest, kernels.issue, kernels.row_state, kernels.refresh_now):
+    for helper in (kernels.earliest, kernels.issue, kernels.row_state, kernels.first_closed, kernels.refresh_now):
         register_jitable(helper)
 
 

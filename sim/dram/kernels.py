@@ -92,6 +92,21 @@ def row_state(command: int, bank: int, row: int, tables: Any, rows: Any) -> int:
     return 1 if closed == count[command] else 2
 
 
+def first_closed(command: int, bank: int, row: int, tables: Any, rows: Any) -> int:
+    """First closed bank of those that a command addresses, where all others are open at the row; -1 where one is open at another."""
+    align, modulo, count, stride = tables[0], tables[1], tables[2], tables[3]
+    base = (bank - bank % align[command]) % modulo[command]
+    found = -1
+    for index in range(count[command]):
+        at = base + index * stride[command]
+        if rows[at] == -1:
+            if found < 0:
+                found = at
+        elif rows[at] != row:
+            return -1
+    return found
+
+
 def refresh_now(base: int, refresh: int, closer: int, due: int, now: int, tables: Any, ready: Any, rows: Any, ring: Any,
                 ring_at: Any, width: int, deepest: int, issued: int, out_cycle: Any, out_command: Any, out_bank: Any,
                 out_row: Any) -> int:
@@ -120,7 +135,7 @@ def in_order(commands: Any, banks: Any, row_of: Any, waits: Any, tables: Any, re
 
     Returns the number of commands issued, or -1 where the output arrays are too short.
     """
-    align, modulo = tables[0], tables[1]
+    align, modulo, count = tables[0], tables[1], tables[2]
     needs, opener, closer, bus, mode = tables[19], tables[21], tables[22], tables[23], tables[24]
     issued = 0
     now_row, now_column, last = start - 1, start - 1, start
@@ -134,15 +149,19 @@ def in_order(commands: Any, banks: Any, row_of: Any, waits: Any, tables: Any, re
         while True:
             if issued + 2 * parts + 2 > len(out_cycle):
                 return -1
-            command = final
+            command, at = final, bank
             if needs[final] == 1:
                 state = row_state(final, bank, row, tables, rows)
                 if state == 1:
                     command = opener[final]
                 elif state == 2:
                     command = closer[final]
+                    if count[opener[final]] < count[final]:  # the opener opens a part of what the command addresses
+                        closed = first_closed(final, bank, row, tables, rows)
+                        if closed >= 0 and row_state(opener[final], closed, row, tables, rows) == 1:
+                            command, at = opener[final], closed
             free = now_row if bus[command] == 0 else now_column
-            cycle = max(earliest(command, bank, tables, ready, ring, ring_at, width, deepest), free + 1, floor)
+            cycle = max(earliest(command, at, tables, ready, ring, ring_at, width, deepest), free + 1, floor)
             in_row = needs[final] == 1 and command == final
             if interval > 0 and cycle >= due and (not in_row or cycle >= due + 8 * interval):
                 first, after = (turn, turn + 1) if rotate > 0 else (0, parts)
@@ -156,8 +175,8 @@ def in_order(commands: Any, banks: Any, row_of: Any, waits: Any, tables: Any, re
             if mode[final] > 0 and mode[final] != current and switch >= 0:
                 current = mode[final]
                 command = switch
-            issue(command, bank, row, cycle, tables, ready, rows, ring, ring_at, width, deepest)
-            out_cycle[issued], out_command[issued], out_bank[issued], out_row[issued] = cycle, command, bank, row
+            issue(command, at, row, cycle, tables, ready, rows, ring, ring_at, width, deepest)
+            out_cycle[issued], out_command[issued], out_bank[issued], out_row[issued] = cycle, command, at, row
             issued += 1
             if bus[command] == 0:
                 now_row = cycle

@@ -4,29 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ...arch import Estimate, System
-from ...arch.dram import DramDevice
 from ...arch.hybrid_spec import HybridSystem, NpuSide, PimSide
 from ...errors import MappingError
 from ...mapping import pim as forms
 from ...mapping.gpu.machine import Machine
 from ...mapping.npu_side import npu_estimate
 from ...mapping.packing import Packing, pack
-from ...mapping.pim_attention import Heads, RequestCosts, request_costs, tile_cycles
+from ...mapping.pim_attention import CROSSED, PATH, Heads, RequestCosts, refreshed, request_costs, tile_cycles
+from ...mapping.pim_gemv import newton_shape
 from ...mapping.placement import is_decode_attention, is_linear
 from ...mapping.tiled_side import tiled_estimate
 from ...workloads.graph import OpGraph
 from ...workloads.op import Op
 from ..gpu_run import estimate_ops
-
-#: Parts of the path from a cell to the processor, in order (names of a DRAM file's energies).
-PATH = ("activate", "cell", "column", "bankgroup", "tsv", "io")
-#: How much of it a read by units crosses, by where they are.
-CROSSED = {"bank": 2, "bank-pair": 2, "bg": 3, "bankgroup": 3, "buffer": 5, "pseudochannel": 5, "logic": 5}
 
 
 @dataclass(frozen=True)
@@ -64,15 +59,11 @@ def _mean_context(op: Op, lengths: Sequence[int] | None) -> Op:
     """Attention of requests of several lengths as that of equal ones, with as many bytes."""
     if lengths is None or not is_decode_attention(op):
         return op
-    from dataclasses import replace
-
     return replace(op, dims={**op.dims, "s": max(1, round(sum(lengths) / len(lengths)))})
 
 
 def _with_dram_energy(estimate: Estimate, system: HybridSystem) -> Estimate:
     """Ordinary accesses cross the whole path from the cells."""
-    from dataclasses import replace
-
     energy = system.pim.device.energy if system.pim is not None else {}
     per_bit = sum(energy.get(part, 0.0) for part in PATH) or _HBM_J_PER_BIT
     return replace(estimate, energy_j={**estimate.energy_j, "dram": estimate.bytes_moved.get("dram", 0.0) * 8.0 * per_bit})
@@ -121,7 +112,7 @@ def _attention(op: Op, system: HybridSystem, lengths: Sequence[int] | None) -> P
     packing = pack(np.repeat(costs.cycles, costs.items), side.channels, system.plan.packing)
     cycle_s = side.device.cycle_s
     time_s = side.host_s + packing.busiest * cycle_s
-    crossed = CROSSED.get(side.level if side.kernel == "attacc" else ("logic" if side.kernel == "logic" else "bank"), 2)
+    crossed = CROSSED[side.level if side.kernel == "attacc" else "logic" if side.kernel == "logic" else "bank"]
     energy = side.device.energy
     read_j = sum(energy.get(part, 0.0) for part in PATH[:crossed])
     path_j = sum(energy.get(part, 0.0) for part in PATH[crossed:])
@@ -145,7 +136,7 @@ def _linear(op: Op, side: PimSide) -> Estimate | None:
         element_bytes = max(1, round(bits / 8))
         cycles = rows * float(forms.best_gemv(device, math.ceil(d["n"] / side.count), d["k"], element_bytes=element_bytes).cycles)
     elif side.kernel == "newton":
-        cycles = rows * _newton_gemv(side, d["n"], d["k"], bits)
+        cycles = rows * _newton_cycles(side, d["n"], d["k"], bits)
     elif side.kernel == "logic":
         org = device.organisation
         rate = side.scale * org.column_bytes * org.pseudo_channels / device.timings["tBL"] * side.channels
@@ -165,21 +156,12 @@ def _linear(op: Op, side: PimSide) -> Estimate | None:
                   "pim mac": op.scalar_ops("mac") * device.energy.get("mac_j", 0.0)})
 
 
-def _newton_gemv(side: PimSide, outputs: int, inputs: int, bits: float) -> float:
-    """Cycles of one vector: outputs over all banks, inputs in rows; the global buffer is written once a block of inputs."""
-    device: DramDevice = side.device
-    assert device.pim is not None
-    org, per_row = device.organisation, int(device.organisation.row_bytes * 8 // bits)
-    groups = math.ceil(outputs / (side.channels * org.banks_per_channel))
-    pages, rest = divmod(inputs, per_row)
-    width = device.pim.width_bytes * 8 / bits
-    blocks = [per_row] * pages + ([rest] if rest else [])
-    if groups * len(blocks) > org.rows:
-        raise MappingError(f"{device.name}: a matrix of {outputs} x {inputs} takes {groups * len(blocks)} rows of every bank; "
-                           f"there are {org.rows}")
-    body = sum(device.timings["tGWRITE"] + groups * tile_cycles(device, math.ceil(block / width)) for block in blocks)
-    assert device.refresh is not None
-    return body / (1.0 - device.timings[device.refresh.duration] / device.timings[device.refresh.interval])
+def _newton_cycles(side: PimSide, outputs: int, inputs: int, bits: float) -> float:
+    """Cycles of one vector on the channels of all stacks, buffer writes and mean refresh included."""
+    device = side.device
+    groups, blocks = newton_shape(device, outputs, inputs, bits=bits, channels=side.channels)
+    body = sum(device.timings["tGWRITE"] + groups * tile_cycles(device, columns) for columns in blocks)
+    return float(refreshed(device, np.array(body, dtype=np.float64)))
 
 
 def seconds(costs: Mapping[str, tuple[Estimate, str, str]], units: Mapping[str, PimCost]) -> dict[str, dict[str, float]]:

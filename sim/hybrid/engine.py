@@ -90,7 +90,7 @@ def play(tasks: Sequence[Task], *, blocked: bool, scratchpad_bytes: float = 0.0)
     Raises
     ------
     PresiliconError
-        A task needs one that does not come before it.
+        A task needs one that does not come before it, or weights fetched ahead fill the scratchpad for good.
     """
     env = simpy.Environment()
     lanes = {lane: simpy.PriorityResource(env) for lane in dict.fromkeys(task.lane for task in tasks)}
@@ -108,6 +108,9 @@ def play(tasks: Sequence[Task], *, blocked: bool, scratchpad_bytes: float = 0.0)
             raise PresiliconError(f"task {task.name!r} needs a task that does not come before it")
         env.process(_run(env, position, task, tasks, lanes, memory if blocked and task.memory else None, done, state, fetched, room))
     env.run()
+    stuck = [task.name for task, event in zip(tasks, done, strict=True) if not event.processed]
+    if stuck:
+        raise PresiliconError(f"task {stuck[0]!r} and {len(stuck) - 1} more never ran: weights fetched ahead fill the scratchpad")
     end = max((span.start_s + span.duration_s for span in state.spans), default=0.0)
     return Played(end, tuple(sorted(state.spans, key=lambda s: (s.start_s, s.lane))), dict(state.busy), dict(state.waited))
 
@@ -134,7 +137,7 @@ def _run(env: simpy.Environment, position: int, task: Task, tasks: Sequence[Task
     ready = float(env.now)
     with lanes[task.lane].request(priority=position) as turn:
         yield turn
-        idle_from = max(state.free_at[task.lane], 0.0)
+        idle_from = state.free_at[task.lane]
         if ready > idle_from and cause and cause != task.lane:
             state.waited[task.lane, cause] += ready - idle_from
         held = None

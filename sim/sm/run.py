@@ -64,10 +64,9 @@ def simulate_kernel(compiled: CompiledKernel, launch: Launch, system: System, *,
     if occupancy.problem or not occupancy.ctas:
         raise KernelError(f"{launch.name} cannot launch on {system.name}: {occupancy.problem or 'no CTA fits an SM'}")
     if fidelity == "tile":
-        from .tile import simulate_tile  # type: ignore[import-not-found,unused-ignore]
+        from .tile import simulate_tile
 
-        result: KernelRun = simulate_tile(compiled, launch, system, warm_l2=warm_l2)
-        return result
+        return simulate_tile(compiled, launch, system, warm_l2=warm_l2)
     kernel, plan = prepare(compiled, launch, system, occupancy, warm_l2)
     found, spent = run_grid(kernel, plan, partial(run_sm, record=record))
     return grid_result(kernel, plan, found, spent, occupancy)

@@ -33,7 +33,7 @@ def trace(module: Any, *args: Any, **kwargs: Any) -> OpGraph:
 def trace_model(model: str | Path, **options: Any) -> OpGraph:
     """Trace a model by built-in name, from a Hugging Face ``config.json``, or from ``file.py:function``.
 
-    See `presilicon.workloads.models.trace_model` for the options (phase, batch, seq, context, dtype, strict).
+    See `presilicon.workloads.models.trace_model` for the options (phase, batch, seq, context, dtype, attention, scans, ...).
     """
     from .workloads.models import trace_model as run
 
@@ -79,7 +79,7 @@ def simulate(
 
 
 def compare(reports: Sequence[Report]) -> pd.DataFrame:
-    """One row per report: time, interval, tokens/s, energy, what limits, whether it fits; the fastest has speedup 1 over itself.
+    """One row per report: time, interval, tokens/s, energy, what limits, whether it fits.
 
     ``speedup`` is the first report's time over each one's.
     """

@@ -87,7 +87,7 @@ SystemOption = Annotated[str, typer.Option("--system", help="Name (see `presilic
 RuntimeOption = Annotated[
     RuntimeName, typer.Option(help=("eager: the CPU launches each kernel; cudagraph: captured; compiled: captured and fused."))
 ]
-FidelityOption = Annotated[FidelityName, typer.Option(help="analytic: closed forms; tile: tiles played out on the SMs.")]
+FidelityOption = Annotated[FidelityName, typer.Option(help="analytic: closed forms; tile: tiles played out in time.")]
 
 
 @app.callback()
@@ -171,7 +171,7 @@ def predict(
     strict: Strict = False,
     override: Annotated[list[str] | None, typer.Option("--set", help=("PATH=VALUE, such as dram.bandwidth='4 TB/s'; repeatable."))] = None,
     top: Annotated[int, typer.Option(help="Ops to list.", min=1)] = 10,
-    out: Annotated[Path | None, typer.Option(help="Folder for the tables, timeline and roofline.")] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder for the tables, timeline and roofline.")] = None,
 ) -> None:
     """Predict one step of a model on one system or several."""
     from .api import simulate
@@ -304,21 +304,22 @@ def systems(name: Annotated[str | None, typer.Argument(help="One system: show ev
         rows = []
         for each in arch.names():
             s = arch.load(each)
-            peak = max((s.peaks_flops_per_s[a] for a in ("bf16", "fp16", "int8") if a in s.peaks_flops_per_s), default=0.0)
+            peaks = s.peaks_flops_per_s
+            arithmetic = next((a for a in ("bf16", "fp16", "int8") if a in peaks), max(peaks, key=lambda a: peaks[a]))
             rows.append(
                 (
                     s.name,
                     s.title,
                     s.kind,
                     s.generation or "-",
-                    format_si(peak, "FLOP/s"),
+                    f"{format_si(peaks[arithmetic], 'FLOP/s')} {arithmetic}",
                     format_si(s.ceilings_bytes_per_s["dram"], "B/s"),
                     format_si(s.memory_bytes, "B"),
                     ", ".join(sorted(s.intervals)) or "-",
                 )
             )
         left = ("name", "device", "kind", "generation")
-        right = ("16-bit or int8 peak", "DRAM", "memory")
+        right = ("peak", "DRAM", "memory")
         columns = [(n, "left") for n in left] + [(n, "right") for n in right] + [("calibrated", "left")]
         console.print(make_table("", columns, rows))
         return
@@ -490,12 +491,13 @@ def cases(
         console.print(line, highlight=False, markup=False)
     if out is not None:
         to_csv(results, out)
+        console.print(f"wrote {out}", highlight=False, markup=False)
     if not results.all_within:
         raise typer.Exit(1)
 
 
 @app.command()
-def demo(out: Annotated[Path, typer.Option(help="Folder for what the demo writes.")] = Path("demo-out")) -> None:
+def demo(out: Annotated[Path, typer.Option("-o", "--out", help="Folder for what the demo writes.")] = Path("demo-out")) -> None:
     """Llama-3-8B, prefill and decode, predicted on an A100, an L40S and an H100."""
     from .demo import run
 

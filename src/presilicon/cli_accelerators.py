@@ -90,8 +90,8 @@ def map_(
         _print_graph(loaded, system, objective, limits, time_limit, console)
         return
     if several:
-        chosen = cascade if loaded is None else cascade_from_graph(loaded, [part.strip() for part in str(name).split(",")])
-        result = map_cascade(str(chosen) if loaded is None else chosen, system, objective.value, fuse=fuse, time_limit_s=time_limit)  # type: ignore[arg-type]
+        chosen = str(cascade) if loaded is None else cascade_from_graph(loaded, [part.strip() for part in str(name).split(",")])
+        result = map_cascade(chosen, system, objective.value, fuse=fuse, time_limit_s=time_limit)
         console.print(str(result), highlight=False, markup=False)
         return
     if loaded is not None and name not in loaded.nx:
@@ -127,6 +127,8 @@ def map_(
         from .plots import svg
 
         write_atomically(picture, svg(answer.picture()))
+    for written in filter(None, (to_timeloop, picture)):
+        console.print(f"wrote {written}", highlight=False, markup=False)
 
 
 def _counted(op: Op, system: str, objective: ObjectiveName, path: Path) -> MappingResult:

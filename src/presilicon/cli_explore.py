@@ -21,7 +21,7 @@ StudyFile = Annotated[Path, typer.Argument(metavar="STUDY", help="Study file (YA
 def sweep(
     study: StudyFile,
     out: Annotated[Path, typer.Option("-o", "--out", help="Results folder; one that holds part of this study is completed.")],
-    workers: Annotated[int, typer.Option(help="Processes of this machine.", min=1)] = 1,
+    workers: Annotated[int, typer.Option("--jobs", "--workers", help="Processes of this machine.", min=1)] = 1,
     dask: Annotated[str | None, typer.Option(help="Address or scheduler file of a dask cluster that exists.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say how many points, how long and how large; write nothing.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask before a sweep of more than ten million points.")] = False,

@@ -30,7 +30,9 @@ def kernel(
     fidelity: Annotated[KernelFidelity, typer.Option(help="tile: operations on tiles; cycle: machine code.")] = KernelFidelity.TILE,
     lines: Annotated[bool, typer.Option("--lines", help="Print the annotated source.")] = False,
     perfetto: Annotated[Path | None, typer.Option(help="File for one SM's timeline, for ui.perfetto.dev.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for the answers (JSON) and the cost of each source line (CSV).")] = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="Folder for the answers (JSON) and the cost of each source line (CSV).")
+    ] = None,
     top: Annotated[int, typer.Option(help="Source lines to list.", min=0)] = 10,
     fresh: Annotated[bool, typer.Option("--fresh", help="Predict again although the answer is known.")] = False,
 ) -> None:
@@ -115,7 +117,7 @@ def tune(
     space: Annotated[Path | None, typer.Option(help="YAML: names with lists of values, or a list of configs under `configs`.")] = None,
     grid: Annotated[str | None, typer.Option(help="Space as text: 'BLOCK_M=64,128 num_warps=4,8 num_stages=2,3'.")] = None,
     launch: Annotated[int | None, typer.Option(help="Only this launch of the kernel; default: the sum over all of them.", min=0)] = None,
-    fidelity: Annotated[KernelFidelity, typer.Option(help="tile or cycle.")] = KernelFidelity.TILE,
+    fidelity: Annotated[KernelFidelity, typer.Option(help="tile: operations on tiles; cycle: machine code.")] = KernelFidelity.TILE,
     jobs: Annotated[int | None, typer.Option(help="Processes; default: one a CPU core.", min=1)] = None,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="CSV of all configs.")] = None,
 ) -> None:

@@ -1,4 +1,4 @@
-"""Writing files so that nothing is ever half written."""
+"""Writing files so that nothing is ever half written, and the folder of what is kept between runs."""
 
 from __future__ import annotations
 
@@ -10,6 +10,17 @@ from pathlib import Path
 from typing import BinaryIO
 
 from .errors import OutputError
+
+
+def cache_folder() -> Path | None:
+    """Folder of what is kept between runs: ``$PRESILICON_CACHE``, or ``presilicon`` in the user's cache folder.
+
+    None where that variable is ``off``: nothing is kept.
+    """
+    own = os.environ.get("PRESILICON_CACHE")
+    if own:
+        return None if own == "off" else Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "presilicon"
 
 
 def check_writable(path: Path) -> None:

@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -258,11 +258,11 @@ def gpu_of(system: System | str | Path) -> System:
     SpecError
         Another kind of system, or a generation without a target.
     """
-    from .arch import load
+    from .arch import System, load
     from .mapping.triton.tools import TARGETS, parse_target
 
-    found: Any = load(system)
-    if getattr(found, "kind", "gpu") != "gpu":
+    found = load(system)
+    if not isinstance(found, System):
         raise SpecError(f"{found.name}: a system of kind {found.kind!r} runs no Triton kernels; give a GPU")
     try:
         parse_target(found.generation)
@@ -310,8 +310,6 @@ def _fingerprint(launch: Launch) -> list[Any]:
 
 
 def _report(run: KernelRun, compiled: CompiledKernel, launch: Launch, system: System, config: str) -> KernelReport:
-    from dataclasses import replace
-
     low, high, rule = interval_of(run, system)
     info = KernelInfo(
         name=launch.name, where=f"{compiled.source_file}:{compiled.source_line}", system=system.name, title=system.title,
@@ -347,8 +345,6 @@ def interval_of(run: KernelRun, system: System) -> tuple[float, float, str]:
         low, high = bounds(system, f"{_FAMILY}.{kind}", np.array(run.time_s))
         return float(low), float(high), str(table["source"])
     family = "fused_moe" if run.tensor_flops else "default"
-    from dataclasses import replace
-
     low, high = bounds(replace(system, intervals={}), family, np.array(run.time_s))
     source = table_for(replace(system, intervals={}), family)[0]["source"]
     return float(low), float(high), f"not calibrated on kernels of this GPU; interval of {family!r}: {source}"

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from .errors import OutputError
-from .files import write_atomically
+from .files import cache_folder, write_atomically
 
 _SCHEMA: Final = 1
 _IMPORT: Final = "import:"
@@ -41,11 +41,10 @@ _CHANGING_EVENTS: Final = ("subprocess.Popen", "os.system", "os.exec", "os.fork"
                            "urllib.Request", "ctypes.dlopen")
 
 
-def memo_folder() -> Path:
-    """Where answers are kept: ``results`` below ``$PRESILICON_CACHE``, or below ``presilicon`` in the user's cache folder."""
-    own = os.environ.get("PRESILICON_CACHE")
-    base = Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "presilicon"
-    return base / "results"
+def memo_folder() -> Path | None:
+    """Where answers are kept: ``results`` in `presilicon.files.cache_folder`; None where nothing is to be kept."""
+    base = cache_folder()
+    return base / "results" if base else None
 
 
 def digest(value: Any) -> str:
@@ -114,8 +113,11 @@ def _listing(folder: str) -> str:
 
 def load(key: str) -> dict[str, Any] | None:
     """The answer kept under a key, if everything that it depended on is as it was."""
+    folder = memo_folder()
+    if folder is None:
+        return None
     try:
-        entry = json.loads((memo_folder() / f"{key}.json").read_bytes())
+        entry = json.loads((folder / f"{key}.json").read_bytes())
         current = (
             all(_content(path) == content for path, content in entry["files"])
             and all(_listing(path) == content for path, content in entry["folders"])
@@ -130,7 +132,8 @@ def load(key: str) -> dict[str, Any] | None:
 def store(key: str, answer: Mapping[str, Any], uses: Uses | None = None) -> bool:
     """Keep an answer, unless what it depends on cannot be known; says whether it was kept."""
     uses = uses or Uses()
-    if uses.reasons:
+    folder = memo_folder()
+    if uses.reasons or folder is None:
         return False
     plain = json.loads(json.dumps(dict(answer)))
     entry = {
@@ -140,7 +143,6 @@ def store(key: str, answer: Mapping[str, Any], uses: Uses | None = None) -> bool
         "folders": sorted((path, _listing(path)) for path in uses.folders),
         "environment": sorted(uses.environment.items(), key=lambda item: item[0]),
     }
-    folder = memo_folder()
     with suppress(OutputError, OSError):
         write_atomically(folder / f"{key}.json", json.dumps(entry).encode())
         _trim(folder)
@@ -196,7 +198,7 @@ def _installed() -> tuple[str, ...]:
     import site
 
     paths = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")} | set(site.getsitepackages())
-    paths |= {site.getusersitepackages(), "/proc", "/sys", "/dev", "/etc", str(memo_folder().parent), *map(str, _own_folders())}
+    paths |= {site.getusersitepackages(), "/proc", "/sys", "/dev", "/etc", str(cache_folder() or ""), *map(str, _own_folders())}
     return tuple(os.path.realpath(path).rstrip("/") + "/" for path in paths if path)
 
 

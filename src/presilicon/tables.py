@@ -84,7 +84,7 @@ def _calibration(report: Report) -> str:
     assumed = f"{len(report.assumed)} numbers assumed (presilicon systems {report.simulation.system.name})"
     sources = report.calibration
     if not sources:
-        return f"none: a {report.simulation.system.kind} has no interval yet; {assumed}"
+        return f"none: there are no intervals for systems of kind {report.simulation.system.kind}; {assumed}"
     own = sum(not text.startswith("not calibrated") for text in sources.values())
     return f"{own} of {len(sources)} kernel families calibrated on this GPU; {assumed}"
 

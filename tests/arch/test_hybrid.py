@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from presilicon.arch import load, names
+from presilicon.arch import dram, load, names
 from presilicon.arch.hybrid import hybrid_from_document
 from presilicon.arch.hybrid_spec import HybridSystem
 from presilicon.errors import PresiliconError, SpecError, UnknownNameError
@@ -98,3 +101,14 @@ def test_unknown_keys_are_named() -> None:
         hybrid_from_document(document)
     with pytest.raises(UnknownNameError, match="fabirc"):
         hybrid_from_document({**dict(_system().document), "fabirc": {}})
+
+
+def test_overrides_find_the_memory_beside_the_device_file(tmp_path: Path) -> None:
+    shutil.copy(dram.FOLDER / "neupims-hbm2.yaml", tmp_path / "mine.yaml")
+    document = copy.deepcopy(dict(_system().document))
+    document["pim"]["dram"]["value"] = "mine.yaml"
+    (tmp_path / "device.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
+    found = load(tmp_path / "device.yaml").override({"devices": 2})
+    assert isinstance(found, HybridSystem)
+    assert found.devices == 2
+    assert found.pim == _system().pim

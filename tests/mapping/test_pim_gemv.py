@@ -43,7 +43,7 @@ def test_every_device_reports_its_gap(name: str, outputs: int, inputs: int, batc
 def test_aim_batches_equal_their_commands(outputs: int, inputs: int, batch: int, order: pim.Order) -> None:
     closed = pim.aim_gemv(AIM, outputs, inputs, batch=batch, order=order, refresh=False)
     assert closed.cycles == aim.gemv(AIM, outputs, inputs, batch=batch, order=order, refresh="off").cycles
-    assert closed.cycles > (batch - 1) * pim.aim_gemv(AIM, outputs, inputs, order=order, refresh=False).cycles
+    assert closed.cycles > pim.aim_gemv(AIM, outputs, inputs, batch=batch - 1, order=order, refresh=False).cycles
 
 
 def test_attacc_by_hand() -> None:

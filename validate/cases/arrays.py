@@ -128,8 +128,6 @@ def encoded_digits(sigma: float) -> float:
     return nonzero_digits(sigma)
 
 
-
-
 @measures.add("1")
 def digit_load_reduction(sigma: float) -> float:
     """Share of the four radix-4 digits of rounded normal int8 values that are zero; see `presilicon.arch.pe.nonzero_digits`.

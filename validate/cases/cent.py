@@ -8,20 +8,17 @@ from ...arch import AnySystem, System
 from ...arch.hybrid_spec import HybridSystem
 from ...errors import CaseError
 from ...mapping.cent import Llama, Token, token
-from ...workloads.models import load_config
 from .registry import measures
-from .serving import llama_step, sizes
+from .serving import MEMORY_SHARE, llama_config, llama_step, sizes
 from .simulated import _simulate, step_time, tensor_parallel_step_time
 
 #: Tokens of a request, prompt and answer, and between two that are computed (CENT: 512 and 3,584, every 128th).
 _PROMPT, _ALL, _STEP = 512, 4096, 128
-#: Share of a GPU's memory that vLLM takes (its default, gpu_memory_utilization).
-_MEMORY = 0.9
 _PHASES = {"prefill": (1, _PROMPT), "decode": (_PROMPT + 1, _ALL), "all": (1, _ALL)}
 
 
 def _llama(name: str) -> Llama:
-    _, config = load_config(name)
+    _, config = llama_config(name)
     return Llama(config["num_hidden_layers"], config["hidden_size"], config["intermediate_size"], config["num_attention_heads"],
                  config["num_key_value_heads"], config["vocab_size"])
 
@@ -54,7 +51,7 @@ def _tokens(system: AnySystem, model: str, devices: int, phase: str) -> list[Tok
 def gpu_batch(system: System, model: str, gpus: int) -> int:
     """Requests of 4,096 tokens whose caches fit beside the weights in the memory that vLLM takes."""
     weights, cache = sizes(model)
-    return max(1, int((_MEMORY * gpus * system.memory_bytes - weights) // (cache * _ALL)))
+    return max(1, int((MEMORY_SHARE * gpus * system.memory_bytes - weights) // (cache * _ALL)))
 
 
 def gpu_seconds(system: System, model: str, gpus: int, phase: str) -> tuple[float, int]:

@@ -18,13 +18,11 @@ from ...arch import System
 from ...errors import CaseError
 from ...workloads.requests import NAMED
 from .registry import measures
-from .serving import llama_config, llama_step, sizes
+from .serving import MEMORY_SHARE, llama_config, llama_step, sizes
 from .simulated import step_time, tensor_parallel_step_time
 
-#: Round trip and bandwidth of a card between GPUs (Lamina, its own network stack).
-ROUND_TRIP_S, CARD = 33.0e-6, 45.7e9
-#: Share of the memory that vLLM takes by default.
-_MEMORY = 0.9
+#: Round trip in seconds and bandwidth of a network card between GPUs (Lamina, its own network stack).
+ROUND_TRIP_S, CARD_BYTES_PER_S = 33.0e-6, 45.7e9
 #: Requests that vLLM runs at once at most by default (max_num_seqs).
 _MOST = 256
 _STATISTICS: Final[Mapping[str, Callable[[Sequence[float]], float]]] = {"least": np.min, "mean": np.mean, "largest": np.max}
@@ -42,8 +40,8 @@ def batches(model: str, trace: str, gpu: System, attender: System, gpus: int, at
     """Requests at a time on whole GPUs, and with attention workers."""
     weights, cache = sizes(model)
     each = cache * context(trace)
-    whole = int((_MEMORY * gpus * gpu.memory_bytes - weights) // each)
-    return min(_MOST, max(1, whole)), max(1, int(_MEMORY * attenders * attender.memory_bytes // each))
+    whole = int((MEMORY_SHARE * gpus * gpu.memory_bytes - weights) // each)
+    return min(_MOST, max(1, whole)), max(1, int(MEMORY_SHARE * attenders * attender.memory_bytes // each))
 
 
 def _step(model: str, gpu: System, devices: int, batch: int, keys: int, parts: tuple[str, ...] = ("products", "attention")) -> float:
@@ -63,7 +61,7 @@ def token_s(model: str, trace: str, gpu: System, attender: System, workers: int,
     size, keys = -(-batch // parts), context(trace)
     products = _step(model, gpu, workers, size, keys, ("products",))
     attending = step_time(llama_step(model, attenders, size, 1, keys, ("attention",)), attender)
-    network = layers * (ROUND_TRIP_S + 2.0 * size * (2 * hidden + 2 * kv) / (CARD * workers))
+    network = layers * (ROUND_TRIP_S + 2.0 * size * (2 * hidden + 2 * kv) / (CARD_BYTES_PER_S * workers))
     alone = products + attending + network
     return max(alone, 2 * products, 2 * attending) if parts == 2 else alone
 

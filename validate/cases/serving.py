@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
+from typing import Any, Final
 
 from ...errors import CaseError
 from ...workloads import Op, OpGraph, tensor
@@ -14,9 +14,18 @@ _EXTRA = {"llama-33b": {"hidden_size": 6656, "intermediate_size": 17920, "num_hi
                         "num_key_value_heads": 52, "vocab_size": 32000}}
 
 
+#: Share of a GPU's memory that vLLM takes (its default, gpu_memory_utilization).
+MEMORY_SHARE: Final = 0.9
+
+
 def llama_config(model: str) -> tuple[str, dict[str, Any]]:
-    """Name and sizes of a Llama by its name."""
-    return (model, _EXTRA[model]) if model in _EXTRA else load_config(model)
+    """Name and sizes of a Llama by its name; CaseError for a model of another kind, whose configuration lacks one of them."""
+    name, config = (model, _EXTRA[model]) if model in _EXTRA else load_config(model)
+    config = {**config, "num_key_value_heads": config.get("num_key_value_heads") or config.get("num_attention_heads")}
+    lacking = [size for size in _EXTRA["llama-33b"] if not config.get(size)]
+    if lacking:
+        raise CaseError(f"{model}: expected a model like Llama; its configuration lacks {', '.join(lacking)}")
+    return name, config
 
 
 def llama_step(
@@ -39,7 +48,7 @@ def llama_step(
     """
     name, config = llama_config(model)
     hidden, ffn, layers = config["hidden_size"], config["intermediate_size"], config["num_hidden_layers"]
-    heads, kv = config["num_attention_heads"], config.get("num_key_value_heads") or config["num_attention_heads"]
+    heads, kv = config["num_attention_heads"], config["num_key_value_heads"]
     vocabulary, dim = config["vocab_size"], hidden // heads
     if heads % devices or kv % devices:
         raise CaseError(f"{name}: {heads} heads and {kv} KV heads over {devices} devices do not divide")
@@ -80,6 +89,6 @@ def sizes(model: str) -> tuple[float, float]:
     """Bytes of the weights, and of one token's keys and values, at 16 bits."""
     _, c = llama_config(model)
     hidden, layers, heads = c["hidden_size"], c["num_hidden_layers"], c["num_attention_heads"]
-    kv = (c.get("num_key_value_heads") or heads) * (hidden // heads)
+    kv = c["num_key_value_heads"] * (hidden // heads)
     weights = layers * hidden * (2.0 * hidden + 2.0 * kv + 3.0 * c["intermediate_size"]) + 2.0 * c["vocab_size"] * hidden
     return 2.0 * weights, 4.0 * layers * kv

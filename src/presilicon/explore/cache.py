@@ -8,23 +8,23 @@ silently none: it saves time, and nothing else depends on it.
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
 from collections.abc import Iterable, Mapping
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, Final
 
+from ..files import cache_folder
+
 #: Entries of one cache file; about 1 kB each.
 MOST_ENTRIES: Final = 200_000
 _WAIT_S: Final = 10.0
 
 
-def default_cache() -> Path:
-    """File of the user's cache: under ``PRESILICON_CACHE``, or else ``XDG_CACHE_HOME`` or ``~/.cache``."""
-    own = os.environ.get("PRESILICON_CACHE")
-    base = Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "presilicon"
-    return base / "points.sqlite"
+def default_cache() -> Path | None:
+    """File in the user's cache folder; None where nothing is to be kept."""
+    base = cache_folder()
+    return base / "points.sqlite" if base else None
 
 
 class Cache:

@@ -72,9 +72,9 @@ class Subject:
     @property
     def vectorised(self) -> bool:
         """Whether many designs go through the models at once."""
-        from .vector import closed
+        from .vector import in_closed_form
 
-        return isinstance(self.system, System) and closed(self.graph)
+        return isinstance(self.system, System) and in_closed_form(self.graph)
 
 
 @cache
@@ -169,10 +169,8 @@ def _workload_columns(subject: Subject, count: int) -> dict[str, Any]:
 
 def _costs(system: AnySystem, columns: Columns, count: int) -> dict[str, np.ndarray]:
     """Area, power and cost of each design, where `presilicon.arch.area` has a model of the kind of system."""
-    try:
-        from ..arch.area import design_costs
-    except ImportError:
-        return {}
+    from ..arch.area import design_costs
+
     found: Mapping[str, Any] = design_costs(system, columns)
     return {name: np.broadcast_to(np.asarray(values, dtype=float), (count,)) for name, values in found.items()}
 

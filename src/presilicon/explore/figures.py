@@ -49,11 +49,6 @@ def unit_of(column: str) -> str:
     return "" if unit == "1" else unit
 
 
-def numeric_columns(frame: pd.DataFrame) -> list[str]:
-    """Columns of numbers that vary in name order of the frame."""
-    return [str(c) for c in frame.columns if frame[c].dtype.kind in "fiu"]
-
-
 def _column(frame: pd.DataFrame, name: str) -> Any:
     if name not in frame:
         raise UnknownNameError("column", name, [str(c) for c in frame.columns])

@@ -112,7 +112,7 @@ class ResultsFolder:
             "code_version": self.version,
             "study_hash": self.identity,
             "identity": study_identity(self.study),
-            "study": _resolved(self.study),
+            "study": resolved_document(self.study),
         }
         payload = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=140).encode()
         if not manifest.exists() or manifest.read_bytes() != payload:
@@ -163,7 +163,7 @@ class ResultsFolder:
         return graph
 
 
-def _resolved(study: Study) -> dict[str, Any]:
+def resolved_document(study: Study) -> dict[str, Any]:
     """The study's document with paths that lead to their files from anywhere."""
     document = dict(study.document)
     workloads = []

@@ -20,7 +20,7 @@ from ..errors import OutputError, PresiliconError, UnknownNameError, shown
 from ..files import replacing, write_atomically
 from ..workloads.graph import OpGraph
 from .evaluate import code_version, graph_of
-from .folder import ResultsFolder, _resolved, study_identity
+from .folder import ResultsFolder, resolved_document, study_identity
 from .pareto import as_minimised, hypervolume, non_dominated
 from .space import Dimension, dimensions, evaluate_points
 from .study import OBJECTIVES, Study, Workload, load_study
@@ -406,5 +406,5 @@ def _write(result: Exploration, folder: Path) -> None:
             frame.to_parquet(stream, index=False)
     if len(front):
         write_atomically(folder / "front.svg", svg(front_figure(result.frame, result.objectives, title=result.study.name)))
-    manifest = dict(result.info) | {"name": result.study.name, "study": _resolved(result.study)}
+    manifest = dict(result.info) | {"name": result.study.name, "study": resolved_document(result.study)}
     write_atomically(folder / MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())

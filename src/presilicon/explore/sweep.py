@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import tempfile
 import time
@@ -107,7 +106,7 @@ def sweep(
     points = check_size(study, yes)
     temporary = tempfile.TemporaryDirectory(prefix="presilicon-sweep-") if out is None else None
     folder = Path(temporary.name if temporary else str(out))
-    cache = default_cache() if use_cache and os.environ.get("PRESILICON_CACHE") != "off" else None
+    cache = default_cache() if use_cache else None
     with ResultsFolder(folder, study, code_version()) as results:
         graphs = {workload: results.graph(workload) for workload in study.workloads}
         dead = _run(results, design_points(study), subjects(study, graphs, cache), points, workers, dask, progress)

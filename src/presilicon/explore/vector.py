@@ -78,7 +78,7 @@ def _is_optimizer(op: Op) -> bool:
     return bool(op.attributes.get("pass") == "optimizer")
 
 
-def closed(graph: OpGraph) -> bool:
+def in_closed_form(graph: OpGraph) -> bool:
     """Whether the host's closed form covers a graph: no pipeline, and no collectives that run beside the backward pass."""
     return parallel.degrees(graph).get("pp", 1) == 1 and not any(op.attributes.get("overlap") for op in graph)
 

@@ -23,6 +23,12 @@ def factorisations(number: int, slots: int) -> Iterator[tuple[int, ...]]:
 
 def mappings(problem: Problem) -> Iterator[Mapping]:
     """All nests: tiles in every order, factors in every place, loops of one place in every order."""
+    for skeleton in _skeletons(problem):
+        yield from _filled(problem, skeleton)
+
+
+def _skeletons(problem: Problem) -> Iterator[list[Keep | tuple[Fanout, str]]]:
+    """Tiles in every order, each memory's above the axes of the fanouts below it."""
     per_level = []
     for i, memory in enumerate(problem.memories):
         kept = [Keep(t.name, memory.name) for t in problem.tensors.values() if i and i in t.levels]
@@ -32,7 +38,7 @@ def mappings(problem: Problem) -> Iterator[Mapping]:
         for order, fanouts in levels:
             skeleton += order
             skeleton += [(fanout, axis) for fanout in fanouts for axis in fanout.axes]
-        yield from _filled(problem, skeleton)
+        yield skeleton
 
 
 def _filled(problem: Problem, skeleton: list[Keep | tuple[Fanout, str]]) -> Iterator[Mapping]:
@@ -80,15 +86,7 @@ def all_counts(problem: Problem, limit: int, *, imperfect: bool = False) -> list
 
 def imperfect_mappings(problem: Problem) -> Iterator[Mapping]:
     """All nests with any factors in space, and perfect factors of the steps that they leave."""
-    per_level = []
-    for i, memory in enumerate(problem.memories):
-        kept = [Keep(t.name, memory.name) for t in problem.tensors.values() if i and i in t.levels]
-        per_level.append([(order, problem.hierarchy.fanouts_below(i)) for order in permutations(kept)])
-    for levels in product(*per_level):
-        skeleton: list[Keep | tuple[Fanout, str]] = []
-        for order, fanouts in levels:
-            skeleton += order
-            skeleton += [(fanout, axis) for fanout in fanouts for axis in fanout.axes]
+    for skeleton in _skeletons(problem):
         axes = [item for item in skeleton if not isinstance(item, Keep)]
         room = [fanout.axes[axis] for fanout, axis in axes]
         per_dim = [list(product(*(range(1, min(n, extent) + 1) for n in room))) for extent in problem.dims.values()]

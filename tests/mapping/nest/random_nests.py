@@ -62,6 +62,26 @@ def _fanout(rng: random.Random, i: int) -> Fanout:
     return Fanout(f"F{i}", axes, multicast=rng.random() < 0.8, reduction=rng.random() < 0.8)
 
 
+def _shuffled_keeps(rng: random.Random, prob: Problem) -> list[Keep | int]:
+    """Each memory's tiles in random order, and behind them the memory's number, where the fanouts below it stand."""
+    keeps: list[Keep | int] = []
+    for i, memory in enumerate(prob.memories):
+        own = [Keep(t.name, memory.name) for t in prob.tensors.values() if i in t.levels and i]
+        rng.shuffle(own)
+        keeps += [*own, i]
+    return keeps
+
+
+def _nest(rng: random.Random, keeps: list[Keep | int], slots: list[list[Loop]], spatial: dict[int, list[Spatial]]) -> Mapping:
+    """Slot i stands above item i of `keeps`, the last one below all; loops of a slot in random order."""
+    nodes: list[Keep | Loop | Spatial] = []
+    for keep, loops in zip([*keeps, None], slots, strict=True):
+        rng.shuffle(loops)
+        nodes += loops
+        nodes += spatial.get(keep, []) if isinstance(keep, int) else [keep] if keep else []
+    return Mapping(tuple(nodes))
+
+
 def random_mapping(rng: random.Random, prob: Problem) -> Mapping:
     """Any nest that follows the rules of `Mapping`: tiles at random depths, loops at random places and in random order."""
     left = dict(prob.dims)
@@ -78,23 +98,14 @@ def random_mapping(rng: random.Random, prob: Problem) -> Mapping:
                     left[dim] //= factor
                     instances //= factor
                     spatial.setdefault(position, []).append(Spatial(dim, factor, fanout.name, axis))
-    keeps: list[Keep | int] = []
-    for i, memory in enumerate(prob.memories):
-        own = [Keep(t.name, memory.name) for t in prob.tensors.values() if i in t.levels and i]
-        rng.shuffle(own)
-        keeps += [*own, i]
+    keeps = _shuffled_keeps(rng, prob)
     slots: list[list[Loop]] = [[] for _ in range(len(keeps) + 1)]
     for dim in prob.dims:
         while left[dim] > 1:
             factor = rng.choice([f for f in range(2, left[dim] + 1) if left[dim] % f == 0])
             left[dim] //= factor
             slots[rng.randrange(len(slots))].append(Loop(dim, factor))
-    nodes: list[Keep | Loop | Spatial] = []
-    for keep, loops in zip([*keeps, None], slots, strict=True):
-        rng.shuffle(loops)
-        nodes += loops
-        nodes += spatial.get(keep, []) if isinstance(keep, int) else [keep] if keep else []
-    return Mapping(tuple(nodes))
+    return _nest(rng, keeps, slots, spatial)
 
 
 def random_ragged_mapping(rng: random.Random, prob: Problem) -> Mapping:
@@ -112,11 +123,7 @@ def random_ragged_mapping(rng: random.Random, prob: Problem) -> Mapping:
                     room //= factor
                     instances[dim] *= factor
                     spatial.setdefault(position, []).append(Spatial(dim, factor, fanout.name, axis))
-    keeps: list[Keep | int] = []
-    for i, memory in enumerate(prob.memories):
-        own = [Keep(t.name, memory.name) for t in prob.tensors.values() if i in t.levels and i]
-        rng.shuffle(own)
-        keeps += [*own, i]
+    keeps = _shuffled_keeps(rng, prob)
     slots: list[list[Loop]] = [[] for _ in range(len(keeps) + 1)]
     for dim, extent in prob.dims.items():
         left = -(-extent // instances[dim])
@@ -131,12 +138,7 @@ def random_ragged_mapping(rng: random.Random, prob: Problem) -> Mapping:
             factor = left if exact else rng.randrange(1, left + 1)
             slots[place].append(Loop(dim, factor))
             left = -(-left // factor)
-    nodes: list[Keep | Loop | Spatial] = []
-    for keep, loops in zip([*keeps, None], slots, strict=True):
-        rng.shuffle(loops)
-        nodes += loops
-        nodes += spatial.get(keep, []) if isinstance(keep, int) else [keep] if keep else []
-    return Mapping(tuple(nodes))
+    return _nest(rng, keeps, slots, spatial)
 
 
 def random_problem(rng: random.Random, *, sizes: tuple[int, ...], memories: int, roomy: bool) -> Problem:

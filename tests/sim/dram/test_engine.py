@@ -153,7 +153,7 @@ def test_streams_are_written_as_text(tmp_path):
 @st.composite
 def devices(draw):
     """A shipped device with other timings and another organisation."""
-    device = dram.load(draw(st.sampled_from(dram.names())))
+    device = dram.load(draw(st.sampled_from([name for name in dram.names() if "tRRD_S" in dram.load(name).timings])))
     small = st.integers(1, 40)
     timings = dict(device.timings)
     for name in timings:
