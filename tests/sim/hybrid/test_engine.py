@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -35,6 +36,15 @@ def test_weights_are_fetched_ahead_while_there_is_room() -> None:
     assert play(tasks, blocked=False, scratchpad_bytes=20.0).time_s == 7.0  # both wait in the scratchpad
     assert play(tasks, blocked=False, scratchpad_bytes=10.0).time_s == 8.0  # the second is fetched when the first is done: 5 + 1 + 2
     assert play(tasks, blocked=False, scratchpad_bytes=5.0).time_s == 9.0
+
+
+def test_weights_that_leave_no_room_for_others_are_refused() -> None:
+    # The last task takes the processor first, and waits there for weights that those of the one before it leave no room for.
+    ahead: dict[str, Any] = {"fetch_s": 2.0, "fetch_bytes": 10.0, "alone_s": 2.0}
+    tasks = [Task("attend", "attend", "pim", 5.0), Task("w0", "w0", "xpu", 1.0, (0,), **ahead), Task("w1", "w1", "xpu", 1.0, **ahead)]
+    assert play(tasks, blocked=False, scratchpad_bytes=20.0).time_s == 6.0
+    with pytest.raises(PresiliconError, match="'w0' and 1 more never ran"):
+        play(tasks, blocked=False, scratchpad_bytes=10.0)
 
 
 def test_a_task_cannot_need_a_later_one() -> None:
