@@ -97,8 +97,8 @@ def attacc_gemv(device: DramDevice, outputs: int, inputs: int, *, batch: int = 1
         for columns in per_row:
             macs = rows * columns
             first, at = at, at + macs
-            # Writes of the inputs hide the activate, and a refresh that begins among them.
-            query = max((columns * across - 1) * t["tCCD_L"] + 1, t["tRCDRD"])
+            # Writes of the inputs hide the activate (a block that goes on in an open row has none), and a refresh that begins among them.
+            query = max((columns * across - 1) * t["tCCD_L"] + 1, 0 if first % org.columns else t["tRCDRD"])
             cycles += query if due is None else due.idle(cycles, query)
             crossed = (at - 1) // org.columns - first // org.columns if level == "bank" else 0
             work = (macs - 1) * step + crossed * (reopen - step) + last

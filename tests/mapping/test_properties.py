@@ -176,7 +176,7 @@ FAMILIES = {
         {"variant": st.just("causal_conv1d")},
     ),
 }
-SYSTEMS = {name: load(name) for name in names()}
+SYSTEMS = {name: load(name) for name in names() if load(name).kind == "gpu"}
 
 #: Each number that may be better alone, and which way; ``tensor`` stands for the arithmetic that the kernel uses.
 BETTER = {

@@ -107,7 +107,7 @@ def test_sample_has_its_share_of_every_size() -> None:
 
 
 @needs_tables
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(("path", "system"), [(A100, "a100-sxm-80gb"), (L40S, "l40s")])
 def test_measured_rows_without_fitting(path: Path, system: str) -> None:
     found = triton_tables.moe_errors(path, arch.load(system), rows=40)

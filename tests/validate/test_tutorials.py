@@ -39,7 +39,7 @@ def test_matmul_sizes() -> None:
 
 
 @needs_table
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_every_published_size() -> None:
     matmul = tutorials.compare(TABLE, kernel="matmul", dtype="float16")
     assert len(matmul) == 31
@@ -60,14 +60,14 @@ def test_the_clock_is_fitted_on_one_half_and_tested_on_the_other() -> None:
 
 
 @needs_table
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_held_out_halves() -> None:
     for part in tutorials.held_out(TABLE):
         assert tutorials.mape(part.other) < 0.06
 
 
 @needs_table
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.skipif(not (OLDER / "kernels.json").is_file(), reason="PRESILICON_OLDER_TRITON names no folder of an older Triton's kernels")
 def test_fp8_as_the_published_triton_compiled_it() -> None:
     rows = tutorials.compare(TABLE, kernel="matmul", dtype="float8_e5m2", cubins=OLDER)

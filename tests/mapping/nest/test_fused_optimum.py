@@ -49,7 +49,7 @@ def test_optimum_equals_full_enumeration(batch: int) -> None:
     assert fused > 3  # in some the best mapping does fuse
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("batch", range(6))
 def test_optimum_equals_full_enumeration_of_hundreds(batch: int) -> None:
     for seed in range(batch * 100, (batch + 1) * 100):

@@ -144,7 +144,7 @@ def test_optimum_equals_full_enumeration() -> None:
     assert sum(_check(*each) for each in _problems(0, 8, 300)) > 1  # in some the best mapping is imperfect
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("batch", range(6))
 def test_optimum_equals_full_enumeration_of_more(batch: int) -> None:
     assert sum(_check(*each) for each in _problems(batch * 10_000, 12, 600)) > 1

@@ -69,7 +69,7 @@ def test_larger_random_nests(batch: int) -> None:
         _agree(seed, (1, 2, 4, 6))
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("batch", range(10))
 def test_thousands_of_nests_whose_factors_do_not_divide(batch: int) -> None:
     for seed in range(10**6 + batch * 100, 10**6 + (batch + 1) * 100):

@@ -107,7 +107,7 @@ def test_agrees_with_cycle(name: str, shape: int) -> None:
     assert found.tile_steps < found.cycle_steps / 2
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("system", ["h100-sxm", "a100-sxm-80gb"])
 def test_agrees_with_cycle_on_the_suites(system: str) -> None:
     """Within 10 % on 90 % of the launches: first two shapes and configs of every suite."""
