@@ -60,6 +60,8 @@ def test_eyeriss_on_alexnet() -> None:
 
 def test_the_documented_file_is_an_npu() -> None:
     page = Path(__file__).parents[3] / "docs" / "npu.md"
+    if not page.is_file():
+        pytest.skip(f"not a checkout: {page} is absent")
     text = re.findall(r"```yaml\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)[0]
     system = npu_from_document(yaml.safe_load(text))
     assert system.peaks_flops_per_s["bf16"] == 4 * 128 * 128 * 2 * 1e9
