@@ -19,11 +19,11 @@ from .fused import CascadeCounts, CascadeMapping, FusedNest, fused_lines, inner_
 from .fused_search import search_cascade
 from .incumbent import Objective
 from .nest import Keep
-from .result import UNITS, StoppedBeforeError, bytes_text
+from .result import UNITS, Answer, StoppedBeforeError, bytes_text
 
 
 @dataclass(frozen=True)
-class CascadeResult:
+class CascadeResult(Answer):
     """The best mapping of a cascade that a search found, and how far it is proven.
 
     Attributes
@@ -49,16 +49,6 @@ class CascadeResult:
     bound: float
     cuts: int
     evaluated: int
-
-    @property
-    def value(self) -> float:
-        """The objective: joules, seconds or joule-seconds."""
-        return {"energy": self.counts.energy_j, "latency": self.counts.latency_s, "edp": self.counts.edp_js}[self.objective]
-
-    @property
-    def gap(self) -> float:
-        """How much less than the objective the bound is, as a share of it; 0 when proven optimal."""
-        return 0.0 if self.exhausted else 1.0 - self.bound / self.value
 
     @property
     def fused(self) -> tuple[str, ...]:

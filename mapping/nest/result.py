@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, get_args
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 from ...arch.estimate import Estimate
 from ...arch.hierarchy import Hierarchy, Latency, load_hierarchy
@@ -34,8 +34,27 @@ class StoppedBeforeError(MappingError):
     """A search was stopped, by its time limit or by Ctrl-C, before it had found a first mapping."""
 
 
+class Answer:
+    """What a search found: how good it is, and how far from its bound. Results give `objective`, `counts`, `exhausted` and `bound`."""
+
+    objective: Objective
+    counts: Any
+    exhausted: bool
+    bound: float
+
+    @property
+    def value(self) -> float:
+        """The objective: joules, seconds or joule-seconds."""
+        return {"energy": self.counts.energy_j, "latency": self.counts.latency_s, "edp": self.counts.edp_js}[self.objective]
+
+    @property
+    def gap(self) -> float:
+        """How much less than the objective the bound is, as a share of it; 0 when proven optimal."""
+        return 0.0 if self.exhausted else 1.0 - self.bound / self.value
+
+
 @dataclass(frozen=True)
-class MappingResult:
+class MappingResult(Answer):
     """The best mapping of an op that a search found, and how far it is proven.
 
     Attributes
@@ -65,16 +84,6 @@ class MappingResult:
     space: int
     evaluated: int
     imperfect: bool = False
-
-    @property
-    def value(self) -> float:
-        """The objective: joules, seconds or joule-seconds."""
-        return {"energy": self.counts.energy_j, "latency": self.counts.latency_s, "edp": self.counts.edp_js}[self.objective]
-
-    @property
-    def gap(self) -> float:
-        """How much less than the objective the bound is, as a share of it; 0 when proven optimal."""
-        return 0.0 if self.exhausted else 1.0 - self.bound / self.value
 
     @property
     def estimate(self) -> Estimate:
