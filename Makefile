@@ -51,8 +51,8 @@ demo: $(STAMP) ## predict Llama-3-8B on three GPUs; leaves a timeline and a pict
 test: $(STAMP) ## all tests but the exhaustive ones
 	$(PYTEST) -m "not exhaustive"
 
-test-fast: $(STAMP) ## leaves out the slow tests too
-	$(PYTEST) -m "not slow and not exhaustive"
+test-fast: $(STAMP) ## leaves out the slow tests and the benchmarks too
+	$(PYTEST) -m "not slow and not exhaustive" --ignore tests/benchmarks
 
 test-all: $(STAMP) ## everything, notebooks included
 	$(PYTEST)

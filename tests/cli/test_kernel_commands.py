@@ -71,6 +71,7 @@ def test_a_kernel_is_predicted(file: Callable[[str], Path], run: Callable[..., A
     assert any(event["ph"] == "X" and event["dur"] > 0 for event in events)
 
 
+@pytest.mark.slow
 def test_several_systems_are_compared(file: Callable[[str], Path], run: Callable[..., Any]) -> None:
     outcome = run("kernel", file(ADD), "--system", "l4", "--system", "h100-sxm", "--top", "0")
     assert outcome.status == 0, outcome
@@ -165,6 +166,7 @@ def test_tuning_names_what_cannot_launch(file: Callable[[str], Path], run: Calla
     assert re.search(r"cannot launch: ROWS=64 num_warps=64: .*threads a CTA, 1024 are the most|num_warps", outcome.out)
 
 
+@pytest.mark.slow
 def test_tuning_in_processes_gives_the_same(file: Callable[[str], Path], run: Callable[..., Any]) -> None:
     args = ("tune", f"{file(TUNED)}:tuned", "--system", "l4", "--grid", "BLOCK=128,512")
     assert run(*args, "--jobs", "2").out == run(*args, "--jobs", "1").out
@@ -204,6 +206,7 @@ def _command(*args: Any, folder: Path, **environment: str) -> tuple[str, bool]:
     return done.stdout, done.stderr.endswith("torch")
 
 
+@pytest.mark.slow
 def test_an_answer_is_kept_until_what_it_depends_on_changes(tmp_path: Path) -> None:
     (tmp_path / "sizes.py").write_text("N = 1 << 18\n")
     (tmp_path / "data.txt").write_text("1024")
