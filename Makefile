@@ -71,8 +71,27 @@ accuracy: $(STAMP) ## error tables from measured op tables, into docs/ and READM
 	  printf '\nBy data type and size, and the worst rows: [error tables](docs/error-tables.md).\n'; \
 	  sed -n '/<!-- accuracy:end/,$$p' README.md; } >README.new && mv README.new README.md
 
-triton-accuracy: $(STAMP) ## errors of Triton predictions, worst first: make triton-accuracy MEASURED=FOLDER
-	$(BIN)/python -m presilicon.validate.triton_tables $(or $(MEASURED),$(error name a folder: make triton-accuracy MEASURED=FOLDER)) $(OPTIONS)
+# The tutorials' figures were published with Triton 3.0: its kernels are compiled in an environment of their own (wheels for Python 3.8 to
+# 3.12). OLDER= leaves them out.
+OLDER     ?= build/triton-3.0.0
+
+build/triton-3.0.0/kernels.json: validate/older_triton.py validate/kernels/gemm.py | $(STAMP)
+	@for python in $(PYTHON) $(BIN)/python python3.11 python3.12 python3.10 python3.9 python3; do \
+	  if "$$python" -c 'import sys, venv, ensurepip; sys.exit(not (3, 8) <= sys.version_info < (3, 13))' >/dev/null 2>&1; then \
+	    found=$$python; break; fi; \
+	done; \
+	if [ -z "$$found" ]; then \
+	  echo "make: Triton 3.0.0 needs a Python from 3.8 to 3.12 with venv: make triton-accuracy PYTHON=/path/to/python3.12, or OLDER= to leave it out" >&2; \
+	  exit 1; \
+	fi; \
+	echo "Compiling the tutorials' kernels with Triton 3.0.0, in build/triton-3.0.0 (the first time: 200 MB from PyPI)"; \
+	"$$found" -m venv build/triton-3.0.0/venv
+	build/triton-3.0.0/venv/bin/python -m pip install --quiet $(PIP_ARGS) triton==3.0.0 setuptools
+	TRITON_CACHE_DIR=$(CURDIR)/build/triton-3.0.0/cache build/triton-3.0.0/venv/bin/python validate/older_triton.py build/triton-3.0.0
+
+triton-accuracy: $(STAMP) $(addsuffix /kernels.json,$(OLDER)) ## errors of Triton predictions, worst first: make triton-accuracy MEASURED=FOLDER
+	$(BIN)/python -m presilicon.validate.triton_tables $(or $(MEASURED),$(error name a folder: make triton-accuracy MEASURED=FOLDER)) \
+	  $(addprefix --cubins ,$(OLDER)) $(OPTIONS)
 
 # Types and layers are checked on the wheel, since the package map (package-dir) exists only once it is installed.
 wheel: $(STAMP) ## build sdist and wheel into build/dist

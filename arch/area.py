@@ -9,20 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
 from ..errors import SpecError, UnknownNameError
+from .area_table import Node, known, nanometres, of_node, table, value
+from .die_cost import Chip, Number, dies_per_wafer, good_share, price
 from .loader import leaves, load, names, value_at
 from .spec import System
-from .yamlfile import read_yaml
 
-TABLE: Final = Path(__file__).parent / "area.yaml"
-#: A scalar, or an array with one value per design.
-Number = Any
+__all__ = ["Chip", "Die", "chip", "die_errors", "dies_per_wafer", "good_share", "link_area_mm2", "logic_area_mm2", "mac_area_mm2",
+           "peak_power_w", "phy_area_mm2", "shipped_die", "sram_area_mm2", "table"]
 
 #: Bits of an element of each tensor arithmetic. The formats share one array of multipliers, whose rate doubles where the width halves,
 #: as in every shipped tensor core.
@@ -32,39 +30,20 @@ _KIB, _MIB = 1024.0, 1024.0**2
 _L1_BYTES: Final = 28 * _KIB
 #: Bandwidth per direction of one NVLink 2, 3 or 4 (data sheets: 300 GB/s in 12 links on A100).
 _NVLINK_BYTES_PER_S: Final = 25e9
-_RETICLE_MM2: Final = 858.0
 
 
-@cache
-def table() -> dict[str, Any]:
-    """The content of ``area.yaml``."""
-    return read_yaml(TABLE)
-
-
-def _value(section: str, name: str) -> float:
-    return float(table()[section][name]["value"])
-
-
-def _known(section: str, name: str, what: str) -> Mapping[str, Any]:
-    entries: Mapping[str, Any] = table()[section]
-    if name not in entries:
-        raise UnknownNameError(what, str(name), entries)
-    found: Mapping[str, Any] = entries[name]
-    return found
-
-
-def logic_area_mm2(transistors: Number, node: str) -> Number:
-    """Area of so many transistors of synthesised logic at a node (``"N45"``, ``"N28"``, ``"N12"``, ``"N7"``, ``"N4"``), mm2.
+def logic_area_mm2(transistors: Number, node: Node) -> Number:
+    """Area of so many transistors of synthesised logic at a node (``"N7"``, or nanometres), mm2.
 
     Raises
     ------
-    UnknownNameError
-        A node that ``area.yaml`` does not have.
+    UnknownNameError, SpecError
+        A node that ``area.yaml`` does not have, or nanometres outside of it.
     """
-    return np.asarray(transistors, dtype=float) / float(_known("nodes", node, "process node")["logic"]["value"])
+    return np.asarray(transistors, dtype=float) / of_node(node, "logic")
 
 
-def sram_area_mm2(n_bytes: Number, node: str, *, kind: str = "macro") -> Number:
+def sram_area_mm2(n_bytes: Number, node: Node, *, kind: str = "macro") -> Number:
     """Area of an SRAM, mm2: its bit cells over their share of the whole.
 
     Parameters
@@ -74,24 +53,26 @@ def sram_area_mm2(n_bytes: Number, node: str, *, kind: str = "macro") -> Number:
     node
         Process node.
     kind
-        ``"macro"``: a scratchpad (0.7 of it are cells); ``"cache"``: with tags, ECC, queues and ports to a crossbar (0.354, from the die of
+        ``"macro"``: a bare macro (0.7 of it are cells); ``"scratchpad"``: one of a chip, with its banks, ports and wires (0.3, fitted on
+        TPU v1 and Gemmini); ``"cache"``: with tags, ECC, queues and ports to a crossbar (0.354, from the die of
         AMD's V-Cache); ``"register"``: a cache's overhead and twice the area a bit, for more ports.
 
     >>> round(float(sram_area_mm2(50 * 2**20, "N4", kind="cache")), 1)
     24.9
     """
-    cell = float(_known("nodes", node, "process node")["sram_cell"]["value"])
+    cell = of_node(node, "sram_cell")
     kinds = {
-        "macro": 1.0 / _value("sram", "macro_efficiency"),
-        "cache": 1.0 / _value("sram", "cache_efficiency"),
-        "register": _value("sram", "register_factor") / _value("sram", "cache_efficiency"),
+        "macro": 1.0 / value("sram", "macro_efficiency"),
+        "scratchpad": 1.0 / value("sram", "scratchpad_efficiency"),
+        "cache": 1.0 / value("sram", "cache_efficiency"),
+        "register": value("sram", "register_factor") / value("sram", "cache_efficiency"),
     }
     if kind not in kinds:
         raise UnknownNameError("kind of SRAM", kind, kinds)
     return np.asarray(n_bytes, dtype=float) * 8.0 * cell * kinds[kind]
 
 
-def mac_area_mm2(arithmetic: str, node: str) -> float:
+def mac_area_mm2(arithmetic: str, node: Node) -> float:
     """Area of one discrete multiply-accumulate unit, mm2: Horowitz's 45 nm areas (ISSCC 2014), by the density of logic at the node.
 
     Raises
@@ -102,11 +83,11 @@ def mac_area_mm2(arithmetic: str, node: str) -> float:
     >>> mac_area_mm2("int8", "N7") < mac_area_mm2("fp8", "N7") < mac_area_mm2("bf16", "N7")
     True
     """
-    um2 = float(_known("mac_um2_45nm", arithmetic, "arithmetic")["value"])
-    return float(logic_area_mm2(um2 * 1e-6 * float(table()["nodes"]["N45"]["logic"]["value"]), node))
+    um2 = float(known("mac_um2_45nm", arithmetic, "arithmetic")["value"])
+    return float(logic_area_mm2(um2 * 1e-6 * of_node("N45", "logic"), node))
 
 
-def phy_area_mm2(memory: str, bandwidth_bytes_per_s: Number, node: str) -> Number:
+def phy_area_mm2(memory: str, bandwidth_bytes_per_s: Number, node: Node) -> Number:
     """PHYs and controllers of a memory (``"hbm3"``, ``"gddr6"`` ...) of a bandwidth, mm2; fractions of a stack or channel count.
 
     Raises
@@ -114,20 +95,22 @@ def phy_area_mm2(memory: str, bandwidth_bytes_per_s: Number, node: str) -> Numbe
     UnknownNameError
         Unknown memory or node.
     """
-    entry = _known("memories", memory, "memory")
+    entry = known("memories", memory, "memory")
     return _phy_units(entry["kind"], np.asarray(bandwidth_bytes_per_s, dtype=float) / float(entry["unit_bandwidth"]), node)
 
 
-def _phy_units(kind: str, units: Number, node: str) -> Number:
+def _phy_units(kind: str, units: Number, node: Node) -> Number:
+    if kind == "ddr":  # measured with its controller
+        return units * value("phy", "ddr_channel")
     phy, controller = (("hbm_stack", "hbm_controller"), ("gddr_channel", "gddr_controller"))[kind == "gddr"]
-    return units * (_value("phy", phy) + logic_area_mm2(_value("logic", controller), node))
+    return units * (value("phy", phy) + logic_area_mm2(value("logic", controller), node))
 
 
-def link_area_mm2(nvlinks: Number, pcie_lanes: Number, node: str) -> Number:
+def link_area_mm2(nvlinks: Number, pcie_lanes: Number, node: Node) -> Number:
     """PHYs and controllers of links, mm2; one NVLink is 25 GB/s a direction."""
-    old = "" if node == "N4" else "_old"
-    nvlink = _value("phy", f"nvlink{old}") + logic_area_mm2(_value("logic", "nvlink_controller"), node)
-    return nvlinks * nvlink + pcie_lanes * (_value("phy", f"pcie_lane{old}") + logic_area_mm2(_value("logic", "pcie_controller"), node))
+    old = "" if nanometres(node) <= nanometres("N4") else "_old"
+    nvlink = value("phy", f"nvlink{old}") + logic_area_mm2(value("logic", "nvlink_controller"), node)
+    return nvlinks * nvlink + pcie_lanes * (value("phy", f"pcie_lane{old}") + logic_area_mm2(value("logic", "pcie_controller"), node))
 
 
 @dataclass(frozen=True)
@@ -152,10 +135,10 @@ class Die:
     def areas_mm2(self) -> dict[str, Number]:
         """Area by part: tensor, vector, sm_control, registers, l1, l2, memory_phy, links, uncore."""
         node, sm = self.node, self.sm
-        macs = self.tensor_macs * _value("logic", "fp16_mac") * _value("logic", "tensor_wiring")
-        lanes = self.fma_lanes * (_value("logic", "fp32_lane") + _value("logic", "int32_lane"))
-        lanes = lanes + self.fp64_lanes * _value("logic", "fp64_lane")
-        control = _value("logic", "sm_control") + self.graphics * _value("logic", "sm_graphics")
+        macs = self.tensor_macs * value("logic", "fp16_mac") * value("logic", "tensor_wiring")
+        lanes = self.fma_lanes * (value("logic", "fp32_lane") + value("logic", "int32_lane"))
+        lanes = lanes + self.fp64_lanes * value("logic", "fp64_lane")
+        control = value("logic", "sm_control") + self.graphics * value("logic", "sm_graphics")
         return {
             "tensor": sm * logic_area_mm2(macs, node),
             "vector": sm * logic_area_mm2(lanes, node),
@@ -163,9 +146,9 @@ class Die:
             "registers": sm * sram_area_mm2(self.register_bytes, node, kind="register"),
             "l1": sm * sram_area_mm2(self.l1_bytes, node, kind="cache"),
             "l2": sram_area_mm2(self.l2_bytes, node, kind="cache"),
-            "memory_phy": _phy_units(_known("memories", self.memory, "memory")["kind"], self.memory_units, node),
+            "memory_phy": _phy_units(known("memories", self.memory, "memory")["kind"], self.memory_units, node),
             "links": link_area_mm2(self.nvlinks, self.pcie_lanes, node),
-            "uncore": self.dies * logic_area_mm2(_value("logic", "uncore"), node),
+            "uncore": self.dies * logic_area_mm2(value("logic", "uncore"), node),
         }
 
 
@@ -181,7 +164,7 @@ def shipped_die(name: str) -> Die:
     UnknownNameError
         No such die.
     """
-    d = _known("dies", name, "die")
+    d = known("dies", name, "die")
     return Die(
         node=d["node"],
         memory="hbm3" if "stacks" in d else "gddr6",
@@ -203,30 +186,6 @@ def shipped_die(name: str) -> Die:
 def die_errors() -> dict[str, tuple[float, float]]:
     """Published and modelled area of every die of the table, mm2."""
     return {name: (float(d["area"]), float(sum(shipped_die(name).areas_mm2().values()))) for name, d in table()["dies"].items()}
-
-
-@dataclass(frozen=True)
-class Chip:
-    """Area and cost of one GPU, or of an array of designs: floats of NumPy, or arrays with one value per design.
-
-    Attributes
-    ----------
-    areas_mm2
-        Area by part; their sum is `area_mm2`, of all dies together.
-    good_share
-        Yield: share of dies that can be sold.
-    cost_usd
-        Die, memory, package, test; to make one, not its price.
-    """
-
-    areas_mm2: Mapping[str, np.ndarray]
-    area_mm2: np.ndarray
-    good_share: np.ndarray
-    die_usd: np.ndarray
-    memory_usd: np.ndarray
-    package_usd: np.ndarray
-    test_usd: np.ndarray
-    cost_usd: np.ndarray
 
 
 def chip(system: System, designs: Mapping[str, np.ndarray] | None = None, *, node: str | None = None, memory: str | None = None) -> Chip:
@@ -258,24 +217,11 @@ def chip(system: System, designs: Mapping[str, np.ndarray] | None = None, *, nod
     areas = die.areas_mm2()
     shape = np.broadcast_shapes(*(np.shape(v) for v in areas.values()))
     areas = {name: np.broadcast_to(np.asarray(v, dtype=float), shape) for name, v in areas.items()}
-    area = np.sum(list(areas.values()), axis=0)
     in_sm = np.sum([areas[name] for name in _IN_SM], axis=0)
-    good = good_share((area - in_sm) / die.dies, in_sm / die.dies, np.floor(die.sm - enabled_sm + 1e-9) / die.dies)
-    entry = _known("nodes", die.node, "process node")
-    if "wafer_usd" not in entry:
-        raise SpecError(f"area: {die.node}: no wafer price; give another node")
-    with np.errstate(divide="ignore"):
-        die_usd = die.dies * float(entry["wafer_usd"]["value"]) / (dies_per_wafer(area / die.dies) * good)
-    kind = table()["memories"][die.memory]
-    size = np.asarray((designs or {}).get("dram.size", value_at(system, "dram.size")), dtype=float)
-    memory_usd = size / 1e9 * float(kind["usd_per_gb"])
-    bandwidth = np.asarray((designs or {}).get("dram.bandwidth", value_at(system, "dram.bandwidth")), dtype=float)
-    stacks = bandwidth / float(kind["unit_bandwidth"]) * (kind["kind"] == "hbm")
-    interposer = area + stacks * _value("package", "hbm_stack_mm2")
-    on_interposer = kind["kind"] == "hbm"
-    package = interposer * _value("package", "interposer_usd_per_mm2" if on_interposer else "substrate_usd_per_mm2")
-    test = _value("package", "test_usd") + _value("package", "test_share") * (die_usd + memory_usd + package)
-    return Chip(areas, area, good, die_usd, memory_usd + 0 * area, package, test, die_usd + memory_usd + package + test)
+    size, bandwidth = (
+        np.asarray((designs or {}).get(path, value_at(system, path)), dtype=float) for path in ("dram.size", "dram.bandwidth")
+    )
+    return price(areas, die.node, die.memory, size, bandwidth, dies=die.dies, in_units_mm2=in_sm, spares=die.sm - enabled_sm)
 
 
 def _die_of(system: System, designs: Mapping[str, np.ndarray], node: str | None, memory: str | None) -> tuple[Die, Number]:
@@ -286,7 +232,7 @@ def _die_of(system: System, designs: Mapping[str, np.ndarray], node: str | None,
     if technology is None:
         raise SpecError(f"{system.name}: generation {system.generation}: area.yaml names no node and memory for it")
     memory = memory or (part or technology)["memory"]
-    _known("memories", memory, "memory")
+    known("memories", memory, "memory")
     shipped = tables["dies"][part["die"]] if part else {}
     node = node or shipped.get("node", technology["node"])
     base = load(system.name) if part and system.name in names() else system
@@ -317,7 +263,7 @@ def _die_of(system: System, designs: Mapping[str, np.ndarray], node: str | None,
     die = Die(
         node=node,
         memory=memory,
-        sm=physical("gpu.sm.count", shipped.get("sm"), _value("spares", "sm")),
+        sm=physical("gpu.sm.count", shipped.get("sm"), value("spares", "sm")),
         fma_lanes=at("gpu.sm.fma"),
         tensor_macs=tensor,
         fp64_lanes=shipped.get("fp64_lanes", at("gpu.sm.tensor.fp64") / 4 if "gpu.sm.tensor.fp64" in arithmetics else 2.0),
@@ -336,43 +282,6 @@ def _die_of(system: System, designs: Mapping[str, np.ndarray], node: str | None,
 def _tensor_macs(path: str, flops_per_clk: Number) -> Number:
     """fp16 multiply-accumulates a clock and SM that a rate in some arithmetic stands for."""
     return flops_per_clk / 2 * _BITS[path.rpartition(".")[2]] / 16
-
-
-def good_share(fixed_mm2: Number, in_sm_mm2: Number, spare_sms: Number) -> Number:
-    """Yield of one die: no defect outside of the SMs, and no more defects in SMs than there are spare ones.
-
-    Parameters
-    ----------
-    fixed_mm2, in_sm_mm2
-        Area in which any defect kills, and area of SMs; half of the L2 and links could be repaired too, which is not counted.
-    spare_sms
-        SMs that may fail.
-
-    Returns
-    -------
-    Share in (0, 1].
-
-    Notes
-    -----
-    Negative binomial (Stapper 1983): ``(1 + A D / alpha) ** -alpha`` without spares. The two areas are taken as independent.
-    """
-    from scipy.stats import nbinom
-
-    density, alpha = _value("yield", "defects_per_mm2"), _value("yield", "clustering")
-    outside = (1.0 + np.asarray(fixed_mm2) * density / alpha) ** -alpha
-    mean = np.asarray(in_sm_mm2) * density
-    return outside * nbinom.cdf(np.maximum(np.floor(spare_sms), 0), alpha, alpha / (alpha + mean))
-
-
-def dies_per_wafer(area_mm2: Number) -> Number:
-    """Dies that a 300 mm wafer holds, 0 above the reticle of 26 mm x 33 mm: ``pi (d/2)^2 / A - pi d / sqrt(2 A)``.
-
-    Source: Hennessy and Patterson, Computer Architecture, 6th edition, section 1.6.
-    """
-    area = np.asarray(area_mm2, dtype=float)
-    d = _value("yield", "wafer_diameter_mm")
-    count = np.pi * (d / 2) ** 2 / area - np.pi * d / np.sqrt(2 * area)
-    return np.where(area <= _RETICLE_MM2, np.maximum(count, 0.0), 0.0)
 
 
 def peak_power_w(system: System, designs: Mapping[str, np.ndarray] | None = None) -> np.ndarray:
@@ -395,26 +304,3 @@ def peak_power_w(system: System, designs: Mapping[str, np.ndarray] | None = None
     core = core + at("gpu.l2.bandwidth") * at("calibration.power.joule_per_l2_byte")
     peak = at("power.idle") + clock * core + at("dram.bandwidth") * at("calibration.power.joule_per_dram_byte")
     return np.minimum(peak, at("power.limit"))
-
-
-def design_costs(system: Any, designs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Area, power and cost of many designs as columns of a table: ``area_mm2``, ``power_w``, ``cost_usd``.
-
-    Parameters
-    ----------
-    system
-        Any kind of system.
-    designs
-        Arrays of shape ``(designs,)`` by override path, SI units; paths of words are left aside.
-
-    Returns
-    -------
-    dict
-        Empty for a system that this model does not know: another kind than a GPU, or a generation without a technology. A design whose
-        die exceeds the reticle costs infinitely much.
-    """
-    if not isinstance(system, System) or not (system.name in table()["parts"] or system.generation in table()["generations"]):
-        return {}
-    numbers = {path: values for path, values in designs.items() if np.asarray(values).dtype != object}
-    found = chip(system, numbers)
-    return {"area_mm2": found.area_mm2, "power_w": peak_power_w(system, numbers), "cost_usd": found.cost_usd}

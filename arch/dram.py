@@ -43,6 +43,8 @@ __all__ = ["FOLDER", "LEVELS", "PLACEMENTS", "SCOPES", "Command", "DramDevice", 
 FOLDER: Final = Path(__file__).parent / "dram_standards"
 _KEYS: Final = ("name", "title", "standard", "sources", "clock", "organisation", "timings", "power_limit", "buses", "commands",
                 "include", "constraints", "refresh", "refresh_bank", "pim", "energy", "controller", "notes")
+#: What a number's second source says; "single" where there is none.
+STATUSES: Final = ("agreed", "differs", "single", "assumed")
 #: Largest value of an organisation's count or of a timing, against slips of the keyboard.
 _MOST: Final = 1 << 40
 
@@ -91,6 +93,8 @@ class Reader:
     def __init__(self, document: Mapping[str, Any], where: str) -> None:
         self.document, self.where = document, where
         self.sources: dict[str, str] = {}
+        self.seconds: dict[str, str] = {}
+        self.statuses: dict[str, str] = {}
         named = document.get("sources", {})
         self.named = named if isinstance(named, dict) else {}
 
@@ -108,7 +112,7 @@ class Reader:
         return found
 
     def leaf(self, path: str, found: Any) -> Any:
-        leaf = self.section(path, found, ("value", "source"))
+        leaf = self.section(path, found, ("value", "source", "status", "second"))
         for key in ("value", "source"):
             if key not in leaf:
                 raise self.fail(path, f"lacks its {key}; expected {{value: ..., source: ...}}")
@@ -116,6 +120,13 @@ class Reader:
         if not isinstance(source, str) or not source.strip():
             raise self.fail(path, f"expected a source in words, found {shown(source)}")
         self.sources[path] = self.named.get(source, source)
+        second = leaf.get("second")
+        if "second" in leaf:
+            if not isinstance(second, str) or not second.strip():
+                raise self.fail(path, f"expected a second source in words, found {shown(second)}")
+            self.seconds[path] = self.named.get(second, second)
+        if "status" in leaf:
+            self.statuses[path] = self.word(f"{path}.status", leaf["status"], STATUSES)
         return leaf["value"]
 
     def quantity(self, path: str, found: Any, unit: str) -> float:
@@ -192,7 +203,7 @@ def from_document(document: Mapping[str, Any], where: str) -> DramDevice:
         energy={
             key: reader.quantity(f"energy.{key}", value, "J" if key.endswith("_j") else "J/bit")
             for key, value in reader.section("energy", document.get("energy", {})).items()},
-        sources=dict(reader.sources))
+        sources=dict(reader.sources), seconds=dict(reader.seconds), statuses=dict(reader.statuses))
 
 
 def _included(reader: Reader, document: Mapping[str, Any], timings: Mapping[str, int],

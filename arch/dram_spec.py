@@ -174,8 +174,11 @@ class DramDevice:
         Settings of the documented controller (queue depths).
     energy
         Joules per bit, or per operation, by name.
-    sources
-        Source of every number by its path in the file.
+    sources, seconds
+        Source of every number by its path in the file, and a second one where there is one.
+    statuses
+        What a second source says of a number: ``"agreed"``, it has the same; ``"differs"``; ``"single"``, none has been found;
+        ``"assumed"``, a rule of presilicon gives it.
     """
 
     name: str
@@ -195,6 +198,8 @@ class DramDevice:
     controller: Mapping[str, int] = field(default_factory=dict)
     energy: Mapping[str, float] = field(default_factory=dict)
     sources: Mapping[str, str] = field(default_factory=dict)
+    seconds: Mapping[str, str] = field(default_factory=dict)
+    statuses: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _check(self)

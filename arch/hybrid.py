@@ -15,7 +15,21 @@ from typing import Any, Final
 from ..errors import SpecError, UnknownNameError, shown
 from ..units import parse
 from . import dram
-from .hybrid_spec import ACCESSES, KERNELS, LEVELS, MEMORIES, PACKINGS, STATIONARY, HybridSystem, NpuSide, PimSide, Plan, TiledSide, Wire
+from .hybrid_spec import (
+    ACCESSES,
+    GEMV,
+    KERNELS,
+    LEVELS,
+    MEMORIES,
+    PACKINGS,
+    STATIONARY,
+    HybridSystem,
+    NpuSide,
+    PimSide,
+    Plan,
+    TiledSide,
+    Wire,
+)
 from .spec import Provenance, System
 
 __all__ = ["HybridSystem", "NpuSide", "PimSide", "Plan", "TiledSide", "Wire", "hybrid_from_document", "override"]
@@ -27,20 +41,21 @@ _FLAG: Final = "flag"
 _TEXT: Final = "text"
 _NPU: Final[Mapping[str, Kind]] = {
     "clock": "Hz", "arrays": _WHOLE, "rows": _WHOLE, "columns": _WHOLE, "stationary": STATIONARY, "vector_cores": _WHOLE, "lanes": _WHOLE,
-    "bandwidth": "B/s", "efficiency": "1", "scratchpad": "B", "mac_energy": "0 J", "vector_energy": "0 J", "idle": "0 W"}
+    "bandwidth": "B/s", "efficiency": "1", "scratchpad": "B", "mac_energy": "0 J", "vector_energy": "0 J", "idle": "0 W", "gemv": GEMV}
 _TILED: Final[Mapping[str, Kind]] = {
     "cores": _WHOLE, "flops": "FLOP/s", "bandwidth": "B/s", "compute_share": "1", "memory_share": "1", "l1": "B", "l2": "B", "memory": "B",
     "dram_energy": "0 J/B", "l2_energy": "0 J/B", "l1_energy": "0 J/B", "register_energy": "0 J/B", "mac_energy": "0 J", "idle": "0 W"}
 _PIM: Final[Mapping[str, Kind]] = {
     "dram": _TEXT, "kernel": KERNELS, "count": _WHOLE, "channels": _WHOLE, "memory": MEMORIES, "access": ACCESSES, "level": LEVELS,
     "power_limited": _FLAG,
-    "host": "0 s", "scale": "1", "op_per_byte": "0 1"}
+    "host": "0 s", "scale": "1", "op_per_byte": "0 1", "issue": "0 Hz", "composite": _FLAG}
 _WIRE: Final[Mapping[str, Kind]] = {"bandwidth": "B/s", "latency": "0 s", "energy": "0 J/B"}
 _PLAN: Final[Mapping[str, Kind]] = {
     "packing": PACKINGS, "sub_batches": _WHOLE, "sub_batch_least": _WHOLE, "prefetch": _FLAG, "head_pipeline": _FLAG,
     "co_processing": _FLAG}
 #: Entries that a section may leave out.
-_OPTIONAL: Final = {"channels", "level", "power_limited", "host", "scale", "op_per_byte", "energy", "idle", "system", *_PLAN}
+_OPTIONAL: Final = {
+    "channels", "level", "power_limited", "host", "scale", "op_per_byte", "issue", "composite", "energy", "idle", "system", "gemv", *_PLAN}
 _TOP: Final = ("name", "title", "kind", "sources", "devices", "xpu", "memory", "pim", "link", "fabric", "plan", "notes")
 
 
@@ -159,7 +174,7 @@ def _xpu(reader: _Reader, node: Any, folder: Path | None) -> System | NpuSide | 
         if v["efficiency"] > 1:
             raise SpecError(f"xpu.npu.efficiency: expected a share up to 1, found {v['efficiency']:g}")
         return NpuSide(v["clock"], v["arrays"], v["rows"], v["columns"], v["stationary"], v["vector_cores"], v["lanes"], v["bandwidth"],
-                       v["efficiency"], v["scratchpad"], v["mac_energy"], v["vector_energy"], v.get("idle", 0.0))
+                       v["efficiency"], v["scratchpad"], v["mac_energy"], v["vector_energy"], v.get("idle", 0.0), v.get("gemv", "spread"))
     v = reader.section(node["tiled"], "xpu.tiled", _TILED)
     energy = {name: v[f"{name}_energy"] for name in ("dram", "l2", "l1", "register", "mac")}
     return TiledSide(v["cores"], v["flops"], v["bandwidth"], v["compute_share"], v["memory_share"], v["l1"], v["l2"], v["memory"], energy,
@@ -180,7 +195,7 @@ def _pim(reader: _Reader, node: Any, folder: Path | None) -> PimSide:
     if "channels" in v:
         device = replace(device, organisation=replace(device.organisation, channels=v["channels"]))
     side = PimSide(device, v["kernel"], v["count"], v["memory"], v["access"], v.get("level", "bank"), v.get("power_limited", True),
-                   v.get("host", 0.0), v.get("scale", 1.0), v.get("op_per_byte", 0.0))
+                   v.get("host", 0.0), v.get("scale", 1.0), v.get("op_per_byte", 0.0), v.get("issue", 0.0), v.get("composite", False))
     if side.kernel == "logic" and not side.op_per_byte:
         raise SpecError("pim.op_per_byte: missing; units on the logic die need their operations per byte")
     if side.kernel != "logic" and device.pim is None:

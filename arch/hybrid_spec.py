@@ -18,6 +18,8 @@ PACKINGS: Final = ("round-robin", "greedy")
 #: Command sets and placements of units, each with a closed form of its own in `presilicon.mapping.pim_attention`.
 KERNELS: Final = ("newton", "aim", "attacc", "logic", "upmem")
 STATIONARY: Final = ("inputs", "weights")
+#: How the arrays of a processor multiply vectors with matrices of their own: one array a matrix, or all arrays one matrix after the other.
+GEMV: Final = ("spread", "in-turn")
 LEVELS: Final = ("bank", "bg", "buffer")
 
 
@@ -40,6 +42,8 @@ class NpuSide:
         On-chip memory, which holds what is prefetched.
     mac_j, vector_j, idle_w
         Energy of a multiply-add and of a vector operation; power while nothing runs.
+    gemv
+        One of `GEMV`.
     """
 
     clock_hz: float
@@ -55,6 +59,7 @@ class NpuSide:
     mac_j: float
     vector_j: float
     idle_w: float
+    gemv: str = "spread"
 
     @property
     def peak_flops_per_s(self) -> float:
@@ -125,6 +130,10 @@ class PimSide:
         Time of the processor to start the units for one op.
     scale, op_per_byte
         Logic-die units: their bandwidth over the external one, and operations per byte that they can do.
+    issue_per_s
+        Commands of units that the processor sends in a second to all channels together, channel after channel; 0: as many as they take.
+    composite
+        Whether one command stands for all products of a result and its read (NeuPIMs), instead of one a column.
     """
 
     device: DramDevice
@@ -137,6 +146,8 @@ class PimSide:
     host_s: float = 0.0
     scale: float = 1.0
     op_per_byte: float = 0.0
+    issue_per_s: float = 0.0
+    composite: bool = False
 
     @property
     def size_bytes(self) -> float:
@@ -216,6 +227,16 @@ class HybridSystem:
     provenance: Mapping[str, Provenance] = field(default_factory=dict)
     values: Mapping[str, tuple[Any, str]] = field(default_factory=dict)
     document: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    def __repr__(self) -> str:
+        from .listing import short
+
+        return short(self)
+
+    def _repr_html_(self) -> str:
+        from .listing import short_html
+
+        return short_html(self)
 
     @property
     def bandwidth_bytes_per_s(self) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from html import escape
 from typing import Final, NamedTuple
 
 from ..units import format_si
@@ -46,6 +47,36 @@ def table(system: AnySystem) -> list[Row]:
         origin = system.provenance[path]
         rows.append(Row(path, format_value(value, unit), unit, origin.status, origin.source))
     return rows
+
+
+def short(system: AnySystem) -> str:
+    """A system in one line: name, kind, highest rate at 16 bits (or the highest), memory, and how many numbers the user set.
+
+    >>> from presilicon.arch import load
+    >>> load("h100-sxm").override({"dram.bandwidth": 4e12})
+    System(h100-sxm: NVIDIA H100-SXM5-80GB, gpu sm_90, 989 TFLOP/s bf16, 4 TB/s, 85.5 GB; 1 number overridden)
+    """
+    peaks = system.peaks_flops_per_s
+    best = next((a for a in ("bf16", "fp16", "int8") if a in peaks), max(peaks, key=lambda a: peaks[a], default=""))
+    parts = [
+        f"{system.kind} {system.generation}".strip(),
+        f"{format_si(peaks[best], 'FLOP/s')} {best}" if best else "",
+        format_si(system.ceilings_bytes_per_s["dram"], "B/s"),
+        format_si(system.memory_bytes, "B"),
+    ]
+    set_by_user = sum(origin.status == "override" for origin in system.provenance.values())
+    told = f"; {set_by_user} number{'s' if set_by_user > 1 else ''} overridden" if set_by_user else ""
+    return f"{type(system).__name__}({system.name}: {system.title}, {', '.join(filter(None, parts))}{told})"
+
+
+def short_html(system: AnySystem) -> str:
+    """The line, and every number under a fold, for notebooks."""
+    cell = "<td style='text-align:left'>"
+    rows = ((r.path, r.value, r.status, r.source) for r in table(system))
+    lines = "".join("<tr>" + "".join(f"{cell}{escape(text)}</td>" for text in row) + "</tr>" for row in rows)
+    head = "".join(f"<th>{name}</th>" for name in ("path", "value", "status", "source"))
+    body = f"<table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table>"
+    return f"<details><summary>{escape(short(system))}</summary>{body}</details>"
 
 
 def format_value(value: object, unit: str) -> str:

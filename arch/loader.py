@@ -258,8 +258,9 @@ def _explain(error: Any) -> str:
         return "missing, and the rules of its generation do not give it"
     if kind == "value_error":
         return str(error["msg"]).removeprefix("Value error, ")
-    if kind in ("greater_than", "greater_than_equal"):
-        return f"expected {'more than 0' if kind == 'greater_than' else '0 or more'}, found {shown(found)}"
+    if kind in ("greater_than", "greater_than_equal", "less_than_equal"):
+        words = {"greater_than": "more than {gt:g}", "greater_than_equal": "{ge:g} or more", "less_than_equal": "at most {le:g}"}
+        return f"expected {words[kind].format(**error['ctx'])}, found {shown(found)}"
     if kind == "literal_error":
         return f"expected {error['ctx']['expected']}, found {shown(found)}"
     if kind.startswith("bool"):

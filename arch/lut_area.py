@@ -10,16 +10,34 @@ Source of the structure: LUT Tensor Core (ISCA 2025, arXiv 2408.06003), sections
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Final
 
-from ..errors import SpecError, shown
+from ..errors import SpecError, UnknownNameError, shown
+from ..units import parse
+from .yamlfile import read_yaml
 
-#: fp16 adder and multiply-add, 45 nm: Aladdin's table, as in FuseMax's artifact (ART_summary.yaml: 1030 and 1545 um2).
-ADDER_UM2: Final = 1030.0
-MAC_UM2: Final = 1545.0
-#: One 16-bit entry of a two-way selection, 45 nm, as in the same table (ART_summary.yaml: 49.289 um2 for the comparator and multiplexer of
-#: a maximum): stands for a leg of the multiplexers, and for an entry of the tables.
-ENTRY_UM2: Final = 49.289
+TABLE: Final = Path(__file__).parent / "look_up.yaml"
+
+
+@cache
+def part_um2(name: str) -> float:
+    """Area of a part at 45 nm, um^2: ``"adder"``, ``"multiply_add"`` (fp16), or ``"entry"``: 16 bits of a table, or of a selection.
+
+    Raises
+    ------
+    UnknownNameError
+        No such part in ``arch/look_up.yaml``.
+
+    >>> part_um2("adder")
+    1030.0
+    """
+    table = read_yaml(TABLE)
+    known = [key for key in table if key != "sources"]
+    if name not in known:
+        raise UnknownNameError("part", str(name), known, str(TABLE))
+    return round(parse(table[name]["value"], "m2") * 1e12, 9)
 
 
 @dataclass(frozen=True)
@@ -61,7 +79,7 @@ class LookUpCore:
     def area_um2(self) -> float:
         """Tables, multiplexers and accumulators, um^2 at 45 nm."""
         units = self.rows * self.cols
-        return self.table_entries * ENTRY_UM2 + units * ((self.entries - 1) * ENTRY_UM2 + ADDER_UM2)
+        return self.table_entries * part_um2("entry") + units * ((self.entries - 1) * part_um2("entry") + part_um2("adder"))
 
     def products_per_clk(self, weight_bits: int) -> float:
         """Products of an activation and a weight in a cycle, one weight bit at a time."""
@@ -77,9 +95,9 @@ class LookUpCore:
         weight_bits
             Of a weight.
         mac_scale
-            Area of the baseline's multiply-add, with what a tensor core has around it, over `MAC_UM2`.
+            Area of the baseline's multiply-add, with what a tensor core has around it, over that of ``part_um2("multiply_add")``.
 
         >>> [round(LookUpCore(lanes=k).density_ratio(1), 2) for k in (2, 3, 4, 5, 6)]
         [2.86, 3.92, 4.47, 4.34, 3.59]
         """
-        return self.products_per_clk(weight_bits) / self.area_um2 * mac_scale * MAC_UM2
+        return self.products_per_clk(weight_bits) / self.area_um2 * mac_scale * part_um2("multiply_add")

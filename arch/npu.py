@@ -224,6 +224,16 @@ class NpuSystem:
     document: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
     values: Mapping[str, tuple[Any, str]] = field(default_factory=dict, compare=False, repr=False)
 
+    def __repr__(self) -> str:
+        from .listing import short
+
+        return short(self)
+
+    def _repr_html_(self) -> str:
+        from .listing import short_html
+
+        return short_html(self)
+
     @property
     def generation(self) -> str:
         """No rules of a generation fill an NPU's numbers."""

@@ -19,6 +19,7 @@ from .spec import Provenance
 from .yamlfile import read_yaml
 
 STYLES: Final = Path(__file__).parent / "pe_styles.yaml"
+ARRAYS: Final = Path(__file__).parent / "dot_arrays.yaml"
 
 Execution = Literal["mac", "bit-serial", "look-up", "digits", "block"]
 EXECUTIONS: Final[tuple[str, ...]] = get_args(Execution)
@@ -226,3 +227,34 @@ def _style(name: str, node: Mapping[str, Any], sources: Mapping[str, str]) -> Pe
         energy_per_clk=values.get("energy_per_clk"),
         provenance={key: Provenance(sources[node[key]["source"]], "sourced") for key in values},
     )
+
+
+@cache
+def load_array(name: str, phase: str) -> DotArray:
+    """An array of ``arch/dot_arrays.yaml``, whose PEs are of the style of the same name.
+
+    Parameters
+    ----------
+    name
+        ``"fp16-mac"``, ``"ant"``, ``"olive"``, ``"bitmod"``.
+    phase
+        ``"prefill"`` or ``"decode"``: the arrays are shaped by it.
+
+    Raises
+    ------
+    UnknownNameError
+        No such array or phase.
+
+    >>> array = load_array("olive", "decode")
+    >>> array.rows, array.cols, array.dram_bytes_per_clk
+    (72, 16, 32.0)
+    """
+    table = read_yaml(ARRAYS)
+    if name not in table["arrays"]:
+        raise UnknownNameError("array", str(name), table["arrays"], str(ARRAYS))
+    phases = table["arrays"][name]
+    if phase not in phases:
+        raise UnknownNameError("phase", str(phase), phases, f"array {name}")
+    rows, cols = (int(phases[phase][axis]["value"]) for axis in ("rows", "cols"))
+    weights, inputs = (parse(table[key]["value"], "B") for key in ("weight_sram", "input_sram"))
+    return DotArray(load_pe(name), rows, cols, weights, inputs, parse(table["dram_bandwidth"]["value"], "B/clk"))

@@ -42,8 +42,10 @@ class SmTiming:
         Bytes a clock between an SM and the L2, at most.
     dram_steady
         Share of DRAM's peak bandwidth in the steady state of a stream.
+    dram_access
+        Bytes that a DRAM channel could move between two activations: what a shorter piece of a line costs.
     merged_sms
-        SMs whose requests of one line L2 serves once.
+        Reads of one line by different SMs, under way together, that L2 serves once.
     async_launch, tma_latency, mbarrier_latency
         Bulk copies: gap between two, latency beyond an L2 hit; an mbarrier's arrival to a waiting warp's release.
     wgmma_latency
@@ -54,8 +56,8 @@ class SmTiming:
         Clocks of bank work that wait behind the address units.
     tensor_memory_bytes
         Bytes a clock and sub-core out of tensor memory.
-    sources
-        Source of each number.
+    sources, statuses
+        Source of each number, and whether it is ``published``, ``measured`` or ``assumed``.
     """
 
     alu_lanes: float
@@ -82,6 +84,7 @@ class SmTiming:
     cta_launch: float
     sm_port: float
     dram_steady: float
+    dram_access: float
     merged_sms: float
     async_launch: float
     tma_latency: float
@@ -92,9 +95,16 @@ class SmTiming:
     bank_buffer: float
     tensor_memory_bytes: float
     sources: Mapping[str, str]
+    statuses: Mapping[str, str]
+
+    def assumed(self) -> list[str]:
+        """Names of the numbers that no document gives."""
+        return sorted(name for name, status in self.statuses.items() if status == "assumed")
 
 
-_NAMES: Final = tuple(field.name for field in fields(SmTiming) if field.name != "sources")
+_NAMES: Final = tuple(field.name for field in fields(SmTiming) if field.name not in ("sources", "statuses"))
+#: Where a number can come from: a document, a public microbenchmark, or nowhere.
+STATUSES: Final = ("published", "measured", "assumed")
 
 
 @cache
@@ -109,9 +119,9 @@ def sm_timing(generation: str) -> SmTiming:
     Raises
     ------
     UnknownNameError
-        A generation that the file does not have.
+        A generation that the file does not have, or a status that is none of `STATUSES`.
     SpecError
-        A number is missing, unknown, or without a source.
+        A number is missing, unknown, or without a status and a source.
 
     Examples
     --------
@@ -127,11 +137,14 @@ def sm_timing(generation: str) -> SmTiming:
             raise UnknownNameError("SM timing", str(name), _NAMES, where=f"{PATH.name}: {generation}")
     values: dict[str, float] = {}
     sources: dict[str, str] = {}
+    statuses: dict[str, str] = {}
     for name in _NAMES:
         node = entry.get(name)
-        if not isinstance(node, Mapping) or set(node) != {"value", "source"} or not isinstance(node["value"], int | float):
-            raise SpecError(f"{PATH.name}: {generation}.{name}: expected {{value: ..., source: ...}}, found {shown(node)}")
+        if not isinstance(node, Mapping) or set(node) != {"value", "status", "source"} or not isinstance(node["value"], int | float):
+            raise SpecError(f"{PATH.name}: {generation}.{name}: expected {{value: ..., status: ..., source: ...}}, found {shown(node)}")
+        if node["status"] not in STATUSES:
+            raise UnknownNameError("status", str(node["status"]), STATUSES, where=f"{PATH.name}: {generation}.{name}")
         if node["value"] < 0:
             raise SpecError(f"{PATH.name}: {generation}.{name}: {node['value']:g} is below 0")
-        values[name], sources[name] = float(node["value"]), str(node["source"])
-    return SmTiming(**values, sources=sources)
+        values[name], sources[name], statuses[name] = float(node["value"]), str(node["source"]), str(node["status"])
+    return SmTiming(**values, sources=sources, statuses=statuses)

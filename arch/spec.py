@@ -17,6 +17,12 @@ from ..units import parse
 
 #: Arithmetics that a tensor core may have; the key under ``gpu.sm.tensor`` in a device file.
 ARITHMETICS: Final = ("fp64", "tf32", "bf16", "fp16", "fp8", "fp4", "int8", "int4")
+#: Those that sparse tensor cores speed up, with the patterns of zeros that they skip: of 8 and 16 bits 2:4, of tf32 1:2. A 1:2 pattern is
+#: also a 2:4 pattern. For 4-bit elements the pattern is 4:8 in pairs of neighbours, which no pattern of single elements implies
+#: (NVIDIA, PTX ISA, "Multiply-and-accumulate operation using mma.sp instruction with sparse matrix A").
+SKIPPED_PATTERNS: Final[Mapping[str, tuple[str, ...]]] = {
+    "tf32": ("1:2",), "bf16": ("2:4", "1:2"), "fp16": ("2:4", "1:2"), "fp8": ("2:4", "1:2"), "int8": ("2:4", "1:2"),
+}
 
 
 def _quantity(unit: str) -> BeforeValidator:
@@ -42,6 +48,7 @@ Bytes = Annotated[float, _quantity("B"), _above_zero("B")]
 BytesPerSecond = Annotated[float, _quantity("B/s"), _above_zero("B/s")]
 Clocks = Annotated[float, _quantity("clk"), _above_zero("clk")]
 Watts = Annotated[float, _quantity("W"), _above_zero("W")]
+Speedup = Annotated[float, _quantity("1"), Field(ge=1, le=2, json_schema_extra={"unit": "1"})]
 Seconds = Annotated[float, _quantity("s"), Field(ge=0, json_schema_extra={"unit": "s"})]
 
 _FORBID = ConfigDict(extra="forbid", populate_by_name=False)
@@ -65,6 +72,8 @@ class Sm:
     tensor_flops_per_clk: Annotated[Mapping[str, FlopsPerClock], Field(
         alias="tensor", description="Dense tensor-core rate, a multiply-add being two",
         json_schema_extra={"unit": "FLOP/clk"})]
+    sparse_speedup: Annotated[Speedup, Field(alias="sparse_speedup", description=(
+        "Tensor-core rate with half of the weights zero in a pattern that they skip (2:4), over the dense rate; 1: none is skipped"))]
     fma_per_clk: Annotated[OpsPerClock, Field(alias="fma", description="fp32 multiply-adds")]
     sfu_per_clk: Annotated[OpsPerClock, Field(alias="sfu", description="Special functions (exp, rsqrt, ...)")]
     shared_bytes_per_clk: Annotated[BytesPerClock, Field(
@@ -261,6 +270,16 @@ class System:
     provenance: Mapping[str, Provenance] = field(default_factory=dict)
     document: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
+    def __repr__(self) -> str:
+        from .listing import short
+
+        return short(self)
+
+    def _repr_html_(self) -> str:
+        from .listing import short_html
+
+        return short_html(self)
+
     def tensor_flops_per_s(self, arithmetic: str) -> float:
         """Dense tensor-core peak at the boost clock, FLOP/s (a multiply-add is two).
 
@@ -286,8 +305,13 @@ class System:
 
     @property
     def peaks_flops_per_s(self) -> dict[str, float]:
-        """Peak by tensor arithmetic, and ``"fma"`` for fp32 multiply-adds outside of the tensor cores, at the boost clock."""
+        """Peak by tensor arithmetic, and ``"fma"`` for fp32 multiply-adds outside of the tensor cores, at the boost clock.
+
+        ``"bf16_sparse"``, where the tensor cores skip zeros, counts the FLOPs of the dense product, as data sheets do.
+        """
         peaks = {name: self.tensor_flops_per_s(name) for name in self.gpu.sm.tensor_flops_per_clk}
+        if self.gpu.sm.sparse_speedup > 1:
+            peaks |= {f"{name}_sparse": self.gpu.sm.sparse_speedup * peaks[name] for name in SKIPPED_PATTERNS if name in peaks}
         return peaks | {"fma": 2 * self.gpu.sm.fma_per_clk * self.gpu.sm.count * self.gpu.clock.boost_hz}
 
     @property

@@ -14,34 +14,18 @@ the device (`presilicon.mapping.pim`), of the programs that the public simulator
 * CXL: flits of 256 bytes for 192 of data; one vector from stage to stage, or five broadcasts and five gathers of a hidden vector and one
   each of a feed-forward vector with tensor parallelism.
 
-Source of all of them: CENT (public), `aim_sim`, `run_sim`, `cxl_latency` and `cent_power_calculator`.
+Source of all of them: CENT (public), `aim_sim`, `run_sim`, `cxl_latency` and `cent_power_calculator`; numbers stand in ``arch/cent.yaml``.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Final
 
+from ..arch.cent import CentNumbers, cent_numbers
 from ..arch.dram import DramDevice
 from ..errors import MappingError
 from .pim import gap, positive
-
-#: Accumulators of a bank that one group uses (CENT: half of 32 registers).
-ACCUMULATORS: Final = 16
-#: Cycles of the host for each 32 bytes that it moves to or from a single bank: what the table of CENT's simulator shows, with 8 and with 32
-#: channels a block.
-_SINGLE: Final = 3.0
-#: Accelerators near the memory: clock, and cycles of 16 lanes of exponentials and additions over all 32 (CENT).
-_NEAR_HZ, _EXP, _ADD, _LANES, _COUNT = 2e9, 44.0, 66.0, 16.0, 32.0
-#: Cycles of the cores near the memory for a norm, a rotary pair and a softmax (CENT: 26; 3 over 8 cores; 16 + 2 / 8 + 1), and a read.
-_NORM, _ROTARY, _SOFTMAX, _READ = 26.0, 3.0 / 8.0, 17.25, 1.0
-#: CXL: seconds of a hop, and bytes a second of a lane under multicast; lanes of the host; data bytes and bytes of a flit (CENT).
-_HOP_S, _LANE, _LANES_ALL, _DATA, _FLIT = 180e-9, 4.0 * 2**30, 144, 192, 256
-#: Seconds a token for its way in and out (CENT's table: token latency less its other parts).
-IN_OUT_S: Final = 0.15e-3
-#: Watts of one bank's activate for tRC, of a read, of an open channel; of controller and PHY of two channels (CENT).
-_ACT_W, _READ_W, _OPEN_W, _CONTROL_W, _PHY_W = 0.0663, 0.43815, 0.26375, 0.2677, 0.3810
 
 
 @dataclass(frozen=True)
@@ -113,7 +97,7 @@ class _Work:
     def gemv(self, outputs: int, inputs: int, banks: int) -> None:
         per_row = self.device.organisation.row_bytes // 2
         own = math.ceil(outputs / banks)
-        groups = math.ceil(own / ACCUMULATORS)
+        groups = math.ceil(own / cent_numbers().accumulators)
         size = math.ceil(own / groups)
         for block in range(math.ceil(inputs / per_row)):
             columns = math.ceil(min(per_row, inputs - block * per_row) / 16)
@@ -146,11 +130,12 @@ def token(device: DramDevice, model: Llama, devices: int, keys: int, *, tensor: 
         devices, a model that does not fit.
     """
     positive(device, devices=devices, keys=keys)
+    numbers = cent_numbers()
     org = device.organisation
     per_device = 1 if tensor else math.ceil(model.blocks / devices)
     channels = org.channels // per_device
-    if devices > _LANES_ALL:
-        raise MappingError(f"{device.name}: {devices} devices; the host has {_LANES_ALL} CXL lanes, at least one for each")
+    if devices > numbers.lanes:
+        raise MappingError(f"{device.name}: {devices} devices; the host has {numbers.lanes:g} CXL lanes, at least one for each")
     if tensor < 0 or (tensor and devices % tensor) or channels < 1:
         raise MappingError(f"{device.name}: {model.blocks} blocks do not lie on {devices} devices of {org.channels} channels, "
                            f"{tensor} devices a block")
@@ -173,8 +158,8 @@ def token(device: DramDevice, model: Llama, devices: int, keys: int, *, tensor: 
     head_s = 2.0 * head.cycles * device.cycle_s
     near_s = per_device * _near_s(model, keys)
     link_s = _link_s(model, devices, tensor)
-    time_s = model.blocks * (block_s + near_s + link_s) + head_s + IN_OUT_S
-    energy = model.blocks * channels * (_joules(products, device) * max(1, tensor) + _joules(attending, device))
+    time_s = model.blocks * (block_s + near_s + link_s) + head_s + numbers.in_out
+    energy = model.blocks * channels * (_joules(products, device, numbers) * max(1, tensor) + _joules(attending, device, numbers))
     return Token(block_s, near_s, link_s, head_s, time_s, devices // tensor if tensor else model.blocks, energy)
 
 
@@ -188,7 +173,7 @@ def _attention(device: DramDevice, model: Llama, keys: int, channels: int, banks
             work.buffer(org.columns)
             for head in range(in_row):
                 work.group(1, columns, opens=turn == head == 0)
-    work.cycles += 2 * _SINGLE * math.ceil(keys * model.heads / 16) * per_device
+    work.cycles += 2 * cent_numbers().single_bank_cycles * math.ceil(keys * model.heads / 16) * per_device
     turns = math.ceil(model.kv_heads / channels) * repeat
     over = max(1, channels // model.kv_heads)
     dimensions = math.ceil(model.head_dim / (org.banks_per_channel * over))
@@ -202,17 +187,20 @@ def _attention(device: DramDevice, model: Llama, keys: int, channels: int, banks
 
 
 def _near_s(model: Llama, keys: int) -> float:
-    norms = 2.0 * (model.hidden / _LANES / _LANES / _COUNT * _ADD + 3.0 + _NORM)
-    softmax = keys * model.heads / _LANES / _COUNT * (_EXP + _ADD) + model.heads * (_READ + _SOFTMAX)
-    rotary = (1.0 + model.kv_heads / model.heads) * model.hidden * _ROTARY
-    return (norms + softmax + rotary) / _NEAR_HZ
+    n = cent_numbers()
+    step = n.near_lanes * n.near_units
+    norms = 2.0 * (model.hidden / n.near_lanes / step * n.add_cycles + n.norm_move_cycles + n.norm_cycles)
+    softmax = keys * model.heads / step * (n.exponential_cycles + n.add_cycles) + model.heads * (n.read_cycles + n.softmax_cycles)
+    rotary = (1.0 + model.kv_heads / model.heads) * model.hidden * n.rotary_cycles
+    return (norms + softmax + rotary) / n.near_clock
 
 
 def _link_s(model: Llama, devices: int, tensor: int) -> float:
-    rate = _LANES_ALL // devices * _LANE
+    n = cent_numbers()
+    rate = n.lanes // devices * n.lane
 
     def send(elements: int, times: int = 1) -> float:
-        return _HOP_S + math.ceil(elements * 2 / _DATA) * times * _FLIT / rate
+        return n.hop + math.ceil(elements * 2 / n.flit_data) * times * n.flit / rate
 
     if not tensor:
         return send(model.hidden)
@@ -220,9 +208,10 @@ def _link_s(model: Llama, devices: int, tensor: int) -> float:
     return 5 * send(model.hidden) + 5 * send(own, tensor - 1) + send(model.ffn) + send(wide, tensor - 1)
 
 
-def _joules(work: _Work, device: DramDevice) -> float:
+def _joules(work: _Work, device: DramDevice, n: CentNumbers) -> float:
     """Joules of one channel: activates of 16 banks for tRC, all-bank products at three times a read's power, an open channel, control."""
-    seconds = work.cycles * device.cycle_s
+    t, cycle_s = device.timings, device.cycle_s
     commands = work.rows * 2 + work.macs
-    return (work.rows * 16 * _ACT_W * device.timings["tRC"] * device.cycle_s + work.macs * 3 * _READ_W * 1e-9 + _OPEN_W * seconds
-            + commands * (_CONTROL_W + _PHY_W) / 2.0 / _NEAR_HZ)
+    return (work.rows * device.organisation.banks_per_channel * n.activate_power * t["tRC"] * cycle_s
+            + work.macs * n.all_bank_reads * n.read_power * work.step * cycle_s + n.open_power * work.cycles * cycle_s
+            + commands * (n.control_power + n.phy_power) / 2.0 / n.near_clock)

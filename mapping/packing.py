@@ -74,17 +74,63 @@ def pack(loads: Sequence[float] | Floats, channels: int, how: str = "greedy") ->
     if channels < 1 or items.ndim != 1 or (items < 0).any():
         raise MappingError(f"packing needs at least one channel and loads of 0 or more; found {channels} channels, {items.shape} loads, "
                            f"least {items.min(initial=0.0):g}")
+    chosen = arrive(items, np.zeros(channels), how)
+    return Packing(chosen, np.bincount(chosen, weights=items, minlength=channels).astype(np.float64))
+
+
+def arrive(loads: Floats, there: Floats, how: str = "greedy", turn: int = 0) -> Ints:
+    """Channel of each newcomer where others are already.
+
+    Parameters
+    ----------
+    loads
+        Load of each newcomer.
+    there
+        Load that each channel has.
+    how
+        As in `pack`.
+    turn
+        Newcomers before these, for taking turns.
+
+    Raises
+    ------
+    UnknownNameError
+        Another way of packing.
+
+    >>> arrive(np.array([4.0, 1.0]), np.array([3.0, 0.0])).tolist()
+    [1, 0]
+    """
     if how not in PACKINGS:
         raise UnknownNameError("packing", how, PACKINGS)
     if how == "round-robin":
-        chosen = np.arange(len(items), dtype=np.int64) % channels
-    else:
-        chosen = np.zeros(len(items), dtype=np.int64)
-        heap = [(0.0, channel) for channel in range(channels)]
-        for item in np.argsort(-items, kind="stable").tolist():
-            load, channel = heapq.heappop(heap)
-            chosen[item] = channel
-            heapq.heappush(heap, (load + float(items[item]), channel))
+        return (turn + np.arange(len(loads), dtype=np.int64)) % len(there)
+    if len(loads) and loads[0] > 0 and (loads == loads[0]).all() and not there.any():
+        return np.arange(len(loads), dtype=np.int64) % len(there)  # equal loads go in turn: what the heap below would find
+    chosen = np.zeros(len(loads), dtype=np.int64)
+    heap = [(float(load), channel) for channel, load in enumerate(there.tolist())]
+    heapq.heapify(heap)
+    for item in np.argsort(-loads, kind="stable").tolist():
+        load, channel = heapq.heappop(heap)
+        chosen[item] = channel
+        heapq.heappush(heap, (load + float(loads[item]), channel))
+    return chosen
+
+
+def packed(loads: Sequence[float] | Floats, where: Sequence[int] | Ints, channels: int) -> Packing:
+    """The packing of items whose channels are known.
+
+    Raises
+    ------
+    MappingError
+        A channel for each item is missing, or is not one of ``0 ... channels - 1``.
+
+    >>> packed([5, 3, 1], [1, 0, 1], 2).load.tolist()
+    [3.0, 6.0]
+    """
+    items, chosen = np.asarray(loads, dtype=np.float64), np.asarray(where, dtype=np.int64)
+    if items.shape != chosen.shape or (len(chosen) and not 0 <= int(chosen.min()) <= int(chosen.max()) < channels):
+        raise MappingError(f"packing: expected a channel from 0 to {channels - 1} for each of {items.size} items, found {chosen.size}"
+                           + (f" from {chosen.min()} to {chosen.max()}" if chosen.size else ""))
     return Packing(chosen, np.bincount(chosen, weights=items, minlength=channels).astype(np.float64))
 
 

@@ -1,12 +1,12 @@
 """Closed forms of kernels on processing in memory: cycles without playing a command, from the rows that the engine obeys.
 
 Each kernel of `presilicon.sim.dram` has its form here; `sim` plays the same commands one by one, and tests hold the two
-together (GEMV within 2 %). With h the columns of a row that are used and d = tCCD of the MAC:
+together (within 2 %). With h the columns of a row that are used and d = tCCD of the MAC:
 
 * AiM, a row of h columns: tRCD_MAC + d (h - 1) + tRTP + tRP, that is 98 + 2 h cycles of 0.5 ns. A buffer write of h columns
   between two mode switches takes 2 tMOD + d (h - 1) and what the buses need around it.
 * AttAcc at the banks: a row of h columns takes d (h - 1) + tRTP_L + tRP + tRCD; rounds of one head per channel; two heads
-  hide each other's moves and softmax.
+  hide each other's moves and softmax (`presilicon.mapping.attacc_attention`).
 * Samsung: a tile of 128 inputs is 8 register writes and 64 reads over two rows, 341 cycles in even banks and 388 in odd.
 
 Refresh: each that falls due costs tRFC where a row in work is finished first (which tends to a division by
@@ -24,6 +24,7 @@ import numpy as np
 
 from ..arch.dram import DramDevice
 from ..errors import MappingError, UnknownNameError, shown
+from .attacc_attention import attention_cycles
 
 Order = Literal["outputs", "inputs"]
 ORDERS: Final = ("outputs", "inputs")
@@ -65,12 +66,15 @@ class GemvShape:
         Pieces of the input that the buffer, or a row, holds.
     columns, last_columns
         Columns of a full block, and of the last.
+    spread
+        Columns of the buffer that the inputs of one column of weights fill: more than one where weights are narrower.
     """
 
     groups: int
     blocks: int
     columns: int
     last_columns: int
+    spread: float = 1.0
 
     def widths(self) -> list[int]:
         """Columns of each block."""
@@ -84,14 +88,16 @@ def positive(device: DramDevice, **sizes: int) -> None:
             raise MappingError(f"{device.name}: {name}: expected a positive whole number, found {shown(value)}")
 
 
-def gemv_shape(device: DramDevice, outputs: int, inputs: int, element_bytes: int = 2) -> GemvShape:
+def gemv_shape(device: DramDevice, outputs: int, inputs: int, element_bytes: int = 2, bits: float | None = None) -> GemvShape:
     """Groups and blocks of y = W x, W of ``(outputs, inputs)``, on units of one bank each.
+
+    `bits`: stored bits of a weight, group scales included, where they are not those of an input; a column holds as many whole ones as fit.
 
     Raises
     ------
     MappingError
         Sizes that are no positive integers, a matrix larger than the device, a device without a unit in every bank, elements
-        that do not divide a column.
+        that do not divide a column, weights wider than a column.
     """
     positive(device, outputs=outputs, inputs=inputs, element_bytes=element_bytes)
     pim, organisation = device.pim, device.organisation
@@ -100,15 +106,30 @@ def gemv_shape(device: DramDevice, outputs: int, inputs: int, element_bytes: int
     if organisation.column_bytes % element_bytes:
         raise MappingError(f"{device.name}: elements of {element_bytes} bytes do not divide a column of "
                            f"{organisation.column_bytes}")
-    per_column = organisation.column_bytes // element_bytes
-    block = max(1, min(organisation.columns, pim.buffer_bytes // organisation.column_bytes))
+    in_buffer = organisation.column_bytes // element_bytes
+    per_column = in_buffer if bits is None else weights_in_column(device, bits)
+    spread = per_column / in_buffer
+    block = max(1, min(organisation.columns, int(pim.buffer_bytes // organisation.column_bytes / spread)))
     groups = math.ceil(outputs / (organisation.channels * organisation.banks_per_channel))
     columns = math.ceil(inputs / per_column)
     blocks = math.ceil(columns / block)
     if groups * blocks > organisation.rows:
         raise MappingError(f"{device.name}: a matrix of {outputs} x {inputs} takes {groups * blocks} rows of every bank; "
                            f"there are {organisation.rows}")
-    return GemvShape(groups, blocks, block, columns - (blocks - 1) * block)
+    return GemvShape(groups, blocks, block, columns - (blocks - 1) * block, spread)
+
+
+def weights_in_column(device: DramDevice, bits: float) -> int:
+    """Whole weights of so many bits in a column.
+
+    >>> from presilicon.arch.dram import load
+    >>> [weights_in_column(load("aim-gddr6"), bits) for bits in (16, 8, 4.25)]
+    [16, 32, 60]
+    """
+    column = device.organisation.column_bytes * 8
+    if not (math.isfinite(bits) and 0.0 < bits <= column):
+        raise MappingError(f"{device.name}: weights of {shown(bits)} bits; allowed are more than 0 and up to {column}, a column's")
+    return int(column // bits)
 
 
 def refreshed(device: DramDevice, cycles: float, extra: int = 0) -> float:
@@ -129,14 +150,16 @@ def gap(device: DramDevice, after: str, before: str) -> int:
 
 
 def aim_gemv(device: DramDevice, outputs: int, inputs: int, *, batch: int = 1, element_bytes: int = 2, order: Order = "outputs",
-             refresh: bool = True) -> PimEstimate:
+             refresh: bool = True, bits: float | None = None) -> PimEstimate:
     """GEMV on AiM in closed form, one vector of a batch after the other; arguments and errors as `presilicon.sim.dram.aim.gemv`.
+
+    `bits`: as `gemv_shape`; units take a column of narrower weights in the same time.
 
     >>> from presilicon.arch.dram import load
     >>> aim_gemv(load("aim-gddr6"), 4096, 4096, refresh=False).cycles
     13057
     """
-    shape = gemv_shape(device, outputs, inputs, element_bytes)
+    shape = gemv_shape(device, outputs, inputs, element_bytes, bits)
     if order not in ORDERS:
         raise UnknownNameError("loop order", str(order), ORDERS, device.name)
     # First command in cycle 2; the host's end two cycles behind the last result.
@@ -169,7 +192,7 @@ def _aim_passes(device: DramDevice, shape: GemvShape, order: Order, batch: int =
         else:
             head = to_write + mod + mod
         # A buffer write between; the return to bank mode is one cycle behind the last register write.
-        head += (width - 1) * fill + 1 if loads else 0
+        head += (math.ceil(width * shape.spread) - 1) * fill + 1 if loads else 0
         if loads and index == 0:
             head += mod
         total += head + (again_open if index else reopen - gap(device, "PREA", "ACT16")) + (width - 1) * step
@@ -235,14 +258,14 @@ def _estimate(device: DramDevice, cycles: float, macs: int, shape: GemvShape, or
 
 
 def best_gemv(device: DramDevice, outputs: int, inputs: int, *, batch: int = 1, element_bytes: int = 2,
-              refresh: bool = True) -> PimEstimate:
+              refresh: bool = True, bits: float | None = None) -> PimEstimate:
     """The loop order of a GEMV with fewest cycles: all orders are tried; errors as `aim_gemv`.
 
     >>> from presilicon.arch.dram import load
     >>> best_gemv(load("aim-gddr6"), 4096, 4096).order
     'inputs'
     """
-    found = [aim_gemv(device, outputs, inputs, batch=batch, element_bytes=element_bytes, order=order, refresh=refresh)
+    found = [aim_gemv(device, outputs, inputs, batch=batch, element_bytes=element_bytes, order=order, refresh=refresh, bits=bits)
              for order in ("outputs", "inputs")]
     return min(found, key=lambda estimate: estimate.cycles)
 
@@ -282,10 +305,10 @@ def samsung_gemv(device: DramDevice, outputs: int, inputs: int, *, batch: int = 
     mode = 1 + t["tRCDWR"]
     head = 1 + park + t["tRTW"] + 2 * t["tCCD_S"] + fresh + mode + t["tCCD_L"]
     late = max(0, rewrite + t["tRCDRD"] - t["tCCD_L"] - write - turn)
-    tail = 2 * mode + fresh + rewrite - t["tRP"] + 1 + park + t["tCL"] + t["tBL"] + 2
-    cycles = float(head + late + work + tail)
-    if refresh:
-        cycles = refreshed(device, cycles, t["tRP"])
+    # A refresh that falls due as the banks park at the end comes after them.
+    parked = park + t["tCL"] + t["tBL"] + 2
+    cycles = float(head + late + work + 2 * mode + fresh + rewrite - t["tRP"] + 1)
+    cycles = (refreshed(device, cycles, t["tRP"]) if refresh else cycles) + parked
     shape = GemvShape(groups, tiles, squares, squares)
     found = _estimate(device, cycles, outputs * inputs * batch, shape, "")
     return PimEstimate(found.cycles, found.time_s, found.macs,
@@ -295,12 +318,13 @@ def samsung_gemv(device: DramDevice, outputs: int, inputs: int, *, batch: int = 
 
 def attacc_attention(device: DramDevice, heads: int, keys: int, *, head_dim: int = 128, element_bytes: int = 2,
                      level: Literal["bank", "bg", "buffer"] = "bank", power_limited: bool = True, refresh: bool = True,
-                     ) -> PimEstimate:
-    """Decode attention on an AttAcc stack in closed form, within a few per cent of the commands.
+                     longest: int | None = None) -> PimEstimate:
+    """Decode attention on an AttAcc stack in closed form (`presilicon.mapping.attacc_attention`), within 2 % of the commands.
 
     The busiest channel does ``ceil(heads / channels)`` heads, two of them interleaved. MACs follow each other at tCCD; units
     at the banks wait for every change of the row, the others find the next bank open. Softmax and moves hide behind the
-    products, but for those of the last head.
+    products, but for those of the last head. `longest`: keys for which room is kept, which places the heads in the banks; None: 4,096, or
+    `keys` where those are more.
 
     Raises
     ------
@@ -321,45 +345,9 @@ def attacc_attention(device: DramDevice, heads: int, keys: int, *, head_dim: int
         raise MappingError(f"{device.name}: elements of {element_bytes} bytes do not divide a column of {org.column_bytes}")
     if not power_limited:
         device = device.without_power_limit()
-    t, lanes = device.timings, org.column_bytes // element_bytes
-    rounds = math.ceil(heads / org.channels)
-    split = org.pseudo_channels * (1 if level == "buffer" else org.ranks * org.bank_groups)
-    across = org.banks if level == "bank" else 1
-    key_columns = math.ceil(keys / split) * math.ceil(head_dim / across / lanes)
-    value_columns = math.ceil(head_dim / (across * lanes)) * math.ceil(keys / split)
-    step = {"bank": t.get("tCCD_AB", 0), "bg": t.get("tCCD_SB", 0), "buffer": t["tBL"]}[level]
-    macs = rounds * (key_columns + value_columns) + (1 if rounds > 1 else 0)
-    reopen = t["tRTP_L"] + t["tRP"] + t["tRCDRD"]
-    cycles = 1 + t["tRCDRD"] + (macs - 1) * step
-    if level == "bank":
-        key_rows, value_rows = math.ceil(key_columns / org.columns), math.ceil(value_columns / org.columns)
-        pair = 2 * key_rows + value_rows + (value_rows if value_rows > 1 else 0)
-        opened = rounds // 2 * pair + rounds % 2 * (key_rows + value_rows)
-        cycles += (opened - 1) * (reopen - step)
-        if rounds % 2:
-            # Scores, softmax and probabilities of a head alone; opening the values' row hides some of them.
-            moves = 1 + org.ranks * org.bank_groups * (1 + math.ceil(keys / (split * lanes)))
-            cycles += max(0, moves * t["tCCD_S"] - (reopen - step))
-        results = org.ranks * org.banks
-    else:
-        # A query of its own, scores to the softmax and probabilities back, where no second head hides them.
-        results = org.ranks if level == "bg" else 1
-    cycles += results * t["tCCD_S"] + 1 if level == "bank" else results * t["tCCD_L"] + (rounds % 2) * t["tRCDRD"]
-    total = refreshed_at_once(device, cycles, reopen - step) if refresh else cycles
-    shape_bytes = rounds * (key_columns + value_columns) * org.column_bytes * org.channels * split * across
-    time_s = math.ceil(total) * device.cycle_s
-    wanted = 2 * heads * keys * head_dim
-    peak = org.channels * split * across * lanes / (step * device.cycle_s)
-    return PimEstimate(math.ceil(total), time_s, wanted, shape_bytes, min(1.0, wanted / (time_s * peak)))
-
-
-def refreshed_at_once(device: DramDevice, cycles: float, reopening: int) -> float:
-    """Cycles with all-bank refresh of every rank at once, by a controller that closes and opens the row again for it."""
-    if device.refresh is None:
-        return cycles
-    interval = device.timings[device.refresh.interval]
-    cost = device.timings[device.refresh.duration] + reopening
-    due = 0
-    while cycles + due * cost > (due + 1) * interval:
-        due += 1
-    return cycles + due * cost
+    lanes = org.column_bytes // element_bytes
+    found = attention_cycles(device, heads, keys, head_dim, element_bytes, level, refresh, longest or max(keys, 4096))
+    wanted, time_s = 2 * heads * keys * head_dim, found.cycles * device.cycle_s
+    peak = org.channels * found.units * lanes / (found.step * device.cycle_s)
+    return PimEstimate(found.cycles, time_s, wanted, found.macs * org.column_bytes * org.channels * found.units,
+                       min(1.0, wanted / (time_s * peak)))

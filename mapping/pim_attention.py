@@ -67,6 +67,8 @@ class RequestCosts:
         Multiply-adds of each request.
     commands
         Commands of each request by name, where the kernel counts them.
+    score_sent, context_sent
+        Commands that the processor sends for each request, up to the softmax and after it; 0 where the kernel does not count them.
     """
 
     items: int
@@ -76,6 +78,8 @@ class RequestCosts:
     path_bits: Floats
     macs: Floats
     commands: Mapping[str, Floats]
+    score_sent: Floats
+    context_sent: Floats
 
 
 def request_costs(side: PimSide, heads: Heads, lengths: npt.NDArray[np.int64]) -> RequestCosts:
@@ -102,7 +106,8 @@ def request_costs(side: PimSide, heads: Heads, lengths: npt.NDArray[np.int64]) -
     distinct, back = np.unique(lengths, return_inverse=True)
     found = {"newton": _newton, "aim": _aim, "attacc": _attacc, "logic": _logic, "upmem": _upmem}[side.kernel](side, heads, distinct)
     return RequestCosts(found.items, found.cycles[back], found.score_cycles[back], found.read_bits[back], found.path_bits[back],
-                        found.macs[back], {name: values[back] for name, values in found.commands.items()})
+                        found.macs[back], {name: values[back] for name, values in found.commands.items()}, found.score_sent[back],
+                        found.context_sent[back])
 
 
 def tile_cycles(device: DramDevice, columns: int, results: int = 1) -> int:
@@ -159,14 +164,24 @@ def _newton(side: PimSide, heads: Heads, lengths: npt.NDArray[np.int64]) -> Requ
     commands = {
         "GWRITE": heads.vectors * (chunks + heads.kv_heads * value_chunks), "GACT": tiles * org.bank_groups * org.ranks,
         "COMP": columns, "READRES": results}
+    # The processor sends GWRITE, a header a tile, and a command a column and a read a result, or one for both; the controller activates.
+    score_tiles, score_results = heads.vectors * chunks * key_tiles, heads.vectors * heads.kv_heads * key_tiles
+    score_columns = score_results * head_columns
+    score_sent = heads.vectors * chunks + score_tiles + score_results + (0.0 if side.composite else score_columns)
+    sent = commands["GWRITE"] + tiles + results + (0.0 if side.composite else columns)
     return RequestCosts(
         1, refreshed(device, score + context), refreshed(device, score.astype(np.float64)), columns * unit.width_bytes * 8.0 * banks,
         results * banks * 16.0 + commands["GWRITE"] * org.row_bytes * 8.0, _macs(heads, lengths),
-        {name: np.asarray(values, dtype=np.float64) for name, values in commands.items()})
+        {name: np.asarray(values, dtype=np.float64) for name, values in commands.items()}, score_sent, sent - score_sent)
 
 
 def _macs(heads: Heads, lengths: npt.NDArray[np.int64]) -> Floats:
     return 2.0 * heads.kv_heads * heads.vectors * heads.head_dim * lengths.astype(np.float64)
+
+
+def _uncounted(lengths: npt.NDArray[np.int64]) -> tuple[Floats, Floats]:
+    none = np.zeros(len(lengths))
+    return none, none
 
 
 def _path_bits(heads: Heads, lengths: npt.NDArray[np.int64]) -> Floats:
@@ -187,7 +202,7 @@ def _aim(side: PimSide, heads: Heads, lengths: npt.NDArray[np.int64]) -> Request
     read = heads.kv_heads * heads.vectors * banks * org.column_bytes * 8.0 * (
         np.ceil(lengths / banks) * columns + math.ceil(heads.head_dim / banks) * np.ceil(lengths / per_column))
     cycles, first = (heads.vectors * refreshed(device, part) for part in (score + context, score))
-    return RequestCosts(heads.kv_heads, cycles, first, read, _path_bits(heads, lengths), _macs(heads, lengths), {})
+    return RequestCosts(heads.kv_heads, cycles, first, read, _path_bits(heads, lengths), _macs(heads, lengths), {}, *_uncounted(lengths))
 
 
 def _attacc(side: PimSide, heads: Heads, lengths: npt.NDArray[np.int64]) -> RequestCosts:
@@ -200,7 +215,8 @@ def _attacc(side: PimSide, heads: Heads, lengths: npt.NDArray[np.int64]) -> Requ
             for n in lengths.tolist()]
     cycles = refreshed(device, heads.vectors * np.array(pair, dtype=np.float64) / 2.0)
     read = heads.kv_heads * heads.vectors * 2.0 * heads.kv_bits * heads.head_dim * lengths.astype(np.float64)
-    return RequestCosts(heads.kv_heads, cycles, cycles / 2.0, read, _path_bits(heads, lengths), _macs(heads, lengths), {})
+    return RequestCosts(heads.kv_heads, cycles, cycles / 2.0, read, _path_bits(heads, lengths), _macs(heads, lengths), {},
+                        *_uncounted(lengths))
 
 
 def _logic(side: PimSide, heads: Heads, lengths: npt.NDArray[np.int64]) -> RequestCosts:
@@ -211,7 +227,7 @@ def _logic(side: PimSide, heads: Heads, lengths: npt.NDArray[np.int64]) -> Reque
     operations = 2.0 * _macs(heads, lengths)
     cycles = np.maximum(cache / per_cycle, operations / (per_cycle * side.op_per_byte)) / heads.kv_heads
     return RequestCosts(heads.kv_heads, refreshed(device, cycles), refreshed(device, cycles / 2.0), cache * 8.0,
-                        _path_bits(heads, lengths), _macs(heads, lengths), {})
+                        _path_bits(heads, lengths), _macs(heads, lengths), {}, *_uncounted(lengths))
 
 
 def _upmem(side: PimSide, heads: Heads, lengths: npt.NDArray[np.int64]) -> RequestCosts:
@@ -231,4 +247,5 @@ def _upmem(side: PimSide, heads: Heads, lengths: npt.NDArray[np.int64]) -> Reque
     dma = np.ceil(moved / told["dma_block"]) * told["dma_cycles"] + moved / told["dma_bytes_per_cycle"]
     score = heads.vectors * (np.maximum(work, dma) + told["stages"]) * device.clock_hz / unit.clock_hz
     read = 2.0 * heads.kv_heads * heads.vectors * size * 8.0 * heads.head_dim * lengths.astype(np.float64)
-    return RequestCosts(heads.kv_heads, 2.0 * score, score, read, _path_bits(heads, lengths), _macs(heads, lengths), {})
+    return RequestCosts(heads.kv_heads, 2.0 * score, score, read, _path_bits(heads, lengths), _macs(heads, lengths), {},
+                        *_uncounted(lengths))

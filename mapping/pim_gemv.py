@@ -15,7 +15,8 @@ from typing import Final, Literal
 
 from ..arch.dram import DramDevice
 from ..errors import MappingError, UnknownNameError
-from .pim import PimEstimate, positive
+from .attacc_time import AttaccClock
+from .pim import PimEstimate, best_gemv, positive, weights_in_column
 from .pim_attention import tile_cycles
 
 Level = Literal["bank", "bg", "buffer"]
@@ -38,37 +39,16 @@ def attacc_blocks(device: DramDevice, inputs: int, level: Level) -> list[int]:
     return [min(most, inputs - at) for at in range(0, inputs, most)]
 
 
-class _Refreshes:
-    """Refreshes of all banks as a kernel goes on: cycles of a span in which the banks idle, or work."""
-
-    def __init__(self, device: DramDevice, extra: int) -> None:
-        self.interval = self.due = device.timings["tREFI"] if device.refresh is not None else 0
-        self.cost, self.extra = device.timings["tRFC"] if device.refresh is not None else 0, extra
-
-    def idle(self, start: float, length: float) -> float:
-        end = start + length
-        while self.interval and self.due < end:
-            end = max(end, max(self.due, start) + self.cost)
-            self.due += self.interval
-        return end - start
-
-    def busy(self, start: float, length: float, row: float) -> float:
-        """`row`: cycles at the end for which a refresh waits, and then begins among the next writes of inputs."""
-        end = start + length
-        while self.interval and self.due < end - row:
-            end += self.cost + self.extra
-            self.due += self.interval
-        return end - start
-
-
 def attacc_gemv(device: DramDevice, outputs: int, inputs: int, *, batch: int = 1, level: Level = "bank", power_limited: bool = True,
-                refresh: bool = True) -> PimEstimate:
-    """GEMV of 16-bit numbers on an AttAcc stack, as `presilicon.sim.dram.attacc.gemv` plays it.
+                refresh: bool = True, bits: float = 16.0) -> PimEstimate:
+    """GEMV on an AttAcc stack, as `presilicon.sim.dram.attacc.gemv` plays it with weights of 16 bits.
+
+    `bits`: stored bits of a weight. Inputs have 16, and units take a column of narrower weights in the same time, as AttAcc's of INT8.
 
     Raises
     ------
     MappingError
-        Sizes that are no positive integers, a matrix larger than the device.
+        Sizes that are no positive integers, a matrix larger than the device, weights wider than a column.
     UnknownNameError
         A level that does not exist.
     """
@@ -77,38 +57,50 @@ def attacc_gemv(device: DramDevice, outputs: int, inputs: int, *, batch: int = 1
     if not power_limited:
         device = device.without_power_limit()
     org, t = device.organisation, device.timings
-    lanes, across = org.column_bytes // 2, org.banks if level == "bank" else 1
+    lanes, across = weights_in_column(device, bits), org.banks if level == "bank" else 1
     split = org.pseudo_channels * (1 if level == "buffer" else org.ranks * org.bank_groups)
     rows = math.ceil(math.ceil(outputs / org.channels) / split)
     per_row = [math.ceil(block / across / lanes) for block in blocks]
+    writes = [math.ceil(block / across / (org.column_bytes // 2)) * across for block in blocks]
     _fits(device, outputs, inputs, float(sum(per_row)) * rows * org.column_bytes * org.channels * split * across)
     step = {"bank": t.get("tCCD_AB", 0), "bg": t.get("tCCD_SB", 0), "buffer": t["tBL"]}[level]
-    reopen = t["tRTP_L"] + t["tRP"] + t["tRCDRD"]
-    # Results of the last rows: bank groups and ranks in turn; nothing hides them. The next block's inputs follow in another bank group, but
-    # for the single mover of the buffer die.
-    movers = 1 if level == "buffer" else org.bank_groups * org.ranks
-    last, between = (movers - 1) * t["tCCD_S"] + 1, t["tCCD_L"] if level == "buffer" else t["tCCD_S"]
-    # Units at all banks go on until their row ends before they are refreshed; the others open theirs again.
-    tail = min(org.columns, rows * min(per_row)) * step + last if level == "bank" else 0
-    due = _Refreshes(device, 0 if level == "bank" else reopen - step) if refresh else None
-    cycles = 1.0
-    for _ in range(batch):
-        at = 0
-        for columns in per_row:
-            macs = rows * columns
-            first, at = at, at + macs
-            # Writes of the inputs hide the activate (a block that goes on in an open row has none), and a refresh that begins among them.
-            query = max((columns * across - 1) * t["tCCD_L"] + 1, 0 if first % org.columns else t["tRCDRD"])
-            cycles += query if due is None else due.idle(cycles, query)
-            crossed = (at - 1) // org.columns - first // org.columns if level == "bank" else 0
-            work = (macs - 1) * step + crossed * (reopen - step) + last
-            cycles += (work if due is None else due.busy(cycles, work, tail)) + between
-    cycles -= between
-    time_s = math.ceil(cycles) * device.cycle_s
+    clock = AttaccClock(device, level, step, refresh)
+    starts = [rows * sum(per_row[:index]) for index in range(len(per_row))]
+    passes = list(zip(starts, per_row, writes, strict=True)) * batch
+    for index, (at, columns, written) in enumerate(passes):
+        ahead = passes[index + 1] if index + 1 < len(passes) else None
+        clock.block(at, rows, columns, written, None if ahead is None else (ahead[0], ahead[2]))
+    cycles = clock.free - 1
+    time_s = cycles * device.cycle_s
     wanted = outputs * inputs * batch
     peak = org.channels * split * across * lanes / (step * device.cycle_s)
     read = batch * sum(per_row) * rows * org.column_bytes * org.channels * split * across
-    return PimEstimate(math.ceil(cycles), time_s, wanted, read, min(1.0, wanted / (time_s * peak)), level)
+    return PimEstimate(cycles, time_s, wanted, read, min(1.0, wanted / (time_s * peak)), level)
+
+
+def weights_s(device: DramDevice, kernel: str, outputs: int, inputs: int, *, bits: float = 16.0, level: str = "bank",
+              power_limited: bool = True) -> float:
+    """Seconds of one vector's product with weights of so many stored bits, on units of kernel ``"aim"``, ``"attacc"`` or ``"upmem"``.
+
+    UPMEM's cores multiply integers of up to 8 bits as int8, and wider numbers as fp32.
+
+    Raises
+    ------
+    MappingError
+        A matrix larger than the device, another kernel.
+    UnknownNameError
+        Units of AttAcc at another level.
+    """
+    if kernel == "aim":
+        return best_gemv(device, outputs, inputs, bits=bits).time_s
+    if kernel == "attacc":
+        where = next((known for known in LEVELS if known == level), None)
+        if where is None:
+            raise UnknownNameError("level", str(level), LEVELS, device.name)
+        return attacc_gemv(device, outputs, inputs, level=where, power_limited=power_limited, bits=bits).time_s
+    if kernel == "upmem":
+        return upmem_gemv(device, outputs, inputs, element="int8" if bits <= 8 else "fp32").time_s
+    raise MappingError(f"{device.name}: kernel {kernel!r} has no product with weights here; aim, attacc and upmem have")
 
 
 def newton_shape(
@@ -138,21 +130,37 @@ def newton_gemv(device: DramDevice, outputs: int, inputs: int, *, batch: int = 1
     groups, blocks = newton_shape(device, outputs, inputs)
     positive(device, batch=batch)
     org, t = device.organisation, device.timings
-    # A buffer write hides behind the precharge before it.
-    load = t["tGWRITE"] - t["tRP"] + 1
+    parts = org.pseudo_channels * org.ranks
+    opened = (org.bank_groups - 1) * t["tFAW"] + parts - 1
     interval = t[device.refresh.interval] if refresh and device.refresh is not None else 0
-    cycles, due = 0.0, interval
+    # First activate of a tile, last precharge, and the cycle after the last result, in which the next vector goes to the buffer.
+    start, shut, free, due = 0, -1, 0, interval
+
+    def refresh_first(length: int) -> bool:
+        """Whether a refresh that would fall into the tile goes before it: it begins as the last precharge is done."""
+        nonlocal due
+        if not interval or shut + 1 + length <= due:
+            return False
+        due += interval
+        while due <= shut + t["tRP"] + parts:
+            due += interval
+        return True
+
     for _ in range(batch):
         for columns in blocks:
-            tile, left = tile_cycles(device, columns), groups
-            cycles += load
+            tile, left = tile_cycles(device, columns), groups - 1
+            write = shut + t["tRP"] + t["tRFC"] if refresh_first(tile + t["tGWRITE"]) else free
+            start = write + t["tGWRITE"]
+            shut = start + tile - t["tRP"]
             while left:
-                # A refresh that would fall into a tile goes before it.
-                fit = left if not interval else min(left, int((due - cycles) // tile))
-                if fit < 1:
-                    cycles, due = cycles + t["tRFC"], due + interval
-                    continue
-                cycles, left = cycles + fit * tile, left - fit
+                if refresh_first(tile):
+                    start, left = start + tile + t["tRFC"], left - 1
+                else:
+                    fit = max(1, left if not interval else min(left, (due - shut - 1) // tile))
+                    start, left = start + fit * tile, left - fit
+                shut = start + tile - t["tRP"]
+            free = start + opened + t["tRCDRD"] + columns * t["tCCD_L"] + 1
+    cycles = shut + 1
     assert device.pim is not None
     time_s, units = math.ceil(cycles) * device.cycle_s, org.channels * org.banks_per_channel
     read = batch * groups * sum(blocks) * device.pim.width_bytes * units

@@ -100,7 +100,8 @@ def tiled_estimate(op: Op, side: TiledSide) -> Estimate:
     element_bytes = 1 if op.operands and max(o.number_format.bits for o in op.operands) <= 8 else 2
     if op.kind == "matmul":
         copies = math.prod(extent for name, extent in d.items() if name not in ("m", "n", "k"))
-        return product(side, d["m"], d["n"], d["k"], copies, element_bytes, op.operand_bytes("weight") > 0)
+        groups = int(op.attributes.get("groups") or 1)  # experts: each has weights of its own and its share of the rows
+        return product(side, math.ceil(d["m"] / groups), d["n"], d["k"], copies * groups, element_bytes, op.operand_bytes("weight") > 0)
     if op.kind == "attention":
         copies, rows = d["b"] * d["h"], d["g"] * d["q"]
         parts = (product(side, rows, d["s"], d["e"], copies, element_bytes, False),
@@ -108,4 +109,7 @@ def tiled_estimate(op: Op, side: TiledSide) -> Estimate:
                  product(side, rows, d["e"], d["s"], copies, element_bytes, False))
         return parts[0] + parts[1] + parts[2]
     kind = {"norm": "norm", "elementwise": "act"}.get(op.kind, op.kind)
-    return streamed(side, op.bytes_read + op.bytes_written, op.flops, kind, element_bytes)
+    size = op.bytes_read + op.bytes_written
+    found = streamed(side, size, op.flops, kind, element_bytes)
+    # The measured slope is that of activation functions, whose operands partly come from level 2; memory is no faster than its peak.
+    return found if found.time_s * side.bandwidth_bytes_per_s >= size else streamed(side, size, op.flops, "copy", element_bytes)

@@ -14,6 +14,7 @@ from ..mapping.gpu.analytic import evaluate_all
 from ..mapping.gpu.energy import kernel_energy
 from ..mapping.gpu.lower import Kernel, lower
 from ..mapping.gpu.machine import KernelTimes, Machine
+from ..mapping.gpu.sparse import arithmetic_label
 from ..workloads.graph import OpGraph
 from . import parallel
 from .gpu_tile import refine
@@ -62,7 +63,7 @@ def estimate_ops(graph: OpGraph, system: System, machine: Machine, fidelity: str
         for position, estimate in zip(indices, _estimates(group, times, system, machine), strict=True):
             estimates[position] = estimate
     return [
-        OpResult(op, estimate, kernel.family, str(kernel.options.get("arithmetic", "")), kernel.launches)
+        OpResult(op, estimate, kernel.family, arithmetic_label(kernel.options, machine), kernel.launches)
         for op, kernel, estimate in zip(ops, kernels, estimates, strict=True)
     ]
 
@@ -73,7 +74,7 @@ def _estimates(kernels: Sequence[Kernel], times: KernelTimes, system: System, ma
     time = np.broadcast_to(np.asarray(times.time_s, dtype=float), shape)
     limiter = times.limiter()
     energy = {name: np.broadcast_to(values, shape) for name, values in kernel_energy(kernels, times, machine).items()}
-    family = interval_key(kernels[0].family, str(kernels[0].options.get("arithmetic", "")))
+    family = interval_key(kernels[0].family, arithmetic_label(kernels[0].options, machine))
     low, high = bounds(system, family, time)
     busy = {name: np.broadcast_to(values, shape) for name, values in times.busy_s.items()}
     moved = {name: np.broadcast_to(values, shape) for name, values in times.bytes_moved.items()}

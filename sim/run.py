@@ -12,6 +12,7 @@ from .gpu_run import simulate_gpu
 from .host import RUNTIMES, Runtime
 from .parallel import devices
 from .result import Simulation
+from .sparse import with_sparsity
 
 Fidelity = Literal["analytic", "tile"]
 FIDELITIES: Final = ("analytic", "tile")
@@ -60,10 +61,11 @@ def simulate(
     if not isinstance(graph, OpGraph):
         raise PresiliconError(f"expected an OpGraph, found {type(graph).__name__}")
     if isinstance(system, System):
-        return simulate_gpu(graph, system, fidelity, runtime)
+        return with_sparsity(simulate_gpu(graph, system, fidelity, runtime))
     if devices(graph) > 1:
         raise MappingError(f"{graph.name} on {system.name}: {devices(graph)} devices; only GPUs run a graph that is split over several")
-    return _accelerator(system.kind)(graph, system, fidelity=fidelity, **({"place": place} if system.kind == "hybrid" else {}))
+    found = _accelerator(system.kind)(graph, system, fidelity=fidelity, **({"place": place} if system.kind == "hybrid" else {}))
+    return with_sparsity(found)
 
 
 def _accelerator(kind: str) -> Any:

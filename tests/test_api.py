@@ -39,7 +39,7 @@ def test_systems_by_name_by_path_and_as_they_are(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"system": "h100"}, "unknown system 'h100'; did you mean 'h100-aim' or 'h100-pcie' or 'h100-sxm'"),
+        ({"system": "h100"}, "unknown system 'h100'; did you mean 'h100-aim' or 'h100-nvl' or 'h100-pcie'"),
         ({"fidelity": "tiles"}, "unknown fidelity 'tiles'; did you mean 'tile'"),
         ({"runtime": "eagre"}, "unknown runtime 'eagre'; did you mean 'eager'"),
     ],
@@ -179,3 +179,56 @@ def test_kinds_of_ops_have_one_colour_in_every_picture() -> None:
     assert kind_colours(["matmul", "norm"])["matmul"] == kind_colours(["attention", "conv", "matmul"])["matmul"]
     eight = kind_colours(["matmul", "attention", "elementwise", "reduce", "conv", "copy", "norm", "softmax"])
     assert len(set(eight.values())) == 8
+
+
+def test_predict_traces_changes_and_simulates() -> None:
+    """A saved graph, quantised and split, as the steps one by one give it."""
+    llama_decode = PATH.with_name("llama-3-8b.decode.graph.json.gz")
+    found = ps.predict(llama_decode, "h100-sxm", quant="fp8", tp=2, fidelity="analytic")
+    graph = ps.parallelise(ps.quantise(ps.load_graph(llama_decode), "fp8"), tp=2)
+    assert found.headline() == ps.simulate(graph, "h100-sxm", fidelity="analytic").headline()
+    for options, text in (
+        ({"requests": "sharegpt"}, "phase='decode'"),
+        ({"requests": "sharegpt", "phase": "decode"}, "a saved graph has the batch that it was traced with"),
+        ({"microbatches": 2}, "give pp"),
+    ):
+        with pytest.raises(PresiliconError, match=text):
+            ps.predict(llama_decode, "h100-sxm", **options)  # type: ignore[arg-type]
+
+
+def test_predict_takes_requests_of_different_lengths() -> None:
+    from presilicon.predicting import drawn
+
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    assert drawn([100, 300], None)[0].contexts.tolist() == [100, 300]
+    with pytest.raises(PresiliconError, match="2 contexts are given, and a batch of 3"):
+        drawn([100, 300], 3)
+    short, long = (ps.predict("gpt2", "l4", phase="decode", requests=r, fidelity="analytic") for r in ([100, 100], [100, 900]))
+    assert long.time_s > short.time_s
+    assert long.simulation.graph.meta["requests"] == "2 contexts as given"
+
+
+@pytest.mark.parametrize("name", ["h100-sxm", "tpu-v1", "neupims"])
+def test_systems_show_themselves_in_one_line(name: str) -> None:
+    system = ps.load_system(name)
+    assert name in repr(system)
+    assert len(repr(system)) < 200
+    assert "overridden" not in repr(system)
+    path = next(path for path, value, unit in system.numbers() if unit == "B/s")
+    changed = system.override({path: 1e12})
+    assert "1 number overridden" in repr(changed)
+    assert repr(changed).split(":")[0].replace("(", " (") in changed._repr_html_().replace("(", " (")
+    assert "<script>" not in changed._repr_html_()
+
+
+def test_systems_without_a_calibration_have_no_interval() -> None:
+    import math
+
+    report = ps.simulate(GRAPH, "gemmini-16", fidelity="analytic")
+    assert all(map(math.isnan, (*report.interval_s, report.headline()["low_s"], report.headline()["high_s"])))
+    assert report.to_frame()[["low_s", "high_s"]].isna().all().all()
+    assert "90 % interval" not in report.summary()
+    assert "[" not in repr(report)
+    low, high = ps.simulate(GRAPH, "h100-sxm", fidelity="analytic").interval_s
+    assert low < high

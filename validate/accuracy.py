@@ -75,13 +75,28 @@ def find_tables(folder: Path, systems: Mapping[str, str] | None = None, measured
             table = read_table(path, None, measured)
         except TableError:
             continue  # another sort of CSV: only op tables are wanted
-        found.append((table, _system_of(gpu, systems or {})))
+        found.append((table, system_of(gpu, systems or {})))
     if not found:
         raise TableError(f"{folder}: no op tables named GPU.KIND.csv with a column {measured!r}")
     return found
 
 
-def _system_of(gpu: str, systems: Mapping[str, str]) -> System:
+def system_of(gpu: str, systems: Mapping[str, str] | None = None) -> System:
+    """Device file of the GPU that a table's file name names.
+
+    Parameters
+    ----------
+    gpu
+        What stands before the first point of the file name, as ``a100_sxm``.
+    systems
+        Device-file name by such a name; absent: the shipped device whose name begins with it, a calibrated one first.
+
+    Raises
+    ------
+    UnknownNameError
+        No device file has it.
+    """
+    systems = systems or {}
     if gpu in systems:
         return load_gpu(systems[gpu])
     wanted = gpu.replace("_", "-")

@@ -2,6 +2,7 @@
 
 ``python older_triton.py OUT`` needs Triton 3.0 or 3.1 and nothing of presilicon; it compiles `kernels/gemm.py` for sm_80, no GPU needed,
 and writes OUT/DTYPE.CONFIG.cubin and OUT/kernels.json with the shared memory of each. `tutorials.compare` takes OUT as `cubins`.
+`make triton-accuracy` runs it in an environment of its own, into which it installs Triton 3.0.0 from PyPI.
 """
 
 from __future__ import annotations
@@ -27,6 +28,14 @@ TYPES = {"float16": "fp16", "float8_e5m2": "fp8e5"}
 def name_of(dtype: str, config: Sequence[int]) -> str:
     """File name of one kernel, without its ending."""
     return f"{dtype}.{'x'.join(map(str, config))}"
+
+
+def older_version(folder: Path) -> str:
+    """Version of the Triton whose kernels a folder holds; ``"?"`` where it does not say."""
+    try:
+        return str(json.loads((folder / "kernels.json").read_text(encoding="utf-8"))["triton"])
+    except (OSError, KeyError, ValueError):
+        return "?"
 
 
 def compile_one(kernel: Any, dtype: str, config: Sequence[int]) -> Any:

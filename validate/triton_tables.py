@@ -16,8 +16,9 @@ import numpy as np
 from ..arch import System
 from ..errors import KernelError, TableError
 from . import triton_moe, tutorials
-from .accuracy import _system_of as system_of
+from .accuracy import system_of
 from .errors_table import ErrorLine, error_lines, worst_rows
+from .older_triton import older_version
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -155,7 +156,7 @@ def tutorial_page(path: Path, *, fidelity: str = "cycle", cubins: Path | None = 
     if cubins is not None:
         wanted += [("matmul", "float8_e5m2", cubins), ("matmul", "float16", cubins)]
     for kernel, dtype, folder in wanted:
-        code = "this Triton" if folder is None else folder.name
+        code = "this Triton" if folder is None else f"Triton {older_version(folder)}"
         rows = tutorials.compare(path, kernel=kernel, dtype=dtype, fidelity=fidelity, cubins=folder)
         bias = float(np.exp(np.mean([np.log(row.predicted_s / row.measured_s) for row in rows])) - 1)
         parts.append(f"| {kernel}, {dtype} | {code} | {len(rows)} | {tutorials.mape(rows):.1%} | {bias:+.1%} |")
@@ -180,7 +181,7 @@ def main(
     import sys
 
     paths = sorted(folder.glob(MOE_TABLES))
-    found = [moe_errors(path, system_of(path.name.partition(".")[0], {}), rows=None if every else rows, fidelity=fidelity, tuned=tuned)
+    found = [moe_errors(path, system_of(path.name.partition(".")[0]), rows=None if every else rows, fidelity=fidelity, tuned=tuned)
              for path in paths]
     sys.stdout.write("# Fused MoE of serving frameworks, nothing fitted\n\n" + moe_page(found) if found else f"{folder}: no {MOE_TABLES}\n")
     if tutorial and (folder / TUTORIALS).is_file():

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .op import tensor as tensor
     from .parallel import parallelise as parallelise
     from .quantise import quantise as quantise
+    from .sparsify import sparsify as sparsify
     from .trace.api import trace as trace
     from .trace.registry import formula as formula
 
@@ -48,6 +49,7 @@ __all__ = [
     "formula",
     "parallelise",
     "quantise",
+    "sparsify",
     "tensor",
     "trace",
     "trace_model",
@@ -55,7 +57,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("trace", "quantise"):  # modules that can be called
+    if name in ("trace", "quantise", "sparsify"):  # modules that can be called
         return import_module(f".{name}", __name__)
     if name not in _EXPORTS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -7,10 +7,12 @@ zero point of the weight's bits).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Final, Literal
 
 from ..errors import UnknownNameError
+from .sparsity import Sparsity, sparsity_by_name
 
 Execution = Literal["native", "dequantise", "bit-serial", "look-up"]
 
@@ -31,6 +33,8 @@ class NumberFormat:
         Name of the arithmetic that a device needs to execute it natively (``"bf16"``, ``"fp8"``, ``"int8"`` ...).
     execution
         ``"native"``, or how it is brought to its arithmetic: ``"dequantise"``, ``"bit-serial"``, ``"look-up"``.
+    sparsity
+        Pattern of the zeros that are not stored; None: every element is stored.
     """
 
     name: str
@@ -41,16 +45,30 @@ class NumberFormat:
     scale_bits: float = 0.0
     zero_bits: float = 0.0
     index_bits: float = 0.0
+    sparsity: Sparsity | None = None
 
     @property
     def bits(self) -> float:
-        """Bits per element, its share of scales, zero points and indices included.
+        """Bits per element of the dense tensor, its share of scales, zero points and positions included.
 
-        >>> by_name("mxfp4").bits
-        4.25
+        Groups of scales are those of the dense tensor, as sparse formats of quantised weights keep them (Sparse-Marlin).
+
+        >>> by_name("mxfp4").bits, by_name("bf16@2:4").bits
+        (4.25, 9.0)
         """
         shared = (self.scale_bits + self.zero_bits) / self.group_size if self.group_size else 0.0
-        return self.element_bits + shared + self.index_bits
+        stored = self.element_bits + self.index_bits
+        return shared + (stored if self.sparsity is None else self.sparsity.bits(stored))
+
+    @property
+    def dense(self) -> NumberFormat:
+        """The same elements, all of them stored."""
+        return self if self.sparsity is None else replace(self, name=self.name.partition("@")[0], sparsity=None)
+
+    def sparse(self, sparsity: Sparsity | None) -> NumberFormat:
+        """The same elements in another pattern, named ``FORMAT@SCHEME``; None: dense."""
+        dense = self.dense
+        return dense if sparsity is None else replace(dense, name=f"{dense.name}@{sparsity.name}", sparsity=sparsity)
 
     @property
     def bytes(self) -> float:
@@ -110,13 +128,23 @@ _ALIASES: Final = {
 def by_name(name: str) -> NumberFormat:
     """Look a format up by its name or a usual alias; unknown names raise with the nearest.
 
+    ``"bf16@2:4"`` is a format with a pattern of zeros (`presilicon.workloads.sparsity.sparsity_by_name`).
+
     >>> by_name("bfloat16").name
     'bf16'
     """
+    if "@" in name:
+        return _sparse(name)
     found = _FORMATS.get(_ALIASES.get(name, name))
     if found is None:
         raise UnknownNameError("number format", name, [*_FORMATS, *_ALIASES])
     return found
+
+
+@lru_cache(maxsize=256)
+def _sparse(name: str) -> NumberFormat:
+    element, _, scheme = name.partition("@")
+    return by_name(element).sparse(sparsity_by_name(scheme))
 
 
 def names() -> list[str]:

@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from ..errors import TraceError, UnknownNameError
+from ..errors import MissingPackageError, TraceError, UnknownNameError
+from . import kept
 from .graph import OpGraph
 
 Phase = Literal["prefill", "decode", "train"]
@@ -66,7 +67,7 @@ def trace_model(
     *,
     phase: Phase = "prefill",
     batch: int = 1,
-    seq: int = 2048,
+    seq: int | None = None,
     context: int | None = None,
     dtype: str = "bfloat16",
     strict: bool = False,
@@ -75,7 +76,7 @@ def trace_model(
     scans: str = "torch",
     front_end: str = "auto",
 ) -> OpGraph:
-    """Trace a model in one phase.
+    """Trace a model in one phase; a configuration that was traced before is read from the user's cache (`PRESILICON_CACHE`).
 
     Parameters
     ----------
@@ -87,8 +88,11 @@ def trace_model(
         serving engines do. ``"decode"``: one new token for each of `batch` sequences, on top of a cache that holds
         `context` tokens. ``"train"``: forward, backward and one fused AdamW update over `batch` sequences of `seq`
         tokens.
+    seq
+        Tokens a sequence takes in; None: 2,048, or as many as the configuration has positions for where those are fewer.
     context
-        Tokens in the cache of a decode step; None: `seq`. For an encoder-decoder model these are the decoder's, and
+        Tokens in the cache of a decode step; None: 4,096, or one fewer than the configuration has positions for where
+        those are fewer. For an encoder-decoder model these are the decoder's, and
         `seq` is the encoder's length.
     dtype
         Of weights and activations: ``"bfloat16"``, ``"float16"``, ``"float32"``.
@@ -129,22 +133,26 @@ def trace_model(
         return trace_function(text, phase=phase, strict=strict, folded=folded, front_end=front_end)
     name, data = load_config(model)
     _need_torch(name)
-    from .trace.pretrained import trace_config
+    options: dict[str, Any] = {
+        "phase": phase,
+        "batch": batch,
+        "seq": seq,
+        "context": context,
+        "dtype": dtype,
+        "strict": strict,
+        "folded": folded,
+        "attention": attention,
+        "scans": scans,
+        "front_end": front_end,
+    }
+    path = kept.path_of(name, data, options)
+    graph = kept.find(path)
+    if graph is None:
+        from .trace.pretrained import trace_config
 
-    return trace_config(
-        name,
-        data,
-        phase=phase,
-        batch=batch,
-        seq=seq,
-        context=context or seq,
-        dtype=dtype,
-        strict=strict,
-        folded=folded,
-        attention=attention,
-        scans=scans,
-        front_end=front_end,
-    )
+        graph = trace_config(name, data, **options)
+        kept.keep(path, graph)
+    return graph
 
 
 def _need_torch(name: str) -> None:
@@ -152,6 +160,6 @@ def _need_torch(name: str) -> None:
 
     for package in ("torch", "transformers"):
         if find_spec(package) is None:
-            raise TraceError(
+            raise MissingPackageError(
                 f"tracing {name!r} needs {package}: pip install 'presilicon[trace]' (a saved graph needs neither)"
             )

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ..errors import TraceError, UnknownNameError
+from ..errors import MissingPackageError, TraceError, UnknownNameError
 from .graph import OpGraph
 
 
@@ -124,4 +124,4 @@ def _need_torch(text: str) -> None:
     from importlib.util import find_spec
 
     if find_spec("torch") is None:
-        raise TraceError(f"tracing {text!r} needs torch: pip install 'presilicon[trace]' (a saved graph does not)")
+        raise MissingPackageError(f"tracing {text!r} needs torch: pip install 'presilicon[trace]' (a saved graph does not)")

@@ -7,9 +7,10 @@ from typing import Final
 
 from ..errors import UnknownNameError
 from ._callable import callable_module
-from .formats import NumberFormat, by_name
-from .graph import Memory, OpGraph
-from .op import Op, Operand
+from .formats import by_name
+from .graph import OpGraph
+from .linear import change_linear, is_activation, is_matrix
+from .op import Operand
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,8 @@ def quantise(graph: OpGraph, scheme: str, *, lm_head: bool = False) -> OpGraph:
     """A copy of a graph whose linear layers have other formats.
 
     Matmuls with a weight operand change: the weight, and, where the scheme says so, the activation that meets it.
-    Biases, embeddings, norms, attention and the cache stay. The output head stays unless `lm_head`, as is usual.
+    Biases, embeddings, norms, attention and the cache stay. The output head stays unless `lm_head`, as is usual. Pruned weights
+    (`presilicon.workloads.sparsify`) stay pruned.
 
     Parameters
     ----------
@@ -54,58 +56,14 @@ def quantise(graph: OpGraph, scheme: str, *, lm_head: bool = False) -> OpGraph:
     found = SCHEMES.get(scheme)
     if found is None:
         raise UnknownNameError("quantisation scheme", scheme, SCHEMES)
-    saved = 0.0
-    ops: list[Op] = []
-    for op in graph:
-        changed = op
-        if op.kind == "matmul" and any(_is_matrix(op, o) for o in op.operands) and (lm_head or not _is_head(op)):
-            changed = replace(
-                op,
-                operands=tuple(_convert(op, o, found) for o in op.operands),
-                attributes={**op.attributes, "quantised": scheme},
-            )
-            saved += op.count * (op.operand_bytes("weight") - changed.operand_bytes("weight"))
-        ops.append(changed)
-    weights = max(graph.memory.weights_bytes - saved, 0.0)
-    edges = [(u, v, d["tensor"]) for u, v, d in graph.nx.edges(data=True)]
-    memory = Memory(
-        weights,
-        graph.memory.kv_cache_bytes,
-        graph.memory.activations_bytes,
-        graph.memory.optimizer_bytes,
-        graph.memory.gradient_bytes,
-    )
-    return OpGraph(
-        graph.name,
-        ops,
-        edges,
-        memory=memory,
-        tokens=graph.tokens,
-        uncovered=graph.uncovered,
-        meta={**graph.meta, "quantised": scheme},
-    )
+    return change_linear(graph, lambda op: tuple(_convert(o, found) for o in op.operands), {"quantised": scheme}, lm_head=lm_head)
 
 
-def _is_matrix(op: Op, operand: Operand) -> bool:
-    return operand.role == "weight" and operand.name in ("a", "w")
-
-
-def _is_head(op: Op) -> bool:
-    last = op.module.rsplit(".", 1)[-1]
-    return last in ("lm_head", "embed_out", "proj_out", "output", "score", "classifier")
-
-
-def _convert(op: Op, operand: Operand, scheme: Scheme) -> Operand:
-    if _is_matrix(op, operand):
-        wanted = scheme.weight
-    elif operand.name in ("a", "w") and operand.role == "input":
-        wanted = scheme.activation
-    else:
-        wanted = None
+def _convert(operand: Operand, scheme: Scheme) -> Operand:
+    wanted = scheme.weight if is_matrix(operand) else scheme.activation if is_activation(operand) else None
     if wanted is None:
         return operand
-    number_format: NumberFormat = by_name(wanted)
-    return replace(operand, number_format=number_format)
+    return replace(operand, number_format=by_name(wanted).sparse(operand.number_format.sparsity))
 
 
 callable_module(__name__, lambda: quantise)

@@ -10,6 +10,7 @@ import numpy as np
 from . import power
 from .lower import Kernel
 from .machine import KernelTimes, Machine
+from .sparse import executed_share
 
 
 def kernel_energy(kernels: Sequence[Kernel], times: KernelTimes, machine: Machine) -> dict[str, Any]:
@@ -30,6 +31,7 @@ def kernel_energy(kernels: Sequence[Kernel], times: KernelTimes, machine: Machin
         ``"tensor"`` or ``"fma"``, ``"l2"``, ``"dram"``, ``"static"``: arrays of the shape of ``times.time_s``.
     """
     flops = np.array([kernel.flops for kernel in kernels])
+    flops = flops * executed_share(kernels[0].options, machine)
     arithmetic = kernels[0].options.get("arithmetic", "fma")
     core = {"fma" if arithmetic == "fma" else "tensor": power.flop_joules(machine, flops, arithmetic)}
     core["l2"] = power.l2_joules(machine, times.bytes_moved.get("l2", 0.0))

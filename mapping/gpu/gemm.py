@@ -24,6 +24,7 @@ from ...errors import UnknownNameError
 from . import power
 from .gemm_kernels import CANDIDATES, LIBRARIES, TABLE_WEIGHT_COPIES, cutlass_tiles, table_options
 from .machine import KernelTimes, Machine, Number
+from .sparse import expand_cycles
 
 __all__ = ["TABLE_WEIGHT_COPIES", "gemm", "overlap", "table_options"]
 
@@ -59,8 +60,8 @@ class _Point(NamedTuple):
     l2_read: Any  # bytes per clock
     l2_write: Any
     a_bytes: Any  # bytes per element
-    w_bytes: Any
-    dequantise: Any  # cycles per weight element and SM, 0 without
+    w_bytes: Any  # of what passes shared memory
+    widen: Any  # cycles per weight element and SM to bring it to its arithmetic and its place, None where there is nothing to do
     a_total: Any  # bytes of the whole operand
     w_total: Any
     outputs: Any  # elements of C
@@ -98,8 +99,8 @@ def _per_tile(p: _Point, tile_m: Any, tile_n: Any) -> tuple[Any, Any, Any]:
     per_k = np.maximum(
         2.0 * tile_m * tile_n / p.flops_per_clk, (p.m / rows * p.a_bytes + p.n / columns * p.w_bytes) / p.feed
     )
-    if p.dequantise is not None:
-        per_k = np.maximum(per_k, p.n / columns * p.dequantise)
+    if p.widen is not None:
+        per_k = np.maximum(per_k, p.n / columns * p.widen)
     return rows * columns * p.batch, per_k, (columns * p.a_total + rows * p.w_total) / p.l2_read
 
 
@@ -194,6 +195,10 @@ def gemm(
     activation_copies: float = 1.0,
     a_reuse: Number = 1.0,
     library: str = "best",
+    density: float = 1.0,
+    skip: bool = False,
+    expanded_bits: float | None = None,
+    bitmap: bool = False,
 ) -> KernelTimes:
     """Time of ``C[m, n] = A[m, k] @ W[k, n]``, ``batch`` times over.
 
@@ -224,6 +229,13 @@ def gemm(
     library
         ``"best"``: the best of `CANDIDATES` (cuBLAS, cuBLASLt). ``"cutlass_sm89"``: one tile by powers of two, no
         split-K, a long epilogue that the next round does not hide (vLLM's fp8 kernels of sm_89).
+    density
+        Share of the weights that is stored; `w_bits` are then the stored bits, places included, per element of the dense matrix.
+    skip
+        Sparse tensor cores can take the pattern of zeros: where the machine has them (`Machine.sparse_speedup` above 1), they do; elsewhere
+        the weights are expanded beside the product (`presilicon.mapping.gpu.sparse`).
+    expanded_bits, bitmap
+        Bits of a weight that is back in its place, `w_bits` if None; a bitmap says where that is.
 
     Returns
     -------
@@ -259,6 +271,12 @@ def gemm(
         "power_limit_w": machine.power_limit_w,
         "power_idle_w": machine.power_idle_w,
     } | {name: value for name, value in machine.constants.items() if name.startswith(("gemm.", "power."))}
+    if density < 1.0:
+        own_bits = w_bits if expanded_bits is None else expanded_bits
+        operations = machine["gemm.place_ops"], machine["gemm.bitmap_ops"]
+        cycles = expand_cycles(density, bitmap, own_bits, *operations, machine.fma_per_clk, machine.sfu_per_clk)
+        numbers |= {"density": density, "expanded": own_bits / 8.0, "expand": cycles}
+        numbers["sparse_speedup"] = machine.sparse_speedup if skip else 1.0
     arrays = {name: np.asarray(value, dtype=float) for name, value in numbers.items()}
     shape = np.broadcast_shapes(*(a.shape for a in arrays.values()))
     bits = (a_bits, w_bits, out_bits)
@@ -360,13 +378,23 @@ def _chunk(
     row_bytes = k * 2.0 ** np.floor(np.log2(a_bytes))  # without the scales of narrow formats
     if np.any(row_bytes % 16):
         feed = feed * _vector_width(row_bytes)
+    widen = x["gemm.dequantise_ops"] / x["fma"] if dequantise else None
+    tensor: Any = x["tensor"]
+    feed_bytes: Any = w_bytes
+    executed: Any = 1.0
+    if "density" in x:
+        skipped = x["sparse_speedup"] > 1.0
+        tensor = np.where(skipped, x["sparse_speedup"], 1.0) * tensor
+        feed_bytes = np.where(skipped, w_bytes, x["expanded"])
+        executed = np.where(skipped, x["density"], 1.0)
+        widen = (0.0 if widen is None else widen) + np.where(skipped, 0.0, x["expand"])
     p = _Point(
         m=m,
         n=n,
         k=k,
         batch=batch,
         sm=sm,
-        flops_per_clk=x["tensor"] * x["gemm.tensor_efficiency"],
+        flops_per_clk=tensor * x["gemm.tensor_efficiency"],
         feed=feed,
         serial=x["gemm.serial_latencies"] * x["dram_latency_s"] * clock / SERIAL_STEP * min(1.0, a_bytes / 2.0),
         fill=x["gemm.fill_cycles"],
@@ -374,8 +402,8 @@ def _chunk(
         l2_read=x["l2_bytes_per_clk"] * x["gemm.l2_read_fraction"] / x["gemm.cluster_reads"],
         l2_write=l2_write,
         a_bytes=a_bytes,
-        w_bytes=w_bytes,
-        dequantise=x["gemm.dequantise_ops"] / x["fma"] if dequantise else None,
+        w_bytes=feed_bytes,
+        widen=widen,
         a_total=a_total,
         w_total=w_total,
         outputs=outputs,
@@ -391,11 +419,12 @@ def _chunk(
     flops = 2.0 * m * n * k * batch
     launch = x["gemm.launch"] + x["gemm.launch_cycles"] / clock
     body_s = overlap(parts.compute, overlap(l2, p.dram)) / clock
+    through_smem = l2 * p.l2_read + np.ceil(m / tile_m) * n * k * batch * (feed_bytes - w_bytes)
     l2_bytes = l2 * p.l2_read * x["gemm.cluster_reads"] + c_total
     # Power: reads are counted as of a 128 x 256 tile, so that the clock does not depend on the tile that was chosen.
     limits = _limits(x)
     per_tile = a_total * np.maximum(1.0, n / 256.0) + w_total * np.maximum(1.0, m / 128.0)
-    core_j = power.flop_joules(limits, flops, arithmetic)
+    core_j = power.flop_joules(limits, flops * executed, arithmetic)
     core_j = core_j + power.l2_joules(limits, per_tile * x["gemm.cluster_reads"] + c_total)
     memory_j = power.dram_joules(limits, dram_bytes)
     ratio = power.clock_ratio(limits, body_s + reduce / clock, core_j, memory_j, fixed_s=launch)
@@ -410,7 +439,7 @@ def _chunk(
         "time_s": time_s,
         "clock_hz": ratio * clock,
         "busy_s/tensor": flops / (p.flops_per_clk * sm * clock * ratio),
-        "busy_s/smem": l2 * p.l2_read / (p.feed * np.minimum(sm, ctas) * clock * ratio),
+        "busy_s/smem": through_smem / (p.feed * np.minimum(sm, ctas) * clock * ratio),
         "busy_s/l2": (l2 + c_total * (1.0 - c_missing) / l2_write) / (clock * ratio),
         "busy_s/dram": p.dram / clock,
         "busy_s/floor": floor_s,

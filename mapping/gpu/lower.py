@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from ...errors import MappingError
 from ...workloads.op import SPECIAL, Op, Operand
+from .sparse import sparse_options
 
 #: Arithmetic that a GPU falls back to when it lacks the wanted one, nearest first.
 _FALLBACK: Final = {
@@ -31,6 +32,10 @@ SCANS: Final = {
     "gated_delta": ("batch", "seq_len", "key_heads", "value_heads", "key_dim", "value_dim", "chunk"),
     "gated_delta_update": ("batch", "value_heads", "key_dim", "value_dim"),
 }
+
+
+#: Options of `sparse_options`.
+_SPARSE: Final = ("density", "skip", "expanded_bits", "bitmap")
 
 
 @dataclass(frozen=True)
@@ -112,13 +117,14 @@ def _matmul_formats(op: Op, available: Mapping[str, Any]) -> dict[str, Any]:
     name = wide.arithmetic
     if name == "fp32" and op.attributes.get("allow_tf32"):
         name = "tf32"
+    arithmetic = arithmetic_of(name, available)
     return {
-        "arithmetic": arithmetic_of(name, available),
+        "arithmetic": arithmetic,
         "a_bits": a.number_format.bits,
         "w_bits": w.number_format.bits,
         "out_bits": _epilogue_bits(op, out),
-        "dequantise": w.number_format.bits < a.number_format.bits,
-    }
+        "dequantise": w.number_format.dense.bits < a.number_format.dense.bits,
+    } | sparse_options(w.number_format, arithmetic)
 
 
 def _epilogue_bits(op: Op, out: Operand) -> float:
@@ -138,7 +144,7 @@ def _matmul(op: Op, available: Mapping[str, Any]) -> Kernel:
     d = op.dims
     if "groups" in op.attributes:
         sizes = {"rows": d["m"], "n": d["n"], "k": d["k"], "groups": op.attributes["groups"]}
-        options = {"arithmetic": options["arithmetic"], "w_bits": options["w_bits"]}
+        options = {name: options[name] for name in ("arithmetic", "w_bits", *_SPARSE) if name in options}
         return Kernel(op.name, "grouped_gemm", sizes, options, op.attributes.get("launches", 1), op.flops)
     batch = math.prod(extent for name, extent in d.items() if name not in ("m", "n", "k"))
     options["weight_copies"] = _copies(op)

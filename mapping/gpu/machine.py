@@ -32,6 +32,8 @@ class Machine:
         Peak L2 read bandwidth of the whole GPU in bytes per SM clock.
     constants
         Calibration constants by name (``"gemm.floor"``), SI units; see ``arch/constants``.
+    sparse_speedup
+        Tensor-core rate with weights in a pattern that they skip (2:4), over the dense rate; 1: they skip none.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Machine:
     power_limit_w: Number
     power_idle_w: Number
     constants: Mapping[str, Number] = field(default_factory=dict)
+    sparse_speedup: Number = 1.0
 
     @classmethod
     def of(cls, system: System, designs: Mapping[str, np.ndarray] | None = None) -> Machine:
@@ -98,6 +101,7 @@ class Machine:
             power_limit_w=at("power.limit"),
             power_idle_w=at("power.idle"),
             constants={name: at(f"calibration.{name}") for name in system.calibration},
+            sparse_speedup=at("gpu.sm.sparse_speedup"),
         )
         for path in changed:
             value_at(system, path)  # raises for a path that does not exist; one that the GPU model does not read moves nothing

@@ -22,6 +22,7 @@ import numpy as np
 from ...errors import UnknownNameError
 from .machine import KernelTimes, Machine, Number
 from .moe_kernels import ROUTER_KERNELS, TUNED_TILES, Tile, default_tile, is_tuned, tile_steps
+from .sparse import expand_cycles, skips
 
 #: Treatments of (token, expert) pairs whose expert is on another GPU.
 REMOTE_ROWS = ("masked", "computed")
@@ -190,31 +191,40 @@ class _Gemm:
 def _gemm(
     machine: Machine, tile: Tile, rows: Number, n: Number, k: Number, active: Number, row_tiles: Number,
     span_bytes: Number, *, arithmetic: str, w_bits: float, block_scaled: bool, clock_scale: Number,
+    density: float = 1.0, skip: bool = False, expanded_bits: float | None = None, bitmap: bool = False,
 ) -> _Gemm:  # fmt: skip
     """Per-resource times of one launch; see :func:`grouped_gemm` for the meaning of the sizes."""
     sm, clock = machine.sm_count, machine.clock_hz * clock_scale
     a_bytes = 1.0 if arithmetic in {"fp8", "int8"} else 2.0
     w_bytes = w_bits / 8
+    # pruned weights: skipped by the tensor cores, or back among their zeros in shared memory; see `sparse`
+    own_bits = w_bits if expanded_bits is None else expanded_bits
+    skipped = skips({"skip": skip}, machine)
+    in_smem = np.where(skipped, w_bytes, own_bits / 8)
     columns, steps = _ceil(n, tile.n), _ceil(k, tile.k)
     ctas = row_tiles * columns
-    smem = (tile.stages - 1) * (tile.m * a_bytes + tile.n * w_bytes) * tile.k + 1024
+    smem = (tile.stages - 1) * (tile.m * a_bytes + tile.n * in_smem) * tile.k + 1024
     registers = tile.m * tile.n + 64 * 32 * tile.warps
     fit = np.minimum(machine.smem_bytes / smem, machine.registers / registers)
     occupancy = np.maximum(1, np.floor(np.minimum(fit, np.minimum(machine.max_warps / tile.warps, machine.max_ctas))))
     slots = sm * occupancy
 
     # cycles that one step of the k loop takes of an SM's pipes
-    peak = machine.tensor_flops_per_clk[arithmetic] * machine["moe.tensor_efficiency"]
+    peak = machine.tensor_flops_per_clk[arithmetic] * machine["moe.tensor_efficiency"] * np.where(skipped, machine.sparse_speedup, 1.0)
     tensor = 2 * tile.m * tile.n * tile.k / peak
-    convert = tile.n * tile.k * (w_bits < 8 * a_bytes)
+    convert = tile.n * tile.k * (own_bits < 8 * a_bytes)
     fma = (tile.m * tile.n * tile.k / 64 * block_scaled + convert) / machine.fma_per_clk
+    if density < 1.0:
+        constants = machine["gemm.place_ops"], machine["gemm.bitmap_ops"]
+        cycles = expand_cycles(density, bitmap, own_bits, *constants, machine.fma_per_clk, machine.sfu_per_clk)
+        fma = fma + np.where(skipped, 0.0, tile.n * tile.k * cycles)
     # warps are laid out 2 x (warps / 2), 1 x warps for 16 rows: each reads its rows of A and columns of B; the
     # warp-group instructions of Hopper and later (64 rows or more) read each operand once
     down = np.minimum(np.where(tile.warps > 4, 4.0, 2.0), tile.m / 16)
     across = tile.warps / down
     if machine.generation in WARP_GROUP:
         down, across = np.where(tile.m >= 64, 1.0, down), np.where(tile.m >= 64, 1.0, across)
-    traffic = (tile.m * (across + 1) * a_bytes + tile.n * (down + 1) * w_bytes) * tile.k
+    traffic = (tile.m * (across + 1) * a_bytes + tile.n * (down + 1) * in_smem) * tile.k
     lanes = (tile.m + tile.n) * tile.k / machine["moe.scalar_loads"]
     far = np.clip(1 - machine["moe.gather_reach"] / np.maximum(span_bytes, 1.0), 0, 1)
     shared = traffic / machine.smem_bytes_per_clk + np.where(np.asarray(k) % 16 > 0, lanes, 0.0)
@@ -268,6 +278,7 @@ def grouped_gemm(
     machine: Machine, rows: Number, n: Number, k: Number, groups: Number, *, active: Number | None = None,
     row_tiles: Number | None = None, tile: Tile | None = None, span_bytes: Number = 0.0, arithmetic: str = "bf16",
     w_bits: float = 16, block_scaled: bool = False, warm: bool = True, clock_scale: Number = 1.0,
+    density: float = 1.0, skip: bool = False, expanded_bits: float | None = None, bitmap: bool = False,
 ) -> KernelTimes:  # fmt: skip
     """One grouped GEMM: each expert's ``[rows_e, k]`` times its own ``[k, n]``, in one launch.
 
@@ -295,6 +306,8 @@ def grouped_gemm(
         Operands smaller than L2 are there from the previous run of the same kernel.
     clock_scale
         SM clock over the boost clock (the power model's answer).
+    density, skip, expanded_bits, bitmap
+        Of pruned weights, as `presilicon.mapping.gpu.gemm.gemm` takes them.
 
     Returns
     -------
@@ -309,7 +322,8 @@ def grouped_gemm(
         allowed = best is None or _fits(machine, choice, arithmetic)
         tiles = np.maximum(active, rows / choice.m + 0.5 * active) if row_tiles is None else row_tiles
         g = _gemm(machine, choice, rows, n, k, active, tiles, span_bytes, arithmetic=arithmetic, w_bits=w_bits,
-                  block_scaled=block_scaled, clock_scale=clock_scale)  # fmt: skip
+                  block_scaled=block_scaled, clock_scale=clock_scale, density=density, skip=skip,
+                  expanded_bits=expanded_bits, bitmap=bitmap)  # fmt: skip
         capacity = machine["moe.l2_keep"] * machine.l2_bytes
         a_bytes = 1.0 if arithmetic in {"fp8", "int8"} else 2.0
         moved = rows * k * a_bytes + rows * n * 2.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .cascade import Cascade, cascade_from_graph, cascade_from_text
 from .constraints import Constraints
+from .constraints_file import load_constraints
 from .counts import Access, Counts, evaluate
 from .fused_result import CascadeResult, map_cascade
 from .graph import GraphMapping, map_graph
@@ -31,6 +32,7 @@ __all__ = [
     "cascade_from_text",
     "conv",
     "evaluate",
+    "load_constraints",
     "map_cascade",
     "map_graph",
     "map_op",

@@ -28,7 +28,8 @@ class Constraints:
     order
         By memory, its tensors from the outermost tile to the innermost.
     tiles
-        By memory and tensor, extents that the tile must have: ``{("buffer", "O"): {"m": 512}}``; dimensions left out are free.
+        By memory and tensor, extents that the tile must have: ``{("buffer", "O"): {"m": 512}}``; dimensions left out are free, and
+        only those that index the tensor can be fixed.
     even
         All tiles of a memory stand at one depth, as Timeloop has them: a loop between two of them indexes none of those above it, so that
         they might as well stand below it. And each dimension is spread along one axis of a fanout.
@@ -97,6 +98,22 @@ def check_constraints(problem: Problem, constraints: Constraints) -> None:
             kind = problem.tensors[tensor].kind
             raise MappingError(f"{where}: tiles: {name} keeps no {kind}, such as {tensor}; it keeps {', '.join(CLASSES)} by its 'keeps'")
         _check_factors(problem, factors, f"{where}: tiles: {name}: {tensor}")
+        for dim in factors:
+            if dim not in problem.tensors[tensor].relevant:
+                indexed = ", ".join(d for d in problem.dims if d in problem.tensors[tensor].relevant) or "none"
+                place = f"{where}: tiles: {name}"
+                raise MappingError(f"{place}: {dim} does not index {tensor}, whose tile has no extent along it; expected of {indexed}")
+
+    for level in range(1, len(problem.memories)):
+        pairs = set(orders(problem, constraints, level))
+        crossed = sorted((a, b) for a, b in pairs if (b, a) in pairs)
+        if crossed:
+            first, second = crossed[0]
+            name = problem.memories[level].name
+            raise MappingError(
+                f"{where}: dataflow {constraints.dataflow!r} and the order of {name} put {first} above {second} and {second} above "
+                f"{first}; drop one of them"
+            )
 
 
 def _check_factors(problem: Problem, factors: Mapping[str, int], where: str) -> None:

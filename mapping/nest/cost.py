@@ -5,6 +5,7 @@ Costs are vectors: energy first, then one entry per port of limited bandwidth. F
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -13,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .problem import Problem, Tensor
-from .spread import Spread
 
 Floats = NDArray[np.float64]
 Edge = tuple[str, int]  # tensor, and the memory that fetches its tiles
@@ -67,27 +67,37 @@ class Cost:
         return self.edge[edge] * fewest + (self.once[edge][1] if edge in self.once else 0.0)
 
 
-def cost(problem: Problem, chosen: Sequence[Spread]) -> Cost:
-    """Cost vectors when fanout i of the problem spreads as ``chosen[i]``."""
+def costs(problem: Problem, shares: Sequence[Mapping[str, Floats]], totals: Sequence[Floats]) -> list[Cost]:
+    """Cost vectors of n choices of spreads at once.
+
+    Parameters
+    ----------
+    problem
+        What is mapped.
+    shares, totals
+        Per fanout, how many instances need the same element, by tensor, and the instances used: shape (n,) each.
+    """
     used = ports(problem)
     macs = len(problem.memories)
-    instances = [1] * (macs + 1)
-    for (position, _), spread in zip(problem.fanouts, chosen, strict=True):
+    number = len(totals[0]) if totals else 1
+    instances = [np.ones(number) for _ in range(macs + 1)]
+    for (position, _), total in zip(problem.fanouts, totals, strict=True):
         for below in range(position + 1, macs + 1):
-            instances[below] *= spread.total
-    constant = np.zeros(1 + len(used))
-    constant[0] = problem.points * problem.macs_per_point * problem.hierarchy.mac_j
+            instances[below] = instances[below] * total
+    constant = np.zeros((number, 1 + len(used)))
+    constant[:, 0] = problem.points * problem.macs_per_point * problem.hierarchy.mac_j
     edge: dict[Edge, Floats] = {}
-    once: dict[Edge, tuple[float, Floats]] = {}
+    once: dict[Edge, tuple[Floats, Floats]] = {}
     for tensor in problem.tensors.values():
         chain = [*tensor.levels, macs]
         if chain[0]:
             edge[tensor.name, chain[0]] = np.zeros_like(constant)
         for parent, child in pairwise(chain):
-            shared, copies = _sharing(problem, chosen, tensor, parent, child)
-            read_up, written_up = (_vector(problem, used, instances, tensor, parent, *once) for once in ((1 / shared, 0), (0, 1 / shared)))
-            read_low, written_low = (_vector(problem, used, instances, tensor, child, *once) for once in ((1, 0), (0, 1)))
-            fetch, drain = read_up + written_low, written_up + read_low
+            shared, copies = _sharing(problem, shares, tensor, parent, child, number)
+            single = problem.takes_elements(child)
+            above = _vectors(problem, used, instances, tensor, parent, single=single)
+            lower = _vectors(problem, used, instances, tensor, child)
+            fetch, drain = above[0] / shared[:, None] + lower[1], above[1] / shared[:, None] + lower[0]
             moved = fetch + drain if tensor.kind == "output" else fetch
             if child == macs:
                 constant += problem.points * moved
@@ -96,36 +106,47 @@ def cost(problem: Problem, chosen: Sequence[Spread]) -> Cost:
             if tensor.kind == "output":
                 elements = tensor.volume(problem.dims)
                 if problem.counting == "accelforge":
-                    constant -= elements * copies * fetch
+                    constant -= elements * copies[:, None] * fetch
                 elif child < macs:
-                    once[tensor.name, child] = float(elements * copies), -elements * copies * fetch
+                    once[tensor.name, child] = elements * copies, -elements * copies[:, None] * fetch
                 elif problem.points == elements:
                     constant -= elements * fetch
-    work = problem.points * problem.macs_per_point
-    return Cost(edge, constant, work / instances[macs] / problem.hierarchy.macs_per_clk, once)
+    compute = problem.points * problem.macs_per_point / instances[macs] / problem.hierarchy.macs_per_clk
+    return [
+        Cost(
+            {key: each[i] for key, each in edge.items()},
+            constant[i],
+            float(compute[i]),
+            {key: (float(limit[i]), saved[i]) for key, (limit, saved) in once.items()},
+        )
+        for i in range(number)
+    ]
 
 
-def _sharing(problem: Problem, chosen: Sequence[Spread], tensor: Tensor, parent: int, child: int) -> tuple[int, int]:
-    """Instances of the child that one access of the parent serves, and copies of an element over all of them."""
-    shared = copies = 1
-    for (position, fanout), spread in zip(problem.fanouts, chosen, strict=True):
+def _sharing(
+    problem: Problem, shares: Sequence[Mapping[str, Floats]], tensor: Tensor, parent: int, child: int, number: int
+) -> tuple[Floats, Floats]:
+    """Instances of the child that one access of the parent serves, and copies of an element over all of them; shape (n,)."""
+    shared, copies = np.ones(number), np.ones(number)
+    for (position, fanout), by_tensor in zip(problem.fanouts, shares, strict=True):
         if position < child:
-            copies *= spread.shares[tensor.name]
+            copies = copies * by_tensor[tensor.name]
             if position >= parent and (fanout.multicast or tensor.kind == "output"):
-                shared *= spread.shares[tensor.name]
+                shared = shared * by_tensor[tensor.name]
     return shared, copies
 
 
-def _vector(
-    problem: Problem, used: Sequence[Port], instances: Sequence[int], tensor: Tensor, level: int, reads: float, writes: float
-) -> Floats:
-    """Cost of so many elements read and written at a memory; none at the MACs."""
-    found = np.zeros(1 + len(used))
+def _vectors(
+    problem: Problem, used: Sequence[Port], instances: Sequence[Floats], tensor: Tensor, level: int, *, single: bool = False
+) -> tuple[Floats, Floats]:
+    """Cost of one element read at a memory, and of one written, `single`: in cycles of its own; none at the MACs. Shape (n, k) each."""
+    read, written = (np.zeros((len(instances[0]), 1 + len(used))) for _ in range(2))
     if level == len(problem.memories):
-        return found
+        return read, written
     memory, size = problem.memories[level], tensor.bytes_per_element
-    found[0] = size * (reads * memory.read_j_per_byte + writes * memory.write_j_per_byte)
+    read[:, 0], written[:, 0] = size * memory.read_j_per_byte, size * memory.write_j_per_byte
     for i, port in enumerate(used, start=1):
         if port.level == level:
-            found[i] = size * (reads * port.read + writes * port.write) / instances[level]
-    return found
+            for found, rate in ((read, port.read), (written, port.write)):
+                found[:, i] = (math.ceil(size * rate) if single else size * rate) / instances[level]
+    return read, written

@@ -163,6 +163,7 @@ def _counted(mapping: Mapping, problem: Problem, branch: int, starts: MappingABC
         return _ragged(mapping, problem, occupancy, single=not branch and not starts)
     reads: dict[tuple[str, int], int] = {}
     writes: dict[tuple[str, int], int] = {}
+    single: dict[tuple[str, int], tuple[int, int]] = {}
     for tensor in problem.tensors.values():
         for parent, child, moved, shared, start in _transfers(mapping, problem, tensor, below, branch, starts):
             output, first = tensor.kind == "output", start
@@ -170,6 +171,8 @@ def _counted(mapping: Mapping, problem: Problem, branch: int, starts: MappingABC
                 # Fetched back every time, the first included, unless no partial sum ever returns.
                 alone = tensor.volume(problem.dims) if child == len(problem.memories) else start
                 first = moved if moved <= alone else 0
+            if problem.takes_elements(child):
+                single[tensor.name, parent] = (moved - first) // shared, moved // shared if output else 0
             for key, read, written in (
                 ((tensor.name, parent), moved - first, moved if output else 0),
                 ((tensor.name, child), moved if output else 0, moved - first),
@@ -177,7 +180,31 @@ def _counted(mapping: Mapping, problem: Problem, branch: int, starts: MappingABC
                 divisor = shared if key[1] == parent else 1
                 reads[key] = reads.get(key, 0) + read // divisor
                 writes[key] = writes.get(key, 0) + written // divisor
-    return _totals(mapping, problem, _listed(problem, reads, writes), occupancy)
+    totals = _totals(mapping, problem, _listed(problem, reads, writes), occupancy)
+    return replace(totals, cycles_by=_with_single(problem, totals, single)) if single else totals
+
+
+def _with_single(problem: Problem, totals: Counts, single: MappingABC[tuple[str, int], tuple[int, int]]) -> dict[str, float]:
+    """Cycles by memory when so many of the reads and writes of each tensor pass the port one by one, each in whole cycles."""
+    cycles = dict(totals.cycles_by)
+    for number, memory in enumerate(problem.memories):
+        passed = [(t, *single.get((t.name, number), (0, 0))) for t in problem.tensors.values() if number in t.levels]
+        together = [(t.bytes_per_element, totals.access(t.name, memory.name), read, written) for t, read, written in passed]
+        cycles[memory.name] = 0.0
+        for rate, reads, writes in (
+            (memory.bandwidth_bytes_per_clk, True, True),
+            (memory.read_bytes_per_clk, True, False),
+            (memory.write_bytes_per_clk, False, True),
+        ):
+            if rate is None:
+                continue
+            taken = 0.0
+            for size, access, read, written in together:
+                alone = read * reads + written * writes
+                rest = access.reads * reads + access.writes * writes - alone
+                taken += rest * size / rate + alone * math.ceil(size / rate)
+            cycles[memory.name] = max(cycles[memory.name], taken / totals.instances[memory.name])
+    return cycles
 
 
 def _listed(problem: Problem, reads: MappingABC[tuple[str, int], int], writes: MappingABC[tuple[str, int], int]) -> tuple[Access, ...]:
@@ -271,11 +298,13 @@ def _fetched(mapping: Mapping, problem: Problem, tensor: Tensor, at: int, below:
     tile = below[at]
     volume = tensor.volume(tile)
     times, inside, mover, step = 1, True, None, 0
+    # An operand at the MACs stays while other tensors' tiles in the memory above change.
+    alone = problem.latched and level == len(problem.memories) - 1
     for i in range(at - 1, -1, -1):
         node, extents = mapping.nodes[i], below[i]
         inside = inside and i >= start
         if isinstance(node, Keep):
-            inside = inside and numbers[node.level] >= level
+            inside = inside and numbers[node.level] >= level - (alone and node.tensor != tensor.name)
         elif isinstance(node, Spatial) or not inside or mover is not None:
             times *= node.factor
         elif node.factor > 1 and node.dim in tensor.relevant:

@@ -215,7 +215,7 @@ def _add_group(
     held: dict[str, list[float]],
     volumes: dict[str, int],
 ) -> None:
-    part = _after_shared(group, cascade)
+    part = after_shared(group, cascade)
     sizes = {name: stored_bytes(name, compiled, part) for name in inner}
     memories = compiled[0].memories
     for k, each in enumerate(compiled):
@@ -246,7 +246,7 @@ def stored_bytes(name: str, compiled: list[Problem], part: MappingABC[str, int])
     return max(sizes)
 
 
-def _after_shared(group: FusedNest, cascade: Cascade) -> dict[str, int]:
+def after_shared(group: FusedNest, cascade: Cascade) -> dict[str, int]:
     """Extents of the shared dimensions in one iteration of the shared loops."""
     part = {dim: cascade.ops[group.ops[0]].dims[dim] for dim in shared_dims(cascade, group.ops)}
     for node in group.shared:

@@ -28,7 +28,7 @@ from .incumbent import TOLERANCE
 from .lattice import Lattice, lattice
 from .nest import Keep, Loop
 from .problem import Problem
-from .search import _cheapest, _point, _reached, _spread
+from .search import _outside, _point, _spread
 from .space import Group
 from .spread import combine
 from .sweep import Level, Meter, States, Sweep, Trail, best, joined
@@ -181,7 +181,7 @@ class GroupSearch:
             if level.number == last:
                 upper, _ = search._above(group, 1, False)
                 steps = combine(shapes, [group.chosen[i].shapes for i in search.joint])
-                cheapest = _reached(shapes, _cheapest(shapes, upper), steps)
+                cheapest = _outside(shapes, upper, steps)
                 other = np.concatenate([cheapest, np.zeros((shapes.size, columns - 1))], axis=1)
                 other[:, 1:] += sum((v[1:] for (_, n), v in fewest.items() if n < last), start=np.zeros(columns - 1))
             else:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ...arch.estimate import Estimate
 from ...arch.hierarchy import Hierarchy, load_hierarchy
@@ -20,6 +21,9 @@ from .fused_search import search_cascade
 from .incumbent import Objective
 from .nest import Keep
 from .result import UNITS, Answer, StoppedBeforeError, bytes_text
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,12 @@ class CascadeResult(Answer):
         """Time, energy and traffic of all ops, one after the other."""
         parts = [estimate_of(op, counts, self.hierarchy) for op, counts in zip(self.cascade.ops, self.counts.by_op, strict=True)]
         return sum(parts[1:], start=parts[0])
+
+    def picture(self) -> Figure:
+        """The joint nests as nested boxes, and the bytes that each memory holds while the ops take turns."""
+        from .cascade_picture import cascade_picture
+
+        return cascade_picture(self)
 
     def _repr_html_(self) -> str:
         return f"<pre>{escape(str(self))}</pre>"

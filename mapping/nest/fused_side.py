@@ -25,7 +25,7 @@ class Side:
         self.shapes = self.space.shapes
         self.groups: list[Group] = self.space.groups
         self.fastest = min(g.cost.compute for g in self.groups)
-        relaxed = _Search(self.space, Incumbent("energy"), meter)
+        relaxed = _Search(self.space, Incumbent("energy"), meter, inner=1)
         self.relaxed = relaxed
         self.inner = tuple(name for name in inner if name in compiled.tensors)
         self.bound = min(float(g.least[0]) for g in self.groups)

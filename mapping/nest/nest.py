@@ -109,6 +109,8 @@ def check(mapping: Mapping, problem: Problem) -> None:
     used: dict[tuple[str, str], int] = {}
     kept: set[tuple[str, str]] = set()
     deepest, shallowest = 0, 0  # number of the innermost memory seen so far; innermost memory above the last fanout seen, plus one
+    last = len(problem.memories) - 1 - problem.latched  # operands at the MACs may stay while tiles of this memory change
+    held: dict[str, set[str]] = {name: set() for name in problem.tensors}
     for i, node in enumerate(mapping.nodes):
         place = f"{where}: node {i}"
         if isinstance(node, Keep):
@@ -121,12 +123,16 @@ def check(mapping: Mapping, problem: Problem) -> None:
                 raise MappingError(f"{place}: {node.level} keeps no {problem.tensors[node.tensor].kind}, such as {node.tensor}")
             if (node.tensor, node.level) in kept:
                 raise MappingError(f"{place}: {node.tensor} is kept in {node.level} twice")
-            if number < max(deepest, shallowest):
+            if number < max(deepest if deepest <= last else last, shallowest):
                 raise MappingError(f"{place}: {node.level} stands below {problem.memories[deepest].name} or a fanout that it stands above")
             if number == 0 and any(not isinstance(other, Keep) for other in mapping.nodes[:i]):
                 raise MappingError(f"{place}: {node.level} backs every tensor, and so no loop stands above it")
             kept.add((node.tensor, node.level))
-            deepest = number
+            chain = [problem.memories[n].name for n in problem.tensors[node.tensor].levels if 0 < n <= last]
+            if number > last and not held[node.tensor].issuperset(chain):
+                raise MappingError(f"{place}: {node.tensor} is kept in {node.level} above the memory that it comes from")
+            held[node.tensor].add(node.level)
+            deepest = max(deepest, number)
             continue
         if node.dim not in problem.dims:
             raise UnknownNameError("dimension", node.dim, problem.dims, place)

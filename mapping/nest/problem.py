@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal
+from typing import Final, Literal
 
 from ...arch.hierarchy import Fanout, Hierarchy, Memory, TensorClass
 from ...errors import MappingError
@@ -16,6 +16,8 @@ from ...workloads.op import Op, Operand
 Counting = Literal["accelforge", "zigzag"]
 #: Classes of scalar operations that a MAC unit executes.
 MAC_CLASSES = ("mac",)
+#: Name of the memory that stands for ZigZag's operand registers: see `presilicon.mapping.nest.zigzag`.
+LATCH: Final = "operand_latch"
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,8 @@ class Problem:
         Multiply-accumulates whose time and energy one point takes: 1, or what the hierarchy says of other scalar operations.
     counting
         Rule by which accesses are counted.
+    uneven
+        Whether ZigZag's operand registers keep an operand while tiles of others in the memory above change.
     """
 
     op: Op
@@ -94,6 +98,7 @@ class Problem:
     tensors: Mapping[str, Tensor]
     macs_per_point: float = 1.0
     counting: Counting = "accelforge"
+    uneven: bool = True
 
     @cached_property
     def points(self) -> int:
@@ -109,6 +114,16 @@ class Problem:
     def fanouts(self) -> tuple[tuple[int, Fanout], ...]:
         """Each fanout with the number of the memory that it stands below."""
         return tuple((i, fanout) for i in range(len(self.memories)) for fanout in self.hierarchy.fanouts_below(i))
+
+    @property
+    def latched(self) -> bool:
+        """Whether tiles of the last memory, ZigZag's operand registers, stand among those of the one above: no fanout is between."""
+        last = len(self.memories) - 1
+        return self.uneven and last > 1 and self.memories[last].name == LATCH and all(position != last - 1 for position, _ in self.fanouts)
+
+    def takes_elements(self, child: int) -> bool:
+        """Whether what memory `child` (or the MACs, past the last) takes passes a port of its parent element by element."""
+        return self.counting == "zigzag" and (child == len(self.memories) or self.memories[child].name == LATCH)
 
     def clipped(self, tile: Mapping[str, int]) -> dict[str, int]:
         """A tile's extents, no larger than the problem's: factors that do not divide cover more."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from ...errors import MappingError
 from .constraints import Constraints
 from .incumbent import Incumbent
 from .problem import Problem
-from .ragged_space import Factors, RaggedCosts, ragged_factors, ragged_space, touched
+from .ragged_space import RaggedCosts, ragged_factors, ragged_space, touched
 from .search import Found, _Search
 from .space import Space, space
 from .sweep import Meter, StoppedError
@@ -32,7 +33,8 @@ def search_ragged(problem: Problem, constraints: Constraints, incumbent: Incumbe
         raise MappingError("imperfect factors: of the constraints only dataflow, order and spatial_dims; and accelforge's counting")
     whole = space(problem, constraints)
     scale = 1.0 if incumbent.objective == "energy" else 1.0 / problem.hierarchy.clock_hz
-    pending: list[tuple[float, int, Factors]] = []
+    pending: list[tuple[float, int, RaggedCosts]] = []
+    memo: dict[object, Any] = {}
     size, unlisted = whole.size(), True
     places, orders = sum(len(level.names) for level in whole.levels) + 1, math.prod(math.factorial(len(x.names)) for x in whole.levels)
     found = _Search(whole, incumbent, meter).run()
@@ -46,15 +48,19 @@ def search_ragged(problem: Problem, constraints: Constraints, incumbent: Incumbe
             cycles = choices.steps.prod(axis=1, dtype=float) * problem.macs_per_point / problem.hierarchy.macs_per_clk
             for i in np.flatnonzero(incumbent.improved_by(np.full(len(cycles), least), cycles)).tolist():
                 meter.add(0)
-                costs = RaggedCosts(problem, choices.factors(i))
+                costs = RaggedCosts(problem, choices.factors(i), memo)
                 if incumbent.can_improve(energy := costs.floor_j(), costs.compute):
-                    pending.append((float(incumbent.score(energy, costs.compute)), len(pending), costs.factors))
+                    pending.append((float(incumbent.score(energy, costs.compute)), len(pending), costs))
         unlisted = False
+        room = {level.number: level.capacity for level in whole.levels}
+        for i, (_, number, costs) in enumerate(pending):
+            meter.add(0)
+            pending[i] = float(incumbent.score(costs.floor_j(room), costs.compute)), number, costs
         pending.sort(key=lambda each: each[:2])
-        for _, _, factors in pending[:FIRST]:
-            _solve(problem, constraints, factors, whole, incumbent, meter, narrow=True)
+        for _, _, costs in pending[:FIRST]:
+            _solve(costs, constraints, whole, incumbent, meter, narrow=True)
         while pending:
-            _solve(problem, constraints, pending[0][2], whole, incumbent, meter, narrow=False)
+            _solve(pending[0][2], constraints, whole, incumbent, meter, narrow=False)
             pending.pop(0)
     except (StoppedError, KeyboardInterrupt):
         bound = min(bound, _floor(problem, incumbent)) if unlisted else bound
@@ -62,12 +68,9 @@ def search_ragged(problem: Problem, constraints: Constraints, incumbent: Incumbe
     return Found(incumbent.mapping, incumbent.counts, not pending and not unlisted, bound * scale, size, meter.evaluated)
 
 
-def _solve(
-    problem: Problem, constraints: Constraints, factors: Factors, whole: Space, incumbent: Incumbent, meter: Meter, *, narrow: bool
-) -> None:
-    costs = RaggedCosts(problem, factors)
+def _solve(costs: RaggedCosts, constraints: Constraints, whole: Space, incumbent: Incumbent, meter: Meter, *, narrow: bool) -> None:
     if incumbent.can_improve(costs.floor_j(), costs.compute):
-        searched = ragged_space(problem, constraints, factors, whole)
+        searched = ragged_space(costs, constraints, whole)
         _Search(searched, incumbent, meter)._solve(searched.group, narrow=narrow)
 
 

@@ -12,10 +12,13 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ...workloads.op import Axis
 from .constraints import Constraints
 from .cost import Cost, Port, ports
 from .lattice import Lattice, Slide, TensorTable, lattice, prime_factors
@@ -110,18 +113,32 @@ def touched(tensor: Tensor, dims: Mapping[str, int]) -> int:
     return math.prod(max((dims[dim] for dim, _ in axis), default=1) for axis in tensor.axes)
 
 
-class RaggedCosts:
-    """Costs under one choice of factors in space."""
+def _outer(parts: Sequence[Floats]) -> Floats:
+    """Products of one entry of each part, flat."""
+    found = np.ones(1)
+    for part in parts:
+        found = np.multiply.outer(found, part.reshape(-1)).reshape(-1)
+    return found
 
-    def __init__(self, problem: Problem, factors: Factors) -> None:
+
+class RaggedCosts:
+    """Costs under one choice of factors in space; `memo` is what choices that agree in some dimensions share."""
+
+    def __init__(self, problem: Problem, factors: Factors, memo: dict[object, Any] | None = None) -> None:
         self.problem, self.factors = problem, factors
+        self.memo: dict[object, Any] = {} if memo is None else memo
+        self.of = {d: tuple(each[d] for each in factors) for d in problem.dims}
+        levels = range(len(problem.memories) + 1)
+        self.within = {(d, level): self._count_within(d, level) for d in problem.dims for level in levels}
         self.ports: tuple[Port, ...] = ports(problem)
         self.shared = {d: self._within(d, 0) for d in problem.dims}
         self.steps = {d: -(-e // self.shared[d]) for d, e in problem.dims.items()}
         self.compute = math.prod(self.steps.values()) * problem.macs_per_point / problem.hierarchy.macs_per_clk
-        self.constant = self._constant()
 
     def _within(self, dim: str, level: int) -> int:
+        return self.within[dim, level]
+
+    def _count_within(self, dim: str, level: int) -> int:
         chosen = zip(self.problem.fanouts, self.factors, strict=True)
         return math.prod(f[dim] for (position, _), f in chosen if position >= level)
 
@@ -132,6 +149,12 @@ class RaggedCosts:
 
     def copies(self, tensor: Tensor, dim: str, steps: int, *, parent: int, child: int, level: int, up: bool, timed: bool = True) -> int:
         """How often a tile of so many steps along an irrelevant dimension reaches the child, or is read for it in the parent."""
+        key = tensor.kind == "output", dim, self.of[dim], steps, parent, child, level, up, timed
+        if key not in self.memo:
+            self.memo[key] = self._copies(tensor, dim, steps, parent, child, level, up, timed)
+        return int(self.memo[key])
+
+    def _copies(self, tensor: Tensor, dim: str, steps: int, parent: int, child: int, level: int, up: bool, timed: bool) -> int:
         digits = [(self.steps[dim] // steps, timed), (steps, False)]
         for (position, fanout), factors in zip(self.problem.fanouts, self.factors, strict=True):
             if position >= level:
@@ -156,7 +179,8 @@ class RaggedCosts:
                 found[:, i] += count(child, False) * size * (fetch * port.write + drain * port.read)
         return found
 
-    def _constant(self) -> Floats:
+    @cached_property
+    def constant(self) -> Floats:
         """The MACs and their reads and writes, less all first fetches."""
         problem, macs = self.problem, len(self.problem.memories)
         found = np.zeros(1 + len(self.ports))
@@ -170,34 +194,120 @@ class RaggedCosts:
                     found -= self._alike(tensor, parent, child, first=True, drain=False, fetch=True)
         return found
 
+    def _singles(self, tensor: Tensor, parent: int, child: int, level: int, up: bool, *, first: bool) -> int:
+        """Elements moved one by one: at every step, or (`first`) once into each instance."""
+        inside = {d: self.extent(d, level) for d in tensor.relevant}
+        total = touched(tensor, inside) if first else math.prod(inside.values())
+        for dim in self.problem.dims:
+            if dim not in tensor.relevant:
+                total *= self.copies(tensor, dim, 1, parent=parent, child=child, level=level, up=up, timed=not first)
+        return total
+
     def _alike(self, tensor: Tensor, parent: int, child: int, *, first: bool, drain: bool, fetch: bool) -> Floats:
-        """Cost of moving single elements: at every step, or (`first`) once into each instance."""
+        """Cost of `_singles`."""
 
         def count(level: int, up: bool) -> Floats:
-            inside = {d: self.extent(d, level) for d in self.problem.dims}
-            total = math.prod(tensor.extents(inside)) if first else math.prod(inside[d] for d in tensor.relevant)
-            for dim in self.problem.dims:
-                if dim not in tensor.relevant:
-                    total *= self.copies(tensor, dim, 1, parent=parent, child=child, level=level, up=up, timed=not first)
-            return np.array([float(total)])
+            return np.array([float(self._singles(tensor, parent, child, level, up, first=first))])
 
         found: Floats = self.vector(tensor, parent, child, count, drain=drain, fetch=fetch)[0]
         return found
 
-    def floor_j(self) -> float:
-        """Energy that no mapping falls below: every element moves once through every memory."""
-        total, memories = float(self.constant[0]), self.problem.memories
-        for tensor in self.problem.tensors.values():
-            size = touched(tensor, self.problem.dims) * tensor.bytes_per_element
-            for parent, child in itertools.pairwise(tensor.levels):
-                above, below = memories[parent], memories[child]
-                if tensor.kind == "output":
-                    # Its first fetches are taken off in the constant, and it is drained once at least.
-                    total += size * (above.write_j_per_byte + below.read_j_per_byte)
-                    total += float(self._alike(tensor, parent, child, first=True, drain=False, fetch=True)[0])
-                else:
-                    total += size * (above.read_j_per_byte + below.write_j_per_byte)
+    def floor_j(self, room: Mapping[int, float] | None = None) -> float:
+        """Energy that no mapping falls below: every element moves once into every instance that needs it, and to every MAC at each step.
+
+        With `room`, the bytes of each memory: the cheapest tile of each tensor that its memory has room for.
+        """
+        problem, macs = self.problem, len(self.problem.memories)
+        total = problem.points * problem.macs_per_point * problem.hierarchy.mac_j
+        for tensor in problem.tensors.values():
+            size, output = tensor.bytes_per_element, tensor.kind == "output"
+            for parent, child in itertools.pairwise((*tensor.levels, macs)):
+                above = problem.memories[parent]
+                up: float = self._singles(tensor, parent, child, 0, True, first=child < macs)
+                skipped = 0.0
+                if child < macs:
+                    below, low = problem.memories[child], float(self._singles(tensor, parent, child, 0, False, first=True))
+                    skipped, first = (up, low) if output else (0, 0)  # an output's first fetch
+                    if room is not None:
+                        fewest = self.fewest(tensor, child, room[child])
+                        up, low = (max(n, fewest * self._spread(tensor, parent, child, b)) for n, b in ((up, True), (low, False)))
+                    total += size * ((low - first) * below.write_j_per_byte + low * output * below.read_j_per_byte)
+                elif output:
+                    skipped = self._singles(tensor, parent, child, 0, True, first=True)
+                total += size * ((up - skipped) * above.read_j_per_byte + up * output * above.write_j_per_byte)
         return total
+
+    def _spread(self, tensor: Tensor, parent: int, child: int, up: bool) -> int:
+        """How often a tile that stands as high as it can is moved for dimensions that do not index it."""
+        others = (d for d in self.problem.dims if d not in tensor.relevant)
+        return math.prod(self.copies(tensor, d, self.steps[d], parent=parent, child=child, level=0, up=up) for d in others)
+
+    def fewest(self, tensor: Tensor, child: int, room: float) -> float:
+        """Fewest elements of all tiles of one size, over the sizes that memory `child` has room for."""
+        key = "fewest", tensor.name, child, tuple(self.of[d] for d in sorted(tensor.relevant))
+        if key not in self.memo:
+            size = tensor.bytes_per_element * self.problem.memories[child].buffers
+            held = [self._extents(tensor, axis, child) for axis in tensor.axes]
+            fits = _outer(held) * size <= room * (1 + 1e-12)
+            plain = [self.along(tensor, axis, child, 0, None) for axis in tensor.axes]
+            found = float(np.min(_outer(plain), where=fits, initial=np.inf))
+            for i, axis in enumerate(tensor.axes):
+                for dim in sorted(tensor.sliding & {d for d, _ in axis}):
+                    for factor in (f for f in range(2, self.steps[dim] + 1) if self.steps[dim] % f == 0):
+                        slid = [*plain[:i], self.along(tensor, axis, child, 0, (dim, factor)), *plain[i + 1 :]]
+                        found = min(found, float(np.min(_outer(slid), where=fits, initial=np.inf)))
+            self.memo[key] = found
+        return float(self.memo[key])
+
+    def _extents(self, tensor: Tensor, axis: Sequence[tuple[str, int]], child: int) -> Floats:
+        """A tile's extent along one axis for every extent of its dimensions, infinite where there is no such tile."""
+        found = np.ones([len(self.values(d)) for d, _ in axis])
+        for i, (dim, stride) in enumerate(axis):
+            each = [min(x, self.problem.dims[dim]) if self._fits(tensor, dim, x, child) else math.inf for x in self.values(dim)]
+            found += (np.array(each).reshape([-1 if i == j else 1 for j in range(len(axis))]) - 1) * stride
+        return found
+
+    def values(self, dim: str) -> list[int]:
+        """Extents that tiles can have along a dimension, those with gaps included."""
+        key = "values", dim, self.of[dim]
+        if key not in self.memo:
+            whole = self.steps[dim] * self.shared[dim]
+            self.memo[key] = [x for x in range(1, whole + 1) if whole % x == 0]
+        return list(self.memo[key])
+
+    def _usable(self, tensor: Tensor, dim: str, child: int) -> list[int]:
+        """The same with one instance's share of a step in place of extents that no tile can have."""
+        return [x if self._fits(tensor, dim, x, child) else self._within(dim, child) for x in self.values(dim)]
+
+    def along(self, tensor: Tensor, axis: Axis, child: int, level: int, slide: tuple[str, int] | None) -> Floats:
+        """Elements along one axis of all tiles in one instance of memory `level` (0: in all), by the extents of its dimensions."""
+        dims = [d for d, _ in axis]
+        if slide is not None and slide[0] not in dims:
+            slide = None
+        key = "along", tensor.name, axis, child, level, slide, tuple(self.of[d] for d in dims)
+        if key not in self.memo:
+            self.memo[key] = self._along(tensor, axis, child, level, slide)
+        return np.asarray(self.memo[key])
+
+    def _along(self, tensor: Tensor, axis: Axis, child: int, level: int, slide: tuple[str, int] | None) -> Floats:
+        def chunks(dim: str, x: int) -> Chunks:
+            inside, extent = self._within(dim, child), self.extent(dim, level)
+            return Chunks(extent, min(x, extent), -(-self.steps[dim] // (x // inside)), self._within(dim, level) // inside)
+
+        dims = [d for d, _ in axis]
+        usable = {d: self._usable(tensor, d, child) for d in dims}
+        table = np.ones([len(usable[d]) for d in dims])
+        for place in itertools.product(*(range(len(usable[d])) for d in dims)):
+            own = {d: chunks(d, usable[d][i]) for d, i in zip(dims, place, strict=True)}
+            number = math.prod(c.number for c in own.values())
+            total = number + sum(s * (own[d].extent - own[d].number) * (number // own[d].number) for d, s in axis)
+            if slide is not None:
+                dim, factor = slide
+                x, inside = usable[dim][place[dims.index(dim)]], self._within(dim, child)
+                ragged = self.steps[dim] * self.shared[dim] != self.problem.dims[dim]
+                total -= kept(axis, own, dim, factor, x // inside * self.shared[dim] if ragged else x)
+            table[place] = total
+        return table
 
     def table(self, shapes: Lattice, tensor: Tensor, child: int) -> tuple[TensorTable, NDArray[np.bool_]]:
         """What a tensor's tiles of every shape cost in memory `child`, and which shapes a tile can have."""
@@ -207,10 +317,10 @@ class RaggedCosts:
         values: dict[str, list[int]] = {}
         where: dict[str, NDArray[np.int64]] = {}
         for dim, extents in shapes.extents.items():
-            each, at = np.unique(extents, return_inverse=True)
-            values[dim], where[dim] = [int(x) for x in each], at.reshape(-1)
+            values[dim] = self.values(dim)
+            where[dim] = np.searchsorted(values[dim], extents)
             good &= np.array([self._fits(tensor, dim, x, child) for x in values[dim]])[where[dim]]
-        usable = {dim: [x if self._fits(tensor, dim, x, child) else self._within(dim, child) for x in xs] for dim, xs in values.items()}
+        usable = {dim: self._usable(tensor, dim, child) for dim in values}
 
         def irrelevant(level: int, up: bool) -> Floats:
             total = np.ones(shapes.size)
@@ -221,27 +331,9 @@ class RaggedCosts:
                     total *= np.array(ways, dtype=float)[where[dim]]
             return total
 
-        def chunks(dim: str, x: int, level: int) -> Chunks:
-            inside, extent = self._within(dim, child), self.extent(dim, level)
-            return Chunks(extent, min(x, extent), -(-self.steps[dim] // (x // inside)), self._within(dim, level) // inside)
-
-        def along(axis: Sequence[tuple[str, int]], level: int, slide: tuple[str, int] | None) -> Floats:
-            """Elements of all tiles along one axis."""
-            if not axis:
-                return np.ones(shapes.size)
-            dims = [d for d, _ in axis]
-            table = np.zeros([len(values[d]) for d in dims])
-            for place in itertools.product(*(range(len(values[d])) for d in dims)):
-                own = {d: chunks(d, usable[d][i], level) for d, i in zip(dims, place, strict=True)}
-                number = math.prod(c.number for c in own.values())
-                total = number + sum(s * (own[d].extent - own[d].number) * (number // own[d].number) for d, s in axis)
-                if slide is not None and slide[0] in own:
-                    dim, factor = slide
-                    x, inside = usable[dim][place[dims.index(dim)]], self._within(dim, child)
-                    ragged = self.steps[dim] * self.shared[dim] != self.problem.dims[dim]
-                    total -= kept(axis, own, dim, factor, x // inside * self.shared[dim] if ragged else x)
-                table[place] = total
-            return table[tuple(where[d] for d in dims)]
+        def along(axis: Axis, level: int, slide: tuple[str, int] | None) -> Floats:
+            found: Floats = self.along(tensor, axis, child, level, slide)[tuple(where[d] for d, _ in axis)]
+            return found if axis else np.ones(shapes.size)
 
         def price(slide: tuple[str, int] | None) -> tuple[Floats, Floats]:
             inner = {level: np.prod([along(axis, level, slide) for axis in tensor.axes], axis=0) for level in {0, parent, child}}
@@ -276,9 +368,9 @@ class RaggedCosts:
         return not (ragged and self.shared[dim] > inside and along_window(tensor, dim) and x != inside)
 
 
-def ragged_space(problem: Problem, constraints: Constraints, factors: Factors, whole: Space) -> RaggedSpace:
+def ragged_space(costs: RaggedCosts, constraints: Constraints, whole: Space) -> RaggedSpace:
     """The space of one choice of factors; `whole` is that of perfect factors, whose constraints and capacities hold here."""
-    costs = RaggedCosts(problem, factors)
+    problem, factors = costs.problem, costs.factors
     shapes = lattice({d: costs.steps[d] * costs.shared[d] for d in problem.dims})
     levels, edge = [], {}
     for level in whole.levels:
@@ -296,7 +388,9 @@ def ragged_space(problem: Problem, constraints: Constraints, factors: Factors, w
             parts = [table.price[fitting], *(s.price[s.valid & fitting] for s in table.slides)]  # type: ignore[index]
             # No tile fits: infinite, and so nothing is searched.
             edge[name, level.number] = np.min([p.min(axis=0, initial=np.inf) for p in parts], axis=0)
-        levels.append(Level(level.number, level.names, tuple(tables), tuple(held), tuple(allowed), level.capacity, level.above))
+        levels.append(
+            Level(level.number, level.names, tuple(tables), tuple(held), tuple(allowed), level.capacity, level.above, level.relevant)
+        )
     chosen = []
     for each in factors:
         shares = {t.name: math.prod(f for d, f in each.items() if d not in t.relevant) for t in problem.tensors.values()}

@@ -116,6 +116,8 @@ class MappingResult(Answer):
             f"EDP {counts.edp_js:.6g} J s"
         )
         yield f"limited by {counts.limiter}; MAC utilisation {counts.utilisation:.1%}"
+        if self.space and not self.imperfect and counts.limiter == "mac" and counts.instances["mac"] < counts.mac_units / 2:
+            yield "more than half of the MACs idle: factors divide extents here; --imperfect searches those that do not, too"
         if counts.phases:
             yield "cycles: " + ", ".join(f"{name} {cycles:,.0f}" for name, cycles in counts.phases.items())
 

@@ -3,8 +3,9 @@
 Branch and bound over partial mappings of the space in `space`. Factors in space are grouped by what they share (`spread`);
 within a group the cost of a tile depends on its shape alone (`cost`). From the whole problem inwards, partial mappings
 of all memories but the innermost grow tile by tile and loop by loop, and of those at one shape the dominated are dropped
-(`sweep`, `pareto`). What remains is, for each shape, the exact cost of everything above it: the bound under which the
-innermost memory is searched from a single point outwards. The halves meet where their shapes agree.
+(`sweep`, `pareto`), as are those that are excluded by the least that tiles of the shapes still possible can cost (`bounds`).
+What remains is, for each shape, the exact cost of everything above it: the bound under which the innermost memory is searched
+from a single point outwards. The halves meet where their shapes agree.
 
 First a narrow pass, which keeps one partial mapping of each shape, gives a mapping to beat. A group is searched for energy
 alone, under the least latency that it allows; only where a memory's bandwidth makes its best mapping slower than that is it
@@ -15,7 +16,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -23,15 +23,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import MappingError, UnknownNameError
+from .bounds import Bounds, Direction, least_over
 from .constraints import Constraints
 from .counts import Counts, evaluate
 from .incumbent import OBJECTIVES, TOLERANCE, Incumbent, Objective
 from .lattice import Lattice
-from .nest import Mapping
+from .nest import Keep, Loop, Mapping
 from .problem import Problem
 from .space import Group, Space, space
 from .spread import combine
-from .sweep import Keep, Level, Meter, States, StoppedError, Sweep, Trail, best, joined
+from .sweep import Level, Meter, States, StoppedError, Sweep, Trail, best, joined
 
 Index = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -82,7 +83,8 @@ def search(
     problem, objective, constraints
         What to map, what is least (``"energy"``, ``"latency"``, then energy, or ``"edp"``), and what narrows the space.
     time_limit_s
-        Stop after so many seconds with the best so far and its bound; None: run to the proof. Ctrl-C does the same.
+        Stop after so many seconds, but not before the first mapping is found, with the best so far and its bound; None: run to the
+        proof. Ctrl-C stops at once.
     latest_s
         Latency that no mapping may exceed.
     imperfect
@@ -102,6 +104,8 @@ def search(
         raise UnknownNameError("objective", str(objective), OBJECTIVES)
     if time_limit_s is not None and not time_limit_s > 0:
         raise MappingError(f"time limit: expected seconds above 0, found {time_limit_s!r}")
+    if constraints is not None and (constraints.order or constraints.dataflow or constraints.even):
+        problem = replace(problem, uneven=False)  # these say in which order the tiles of each memory stand
     if problem.hierarchy.latency != "overlapped":
         plain = replace(problem, hierarchy=replace(problem.hierarchy, latency="overlapped"))
         found = search(plain, objective, constraints, time_limit_s=time_limit_s, latest_s=latest_s, imperfect=imperfect)
@@ -122,24 +126,34 @@ def search(
 class _Search:
     """One search."""
 
-    def __init__(self, searched: Space, incumbent: Incumbent, meter: Meter, groups: Sequence[Group] | None = None) -> None:
+    def __init__(self, searched: Space, incumbent: Incumbent, meter: Meter, inner: int | None = None) -> None:
         self.space, self.incumbent, self.meter = searched, incumbent, meter
-        self.groups = searched.groups if groups is None else groups
+        self.groups = searched.groups
         self.problem, self.shapes, self.levels = searched.problem, searched.shapes, searched.levels
-        last = len(self.problem.memories) - 1
+        inner = _inner(searched) if inner is None else inner
+        #: Levels that are searched from the whole problem inwards, and from a point outwards.
+        self.above = self.levels[: max(0, len(self.levels) - inner)]
+        self.below = self.levels[max(0, len(self.levels) - inner) :]
+        first = self.below[0].number if self.below else len(self.problem.memories)
         at = [position for position, _ in self.problem.fanouts]
-        #: Fanouts above the second memory from the inside, above the innermost, and below it.
-        self.outer = [i for i, position in enumerate(at) if position < last - 1]
-        self.joint = [i for i, position in enumerate(at) if position == last - 1]
-        self.inner = [i for i, position in enumerate(at) if position == last]
+        #: Fanouts among the levels above, between the two halves, and among the levels below.
+        self.outer = [i for i, position in enumerate(at) if position < first - 1]
+        self.joint = [i for i, position in enumerate(at) if position == first - 1]
+        self.inner = [i for i, position in enumerate(at) if position >= first]
+        self.bounds = Bounds(searched)
         self.upper: dict[object, tuple[States, Trail]] = {}
 
     def run(self) -> Found:
         score = self.incumbent.score
         pending = sorted(self.groups, key=lambda g: (float(score(g.least[0], g.floor)), g.floor, g.least[0]))
+        if self.space.constraints == Constraints():
+            self.incumbent.offer(self._plain(), self.problem)
+        plain = self.incumbent.mapping
         try:
             for group in sorted(pending, key=self._promise)[:FIRST_GROUPS]:
+                self.meter.armed = self.incumbent.mapping is not plain
                 self._solve(group, narrow=True)
+            self.meter.armed = True
             self.upper.clear()
             while pending:
                 self._solve(pending[0], narrow=False)
@@ -151,13 +165,18 @@ class _Search:
         best_of = self.incumbent
         return Found(best_of.mapping, best_of.counts, not pending, bound * scale, self.space.size(), self.meter.evaluated)
 
+    def _plain(self) -> Mapping:
+        """All loops above all tiles, nothing in space: what there is if a search is interrupted at once."""
+        loops = [Loop(dim, extent) for dim, extent in self.problem.dims.items() if extent > 1]
+        keeps = [Keep(name, self.problem.memories[number].name) for level in self.levels for name, number in level.edges]
+        return Mapping((*loops, *keeps))
+
     def _promise(self, group: Group) -> tuple[float, float]:
         """Order in which the first pass tries groups: many MACs, cheap fetches into the innermost memory."""
         price = 0.0
         for level in self.levels[-1:]:
-            for name in level.names:
-                elements = self.problem.tensors[name].volume(self.problem.dims)
-                price += float(group.cost.edge[name, level.number][0]) * math.sqrt(elements)
+            for edge in level.edges:
+                price += float(group.cost.edge[edge][0]) * math.sqrt(self.problem.tensors[edge[0]].volume(self.problem.dims))
         return group.cost.compute, price
 
     def _bound(self, group: Group) -> float:
@@ -165,8 +184,18 @@ class _Search:
         energy = float(group.least[0])
         known = self.upper.get(self._key(group, 1, False))
         if known is not None:
-            energy = max(energy, float(group.below[0] + known[0].cost[:, 0].min(initial=math.inf)))
+            energy = max(energy, self._least(group, known[0]))
         return float(self.incumbent.score(energy, group.floor))
+
+    def _least(self, group: Group, upper: States) -> float:
+        """Energy that no mapping of a group falls below, given all partial mappings of the levels above."""
+        inside = self.bounds.rest(group, self.below, "inwards", 1)[:, 0]
+        apart = np.full_like(inside, np.inf)
+        everything = np.arange(self.shapes.size)
+        for by in combine(self.shapes, [group.chosen[i].shapes for i in self.joint]).tolist():
+            whole = everything[self.shapes.divides(everything, by)]
+            apart[whole] = np.minimum(apart[whole], inside[whole - by])
+        return float(group.cost.constant[0] + (upper.cost[:, 0] + apart[upper.shape]).min(initial=math.inf))
 
     def _solve(self, group: Group, *, narrow: bool) -> None:
         """Search one group; offers its best mapping to the incumbent."""
@@ -190,22 +219,22 @@ class _Search:
     def _meet(self, group: Group, columns: int, narrow: bool) -> tuple[float, Mapping] | None:
         """Best mapping of a group under the first `columns` costs, with its energy; None if the bound excludes all."""
         upper, upper_trail = self._above(group, columns, narrow)
+        cycles = group.floor if columns == 1 else group.cost.compute
+        if not narrow and not self.incumbent.can_improve(self._least(group, upper), cycles):
+            return None
         trail = Trail()
         lower = _point(columns)
-        for i in reversed(self.inner):
-            lower = _spread(self.shapes, lower, trail, i, group.chosen[i].shapes)
-        cycles = group.floor if columns == 1 else group.cost.compute
-        if self.levels:
-            level = self.levels[-1]
-            steps = combine(self.shapes, [group.chosen[i].shapes for i in self.joint])
-            rest = [group.cost.least((name, level.number), self.space.fewest[name, level.number])[:columns] for name in level.names]
-            keep = self._keeper(group.cost.constant[:columns], rest, _reached(self.shapes, _cheapest(self.shapes, upper), steps), cycles)
-            edges = [group.cost.edge[name, level.number][:columns] for name in level.names]
-            once = _once(group, level, columns)
-            lower = Sweep(self.shapes, level, edges, "outwards", keep, trail, self.meter, narrow, once=once).run(lower)
+        constant = group.cost.constant[:columns]
+        steps = combine(self.shapes, [group.chosen[i].shapes for i in self.joint])
+        other = _outside(self.shapes, upper, steps)
+        for level in reversed(self.below):
+            lower = self._spread_below(lower, trail, group, level.number)
+            later = tuple(outer for outer in self.below if outer.number < level.number)
+            missing = other + self.bounds.rest(group, later, "outwards", columns)
+            lower = self._sweep(group, level, "outwards", constant, missing, cycles, columns, trail, narrow).run(lower)
         for i in reversed(self.joint):
             lower = _spread(self.shapes, lower, trail, i, group.chosen[i].shapes)
-        pair = self._join(lower, upper, group.cost.constant[:columns], cycles)
+        pair = self._join(lower, upper, constant, cycles)
         if pair is None:
             return None
         low, high, energy = pair
@@ -216,44 +245,61 @@ class _Search:
         """What the costs above the innermost memory depend on."""
         return columns, narrow, tuple((*group.chosen[i].shares.values(), group.chosen[i].total) for i in self.outer)
 
+    def _spread_below(self, states: States, trail: Trail, group: Group, memory: int) -> States:
+        """Factors of the fanouts directly below a memory added above partial mappings."""
+        for i in reversed(self.inner):
+            if self.problem.fanouts[i][0] == memory:
+                states = _spread(self.shapes, states, trail, i, group.chosen[i].shapes)
+        return states
+
     def _above(self, group: Group, columns: int, narrow: bool) -> tuple[States, Trail]:
-        """Partial mappings of every memory but the innermost; shared by groups that spread alike above it."""
+        """Partial mappings of the levels above; shared by groups that spread alike there."""
         key = self._key(group, columns, narrow)
         if key in self.upper:
             return self.upper[key]
         trail = Trail()
-        if len(self.levels) <= 1:
+        if not self.above:
             self.upper[key] = _everything(self.shapes, columns), trail
             return self.upper[key]
         alike = [g for g in self.groups if self._key(g, columns, narrow) == key]
-        below = np.min([g.below[:columns] for g in alike], axis=0)
+        below = self.bounds.below(alike, self.below, columns)
         cycles = min(g.floor if columns == 1 else g.cost.compute for g in alike)
         states = _everything(self.shapes, columns).take(np.array([self.shapes.size - 1]))
-        for level in self.levels[:-1]:
+        for level in self.above:
             for i in self.outer:
                 if self.problem.fanouts[i][0] == level.number - 1:
                     states = _spread(self.shapes, states, trail, i, group.chosen[i].shapes, inwards=True)
-            price = {edge: group.cost.least(edge, fewest)[:columns] for edge, fewest in self.space.fewest.items()}
-            later = sum((p for (_, number), p in price.items() if level.number < number < len(self.levels)), start=below)
-            keep = self._keeper(later, [price[name, level.number] for name in level.names], np.zeros((self.shapes.size, columns)), cycles)
-            edges = [group.cost.edge[name, level.number][:columns] for name in level.names]
-            once = _once(group, level, columns)
-            states = Sweep(self.shapes, level, edges, "inwards", keep, trail, self.meter, narrow, once=once).run(states)
+            later = [other for other in self.above if other.number > level.number]
+            missing = below + self.bounds.rest(group, later, "inwards", columns)
+            nothing = np.zeros(columns)
+            states = self._sweep(group, level, "inwards", nothing, missing, cycles, columns, trail, narrow).run(states)
         self.upper[key] = states, trail
         return states, trail
 
-    def _keeper(self, constant: Floats, rest: Sequence[Floats], other: Floats, cycles: float) -> Keep:
-        """Bound of a sweep: what is spent, what the missing tiles cost at least, and what lies on the other side of the shape."""
-        missing = {
-            bits: constant + sum((r for i, r in enumerate(rest) if not bits >> i & 1), start=np.zeros(len(constant)))
-            for bits in range(1 << len(rest))
-        }
+    def _sweep(
+        self,
+        group: Group,
+        level: Level,
+        direction: Direction,
+        constant: Floats,
+        other: Floats,
+        cycles: float,
+        columns: int,
+        trail: Trail,
+        narrow: bool,
+    ) -> Sweep:
+        """The sweep of one level; `other` is what everything else costs at least, by shape."""
+        edges = [group.cost.edge[edge][:columns] for edge in level.edges]
+        least = [self.bounds.price(group, level, i, direction, columns) for i in range(len(level.names))]
+        missing: dict[int, Floats] = {}
 
         def keep(shape: Index, spent: Floats, bits: int) -> NDArray[np.bool_]:
-            total = spent + missing[bits] + other[shape]
+            if bits not in missing:
+                missing[bits] = constant + sum((each for i, each in enumerate(least) if not bits >> i & 1), start=other)
+            total = spent + missing[bits][shape]
             return self.incumbent.improved_by(total[:, 0], _slowest(total, cycles))
 
-        return keep
+        return Sweep(self.shapes, level, edges, direction, keep, trail, self.meter, narrow, once=_once(group, level, columns))
 
     def _join(self, lower: States, upper: States, constant: Floats, cycles: float) -> tuple[int, int, float] | None:
         """Rows of the pair of partial mappings that meet at a shape and are best together, and their energy."""
@@ -276,9 +322,21 @@ class _Search:
         return int(lower.row[low[chosen]]), int(upper.row[high[chosen]]), float(total[chosen, 0])
 
 
+def _inner(searched: Space) -> int:
+    """Levels to search outwards: up to the innermost whose memory has an energy or a bandwidth."""
+    free = 0
+    for level in reversed(searched.levels):
+        memory = searched.problem.memories[level.number]
+        rates = (memory.bandwidth_bytes_per_clk, memory.read_bytes_per_clk, memory.write_bytes_per_clk)
+        if memory.read_j_per_byte or memory.write_j_per_byte or any(rate is not None for rate in rates):
+            break
+        free += 1
+    return free + 1
+
+
 def _once(group: Group, level: Level, columns: int) -> dict[int, tuple[float, Floats]]:
     """`Cost.once` of a level's tensors, by bit."""
-    found = ((i, group.cost.once.get((name, level.number))) for i, name in enumerate(level.names))
+    found = ((i, group.cost.once.get(edge)) for i, edge in enumerate(level.edges))
     return {i: (each[0], each[1][:columns]) for i, each in found if each is not None}
 
 
@@ -309,19 +367,15 @@ def _spread(shapes: Lattice, states: States, trail: Trail, fanout: int, options:
     return best(joined(parts, states.cost.shape[1]))
 
 
-def _cheapest(shapes: Lattice, states: States) -> Floats:
-    """Least of every cost at each shape, infinite where there is no partial mapping."""
-    found = np.full((shapes.size, states.cost.shape[1]), np.inf)
-    for column in range(states.cost.shape[1]):
-        np.minimum.at(found[:, column], states.shape, states.cost[:, column])
-    return found
-
-
-def _reached(shapes: Lattice, cheapest: Floats, steps: Index) -> Floats:
-    """For each shape the least of `cheapest` over its products with the shapes `steps`."""
+def _outside(shapes: Lattice, upper: States, steps: Index) -> Floats:
+    """Least cost outside of each shape: of the partial mappings above at its products with the shapes `steps`, and at their multiples,
+    for loops may come between."""
+    cheapest = np.full((shapes.size, upper.cost.shape[1]), np.inf)
+    for column in range(upper.cost.shape[1]):
+        np.minimum.at(cheapest[:, column], upper.shape, upper.cost[:, column])
     found = np.full_like(cheapest, np.inf)
     everything = np.arange(shapes.size)
     for by in steps.tolist():
         inside = everything[shapes.fits(everything, by)]
         found[inside] = np.minimum(found[inside], cheapest[inside + by])
-    return found
+    return least_over(shapes, found, "outwards")

@@ -7,7 +7,6 @@ extents, and the tiles of a memory stand above those of the next.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,11 +17,11 @@ from numpy.typing import NDArray
 
 from ...errors import MappingError
 from .constraints import Constraints, check_constraints, orders
-from .cost import Cost, cost
+from .cost import Cost, costs
 from .lattice import Lattice, lattice, ordered_factorisations, tensor_table
 from .nest import Keep, Loop, Mapping, Node
 from .problem import Problem
-from .spread import Spread, axis_shapes, combine, one_axis_each, place, spreads
+from .spread import Spread, axis_shapes, combine, one_axis_each, place, spreads, together
 from .sweep import Level, Placed
 
 Index = NDArray[np.int64]
@@ -71,26 +70,34 @@ class Space:
     def fewest(self) -> dict[tuple[str, int], float]:
         """Fewest elements that the fetches of each tensor into each memory can move, over all shapes that fit alone."""
         return {
-            (name, level.number): float(np.min(table.least, where=allowed & (held <= level.capacity), initial=np.inf))
+            edge: float(np.min(table.least, where=allowed & (held <= level.capacity), initial=np.inf))
             for level in self.levels
-            for name, table, allowed, held in zip(level.names, level.tables, level.allowed, level.bytes_held, strict=True)
+            for edge, table, allowed, held in zip(level.edges, level.tables, level.allowed, level.bytes_held, strict=True)
         }
 
     @cached_property
     def groups(self) -> list[Group]:
         """Every combination of spreads whose factors divide the extents together."""
-        found = []
-        for chosen in itertools.product(*(spreads(self.problem, self.shapes, s) for s in self.spread_options)):
-            if not len(combine(self.shapes, [spread.shapes for spread in chosen])):
-                continue
-            costs = cost(self.problem, chosen)
-            innermost = self.levels[-1].number if self.levels else 0
-            by_level = {innermost: costs.constant.copy()}
-            for (name, number), fewest in self.fewest.items():
-                by_level.setdefault(number, np.zeros_like(costs.constant))
-                by_level[number] = by_level[number] + costs.least((name, number), fewest)
-            found.append(Group(tuple(chosen), costs, by_level[innermost], np.sum(list(by_level.values()), axis=0)))
-        return found
+        options = [spreads(self.problem, self.shapes, s) for s in self.spread_options]
+        if not options:
+            return [self._group((), each) for each in costs(self.problem, [], [])]
+        pick = together(self.shapes, [[spread.shapes for spread in each] for each in options])
+        shares = [
+            {name: np.array([s.shares[name] for s in each], dtype=float)[pick[:, i]] for name in self.problem.tensors}
+            for i, each in enumerate(options)
+        ]
+        totals = [np.array([s.total for s in each], dtype=float)[pick[:, i]] for i, each in enumerate(options)]
+        found = costs(self.problem, shares, totals)
+        chosen = (tuple(each[i] for each, i in zip(options, row, strict=True)) for row in pick.tolist())
+        return [self._group(spread, cost) for spread, cost in zip(chosen, found, strict=True)]
+
+    def _group(self, chosen: tuple[Spread, ...], cost: Cost) -> Group:
+        innermost = self.levels[-1].number if self.levels else 0
+        below, above = cost.constant.copy(), np.zeros_like(cost.constant)
+        for (name, number), fewest in self.fewest.items():
+            part = below if number >= innermost else above
+            part += cost.least((name, number), fewest)
+        return Group(chosen, cost, below, below + above)
 
     def size(self) -> int:
         """Mappings in the space: orders of tiles times factors in time and in space.
@@ -108,12 +115,13 @@ class Space:
             ways = spread
         slots = sum(len(level.names) for level in self.levels) + 1
         total = sum(int(ways[i]) * ordered_factorisations(self.shapes, [int(i)], slots) for i in np.flatnonzero(ways))
-        return total * math.prod(math.factorial(len(level.names)) for level in self.levels)
+        return total * math.prod(level.orders for level in self.levels)
 
     def written(self, placed: Sequence[Placed], start: int | None = None) -> Mapping:
         """The nest of a chain of placements, outermost first, within shape `start`: the whole problem if None."""
         nodes: list[Node] = []
         here = self.shapes.tile(self.shapes.size - 1 if start is None else start)
+        edges = {(level.number, name): edge for level in self.levels for name, edge in zip(level.names, level.edges, strict=True)}
 
         def loops_to(target: dict[str, int], innermost: frozenset[str] = frozenset()) -> None:
             nodes.extend(Loop(d, here[d] // target[d]) for d in sorted(here, key=lambda d: d in innermost) if here[d] != target[d])
@@ -134,10 +142,24 @@ class Space:
                 nodes.append(Loop(dim, factor))
                 here.update(tile)
             else:
-                loops_to(tile, self.problem.tensors[link.tensors[0]].relevant)
-            nodes.extend(Keep(name, self.problem.memories[link.level].name) for name in link.tensors)
+                loops_to(tile, self.problem.tensors[edges[link.level, link.tensors[0]][0]].relevant)
+            for text in link.tensors:
+                name, number = edges[link.level, text]
+                nodes.append(Keep(name, self.problem.memories[number].name))
         loops_to(dict.fromkeys(here, 1))
+        for level in self.levels:
+            _lower(nodes, orders(self.problem, self.constraints, level.number), self.problem.memories[level.number].name)
         return Mapping(tuple(nodes))
+
+
+def _lower(nodes: list[Node], pairs: Sequence[tuple[str, str]], memory: str) -> None:
+    """Move tiles of a memory below those that must stand above them; no loop on the way moves them (`Level.blocked`)."""
+    for _ in pairs:
+        for first, second in pairs:
+            above, below = Keep(first, memory), Keep(second, memory)
+            if above in nodes and below in nodes and nodes.index(below) < nodes.index(above):
+                nodes.remove(below)
+                nodes.insert(nodes.index(above) + 1, below)
 
 
 def space(problem: Problem, constraints: Constraints) -> Space:
@@ -151,6 +173,8 @@ def space(problem: Problem, constraints: Constraints) -> Space:
     check_constraints(problem, constraints)
     shapes = lattice(problem.dims)
     levels = tuple(_level(problem, shapes, constraints, i) for i in range(1, len(problem.memories)))
+    if problem.latched:
+        levels = (*levels[:-2], _with_latch(*levels[-2:]))
     axis_options, spread_options = _spread_options(problem, shapes, constraints)
     return Space(problem, constraints, shapes, levels, axis_options, spread_options)
 
@@ -178,8 +202,19 @@ def _level(problem: Problem, shapes: Lattice, constraints: Constraints, number: 
     if sum(smallest.values()) > capacity:
         parts = ", ".join(f"{name} {size:g} B" for name, size in smallest.items())
         raise _no_room(memory.name, f"the smallest tiles together ({parts})", sum(smallest.values()), capacity)
-    relevant = tuple(t.relevant for t in tensors) if constraints.even else ()
-    return Level(number, names, tables, held, tuple(allowed), capacity, tuple(above), relevant)
+    relevant = tuple(t.relevant for t in tensors) if constraints.even or any(above) else ()
+    return Level(number, names, tables, held, tuple(allowed), capacity, tuple(above), relevant, constraints.even)
+
+
+def _with_latch(level: Level, latch: Level) -> Level:
+    """A memory and the operands at the MACs below it, which stay while tiles of other tensors in the memory change."""
+    names = (*level.names, *(f"{name} at the MAC" for name in latch.names))
+    free = tuple(np.zeros_like(held) for held in latch.bytes_held)
+    under = tuple(1 << level.names.index(name) if name in level.names else 0 for name in latch.names)
+    return Level(
+        level.number, names, level.tables + latch.tables, level.bytes_held + free, level.allowed + latch.allowed, level.capacity,
+        level.above + latch.above, under=(0,) * len(level.names) + under, owners=level.edges + latch.edges,
+    )  # fmt: skip
 
 
 def _no_room(memory: str, what: str, need: float, room: float) -> MappingError:

@@ -61,6 +61,34 @@ def combine(shapes: Lattice, parts: Sequence[Index]) -> Index:
     return found
 
 
+def together(shapes: Lattice, options: Sequence[Sequence[Index]]) -> Index:
+    """Which choices of one set of shapes for each fanout hold shapes whose product is in the lattice; shape (n, fanouts).
+
+    Parameters
+    ----------
+    options
+        For each fanout, its sets of shapes.
+    """
+    found = np.zeros((1, 0), dtype=np.int64)
+    products = [np.zeros(1, dtype=np.int64)]
+    most = np.array([axis.most for axis in shapes.axes], dtype=np.int8)
+    for sets in options:
+        flat = np.concatenate(sets)
+        starts = np.concatenate(([0], np.cumsum([len(s) for s in sets])[:-1]))
+        kept, parts = [], []
+        for row, before in enumerate(products):
+            room = most[:, None] - shapes.exponents[:, before]
+            fits = np.ones((len(before), len(flat)), dtype=bool)
+            for left, need in zip(room, shapes.exponents[:, flat], strict=True):
+                fits &= left[:, None] >= need[None, :]
+            able = np.flatnonzero(np.logical_or.reduceat(fits.any(axis=0), starts))
+            kept.append(np.column_stack([np.repeat(found[row : row + 1], len(able), axis=0), able]))
+            if len(options) > found.shape[1] + 1:
+                parts += [np.unique((before[:, None] + sets[i])[fits[:, starts[i] : starts[i] + len(sets[i])]]) for i in able.tolist()]
+        found, products = np.concatenate(kept), parts
+    return found
+
+
 def spreads(problem: Problem, shapes: Lattice, candidates: Index) -> list[Spread]:
     """Group the factors of a fanout by sharing and by instances used."""
     sharing = [[d for d in problem.dims if d not in t.relevant] for t in problem.tensors.values()]

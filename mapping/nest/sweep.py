@@ -7,14 +7,17 @@ that they are a closure over the lattice, after which each shape keeps only what
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .cost import Edge
 from .lattice import Lattice, Slide, TensorTable
 from .pareto import nondominated
 
@@ -30,15 +33,16 @@ class StoppedError(Exception):
 
 @dataclass
 class Meter:
-    """Counts partial mappings and watches the clock."""
+    """Counts partial mappings and watches the clock, while `armed`: a search is not stopped before it has a mapping to show."""
 
     deadline: float | None = None
     evaluated: int = 0
+    armed: bool = True
 
     def add(self, number: int) -> None:
         """Note work done; raises `StoppedError` past the deadline."""
         self.evaluated += number
-        if self.deadline is not None and time.monotonic() > self.deadline:
+        if self.armed and self.deadline is not None and time.monotonic() > self.deadline:
             raise StoppedError
 
 
@@ -134,8 +138,13 @@ class Level:
     above
         Bits of the tensors that must stand above each tensor.
     relevant
-        Dimensions that index each tensor, where all tiles stand at one depth: a loop between two of them then indexes none of those above
-        it. Empty: at any depth.
+        Dimensions that index each tensor; empty where nothing asks for an order.
+    even
+        All tiles stand at one depth: a loop between two of them indexes none of those above it.
+    under
+        Bits of the tiles that each tile stands below wherever it is placed; empty: of none.
+    owners
+        Memory of each tile, where they are not all of memory `number`; empty: they are.
     """
 
     number: int
@@ -146,13 +155,49 @@ class Level:
     capacity: float
     above: tuple[int, ...]
     relevant: tuple[frozenset[str], ...] = ()
+    even: bool = False
+    under: tuple[int, ...] = ()
+    owners: tuple[Edge, ...] = ()
+
+    @cached_property
+    def edges(self) -> tuple[Edge, ...]:
+        """Tensor and memory of each tile."""
+        return self.owners or tuple((name, self.number) for name in self.names)
+
+    @property
+    def orders(self) -> int:
+        """Orders in which the tiles can stand; a tile stands under one other at most."""
+        return math.factorial(len(self.names)) >> sum(map(bool, self.under))
+
+    def open(self, bits: int, direction: str) -> list[int]:
+        """Tiles that can be placed next to the tiles `bits`."""
+        left = [i for i in range(len(self.names)) if not bits >> i & 1]
+        if not self.under:
+            return left
+        if direction == "inwards":
+            return [i for i in left if not self.under[i] & ~bits]
+        return [i for i in left if not any(self.under[j] >> i & 1 for j in left)]
 
     def blocked(self, bits: int, direction: str) -> frozenset[str]:
-        """Dimensions over which no loop may stand between the tiles `bits`, placed so far, and the others."""
+        """Dimensions over which no loop may stand between the tiles `bits`, placed so far, and the others.
+
+        A tile stands as high as it can: above the loops over which it does not move. So it may stand above one that an order puts above it,
+        if no loop between the two moves it, for then it costs the same below: it is written there (`Space.written`).
+        """
         if not self.relevant or bits in (0, self.full):
             return frozenset()
-        above = bits if direction == "inwards" else self.full & ~bits
-        return frozenset().union(*(dims for i, dims in enumerate(self.relevant) if above >> i & 1))
+        upper = bits if direction == "inwards" else self.full & ~bits
+        lifted = upper if self.even else self._lifted(upper)
+        return frozenset().union(*(dims for i, dims in enumerate(self.relevant) if lifted >> i & 1))
+
+    def _lifted(self, upper: int) -> int:
+        """Of the tiles `upper`, placed above all others, those that an order puts below one of the others."""
+        lower, lifted = self.full & ~upper, 0
+        while True:
+            more = sum(1 << i for i, above in enumerate(self.above) if upper >> i & 1 and above & (lower | lifted))
+            if more == lifted:
+                return lifted
+            lifted = more
 
     @property
     def full(self) -> int:
@@ -197,14 +242,19 @@ class Sweep:
         placed: dict[int, list[States]] = {bits: [] for bits in range(level.full + 1)}
         for bits in sorted(placed, key=lambda b: (b.bit_count(), b)):
             base = start if not bits else joined(placed.pop(bits), columns)
+            if not len(base):
+                if bits == level.full:
+                    return base
+                continue
             if bits == level.full:
                 base = States(base.shape, np.zeros(len(base)), base.cost, base.row)
             closed = self.close(self._trim(base), bits)
             if bits == level.full:
                 return closed
-            for i in range(len(level.names)):
-                if not bits >> i & 1 and self._in_order(bits, i):
-                    placed[bits | 1 << i].append(self._place(closed, bits, i))
+            if not len(closed):
+                continue
+            for i in level.open(bits, self.direction):
+                placed[bits | 1 << i].append(self._place(closed, bits, i))
             for group, states in self._slide(closed, bits):
                 placed[bits | group].append(states)
         raise AssertionError("the last set of tiles is the full one")
@@ -217,18 +267,11 @@ class Sweep:
         found: dict[int, States] = {}
         for bits in sorted(placed, key=lambda b: (b.bit_count(), b)):
             found[bits] = closed = best(self.close(best(joined(placed.pop(bits), columns)), bits))
-            for i in range(len(level.names)):
-                if not bits >> i & 1 and self._in_order(bits, i):
-                    placed[bits | 1 << i].append(self._place(closed, bits, i))
+            for i in level.open(bits, self.direction):
+                placed[bits | 1 << i].append(self._place(closed, bits, i))
             for group, states in self._slide(closed, bits):
                 placed[bits | group].append(states)
         return found
-
-    def _in_order(self, bits: int, i: int) -> bool:
-        above = self.level.above
-        if self.direction == "inwards":
-            return not above[i] & ~bits
-        return not any(above[j] >> i & 1 and not bits >> j & 1 for j in range(len(above)))
 
     def _trim(self, states: States) -> States:
         states = best(states)
@@ -239,6 +282,8 @@ class Sweep:
     def close(self, states: States, bits: int) -> States:
         """Add loops: every shape that divides (inwards) or is a multiple of (outwards) a partial mapping's shape."""
         states = self._viable(states, bits)
+        if not len(states):
+            return states
         blocked = self.level.blocked(bits, self.direction)
         for axis, exponents in zip(self.shapes.axes, self.shapes.exponents, strict=True):
             if axis.dim in blocked:
@@ -246,7 +291,7 @@ class Sweep:
             moving, parts = states, [states]
             for _ in range(axis.most):
                 room = exponents[moving.shape] > 0 if self.direction == "inwards" else exponents[moving.shape] < axis.most
-                moving = moving.take(room)
+                moving = moving if room.all() else moving.take(room)
                 if not len(moving):
                     break
                 step = -axis.stride if self.direction == "inwards" else axis.stride
@@ -269,7 +314,7 @@ class Sweep:
                 if not bits >> i & 1:
                     rest += size[states.shape] if self.direction == "outwards" else size[0]
             good &= states.held + rest <= level.capacity
-        return states.take(good)
+        return states if good.all() else states.take(good)
 
     def _place(self, states: States, bits: int, i: int) -> States:
         """Tensor `i` kept at each shape."""
@@ -315,9 +360,8 @@ class Sweep:
                 # The loop stands above the group and below what is placed further out.
                 if dim in level.blocked(bits if self.direction == "inwards" else bits | sum(1 << i for i in members), self.direction):
                     continue
-                if all(self._in_order(bits | sum(1 << j for j in members if j != i), i) for i in members):
-                    together = sum(1 << i for i in members)
-                    found.append((together, self._slide_group(moving, tile, bits, members, (dim, factor))))
+                together = sum(1 << i for i in members)
+                found.append((together, self._slide_group(moving, tile, bits, members, (dim, factor))))
         return found
 
     def _slide_group(self, states: States, tile: Index, bits: int, members: Sequence[int], loop: tuple[str, int]) -> States:

@@ -15,8 +15,10 @@ from ...workloads.op import Op
 from . import build
 from .group import MATRIX_KINDS, RESIDENT_SHARE, Group, Schedule, arithmetic_of, runs_on_host, schedule
 from .matrix import MatrixPlan, home, plan
+from .pipeline import pipeline_s
 from .product import Product, product
-from .segment import Segment, closed_form_s
+from .segment import Segment
+from .sparse import compressed
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ def _product(
 ) -> tuple[tuple[Segment, ...], tuple[MatrixPlan, ...]]:
     left, right = build.factors(op)
     weights = right.number_format
-    packed = weights.bits < arithmetic_bits(arithmetic) and right.role == "weight"
+    packed = weights.dense.bits < arithmetic_bits(arithmetic) and right.role == "weight"
     resident = {name for name, o in (("I", left), ("W", right)) if (op.name, o.name) in scheduled.found}
     if packed and weights.execution == "dequantise":
         elements = op.elements(right)
@@ -99,13 +101,15 @@ def _product(
         if system.coupling == "memory":
             return _dequantised(op, system, arithmetic, work, elements * weights.bytes, resident | ({out} if out else set()), extra, moves)
         extra = extra + work
-    shape = product(op, arithmetic, weight_format=weights.name if packed else None)
+    shape = product(op, arithmetic, weight_format=weights.dense.name if packed else None)
     mapped = _planned(shape, system, arithmetic, frozenset(resident | ({out} if out else set())), reserved, op)
     best = build.matrix_segment(op.name, mapped, system, extra, moves), mapped
     for parts in _sum_splits(shape, mapped, system):
         other = _summed(op, shape, parts, system, arithmetic, frozenset(resident), out, reserved, extra, moves)
-        if closed_form_s(other[0], system) < closed_form_s(best[0], system):
+        if pipeline_s(other[0], system) < pipeline_s(best[0], system):
             best = other
+    if weights.sparsity is not None:
+        best = compressed(best[0], system, weights.sparsity, shape.formats[1]), best[1]
     return (best[0],), (best[1],)
 
 
@@ -188,7 +192,7 @@ def _dequantised(
     for parts in _sum_splits(shape, mapped, system):
         segment, split = _summed(op, shape, parts, system, arithmetic, frozenset(resident - {"O"}), "", 0.0, extra + work, moves)
         segment = _with_unpacking(segment, split, system, packed_bytes)
-        if closed_form_s(segment, system) < closed_form_s(best[0], system):
+        if pipeline_s(segment, system) < pipeline_s(best[0], system):
             best = segment, split
     return (best[0],), (best[1],)
 

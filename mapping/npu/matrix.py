@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from typing import Final
 
@@ -87,7 +87,7 @@ class _Key:
 
     def __init__(self, system: NpuSystem) -> None:
         self.system = system
-        self.text = repr(system)
+        self.text = repr([getattr(system, f.name) for f in fields(system) if f.repr])  # numbers, without their sources
 
     def __hash__(self) -> int:
         return hash(self.text)
@@ -103,20 +103,32 @@ def _plan(product: Product, key: _Key, arithmetic: str, resident: frozenset[str]
     hierarchy = system.hierarchy(arithmetic)
     if reserved_bytes and where is not None:
         hierarchy = _with_less(hierarchy, where, reserved_bytes)
-    chosen = spread(product, system)
+    found: list[tuple[Spread, MappingResult]] = []
+    refused: MappingError | None = None
+    for padded in (True, False):  # a bound with few divisors costs no work and leaves few tiles; a padded one the other way round
+        chosen = spread(product, system, padded=padded)
+        if found and chosen.extents == found[0][0].extents:
+            continue
+        try:
+            found.append((chosen, _mapped(product, chosen, hierarchy, resident, where)))
+        except MappingError as error:
+            refused = refused or error
+    if not found:
+        raise MappingError(f"{system.name}: {dict(product.dims)}: {refused}") from None
+    chosen, result = min(found, key=lambda each: each[1].counts.latency_s)
+    moves = traffic(result.mapping, result.problem, system.memories[-1].name)
+    if resident:
+        moves = moves.without(resident, "dram")
+    return _counted(product, chosen, result, resident, moves)
+
+
+def _mapped(product: Product, chosen: Spread, hierarchy: Hierarchy, resident: frozenset[str], where: str | None) -> MappingResult:
     op = product.op(chosen.extents)
     tiles: dict[tuple[str, str], Mapping[str, int]] = {}
     if resident and where is not None:
         whole = {operand.name: {d: op.dims[d] for axis in operand.projection for d, _ in axis} for operand in op.operands}
         tiles = {(where, name): whole[name] for name in resident}
-    try:
-        result = map_op(op, hierarchy, "latency", Constraints(spatial=chosen.spatial, spatial_dims=chosen.axes, tiles=tiles))
-    except MappingError as error:
-        raise MappingError(f"{system.name}: {dict(product.dims)}: {error}") from None
-    moves = traffic(result.mapping, result.problem, system.memories[-1].name)
-    if resident:
-        moves = moves.without(resident, "dram")
-    return _counted(product, chosen, result, resident, moves)
+    return map_op(op, hierarchy, "latency", Constraints(spatial=chosen.spatial, spatial_dims=chosen.axes, tiles=tiles))
 
 
 def _with_less(hierarchy: Hierarchy, name: str, reserved: float) -> Hierarchy:
@@ -135,5 +147,24 @@ def _counted(product: Product, chosen: Spread, result: MappingResult, resident: 
         energy[memory.name] = read * memory.read_j_per_byte + written * memory.write_j_per_byte
         cycles[memory.name] = port_cycles(memory, read / instances[memory.name], written / instances[memory.name])
     energy["mac"] = result.counts.energy_by["mac"]
-    matrix_clk = max(result.counts.cycles_by["mac"], cycles.pop("registers", 0.0))
+    matrix_clk = max(result.counts.cycles_by["mac"], cycles.pop("registers", 0.0)) + _refill_clk(result, moves)
     return MatrixPlan(product, chosen, result, resident, moves, matrix_clk, cycles, energy)
+
+
+def _refill_clk(result: MappingResult, moves: Traffic) -> float:
+    """Cycles in which the PEs of an array with register files take new weights: a file has one place, so that its old ones must be done.
+
+    Inputs and sums slide through theirs while the array works. Systolic arrays hold the next stationary operands in a second register.
+    """
+    memories = {memory.name: memory for memory in result.problem.memories}
+    files = memories.get("registers")
+    if files is None or "weight" not in files.partition_bytes:
+        return 0.0
+    total = 0.0
+    for edge in moves.edges:
+        if edge.child == "registers" and edge.tensor == "W":
+            parent = memories[edge.parent]
+            rate = parent.bandwidth_bytes_per_clk or parent.read_bytes_per_clk
+            if rate is not None:
+                total += float(edge.read.sum()) / result.counts.instances[edge.parent] / rate
+    return total

@@ -145,11 +145,12 @@ def _is_smooth(number: int) -> bool:
     return number == 1
 
 
-def spread(problem: Product, system: NpuSystem) -> Spread:
+def spread(problem: Product, system: NpuSystem, *, padded: bool = True) -> Spread:
     """Dimensions in space: on each axis the factors that leave the fewest steps in time, innermost fanout first.
 
     The rows and columns of an array take the classes of dimensions that its dataflow says (see `presilicon.mapping.systolic`): those of a
     row-stationary array filter rows, as many channels or filters as there is room for, and output rows. Engines and cores take outputs.
+    Loop bounds with a large prime factor are padded (`smooth`) unless not `padded`.
     """
     matrix = system.matrix
     left = dict(problem.dims)
@@ -180,7 +181,7 @@ def spread(problem: Product, system: NpuSystem) -> Spread:
             if factor > 1:
                 already = spatial.setdefault(fanout, {})
                 already[d] = already.get(d, 1) * factor
-    bounds = {d: smooth(bound) for d, bound in left.items()}
+    bounds = {d: smooth(bound) if padded else bound for d, bound in left.items()}
     extents = {d: bound * math.prod(factors.get(d, 1) for factors in spatial.values()) for d, bound in bounds.items()}
     slots = math.prod(bounds.values()) * matrix.pes * system.cores
     return Spread(spatial, along, extents, problem.macs / slots)

@@ -1,4 +1,4 @@
-"""One piece of an NPU's work: what its engines compute and what moves between its memories, step by step, and its closed-form time.
+"""One piece of an NPU's work: what its engines compute and what moves between its memories, step by step.
 
 A `Segment` is what the simulator plays: a matrix op with the vector work that follows it tile by tile, or vector work or a copy alone.
 """
@@ -73,56 +73,6 @@ class Segment:
     def moved(self, level: str) -> float:
         """Bytes that pass a port."""
         return math.fsum(float(part[level].sum()) for part in (self.weights, self.inputs, self.outputs) if level in part)
-
-
-def closed_form_s(segment: Segment, system: NpuSystem) -> float:
-    """Seconds of a segment that runs alone: a pipeline of loads, matrix work, vector work and stores, as fast as its slowest resource.
-
-    A resource starts once the first step has passed those before it, works for its whole busy time without a gap, and the last step then
-    passes those behind it; the segment takes as long as the resource for which that sum is largest. Loads into a memory with one place for
-    a tile come between two steps of the matrix engine.
-    """
-    if not segment.steps:
-        return segment.host_s
-    rates = port_rates(system)
-    latency = system.dram.latency_s if "dram" in {**segment.weights, **segment.inputs} else 0.0
-    load = _first_load(segment, rates, latency)
-    store = _at(segment.outputs, -1, rates)
-    first, last = float(segment.matrix_s[0]), float(segment.matrix_s[-1])
-    after, vector = float(segment.vector_s[-1]), segment.busy_s.get("vector", 0.0)
-    matrix = segment.busy_s.get("matrix", 0.0)
-    arrival = {name: busy + (latency if name == "dram" else 0.0) for name, busy in segment.busy_s.items()}
-    ports = max((end for name, end in arrival.items() if name not in ("matrix", "vector", "host")), default=0.0)
-    before = load + segment.skew_s
-    waits = _not_overlapped(segment, rates)
-    return segment.host_s + max(
-        before + matrix + waits + after + store,
-        before + first + vector + store,
-        ports + segment.skew_s + last + after,
-    )
-
-
-def _at(part: Mapping[str, Floats], step: int, rates: Mapping[str, float]) -> float:
-    return max((float(values[step]) / rates[port] for port, values in part.items()), default=0.0)
-
-
-def _first_load(segment: Segment, rates: Mapping[str, float], latency: float) -> float:
-    """Seconds until the first step's tiles are there: all of them come at once."""
-    total: dict[str, float] = {}
-    for part in (segment.weights, segment.inputs):
-        for port, values in part.items():
-            total[port] = total.get(port, 0.0) + float(values[0])
-    return max((size / rates[port] + (latency if port == "dram" and size else 0.0) for port, size in total.items()), default=0.0)
-
-
-def _not_overlapped(segment: Segment, rates: Mapping[str, float]) -> float:
-    """Seconds of loads that wait for the step before theirs, and for which the next one waits."""
-    found = np.zeros(segment.steps)
-    before = np.arange(segment.steps) - 1
-    for part, room in ((segment.weights, segment.weights_room), (segment.inputs, segment.inputs_room)):
-        loads = np.max([values / rates[port] for port, values in part.items()], axis=0) if part else np.zeros(segment.steps)
-        found = np.maximum(found, loads * (room == before) * (before >= 0))
-    return float(found.sum())
 
 
 def port_rates(system: NpuSystem) -> dict[str, float]:

@@ -56,7 +56,8 @@ class Chooser:
         self.program = program
         self.given = dict(given or {})
         self.used: set[str] = set()
-        self._made: dict[tuple[int, str, str], list[Any]] = {}
+        #: Cause and count by instruction, kind and choice.
+        self.made: dict[tuple[int, str, str], list[Any]] = {}
 
     def name_of(self, index: int) -> str:
         """How an instruction's assumption is called."""
@@ -74,7 +75,7 @@ class Chooser:
 
     def note(self, kind: str, index: int, cause: str, choice: str) -> None:
         """Remember an assumption."""
-        entry = self._made.setdefault((index, kind, choice), [cause, 0])
+        entry = self.made.setdefault((index, kind, choice), [cause, 0])
         entry[1] += 1
 
     def branch(self, segment: Any, unknown: Unknown, group: Any) -> bool:
@@ -111,14 +112,14 @@ class Chooser:
         """Raise for names in `given` that named nothing unknown."""
         unused = self.given.keys() - self.used
         if unused:
-            known = {name for index, kind, _ in self._made if kind in ("loop", "branch")
+            known = {name for index, kind, _ in self.made if kind in ("loop", "branch")
                      for name in (self.name_of(index), self.name_of(index).split(" at ")[0])}
             raise UnknownNameError("assumption", sorted(unused)[0], known, "assume=")
 
     def assumptions(self) -> tuple[Assumption, ...]:
         """All that was assumed, in order of address; masks and addresses of one line for one cause are one assumption."""
         made: dict[tuple[Any, ...], Assumption] = {}
-        for (index, kind, choice), (cause, times) in sorted(self._made.items()):
+        for (index, kind, choice), (cause, times) in sorted(self.made.items()):
             where, ins = self.program.where(index), self.program.listing.instructions[index]
             key = (index,) if kind in ("loop", "branch") else (kind, where, cause, choice)
             before = made[key].times if key in made else 0

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import OutputError
-from ...files import cache_folder, write_atomically
+from ...files import cache_folder, trim_folder, write_atomically
 
 _MAGIC = b"presilicon kernel 1\n"
 #: The folder is kept below this size; the entries that were used longest ago go first.
@@ -60,20 +60,4 @@ def store(folder: Path, key: str, head: Mapping[str, Any], parts: Mapping[str, b
     text = json.dumps({**head, "parts": listed}).encode()
     with suppress(OutputError, OSError):
         write_atomically(folder / f"{key}.kernel", b"".join([_MAGIC, len(text).to_bytes(4, "little"), text, *packed.values()]))
-        trim(folder, LIMIT_BYTES)
-
-
-def trim(folder: Path, limit_bytes: int) -> None:
-    """Remove the entries used longest ago until the folder holds no more than `limit_bytes`."""
-    entries = []
-    for path in folder.glob("*.kernel"):
-        with suppress(OSError):
-            state = path.stat()
-            entries.append((state.st_mtime, state.st_size, path))
-    total = sum(size for _, size, _ in entries)
-    for _, size, path in sorted(entries):
-        if total <= limit_bytes:
-            break
-        with suppress(OSError):
-            path.unlink()
-        total -= size
+        trim_folder(folder, "*.kernel", LIMIT_BYTES)

@@ -13,7 +13,7 @@ import numpy as np
 from ...errors import KernelError
 from .access import Pattern, Tally
 from .assumptions import Assumption
-from .execute import Bulk, Trace
+from .effects import Bulk, Trace
 from .group import Lanes
 from .launch import Launch, TensorMap
 from .parameters import CONSTANT_WINDOW
@@ -224,10 +224,12 @@ class Evaluation:
         Raises
         ------
         KernelError
-            The evaluation was made without ``trace=True``.
+            The evaluation was made without ``trace=True``, or with ``close=True`` and leaves out iterations.
         """
         if self.trace is None:
             raise KernelError("no trace was kept: evaluate(..., trace=True)")
+        if self.trace.repeats:
+            raise KernelError("the trace leaves out iterations: evaluate(..., close=False)")
         for step, index, number, base in self.trace.accesses:
             pattern = self.patterns[number]
             lanes = self.lane_sets[pattern.lanes]

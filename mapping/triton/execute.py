@@ -7,94 +7,58 @@ does is `Unknown`; where control depends on it, an assumption is made, named and
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from ...errors import KernelError
-from .access import PatternTable, Tally, tally_access
 from .assumptions import Chooser
+from .closing import Closer
+from .effects import Effects
 from .group import Group, Lanes, Pending
 from .launch import Buffer
-from .memory_ops import SHARED, memory_op
 from .segments import BARRIER, BRANCH, EXIT, FALL, JOIN, RETURN, Segment
-from .shared_memory import SharedMemory
-from .tensor_core import MatrixShape, descriptor_shape, static_shape
-from .values import M32, Partial, Unknown, Value, from_bytes, select, settled
+from .values import Partial, Unknown, Value, settled
 
 #: Steps (segments executed) after which a kernel is taken to never end.
 MAX_STEPS = 1_000_000
 _CHECK_EVERY = 4096
 
 
-@dataclass(frozen=True)
-class Bulk:
-    """One bulk copy (TMA): instruction, shared address, coordinates, address of the descriptor, issuing warps."""
+class Execution(Effects):
+    """The state of some CTAs of one launch.
 
-    instruction: int
-    step: int
-    shared: Value
-    coordinates: tuple[Value, ...]
-    descriptor: Value
-    times: int
-
-
-@dataclass
-class Trace:
-    """What happened, in order: one entry a step.
-
-    Attributes
+    Parameters
     ----------
-    segments, lanes
-        Segment number and thread-set number of each step.
-    accesses
-        ``(step, instruction, pattern, base address)`` of each memory access.
-    syncs
-        ``(step, instruction, warps, address, value)`` of each instruction that touches an mbarrier (bulk loads name the one that they
-        complete on), with the warps that issue it; -1 for an address or a value that depends on data.
+    lanes
+        Lanes of each warp that are followed, all by default. Some stand for their warp where control is the same for all lanes.
+    close
+        Count loops in closed form where that is exact (see `closing`); a trace then has `repeats`.
     """
 
-    segments: list[int] = field(default_factory=list)
-    lanes: list[int] = field(default_factory=list)
-    accesses: list[tuple[int, int, int, int]] = field(default_factory=list)
-    syncs: list[tuple[int, int, tuple[int, ...], int, int]] = field(default_factory=list)
-
-
-class Execution:
-    """The state of some CTAs of one launch."""
-
     def __init__(self, program: Any, constants: Mapping[int, Value], program_ids: np.ndarray, *, buffers: tuple[Buffer, ...] = (),
-                 chooser: Chooser, trace: bool = False, max_steps: int = MAX_STEPS, cluster_ranks: np.ndarray | None = None) -> None:
-        self.program, self.constants = program, constants
-        self.code, self.segments = program.listing.instructions, program.segments
-        self.threads: int = program.threads
-        self.program_ids = program_ids
+                 chooser: Chooser, trace: bool = False, max_steps: int = MAX_STEPS, cluster_ranks: np.ndarray | None = None,
+                 lanes: tuple[int, ...] = (), close: bool = False) -> None:
+        super().__init__(program, constants, len(program_ids), buffers, chooser, trace)
+        self.segments: tuple[Segment, ...] = program.segments
+        self.program_ids, self.max_steps = program_ids, max_steps
         self.cluster_ranks = np.zeros(len(program_ids), dtype=np.int64) if cluster_ranks is None else cluster_ranks
-        self.buffers, self.chooser, self.max_steps = buffers, chooser, max_steps
         self.counts = [0] * len(self.segments)
         self.taken = [0] * len(self.segments)
-        self.steps = 0
-        self.tallies: dict[int, Tally] = {}
-        self.copies: dict[int, Tally] = {}
-        self.matrices: dict[tuple[int, MatrixShape], int] = {}
-        self.bulks: list[Bulk] = []
-        self.patterns = PatternTable()
-        self.trace = Trace() if trace else None
         self.lane_sets: list[Lanes] = []
         self._numbers: dict[bytes, Lanes] = {}
-        self._ops = program.memory_ops
-        self._unknowns: dict[int, Unknown] = {}
         self._arrived: dict[int, np.ndarray] = {}
         self._waiting: list[tuple[Group, int, int | None]] = []
         self._joining: list[tuple[Group, str]] = []
-        self._written: set[int] = set()
-        self._has_data = any(buffer.data is not None for buffer in buffers)
         self._seen: dict[tuple[int, int], tuple[Any, ...]] = {}
-        total = len(program_ids) * self.threads
-        self.alive = np.ones(total, dtype=bool)
-        self.shared = SharedMemory(len(program_ids), self.threads, program.shared_bytes + 4096, 1024 if program.target >= 90 else 0) \
-            if program.plan.tracks_shared else None
+        self.sampled = bool(lanes)
+        #: How often another group took over.
+        self.moves = 0
+        possible = close and not program.plan.tracks_shared and (trace or not program.addresses) and bool(program.closing)
+        self.closer = Closer(self) if possible else None
+        self.alive = np.ones(len(program_ids) * self.threads, dtype=bool)
+        if lanes:
+            self.alive = np.tile(np.isin(np.arange(32), lanes), len(self.alive) // 32)
 
     # -- threads ---------------------------------------------------------------------------------------------------
 
@@ -114,7 +78,7 @@ class Execution:
         KernelError
             More steps than allowed, or a loop that provably never ends.
         """
-        everyone = Group(self.lanes(np.arange(len(self.alive))), self)
+        everyone = Group(self.lanes(np.flatnonzero(self.alive)), self)
         everyone.clear()
         ready: list[Group | Pending] = [everyone]
         while ready or self._waiting or self._joining:
@@ -133,9 +97,11 @@ class Execution:
         """Run one group until it ends, waits, splits, or reaches a place where another one stands."""
         registers, constants = group.registers, self.constants
         segments, counts, trace = self.segments, self.counts, self.trace
-        warps, number = len(group.lanes.warps), group.lanes.number
+        warps, number, closer = len(group.lanes.warps), group.lanes.number, self.closer
+        self.moves += 1
         while True:
             segment = segments[group.place]
+            run = segment.run if closer is None else closer.function(group, segment)
             self.steps += 1
             if self.steps % _CHECK_EVERY == 0:
                 self._check(group, segment)
@@ -143,7 +109,7 @@ class Execution:
             if trace is not None:
                 trace.segments.append(segment.number)
                 trace.lanes.append(number)
-            result = segment.run(registers, constants, self, group)
+            result = run(registers, constants, self, group)
             ends = segment.ends
             if ends == BRANCH and not segment.conditional:
                 result = True
@@ -262,6 +228,16 @@ class Execution:
         kind = "returns" if ends == RETURN else "jumps"
         raise KernelError(f"{self.program.where(segment.last)}: {self.code[segment.last]} {kind} to {value:#x}, which is no label")
 
+    def edge(self, one: Value, other: Value, flip: int) -> None:
+        """Two numbers that a loop which may be closed compares."""
+        if self.closer is not None:
+            self.closer.edge(one, other, flip)
+
+    def joined(self, *parts: Value) -> None:
+        """Numbers whose bits such a loop joins."""
+        if self.closer is not None:
+            self.closer.joined(*parts)
+
     # -- barriers ----------------------------------------------------------------------------------------------------
 
     def _barrier(self, group: Group, segment: Segment, operands: tuple[Value, ...], ready: list[Group | Pending]) -> bool:
@@ -338,214 +314,7 @@ class Execution:
                 free += same
         return free
 
-    # -- what instructions do to memory ------------------------------------------------------------------------------
-
-    def unknown(self, index: int) -> Unknown:
-        """The unknown that an instruction's result is."""
-        if index not in self._unknowns:
-            ins = self.code[index]
-            place = f" (line {ins.source.line})" if ins.source else ""
-            self._unknowns[index] = Unknown(f"what {ins.opcode} at {ins.address:#x}{place} reads")
-        return self._unknowns[index]
-
-    def access(self, index: int, group: Group, guard: Value, address: Value) -> None:
-        """Count a per-thread memory access."""
-        guard = settled(guard)
-        address = settled(address, guard)
-        op = self._ops[index]
-        tally = self.tallies.get(index)
-        if tally is None:
-            tally = self.tallies[index] = Tally()
-        if type(guard) is Unknown:
-            self.chooser.note("mask", index, guard.cause, "every thread taken as active")
-        found = tally_access(tally, self.patterns, group.lanes, guard, address, op.thread_bytes, op.rows, op.space == SHARED)
-        if type(address) is Unknown and guard is not False:
-            self.chooser.note("address", index, address.cause, "bytes counted, sectors not")
-        if found is not None and self.trace is not None:
-            self.trace.accesses.append((self.steps, index, *found))
-        if op.kind in ("store", "atomic") and op.space == "global" and self._has_data:
-            self._overwritten(guard, address)
-
-    def copied(self, index: int, group: Group, guard: Value, address: Value, counted: bool) -> None:
-        """Count what a cp.async writes to shared memory."""
-        guard = settled(guard)
-        address = settled(address, guard)
-        size = self._ops[index].thread_bytes
-        if counted:
-            tally_access(self.copies.setdefault(index, Tally()), self.patterns, group.lanes, guard, address, size, 0, True)
-        if self.shared is not None:
-            self.shared.put(group.lanes, guard, address, (self.unknown(index),) * max(1, size // 4), size)
-
-    def _overwritten(self, guard: Value, address: Value) -> None:
-        """Forget what tensors held that are now written to."""
-        if guard is False or type(address) is Unknown:
-            return
-        many = np.atleast_1d(np.asarray(address, dtype=np.uint64))
-        many = many[guard] if type(guard) is np.ndarray and len(guard) == len(many) else many
-        for buffer in self.buffers:
-            if buffer.data is not None and ((many >= buffer.start) & (many < buffer.start + buffer.size_bytes)).any():
-                self._written.add(buffer.start)
-
-    def load(self, index: int, group: Group, guard: Value, address: Value, old: tuple[Value, ...]) -> tuple[Value, ...]:
-        """Values that a load brings, where they are known: from tensors with data, local and followed shared memory."""
-        op, count = self._ops[index], len(old)
-        guard = settled(guard)
-        address = settled(address, guard)
-        if guard is False:
-            return old
-        fresh: tuple[Value, ...]
-        if op.space == "local":
-            fresh = tuple(group.local.get(address + 4 * k, self.unknown(index)) if type(address) is int else self.unknown(index)
-                          for k in range(count))
-        elif op.space == SHARED:
-            fresh = (self.unknown(index),) * count
-            if self.shared is not None and not op.rows:
-                signed = self.code[index].has("S8", "S16")
-                fresh = self.shared.get(group.lanes, guard, address, count, op.thread_bytes, signed, self.unknown(index))
-        else:
-            fresh = self._get_global(index, guard, address, count, op.thread_bytes)
-        return tuple(select(guard, new, was) if type(guard) is not Unknown else guard for new, was in zip(fresh, old, strict=True))
-
-    def store(self, index: int, group: Group, guard: Value, address: Value, data: tuple[Value, ...]) -> None:
-        """A store to local memory, or to shared memory that is followed."""
-        op = self._ops[index]
-        guard = settled(guard)
-        address = settled(address, guard)
-        if op.space == "local":
-            if type(address) is not int or type(guard) is Unknown:
-                group.local.clear()
-                return
-            for k, value in enumerate(data):
-                old = group.local.get(address + 4 * k, self.unknown(index))
-                group.local[address + 4 * k] = select(guard, value, old)
-        elif self.shared is not None and op.kind == "atomic":
-            self.shared.atomic(group.lanes, guard, address, data[-1], self.code[index].modifiers, self.unknown(index))
-        elif self.shared is not None:
-            value = data if not op.rows else (self.unknown(index),) * len(data)
-            self.shared.put(group.lanes, guard, address, value, op.thread_bytes)
-
-    def constant(self, bank: int, at: Value, offset: int) -> Value:
-        """A word of a constant bank at a computed place."""
-        at = settled(at)
-        if type(at) is int:
-            return self._constant_word(bank, (at + offset) & M32)
-        if type(at) is Unknown:
-            return at
-        words = [self._constant_word(bank, (int(a) + offset) & M32) for a in at]
-        bad = next((w for w in words if type(w) is Unknown), None)
-        return bad if bad is not None else np.array(words, dtype=np.uint64)
-
-    def _constant_word(self, bank: int, at: int) -> Value:
-        if bank == 0:
-            return self.constants[at]
-        contents = self.program.compiled.layout.constants.get(bank, b"")
-        if at + 4 <= len(contents):
-            return int.from_bytes(contents[at:at + 4], "little")
-        return Unknown(f"constant bank {bank} at {at:#x}")
-
-    def _get_global(self, index: int, guard: Value, address: Value, count: int, size: int) -> tuple[Value, ...]:
-        unknown = (self.unknown(index),) * count
-        if type(address) is Unknown or type(guard) is Unknown:
-            return unknown
-        many = np.atleast_1d(np.asarray(address, dtype=np.uint64))
-        on = guard if type(guard) is np.ndarray and len(guard) == len(many) else np.ones(len(many), dtype=bool)
-        if not on.any():
-            return unknown
-        low, high = int(many[on].min()), int(many[on].max()) + size
-        for buffer in self.buffers:
-            if buffer.data is None or buffer.start in self._written or low < buffer.start:
-                continue
-            if high > buffer.start + len(buffer.data):
-                continue
-            places = np.where(on, many - np.uint64(buffer.start), 0).astype(np.int64)
-            words = []
-            for k in range(count):
-                raw = from_bytes([buffer.data[places + 4 * k + byte] for byte in range(min(size, 4))],
-                                 self.code[index].has("S8", "S16"))
-                words.append(int(raw[0]) if (raw == raw[0]).all() else raw)
-            return tuple(words)
-        return unknown
-
-    # -- whole-warp machinery --------------------------------------------------------------------------------------------
-
-    def _warps_with(self, group: Group, guard: Value) -> int:
-        guard = settled(guard)
-        if guard is True or type(guard) is Unknown:
-            return len(group.lanes.warps)
-        return 0 if guard is False else int(np.logical_or.reduceat(guard, group.lanes.starts).sum())
-
-    def matrix(self, index: int, group: Group, guard: Value, descriptor: Value) -> None:
-        """Count a tensor-core instruction whose guard or shape is dynamic."""
-        warps = self._warps_with(group, guard)
-        if not warps:
-            return
-        ins = self.code[index]
-        if type(guard) is Unknown:
-            self.chooser.note("mask", index, guard.cause, "taken as executed")
-        shape = static_shape(ins.base, ins.modifiers)
-        if shape is None:
-            value = settled(descriptor, guard)
-            value = int(value[0]) if type(value) is np.ndarray and (value == value[0]).all() else value
-            value = value if type(value) is int else None
-            if value is None:
-                cause = descriptor.cause if type(descriptor) is Unknown else "a descriptor that differs by thread"
-                self.chooser.note("shape", index, cause, "not counted")
-                return
-            shape = descriptor_shape(ins.base, ins.modifiers, value)
-        key = (index, shape)
-        self.matrices[key] = self.matrices.get(key, 0) + warps
-
-    def sync(self, index: int, group: Group, guard: Value, address: Value, value: Value) -> None:
-        """Note in the trace what touches an mbarrier."""
-        if self.trace is None:
-            return
-        guard = settled(guard)
-        if guard is False:
-            return
-        lanes = group.lanes
-        at = lanes.first(guard if type(guard) is np.ndarray else None)
-        on = guard[at] if type(guard) is np.ndarray else np.ones(len(at), dtype=bool)
-        if not on.any():
-            return
-        place = int(at[on][0])
-
-        def of(word: Value) -> int:
-            if type(word) is Partial:
-                return int(word.value[place]) if word.known[place] else -1
-            return -1 if type(word) is Unknown else int(word[place]) if type(word) is np.ndarray else int(word)
-
-        warps = tuple(lanes.warps[on].tolist())
-        self.trace.syncs.append((self.steps, index, warps, of(address) & M32, of(value) if of(value) < 0 else of(value) & M32))
-
-    def bulk(self, index: int, group: Group, guard: Value, shared: Value, coordinates: tuple[Value, ...], descriptor: Value) -> None:
-        """Note a bulk copy; one thread of a warp issues it for the warp."""
-        warps = self._warps_with(group, guard)
-        if not warps:
-            return
-        if type(guard) is Unknown:
-            self.chooser.note("mask", index, guard.cause, "taken as executed")
-        guard = settled(guard)
-        picks = group.lanes.first(guard if type(guard) is np.ndarray else None)
-        if type(guard) is np.ndarray:
-            picks = picks[guard[picks]]
-
-        def at(value: Value, place: int) -> Value:
-            if type(value) is Partial:
-                return int(value.value[place]) if value.known[place] else value.cause
-            return int(value[place]) if type(value) is np.ndarray else value
-
-        if self.shared is not None and type(shared) is Unknown:
-            self.shared.forget()
-        for place in picks:
-            self.bulks.append(Bulk(index, self.steps, at(shared, place), tuple(at(c, place) for c in coordinates),
-                                   at(descriptor, place), 1))
-
 
 def _frozen(value: Value) -> Any:
     """A register's value for comparison; None for unknown ones."""
     return None if type(value) in (Unknown, Partial) else value.tobytes() if type(value) is np.ndarray else value
-
-
-def memory_ops_of(code: tuple[Any, ...]) -> dict[int, Any]:
-    """Memory access of each instruction that has one."""
-    return {ins.index: op for ins in code if (op := memory_op(ins)) is not None}

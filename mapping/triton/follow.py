@@ -43,7 +43,7 @@ def _check_ids(launch: Launch, program_ids: Any) -> np.ndarray:
 
 
 def evaluate(compiled: CompiledKernel, launch: Launch, program_ids: Any = None, *, addresses: bool = True, trace: bool = False,
-             assume: Mapping[str, int | bool] | None = None, max_steps: int = MAX_STEPS) -> Evaluation:
+             assume: Mapping[str, int | bool] | None = None, max_steps: int = MAX_STEPS, close: bool = False) -> Evaluation:
     """Follow some CTAs of a launch through the kernel.
 
     Parameters
@@ -61,6 +61,9 @@ def evaluate(compiled: CompiledKernel, launch: Launch, program_ids: Any = None, 
         is taken. Names are those of `Assumption.name`.
     max_steps
         Segments executed before the kernel is taken to never end.
+    close
+        Count iterations of a loop that repeat with registers moving by equal steps instead of walking them: the same counts, sooner. With
+        ``addresses`` only where a trace is kept, whose `repeats` then say which steps stand for more.
 
     Raises
     ------
@@ -88,7 +91,7 @@ def evaluate(compiled: CompiledKernel, launch: Launch, program_ids: Any = None, 
     runs = []
     for start in range(0, len(raw), at_once):
         run = Execution(program, bank, raw[start:start + at_once], buffers=launch.buffers, chooser=chooser, trace=trace,
-                        max_steps=max_steps, cluster_ranks=ranks[start:start + at_once])
+                        max_steps=max_steps, cluster_ranks=ranks[start:start + at_once], close=close)
         run.run()
         for segment, count, taken in zip(program.segments, run.counts, run.taken, strict=True):
             if segment.opens_block:

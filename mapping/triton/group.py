@@ -11,6 +11,10 @@ from .sass import PREDICATE, REGISTER_COUNT
 from .values import DEAD, M32, Partial, Unknown, Value, as_number, has_bits, is_flag, select, settled
 
 
+class WholeWarpError(Exception):
+    """What a lane does depends on lanes of its warp that are not followed."""
+
+
 class Lanes:
     """Which threads a group holds; groups of the same threads share one.
 
@@ -185,6 +189,8 @@ class Group:
         flag = settled(flag)
         if type(flag) is Unknown:
             return flag
+        if self.machine.sampled:
+            raise WholeWarpError
         bits = as_number(self._array(flag)) << (self.lanes.ids & 31).astype(np.uint64)
         return _flatten(np.bitwise_or.reduceat(bits, self.lanes.starts), self.lanes.warp)
 
@@ -216,6 +222,8 @@ class Group:
             return value
         if type(value) is int and kind in ("AND", "OR", "MIN", "MAX"):
             return value
+        if self.machine.sampled:
+            raise WholeWarpError
         many, flip = self._array(value), np.uint64(0x80000000 if signed and kind in ("MIN", "MAX") else 0)
         function: Any = {"AND": np.bitwise_and, "OR": np.bitwise_or, "XOR": np.bitwise_xor, "SUM": np.add, "MIN": np.minimum,
                          "MAX": np.maximum}[kind]
@@ -249,6 +257,8 @@ class Group:
         place = np.minimum(np.searchsorted(self.lanes.ids, target), self.lanes.count - 1)
         there = self.lanes.ids[place] == target
         if not there.all():
+            if self.machine.sampled:
+                raise WholeWarpError
             return Unknown("SHFL from a thread that is elsewhere"), Unknown("SHFL from a thread that is elsewhere")
         return _flatten(value[place], None), bool(inside.all()) if inside.all() else inside
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from .operands import NotModelledError, flag
@@ -109,10 +110,18 @@ def memory_op(ins: Instruction) -> MemoryOp | None:
     return MemoryOp(space, kind, _bytes(ins), 0, address)
 
 
-def address_registers(ins: Instruction) -> tuple[int, ...]:
-    """Registers inside the brackets of an access (descriptors aside), and its trailing predicate for cp.async."""
+def address_registers(ins: Instruction, *, target: bool = True) -> tuple[int, ...]:
+    """Registers inside the brackets of an access (descriptors aside), and its trailing predicate for cp.async.
+
+    Parameters
+    ----------
+    target
+        Also those of the shared address that cp.async writes to.
+    """
     found: list[int] = []
     for number, op in enumerate(op for op in ins.operands if op.startswith(("[", "desc["))):
+        if ins.base == "LDGSTS" and number == 0 and not target:
+            continue
         match = _BRACKET.fullmatch(op)
         inner = f"[{match[2]}]" if match and match[1] else op
         registers = list(span(inner, 1))
@@ -127,3 +136,8 @@ def address_registers(ins: Instruction) -> tuple[int, ...]:
 def descriptor_registers(ins: Instruction) -> tuple[int, ...]:
     """The register that holds a tcgen05 instruction's descriptor (``idesc[UR21]``)."""
     return tuple(UNIFORM + int(op[8:-1]) for op in ins.operands if re.fullmatch(r"idesc\[UR\d+\]", op))
+
+
+def memory_ops_of(code: Iterable[Instruction]) -> dict[int, MemoryOp]:
+    """Memory access of each instruction that has one."""
+    return {ins.index: op for ins in code if (op := memory_op(ins)) is not None}

@@ -5,16 +5,16 @@ A segment ends where control may leave (a jump, an exit) or where threads may ha
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from .cfg import ControlFlow, is_conditional
-from .memory_ops import COPY, LOAD, MBARRIER, TMA, MemoryOp, address_of, descriptor_registers, memory_op
+from .memory_ops import COPY, LOAD, MBARRIER, TMA, MemoryOp, address_of, descriptor_registers
 from .operands import NotModelledError, flag, guard_of, word
 from .sass import INSTRUCTION_BYTES, PREDICATE, UNIFORM, Instruction
-from .semantics import NAMESPACE, lines_of
-from .slicing import Slice
+from .semantics import NAMESPACE, Lines
+from .slicing import Addresses, Slice, wants_address
 from .tensor_core import TCGEN05, TENSOR_CORE
 
 #: How a segment ends.
@@ -73,16 +73,16 @@ def _end(ins: Instruction) -> str | None:
     return _ENDS.get(ins.base)
 
 
-def _memory_lines(ins: Instruction, op: MemoryOp, plan: Slice, addresses: bool) -> list[str]:
+def _memory_lines(ins: Instruction, op: MemoryOp, plan: Slice, addresses: Addresses) -> list[str]:
     guard = guard_of(ins)
     if guard == "False":
         return []
-    i = ins.index
-    lines = [f"X.access({i}, g, {guard}{f' & {op.condition}' if op.condition != 'True' else ''}, {op.address})"] if addresses else []
-    if op.target:
-        lines.append(f"X.copied({i}, g, {guard}, {op.target}, {addresses})")
+    i, counted = ins.index, wants_address(op, addresses)
+    lines = [f"X.access({i}, g, {guard}{f' & {op.condition}' if op.condition != 'True' else ''}, {op.address})"] if counted else []
+    if op.target and (addresses is True or plan.tracks_shared):
+        lines.append(f"X.copied({i}, g, {guard}, {op.target}, {addresses is True})")
     if op.space == "local" and not plan.tracks_local:
-        lines = [f"X.access({i}, g, {guard}, 0)"] if addresses else []
+        lines = [f"X.access({i}, g, {guard}, 0)"] if counted else []
     tracked = (op.space == "shared" and plan.tracks_shared) or (op.space == "local" and plan.tracks_local)
     wanted = plan.needed[i] and ins.writes
     if op.kind == LOAD and wanted:
@@ -144,21 +144,26 @@ def _sync_line(ins: Instruction) -> str:
     return f"X.sync({ins.index}, g, {guard_of(ins)}, {address}, {value})"
 
 
-def _lines(ins: Instruction, plan: Slice, addresses: bool) -> list[str]:
-    op = memory_op(ins)
+def _plain_lines(ins: Instruction, lines: Lines) -> list[str]:
+    if lines.opaque(ins.index):
+        return [f"t = X.opaque({ins.index})", *lines[ins.index][1:]]
+    return lines[ins.index]
+
+
+def _lines(ins: Instruction, op: MemoryOp | None, plan: Slice, lines: Lines, addresses: Addresses) -> list[str]:
     if op is not None:
         wanted = plan.needed[ins.index] and bool(ins.writes)
         tracked = (op.space == "shared" and plan.tracks_shared) or (op.space == "local" and plan.tracks_local)
         tracked = tracked or (plan.tracks_shared and op.kind == COPY)
-        return _memory_lines(ins, op, plan, addresses) if addresses or wanted or tracked else []
+        return _memory_lines(ins, op, plan, addresses) if wants_address(op, addresses) or wanted or tracked else []
     if ins.base in TMA:
         return [_tma_line(ins)] if addresses else []
     if ins.base in MBARRIER:
-        return ([_sync_line(ins)] if addresses else []) + (lines_of(ins) if plan.needed[ins.index] else [])
+        return ([_sync_line(ins)] if addresses is True else []) + (_plain_lines(ins, lines) if plan.needed[ins.index] else [])
     if ins.base in TCGEN05:
         registers = descriptor_registers(ins)
         shape = f"R[{registers[0]}]" if registers else f"X.unknown({ins.index})"
-        issuers = [f"X.sync({ins.index}, g, {guard_of(ins)}, 0, 0)"] if addresses else []
+        issuers = [f"X.sync({ins.index}, g, {guard_of(ins)}, 0, 0)"] if addresses is True else []
         return [f"X.matrix({ins.index}, g, {guard_of(ins)}, {shape})", *issuers]
     if ins.base in TENSOR_CORE and (ins.guard is not None or ins.guard_negated):
         return [f"X.matrix({ins.index}, g, {guard_of(ins)}, 0)"]
@@ -166,7 +171,7 @@ def _lines(ins: Instruction, plan: Slice, addresses: bool) -> list[str]:
         return [f"X.opens({ins.operands[0]!r}, g)"]
     if ins.base == "BREAK":
         return [f"X.leaves({ins.operands[-1]!r}, g, {guard_of(ins)})"]
-    return lines_of(ins) if plan.needed[ins.index] else []
+    return _plain_lines(ins, lines) if plan.needed[ins.index] else []
 
 
 def _condition(ins: Instruction) -> str:
@@ -204,9 +209,12 @@ def _numbers(mask: int) -> tuple[int, ...]:
     return tuple(n for n in range(mask.bit_length()) if mask >> n & 1)
 
 
-def build_segments(flow: ControlFlow, plan: Slice, *, addresses: bool = True) -> tuple[Segment, ...]:
-    """Cut the blocks into segments and compile each to a Python function."""
-    runs: list[tuple[int, bool, list[Instruction], str]] = []
+Pieces = list[tuple[int, bool, list[Instruction], str]]
+
+
+def _pieces(flow: ControlFlow) -> Pieces:
+    """Block, whether it opens it, instructions and end of each segment."""
+    runs: Pieces = []
     for block in flow.blocks:
         opens, run = True, []
         for ins in block.instructions:
@@ -217,13 +225,46 @@ def build_segments(flow: ControlFlow, plan: Slice, *, addresses: bool = True) ->
                 opens, run = False, []
         if run:
             runs.append((block.index, opens, run, FALL))
-    starts = {run[0].address: n for n, (_, _, run, _) in enumerate(runs)}
+    return runs
+
+
+def _functions(named: Mapping[int, tuple[list[Instruction], str]], plan: Slice, lines: Lines, ops: Mapping[int, MemoryOp],
+               addresses: Addresses,
+               extra: Callable[[Instruction, list[str]], list[str]] | None = None) -> dict[int, Callable[..., Any]]:
     text = []
-    for n, (_, _, run, ends) in enumerate(runs):
-        body = [line for ins in run for line in _lines(ins, plan, addresses)]
-        text += [f"def s{n}(R, K, X, g):", *(f"    {line}" for line in body), f"    return {_returned(run[-1], ends)}"]
+    for n, (run, ends) in named.items():
+        text.append(f"def s{n}(R, K, X, g):")
+        for ins in run:
+            body = _lines(ins, ops.get(ins.index), plan, lines, addresses)
+            if extra is not None and body and plan.needed[ins.index] and ins.index not in ops:
+                body = extra(ins, body)
+            text += [f"    {line}" for line in body]
+        text.append(f"    return {_returned(run[-1], ends)}")
     namespace = dict(NAMESPACE)
-    exec(compile("\n".join(text), f"<segments of {flow.listing.name}>", "exec"), namespace)
+    exec(compile("\n".join(text), f"<segments of {lines.listing.name}>", "exec"), namespace)
+    return {n: namespace[f"s{n}"] for n in named}
+
+
+def compile_segments(segments: Iterable[Segment], plan: Slice, lines: Lines, ops: Mapping[int, MemoryOp], *, addresses: Addresses,
+                     extra: Callable[[Instruction, list[str]], list[str]]) -> dict[int, Callable[..., Any]]:
+    """Segments as functions with lines of one's own, by segment number.
+
+    Parameters
+    ----------
+    extra
+        Gives the lines of an instruction that is evaluated, from the instruction and its lines.
+    """
+    code = lines.listing.instructions
+    named = {s.number: (list(code[s.first:s.last + 1]), s.ends) for s in segments}
+    return _functions(named, plan, lines, ops, addresses, extra)
+
+
+def build_segments(flow: ControlFlow, plan: Slice, lines: Lines, ops: Mapping[int, MemoryOp], *,
+                   addresses: Addresses = True) -> tuple[Segment, ...]:
+    """Cut the blocks into segments and compile each to a Python function."""
+    runs = _pieces(flow)
+    starts = {run[0].address: n for n, (_, _, run, _) in enumerate(runs)}
+    functions = _functions({n: (run, ends) for n, (_, _, run, ends) in enumerate(runs)}, plan, lines, ops, addresses)
     made = []
     everywhere = 0
     for _, _, run, _ in runs:
@@ -237,5 +278,5 @@ def build_segments(flow: ControlFlow, plan: Slice, *, addresses: bool = True) ->
             after = everywhere
         made.append(Segment(n, number, opens, run[0].index, last.index, ends, ends == FALL or is_conditional(last),
                             starts.get(last.address + INSTRUCTION_BYTES), starts.get(last.target) if last.target is not None else None,
-                            namespace[f"s{n}"], _numbers(plan.live[run[0].index]), _numbers(after)))
+                            functions[n], _numbers(plan.live[run[0].index]), _numbers(after)))
     return tuple(made)

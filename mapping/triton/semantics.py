@@ -24,7 +24,7 @@ from .operands import (
     register_number,
     word,
 )
-from .sass import PREDICATE, UNIFORM_PREDICATE, Instruction, destinations
+from .sass import PREDICATE, UNIFORM_PREDICATE, Instruction, Listing, destinations
 
 #: Names that the generated lines use.
 NAMESPACE: dict[str, Any] = {
@@ -429,6 +429,23 @@ def lines_of(ins: Instruction) -> list[str]:
         lines.append(f"q = {guard}")
         guard = "q"
     return lines + [f"R[{n}] = {_kept(guard, f'v{i}', n)}" for i, n in enumerate(targets)]
+
+
+class Lines(dict[int, list[str]]):
+    """`lines_of` each instruction of a listing by index, made when first asked for."""
+
+    def __init__(self, listing: Listing) -> None:
+        super().__init__()
+        self.listing = listing
+
+    def __missing__(self, index: int) -> list[str]:
+        made = self[index] = lines_of(self.listing.instructions[index])
+        return made
+
+    def opaque(self, index: int) -> bool:
+        """Whether the results are unknown whatever the operands are: the instruction is not modelled."""
+        made = self[index]
+        return bool(made) and made[0].startswith("t = mixed(")
 
 
 def _expected_registers(form: _Form, ins: Instruction) -> list[int | None]:

@@ -1,18 +1,21 @@
 """Which instructions must be evaluated to know where control goes and which addresses are touched.
 
 A backward pass over the control-flow graph: an instruction is needed if it writes a register that is still wanted; then
-what it reads is wanted before it. Wanted from the start are guards and conditions of jumps, addresses, and what
+what it reads is wanted before it, unless its result is unknown anyway (floating-point data). Wanted from the start are
+guards and conditions of jumps, addresses, and what
 barriers, TMA and tcgen05 instructions read. Sets of registers are ints, one bit a register.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from .cfg import ControlFlow
-from .memory_ops import MBARRIER, TMA, address_registers, descriptor_registers, memory_op
+from .memory_ops import GLOBAL, MBARRIER, TMA, MemoryOp, address_registers, descriptor_registers
 from .sass import Instruction
+from .semantics import Lines
 from .tensor_core import TCGEN05, TENSOR_CORE
 
 
@@ -39,6 +42,10 @@ class Slice:
     reads_program_id: bool
 
 
+#: Opcodes whose operands matter beyond their results.
+_APART = TMA | MBARRIER | TCGEN05
+
+
 def bits(registers: Iterable[int]) -> int:
     """A set of register numbers as an int."""
     made = 0
@@ -47,31 +54,42 @@ def bits(registers: Iterable[int]) -> int:
     return made
 
 
-def _roots(ins: Instruction, addresses: bool, shared: bool, local: bool) -> int:
+#: Addresses that are evaluated: all, none, or those of global memory alone.
+Addresses = bool | Literal["global"]
+
+
+def wants_address(op: MemoryOp, addresses: Addresses) -> bool:
+    """Whether an access's address is asked for."""
+    return addresses is True or (addresses == GLOBAL and op.space == GLOBAL)
+
+
+def _roots(ins: Instruction, op: MemoryOp | None, addresses: Addresses, shared: bool, local: bool) -> int:
     """Registers that an instruction wants whatever becomes of its results."""
     if ins.base in ("BRA", "EXIT", "RET", "BRX", "JMX", "JMP", "CALL", "BREAK", "BSYNC", "BAR", "BSSY", "WARPSYNC"):
         return bits(ins.reads)
     if ins.base in TMA or ins.base in MBARRIER:
-        return bits(ins.reads) if addresses else 0
+        return bits(ins.reads) if addresses is True or (addresses and ins.base in TMA) else 0
     guard = bits([ins.guard] if ins.guard is not None else [])
     if ins.base in TENSOR_CORE:
         return guard | bits(descriptor_registers(ins)) if ins.base in TCGEN05 else guard
-    op = memory_op(ins)
     if op is None:
         return 0
     tracked = (op.space == "shared" and shared) or (op.space == "local" and local)
     if tracked and op.kind != "load":
         return bits(ins.reads)
-    if not addresses and not tracked and not (op.kind == "copy" and shared):
+    copied = op.kind == "copy" and shared
+    if not wants_address(op, addresses) and not tracked and not copied:
         return 0
-    return guard | bits(address_registers(ins))
+    return guard | bits(address_registers(ins, target=addresses is True or copied))
 
 
-def _pass(flow: ControlFlow, addresses: bool, shared: bool, local: bool) -> tuple[list[bool], list[int]]:
+def _pass(flow: ControlFlow, lines: Lines, ops: Mapping[int, MemoryOp], addresses: Addresses, shared: bool,
+          local: bool) -> tuple[list[bool], list[int]]:
     code = flow.listing.instructions
     uses = [bits(i.reads) for i in code]
     defines = [bits(i.writes) for i in code]
-    roots = [_roots(i, addresses, shared, local) for i in code]
+    roots = [_roots(i, ops.get(i.index), addresses, shared, local) for i in code]
+    opaque = [i.index not in ops and i.base not in _APART and lines.opaque(i.index) for i in code]
     # Lanes of a warp without the guard keep their values, so a guarded write kills nothing.
     kills = [0 if i.guard is not None or i.guard_negated else d for i, d in zip(code, defines, strict=True)]
     needed = [False] * len(code)
@@ -94,7 +112,7 @@ def _pass(flow: ControlFlow, addresses: bool, shared: bool, local: bool) -> tupl
             i = ins.index
             if defines[i] & wanted and not (ins.guard is None and ins.guard_negated):
                 needed[i] = True
-                wanted = (wanted & ~kills[i]) | uses[i]
+                wanted = (wanted & ~kills[i]) | (uses[i] if not opaque[i] else 0 if ins.guard is None else 1 << ins.guard)
             else:
                 wanted &= ~kills[i]
             wanted |= roots[i]
@@ -108,13 +126,13 @@ def _pass(flow: ControlFlow, addresses: bool, shared: bool, local: bool) -> tupl
     return needed, live
 
 
-def slice_program(flow: ControlFlow, *, addresses: bool = True) -> Slice:
-    """What must be evaluated; with ``addresses=False`` for control flow only."""
+def slice_program(flow: ControlFlow, lines: Lines, ops: Mapping[int, MemoryOp], *, addresses: Addresses = True) -> Slice:
+    """What must be evaluated; with ``addresses=False`` for control flow only, with ``"global"`` for global memory's addresses too."""
     shared = local = False
     while True:
-        needed, live = _pass(flow, addresses, shared, local)
+        needed, live = _pass(flow, lines, ops, addresses, shared, local)
         wanted = [i for i in flow.listing.instructions if needed[i.index] and i.writes]
-        spaces = {op.space for i in wanted if (op := memory_op(i)) is not None}
+        spaces = {op.space for i in wanted if (op := ops.get(i.index)) is not None}
         if ("shared" in spaces) == shared and ("local" in spaces) == local:
             break
         shared, local = shared or "shared" in spaces, local or "local" in spaces

@@ -9,8 +9,10 @@ goes first.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
 
 import numpy as np
 
@@ -90,11 +92,12 @@ def _steps(device: DramDevice, tile: Tile) -> list[tuple[str, int, int]]:
     each, over = divmod(tile.columns, tile.results)
     for result in range(tile.results):
         steps += [("COMP", 0, tile.row)] * (each + (result < over)) + [("READRES", 0, -1)]
-    steps.append(("PIMPRE" if _dual(device) else "PREA", 0, -1))
+    steps.append(("PIMPRE" if dual(device) else "PREA", 0, -1))
     return steps
 
 
-def _dual(device: DramDevice) -> bool:
+def dual(device: DramDevice) -> bool:
+    """Whether the units have a row buffer of their own in every bank."""
     return any(command.name == "PIMPRE" for command in device.commands)
 
 
@@ -112,7 +115,8 @@ def _check(device: DramDevice, tiles: Sequence[Tile], accesses: Sequence[Access]
             raise MappingError(f"{device.name}: {access}: a channel has {org.banks_per_channel} banks of {org.rows} rows")
 
 
-def simulate(device: DramDevice, tiles: Iterable[Tile], accesses: Iterable[Access] = (), *, refresh: bool = True) -> ChannelRun:
+def simulate(device: DramDevice, tiles: Iterable[Tile], accesses: Iterable[Access] = (), *, refresh: bool = True,
+             queue: int = 1) -> ChannelRun:
     """Play tiles and ordinary accesses on one channel.
 
     Parameters
@@ -123,15 +127,20 @@ def simulate(device: DramDevice, tiles: Iterable[Tile], accesses: Iterable[Acces
         Each in order; with dual row buffers both go on at once, with one the accesses go between tiles, one tile and then those at hand.
     refresh
         All-bank refresh of each rank; one that would fall due within a tile goes before it.
+    queue
+        Ordinary accesses that the controller looks at: in each bank the oldest goes first, and of those of several banks the one whose
+        next command may go first, so that rows open while others are read. 1: in order.
 
     Raises
     ------
     MappingError
-        A device without the commands, columns, rows or banks that it lacks.
+        A device without the commands, columns, rows or banks that it lacks, or an empty queue.
     """
     work, ordinary = list(tiles), list(accesses)
     _check(device, work, ordinary)
-    run = _Run(device, refresh)
+    if queue < 1:
+        raise MappingError(f"{device.name}: a queue of {queue} accesses; at least 1")
+    run = _Run(device, refresh, queue)
     units, access = run.play(work, ordinary)
     names = {name: index for index, name in enumerate(compile_device(device).names)}
     run.bus.out.sort(key=lambda c: c[0])
@@ -141,66 +150,83 @@ def simulate(device: DramDevice, tiles: Iterable[Tile], accesses: Iterable[Acces
     return ChannelRun(stream, units, access)
 
 
+_Step = tuple[str, int, int]
+
+
 class _Run:
-    def __init__(self, device: DramDevice, refresh: bool) -> None:
-        self.device, self.bus, self.dual = device, _Bus(device), _dual(device)
+    def __init__(self, device: DramDevice, refresh: bool, queue: int) -> None:
+        self.device, self.bus, self.dual, self.queue = device, _Bus(device), dual(device), queue
         self.open = [-1] * device.organisation.banks_per_channel
         self.interval = device.timings["tREFI"] if refresh and device.refresh is not None else 0
         self.due = self.interval
+        self.seen: deque[Access] = deque()
+        self.coming: Iterator[Access] = iter(())
+        self.last = 0
 
     def play(self, tiles: list[Tile], accesses: list[Access]) -> tuple[int, int]:
-        units = access = at = 0
-        pending = iter(accesses)
-        waiting = next(pending, None)
+        units = at = 0
+        self.coming = iter(accesses)
+        self.seen.extend(islice(self.coming, self.queue))
         for tile in tiles:
             columns = sum(1 for name, _, _ in _steps(self.device, tile) if name == "COMP")
             length = tile_cycles(self.device, columns, tile.results) + (self.device.timings["tGWRITE"] if tile.vector else 0)
             if self.interval and max(self.bus.free) + length > self.due:
                 self._refresh()
             if not self.dual:
-                waiting, access = self._some(waiting, pending, access, len(accesses) // max(1, len(tiles)) + 1)
+                self._some(len(accesses) // max(1, len(tiles)) + 1)
                 self._close(self.bus)
             for name, bank, row in _steps(self.device, tile):
                 # Ordinary commands that may go earlier than the units' next one slip in before it.
-                while self.dual and waiting is not None:
-                    step = self._next(waiting)
+                while self.dual and self.seen:
+                    access, step = self._next()
                     if self.bus.first(*step[:2]) >= self.bus.first(name, bank):
                         break
-                    waiting, access = self._one(waiting, pending, step, access)
+                    self._one(access, step)
                 at = self.bus.issue(name, bank, row)
             units = at + 1
-        while waiting is not None:
+        while self.seen:
             if self.interval and max(self.bus.free) > self.due:
                 self._refresh()
-            waiting, access = self._one(waiting, pending, self._next(waiting), access)
-        return units, access
+            self._one(*self._next())
+        return units, self.last
 
-    def _next(self, access: Access) -> tuple[str, int, int]:
+    def _next(self) -> tuple[Access, _Step]:
+        """The waiting access whose next command may go first, of the oldest of each bank; the older of two that tie."""
+        best, found, banks = -1, None, set()
+        for access in self.seen:
+            if access.bank in banks:
+                continue
+            banks.add(access.bank)
+            step = self._step(access)
+            cycle = self.bus.first(*step[:2])
+            if found is None or cycle < best:
+                best, found = cycle, (access, step)
+        assert found is not None
+        return found
+
+    def _step(self, access: Access) -> _Step:
         held = self.open[access.bank]
         if held == access.row:
             return ("WR" if access.write else "RD"), access.bank, access.row
         return ("ACT", access.bank, access.row) if held == -1 else ("PRE", access.bank, -1)
 
-    def _one(self, access: Access, pending: Iterable[Access], step: tuple[str, int, int], last: int) -> tuple[Access | None, int]:
-        """Issue the next command of an access; the access that then waits, and the cycle after the last done."""
+    def _one(self, access: Access, step: _Step) -> bool:
+        """Issue the next command of an access; whether that was its last."""
         name, bank, row = step
         cycle = self.bus.issue(name, bank, row)
-        if name == "ACT":
+        if name in ("ACT", "PRE"):
             self.open[bank] = row
-        elif name == "PRE":
-            self.open[bank] = -1
-        else:
-            return next(iter(pending), None), cycle + 1
-        return access, last
+            return False
+        self.last = cycle + 1
+        self.seen.remove(access)
+        self.seen.extend(islice(self.coming, 1))
+        return True
 
-    def _some(self, waiting: Access | None, pending: Iterable[Access], last: int, most: int) -> tuple[Access | None, int]:
+    def _some(self, most: int) -> None:
         """Up to `most` accesses, between two tiles of a device with one row buffer."""
         done = 0
-        while waiting is not None and done < most:
-            before = waiting
-            waiting, last = self._one(waiting, pending, self._next(waiting), last)
-            done += waiting is not before
-        return waiting, last
+        while self.seen and done < most:
+            done += self._one(*self._next())
 
     def _close(self, bus: _Bus) -> None:
         """Close the ordinary rows, all at once where all banks share a command."""
@@ -220,3 +246,74 @@ class _Run:
         self.due += self.interval  # this one is done, even if early
         while self.due <= max(self.bus.free):
             self.due += self.interval
+
+
+@dataclass(frozen=True)
+class Shares:
+    """What ordinary reads and units of one channel lose to each other.
+
+    Attributes
+    ----------
+    alone, beside
+        Share of the peak bandwidth that a long stream of reads reaches by itself, and beside units at full work.
+    units
+        Time of the units beside the reads over that by themselves.
+    row_bus, column_bus
+        Shares of the command slots that the units take: headers, activates and precharges; products, results and buffer writes.
+    """
+
+    alone: float
+    beside: float
+    units: float
+    row_bus: float
+    column_bus: float
+
+    @property
+    def kept(self) -> float:
+        """Bandwidth beside units over bandwidth alone."""
+        return self.beside / self.alone
+
+
+#: Tiles that `contention` plays: two refresh intervals and more.
+_TILES = 43
+_ROW_COMMANDS, _COLUMN_COMMANDS = ("HEADER", "GACT", "PIMPRE", "PREA"), ("COMP", "READRES", "GWRITE")
+
+
+#: Shares of devices seen, by what they depend on.
+_SEEN: dict[tuple[str, ...], Shares] = {}
+
+
+def contention(device: DramDevice) -> Shares:
+    """Play full tiles, reads of row after row in bank after bank, and both at once, and compare.
+
+    Four tiles share a vector, as the context of a head of 128 does on 32 banks. Reads wait in the queue that the device's controller
+    states (``queue``; 1 if it does not).
+
+    Raises
+    ------
+    MappingError
+        A device without four-bank activates.
+    """
+    one = replace(device.organisation, channels=1)
+    key = tuple(repr(x) for x in (device.name, sorted(device.timings.items()), one, device.rules, device.pim, device.controller))
+    if key not in _SEEN:
+        _SEEN[key] = _contention(device)
+    return _SEEN[key]
+
+
+def _contention(device: DramDevice) -> Shares:
+    org, unit = device.organisation, device.pim
+    columns = int(org.row_bytes // (unit.width_bytes if unit is not None else org.column_bytes))
+    tiles = [Tile(columns, 1, row, row % 4 == 0) for row in range(_TILES)]
+    queue = device.controller.get("queue", 1)
+    apart = simulate(device, tiles)
+    peak = 1.0 / device.timings["tBL"]
+    count = int(apart.units_cycle * peak)
+    reads = [Access(at // org.columns % org.banks_per_channel, _TILES + at // (org.columns * org.banks_per_channel)) for at in range(count)]
+    alone = count / peak / simulate(device, [], reads, queue=queue).access_cycle
+    both = simulate(device, tiles, reads, queue=queue)
+    names = np.array(both.stream.names)[both.stream.command]
+    during = both.stream.cycle < both.units_cycle
+    done = int(np.count_nonzero((names == "RD") & during))
+    rows, columns_used = (int(np.isin(names, kind).sum()) / both.units_cycle for kind in (_ROW_COMMANDS, _COLUMN_COMMANDS))
+    return Shares(alone, done / peak / both.units_cycle, both.units_cycle / apart.units_cycle, rows, columns_used)

@@ -7,20 +7,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from ...arch import Estimate, System
 from ...arch.hybrid_spec import HybridSystem, NpuSide, PimSide
 from ...errors import MappingError
-from ...mapping import pim as forms
 from ...mapping.gpu.machine import Machine
 from ...mapping.npu_side import npu_estimate
-from ...mapping.packing import Packing, pack
+from ...mapping.packing import Packing, pack, packed
 from ...mapping.pim_attention import CROSSED, PATH, Heads, RequestCosts, refreshed, request_costs, tile_cycles
-from ...mapping.pim_gemv import newton_shape
-from ...mapping.placement import is_decode_attention, is_linear
+from ...mapping.pim_gemv import newton_shape, weights_s
+from ...mapping.placement import PIM, XPU, Room, is_decode_attention, is_linear
 from ...mapping.tiled_side import tiled_estimate
 from ...workloads.graph import OpGraph
+from ...workloads.linear import with_dense_weights
 from ...workloads.op import Op
+from ..dram.neupims import Shares, contention, dual
 from ..gpu_run import estimate_ops
 
 
@@ -84,8 +86,12 @@ def _over_fabric(op: Op, system: HybridSystem) -> Estimate:
                     energy_j={"fabric": moved * system.fabric.j_per_byte})
 
 
-def pim_costs(graph: OpGraph, system: HybridSystem, lengths: Sequence[int] | None) -> tuple[dict[str, PimCost], list[str]]:
-    """Cost of the ops that the units can run, and a note for each kind of op that they should but cannot."""
+def pim_costs(graph: OpGraph, system: HybridSystem, lengths: Sequence[int] | None, channels: Sequence[int] | None = None,
+              ) -> tuple[dict[str, PimCost], list[str]]:
+    """Cost of the ops that the units can run, and a note for each kind of op that they should but cannot.
+
+    `channels`: of each request, where they are known; the plan packs otherwise.
+    """
     found: dict[str, PimCost] = {}
     notes: dict[str, None] = {}
     if system.pim is None:
@@ -93,25 +99,33 @@ def pim_costs(graph: OpGraph, system: HybridSystem, lengths: Sequence[int] | Non
     for op in graph:
         try:
             if is_decode_attention(op):
-                found[op.name] = _attention(op, system, lengths)
+                found[op.name] = _attention(op, system, lengths, channels)
             elif is_linear(op):
-                cost = _linear(op, system.pim)
-                if cost is not None:
-                    found[op.name] = PimCost(cost)
+                found[op.name] = PimCost(_linear(op, system.pim))
         except MappingError as error:
             notes[f"{op.kind}: stays on the processor: {error}"] = None
     return found, list(notes)
 
 
-def _attention(op: Op, system: HybridSystem, lengths: Sequence[int] | None) -> PimCost:
+def _attention(op: Op, system: HybridSystem, lengths: Sequence[int] | None, channels: Sequence[int] | None) -> PimCost:
     side, d = system.pim, op.dims
     assert side is not None
     cache = next((o for o in op.operands if o.role == "cache"), op.operands[1])
     contexts = np.asarray(lengths if lengths is not None else (d["s"],) * d["b"], dtype=np.int64)
     costs = request_costs(side, Heads(d["h"], d["g"], d["e"], cache.number_format.bits, d["q"]), contexts)
-    packing = pack(np.repeat(costs.cycles, costs.items), side.channels, system.plan.packing)
+    loads = np.repeat(costs.cycles, costs.items)
+    if channels is None or costs.items > 1:
+        packing = pack(loads, side.channels, system.plan.packing)
+    else:
+        packing = packed(loads, channels, side.channels)
     cycle_s = side.device.cycle_s
-    time_s = side.host_s + packing.busiest * cycle_s
+    busy_s = packing.busiest * cycle_s
+    sent_s = 0.0
+    if side.kernel == "newton":  # two ops, of which the second starts when the processor has every softmax (NeuPIMs, public code)
+        parts = ((costs.score_cycles, costs.score_sent), (costs.cycles - costs.score_cycles, costs.context_sent))
+        busy_s = sum(_phase_s(side, packing, cycles, sent) for cycles, sent in parts)
+        sent_s = float((costs.score_sent + costs.context_sent).sum()) / side.issue_per_s if side.issue_per_s else 0.0
+    time_s = side.host_s + busy_s
     crossed = CROSSED[side.level if side.kernel == "attacc" else "logic" if side.kernel == "logic" else "bank"]
     energy = side.device.energy
     read_j = sum(energy.get(part, 0.0) for part in PATH[:crossed])
@@ -119,34 +133,50 @@ def _attention(op: Op, system: HybridSystem, lengths: Sequence[int] | None) -> P
     flops = 2.0 * float(costs.macs.sum())
     estimate = Estimate(
         time_s=time_s, low_s=time_s, high_s=time_s, flops=flops, clock_hz=side.device.clock_hz,
-        busy_s={"pim": time_s - side.host_s, "pim mean channel": float(packing.load.mean()) * cycle_s, "host": side.host_s},
+        busy_s={"pim": busy_s, "pim mean channel": float(packing.load.mean()) * cycle_s, "pim commands": sent_s, "host": side.host_s},
         bytes_moved={"pim": float(costs.read_bits.sum()) / 8.0, "link": float(costs.path_bits.sum()) / 8.0},
         energy_j={"pim cells": float(costs.read_bits.sum()) * read_j, "pim path": float(costs.path_bits.sum()) * path_j,
-                  "pim mac": float(costs.macs.sum()) * energy.get("mac_j", 0.0)}, limiter="pim")
+                  "pim mac": float(costs.macs.sum()) * energy.get("mac_j", 0.0)}, limiter="pim commands" if 2 * sent_s > busy_s else "pim")
     return PimCost(estimate, packing, costs)
 
 
-def _linear(op: Op, side: PimSide) -> Estimate | None:
-    """Products with weights as one matrix-vector product per row of the batch; None for units that do not hold weights."""
+def _phase_s(side: PimSide, packing: Packing, cycles: npt.NDArray[np.float64], sent: npt.NDArray[np.float64]) -> float:
+    """Seconds until the last channel has done its part, whose commands follow those of the channels before it where they are counted.
+
+    NeuPIMs' public code keeps requests by channel, and its blocked baseline sends one command a cycle of the NPU.
+    """
+    load = np.bincount(packing.channel, weights=cycles, minlength=side.channels) * side.device.cycle_s
+    if not side.issue_per_s:
+        return float(load.max())
+    sending = np.bincount(packing.channel, weights=sent, minlength=side.channels) / side.issue_per_s
+    return float((np.cumsum(sending) - sending + np.maximum(load, sending)).max())
+
+
+def _linear(op: Op, side: PimSide) -> Estimate:
+    """Products with weights as one matrix-vector product per row of the batch, but for units on the logic die.
+
+    Units read whole columns of banks, so that pruned weights lie there with their zeros.
+    """
+    op = with_dense_weights(op)
     d, device = op.dims, side.device
     rows = math.prod(extent for name, extent in d.items() if name not in ("n", "k"))
     weight = next(o for o in op.operands if o.role == "weight")
     bits = weight.number_format.bits
-    if side.kernel == "aim":
-        element_bytes = max(1, round(bits / 8))
-        cycles = rows * float(forms.best_gemv(device, math.ceil(d["n"] / side.count), d["k"], element_bytes=element_bytes).cycles)
+    if side.kernel in ("aim", "attacc", "upmem"):
+        each_s = weights_s(device, side.kernel, math.ceil(d["n"] / side.count), d["k"], bits=bits, level=side.level,
+                           power_limited=side.power_limited)
+        cycles = rows * each_s / device.cycle_s
     elif side.kernel == "newton":
         cycles = rows * _newton_cycles(side, d["n"], d["k"], bits)
-    elif side.kernel == "logic":
+    else:
         org = device.organisation
         rate = side.scale * org.column_bytes * org.pseudo_channels / device.timings["tBL"] * side.channels
         size = op.operand_bytes("weight")
         cycles = max(size / rate, 2.0 * op.scalar_ops("mac") / (rate * side.op_per_byte))
-    else:
-        return None
     time_s = side.host_s + cycles * device.cycle_s
-    read_bits = op.operand_bytes("weight") * 8.0 * (1 if side.kernel == "logic" else rows)
-    crossed = CROSSED["logic" if side.kernel == "logic" else "bank"]
+    # Each vector reads one matrix, of its own expert where there are several.
+    read_bits = op.operand_bytes("weight") * 8.0 if side.kernel == "logic" else float(rows) * d["n"] * d["k"] * bits
+    crossed = CROSSED["logic" if side.kernel == "logic" else side.level if side.kernel == "attacc" else "bank"]
     read_j = sum(device.energy.get(part, 0.0) for part in PATH[:crossed])
     path_bits = (op.operand_bytes("input") + op.bytes_written) * 8.0
     return Estimate(
@@ -164,6 +194,23 @@ def _newton_cycles(side: PimSide, outputs: int, inputs: int, bits: float) -> flo
     return float(refreshed(device, np.array(body, dtype=np.float64)))
 
 
+def shares_of(system: HybridSystem) -> Shares | None:
+    """What processor and units lose to each other, command by command; None where they never share memory, or no kernel here plays both."""
+    side = system.pim
+    if side is None or side.kernel != "newton" or (side.memory, side.access) != ("shared", "concurrent") or not dual(side.device):
+        return None
+    return contention(side.device)
+
+
 def seconds(costs: Mapping[str, tuple[Estimate, str, str]], units: Mapping[str, PimCost]) -> dict[str, dict[str, float]]:
     """Seconds by op and device, as `presilicon.mapping.placement` takes them."""
     return {name: {"xpu": cost[0].time_s} | ({"pim": units[name].estimate.time_s} if name in units else {}) for name, cost in costs.items()}
+
+
+def room_of(graph: OpGraph, system: HybridSystem) -> Room:
+    """What the weights and caches of each op take of one device's share, and what units and processor hold."""
+    held = {op.name: op.count * (op.operand_bytes("weight") + op.operand_bytes("cache")) for op in graph}
+    one = system.memory_bytes / system.devices
+    if system.pim is None or (system.pim.memory == "shared" and system.pim.size_bytes >= one):
+        return Room(held, {})  # one memory, whatever runs where
+    return Room(held, {PIM: system.pim.size_bytes} | ({XPU: one - system.pim.size_bytes} if system.pim.memory == "separate" else {}))

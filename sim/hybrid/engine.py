@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import simpy
 
@@ -31,6 +32,9 @@ class Task:
         Time and bytes of weights that may be fetched before it starts.
     alone_s
         Time of the run where nothing is fetched ahead.
+    beside
+        Time of the run, and of the fetch, over that by itself where processor and units share memory and the other one works all along;
+        while it does not, the run goes on at full rate.
     """
 
     name: str
@@ -42,6 +46,7 @@ class Task:
     fetch_s: float = 0.0
     fetch_bytes: float = 0.0
     alone_s: float = 0.0
+    beside: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -58,12 +63,15 @@ class Played:
         Busy seconds by lane.
     waited_s
         Idle seconds of the first lane before a task that waited for the second.
+    slowed_s
+        Seconds that a lane ran longer since the other one used the memory as well.
     """
 
     time_s: float
     spans: tuple[Span, ...]
     busy_s: Mapping[str, float]
     waited_s: Mapping[tuple[str, str], float]
+    slowed_s: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -72,7 +80,17 @@ class _State:
     busy: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     waited: dict[tuple[str, str], float] = field(default_factory=lambda: defaultdict(float))
     free_at: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    slowed: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     holder: str = ""
+    working: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    changed: simpy.Event | None = None
+
+    def work(self, env: simpy.Environment, lane: str, more: int) -> None:
+        """A lane begins (1) or ends (-1) to use the memory; whoever is slowed by it looks again."""
+        self.working[lane] += more
+        before, self.changed = self.changed, env.event()
+        if before is not None:
+            before.succeed()
 
 
 def play(tasks: Sequence[Task], *, blocked: bool, scratchpad_bytes: float = 0.0) -> Played:
@@ -100,7 +118,7 @@ def play(tasks: Sequence[Task], *, blocked: bool, scratchpad_bytes: float = 0.0)
     fetched: dict[int, simpy.Event] = {}
     room = simpy.Container(env, capacity=scratchpad_bytes, init=scratchpad_bytes) if scratchpad_bytes else None
     if room is not None:
-        ahead = [(i, task) for i, task in enumerate(tasks) if 0 < task.fetch_bytes <= scratchpad_bytes]
+        ahead = [(i, task) for i, task in enumerate(tasks) if 0 < _whole_bytes(task) <= scratchpad_bytes]
         fetched = {i: env.event() for i, _ in ahead}
         env.process(_fetch(env, ahead, fetched, room, state))
     for position, task in enumerate(tasks):
@@ -112,18 +130,48 @@ def play(tasks: Sequence[Task], *, blocked: bool, scratchpad_bytes: float = 0.0)
     if stuck:
         raise PresiliconError(f"task {stuck[0]!r} and {len(stuck) - 1} more never ran: weights fetched ahead fill the scratchpad")
     end = max((span.start_s + span.duration_s for span in state.spans), default=0.0)
-    return Played(end, tuple(sorted(state.spans, key=lambda s: (s.start_s, s.lane))), dict(state.busy), dict(state.waited))
+    return Played(end, tuple(sorted(state.spans, key=lambda s: (s.start_s, s.lane))), dict(state.busy), dict(state.waited),
+                  dict(state.slowed))
+
+
+def _whole_bytes(task: Task) -> int:
+    """Room that a task's weights take; whole bytes, whose sums are exact, so that what was taken fits back."""
+    return math.ceil(task.fetch_bytes)
 
 
 def _fetch(env: simpy.Environment, ahead: Sequence[tuple[int, Task]], fetched: Mapping[int, simpy.Event], room: simpy.Container,
            state: _State) -> Generator[Any, Any, None]:
     for position, task in ahead:
-        yield room.get(task.fetch_bytes)
+        yield room.get(_whole_bytes(task))
         start = float(env.now)
-        yield env.timeout(task.fetch_s)
-        state.spans.append(Span(f"fetch {task.name}", "memory", start, task.fetch_s, task.op))
-        state.busy["memory"] += task.fetch_s
+        yield from _progress(env, state, "memory", task.fetch_s, task.beside)
+        spent = float(env.now) - start
+        state.spans.append(Span(f"fetch {task.name}", "memory", start, spent, task.op))
+        state.busy["memory"] += spent
         fetched[position].succeed()
+
+
+#: Who slows whom.
+_OTHER: Final = {"xpu": "pim", "memory": "pim", "pim": "xpu"}
+
+
+def _progress(env: simpy.Environment, state: _State, lane: str, seconds: float, beside: float) -> Generator[Any, Any, None]:
+    """Run for so many seconds of full rate, at 1 / `beside` of it while the other one works."""
+    other = _OTHER.get(lane)
+    if other is None or beside <= 1.0:
+        yield env.timeout(seconds)
+        return
+    if state.changed is None:
+        state.changed = env.event()
+    left, start = seconds, float(env.now)
+    while left > 0:
+        pace = beside if state.working[other] else 1.0
+        since, end = float(env.now), env.timeout(left * pace)
+        yield end | state.changed
+        if end.processed:
+            break
+        left -= (float(env.now) - since) / pace
+    state.slowed[lane] += max(0.0, float(env.now) - start - seconds)
 
 
 def _run(env: simpy.Environment, position: int, task: Task, tasks: Sequence[Task], lanes: Mapping[str, simpy.PriorityResource],
@@ -151,14 +199,18 @@ def _run(env: simpy.Environment, position: int, task: Task, tasks: Sequence[Task
             state.holder = task.lane
         start = float(env.now)
         ahead = position in fetched
-        yield env.timeout(task.seconds if ahead else max(task.seconds, task.alone_s))
+        if task.memory:
+            state.work(env, task.lane, 1)
+        yield from _progress(env, state, task.lane, task.seconds if ahead else max(task.seconds, task.alone_s), task.beside)
         if ahead:
             if not fetched[position].processed:
                 late = float(env.now)
                 yield fetched[position]
                 state.waited[task.lane, "memory"] += float(env.now) - late
             assert room is not None
-            yield room.put(task.fetch_bytes)
+            yield room.put(_whole_bytes(task))
+        if task.memory:
+            state.work(env, task.lane, -1)
         end = float(env.now)
         if memory is not None and held is not None:
             memory.release(held)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fractions import Fraction
 from itertools import groupby
 from typing import Any
@@ -13,34 +13,19 @@ import numpy as np
 
 from ...arch import Estimate
 from ...arch.hybrid_spec import HybridSystem, NpuSide
+from ...errors import MappingError, WorkloadError
 from ...mapping.fusion import fuse
-from ...mapping.packing import halves, pack
-from ...mapping.placement import PIM, XPU, Placement, crossover, is_decode_attention, is_linear, place
-from ...units import format_si
+from ...mapping.packing import halves, pack, packed
+from ...mapping.placement import PIM, XPU, Placement, is_decode_attention, is_linear, place
 from ...workloads.graph import OpGraph
 from ...workloads.op import Op
 from ...workloads.parallel import parallelise
 from ...workloads.parallel_tensor import scaled
 from ..result import OpResult, Simulation, fit_memory
-from .costs import PimCost, pim_costs, seconds, xpu_costs
+from .costs import pim_costs, room_of, seconds, shares_of, xpu_costs
 from .engine import Played, Task, play
-
-#: Batches for which the crossover is sought at most.
-_MOST: int = 4096
-
-
-@dataclass(frozen=True)
-class Part:
-    """One (sub-)batch: its ops, its costs on both devices, and lengths of its requests."""
-
-    graph: OpGraph
-    xpu: dict[str, tuple[Estimate, str, str]]
-    pim: dict[str, PimCost]
-    share: float = 1.0
-
-    def chosen(self, name: str, device: str) -> Estimate:
-        """Cost of an op where it runs."""
-        return self.pim[name].estimate if device == PIM else self.xpu[name][0]
+from .layout import TOKENS, Layout, Part
+from .notes import energy, notes
 
 
 def simulate_hybrid(graph: OpGraph, system: HybridSystem, fidelity: str = "tile", place: str = "auto", requests: Any = None) -> Simulation:
@@ -55,8 +40,8 @@ def simulate_hybrid(graph: OpGraph, system: HybridSystem, fidelity: str = "tile"
     place
         See `presilicon.mapping.placement.RULES`.
     requests
-        Contexts of the requests in the order of their arrival, or an object with ``contexts``; None: those of the graph, all equal unless
-        `presilicon.workloads.ragged` gave each its own.
+        Contexts of the requests in the order of their arrival, or an object with ``contexts`` and, if their channels are known,
+        ``channels``; None: those of the graph, all equal unless `presilicon.workloads.ragged` gave each its own.
 
     Raises
     ------
@@ -64,20 +49,23 @@ def simulate_hybrid(graph: OpGraph, system: HybridSystem, fidelity: str = "tile"
         Another rule.
     WorkloadError
         Heads or features that the devices do not divide.
+    MappingError
+        Channels of requests that are not one for each, or that the memory does not have.
     """
     laid = lay_out(graph, system, fidelity, place, requests)
     whole, placement, played = laid.whole, laid.placement, laid.played
-    local, notes = whole.graph, _notes(laid, system)
+    local = whole.graph
     results = tuple(
-        OpResult(op, _of_all(whole.chosen(op.name, placement.device[op.name]), system.devices), _family(whole, op, placement),
-                 whole.xpu[op.name][2], 1, placement.device[op.name], placement.reason[op.name]) for op in local)
+        OpResult(op, _of_all(laid.chosen(op.name), system.devices), _family(whole, op, placement), whole.xpu[op.name][2], 1,
+                 placement.device[op.name], placement.reason[op.name]) for op in local)
+    told = [*notes(laid, system), *energy(results)]
     busy = max(played.busy_s.values(), default=0.0)
     ends = _interval(whole, placement)
     total = sum(whole.chosen(op.name, placement.device[op.name]).time_s * op.count for op in local) or 1.0
     return Simulation(
         graph=graph, system=system, fidelity=fidelity, runtime="", time_s=played.time_s, low_s=min(1.0, ends[0] / total) * played.time_s,
         high_s=max(1.0, ends[1] / total) * played.time_s, device_busy_s=max(busy, _any_busy(played)), host_busy_s=0.0, first_kernel_s=0.0,
-        results=tuple(results), spans=played.spans, memory=fit_memory(graph, system), notes=tuple(notes))
+        results=tuple(results), spans=played.spans, memory=fit_memory(graph, system), notes=tuple(told))
 
 
 def _of_all(estimate: Estimate, devices: int) -> Estimate:
@@ -89,26 +77,27 @@ def _of_all(estimate: Estimate, devices: int) -> Estimate:
         bytes_moved={name: devices * size for name, size in estimate.bytes_moved.items()})
 
 
-@dataclass(frozen=True)
-class Layout:
-    """A step in time: the whole batch's costs, where ops run, the (sub-)batches, what was played, and lengths of the requests."""
-
-    whole: Part
-    placement: Placement
-    parts: tuple[Part, ...]
-    played: Played
-    lengths: tuple[int, ...] | None
-
-
 def lay_out(graph: OpGraph, system: HybridSystem, fidelity: str = "tile", place: str = "auto", requests: Any = None) -> Layout:
     """Costs, placement and timeline of a step, as `simulate_hybrid` reports them; arguments and errors are its own."""
-    local = fuse(graph if system.devices == 1 or "parallel" in graph.meta else parallelise(graph, tp=system.devices))
-    local = _ordered(local)
+    local = _ordered(fuse(_share(graph, system)))
     lengths = _lengths(local, requests)
-    whole = _part(local, system, fidelity, lengths)
+    channels = _channels(requests, system, lengths)
+    whole = _part(local, system, fidelity, lengths, channels)
     placement = _placed(whole, system, place)
-    parts = _sub_batches(whole, system, fidelity, lengths, placement)
+    parts = _sub_batches(whole, system, fidelity, lengths, placement, channels)
     return Layout(whole, placement, tuple(parts), _play(parts, system, placement), None if lengths is None else tuple(lengths))
+
+
+def _share(graph: OpGraph, system: HybridSystem) -> OpGraph:
+    """What one device runs."""
+    if system.devices == 1 or "parallel" in graph.meta:
+        return graph
+    try:
+        return parallelise(graph, tp=system.devices)
+    except WorkloadError as error:
+        text = str(error).replace(f"--tp {system.devices}", f"{system.devices}")
+        raise WorkloadError(f"{system.name} shares every layer over its {system.devices} devices: {text}; "
+                            f"change their number with --set devices=1") from error
 
 
 def _interval(part: Part, placement: Placement) -> tuple[float, float]:
@@ -150,9 +139,27 @@ def _lengths(graph: OpGraph, requests: Any) -> list[int] | None:
     return [int(n) for n in np.random.default_rng(0).permutation(np.asarray(known)).tolist()]
 
 
-def _part(graph: OpGraph, system: HybridSystem, fidelity: str, lengths: Sequence[int] | None, share: float = 1.0) -> Part:
-    pim, _ = pim_costs(graph, system, lengths)
-    return Part(graph, xpu_costs(graph, system, fidelity, lengths), pim, share)
+def _channels(requests: Any, system: HybridSystem, lengths: Sequence[int] | None) -> list[int] | None:
+    """Channel of each request, where it is known."""
+    known = getattr(requests, "channels", None)
+    if known is None or lengths is None or system.pim is None:
+        return None
+    found, most = [int(channel) for channel in known], system.pim.channels
+    if len(found) != len(lengths) or not 0 <= min(found) <= max(found) < most:
+        raise MappingError(f"{system.name}: expected a channel from 0 to {most - 1} for each of {len(lengths)} requests, found "
+                           f"{len(found)} from {min(found, default=0)} to {max(found, default=0)}")
+    return found
+
+
+def _part(graph: OpGraph, system: HybridSystem, fidelity: str, lengths: Sequence[int] | None, channels: Sequence[int] | None,
+          share: float = 1.0) -> Part:
+    pim, _ = pim_costs(graph, system, lengths, channels)
+    fast, shares = xpu_costs(graph, system, fidelity, lengths), shares_of(system)
+    slow = fast
+    if shares is not None and isinstance(system.xpu, NpuSide):
+        less = replace(system.xpu, bandwidth_bytes_per_s=system.xpu.bandwidth_bytes_per_s * shares.kept)
+        slow = xpu_costs(graph, replace(system, xpu=less), fidelity, lengths)
+    return Part(graph, fast, pim, share, slow, shares)
 
 
 def _placed(part: Part, system: HybridSystem, rule: str) -> Placement:
@@ -161,10 +168,11 @@ def _placed(part: Part, system: HybridSystem, rule: str) -> Placement:
             return 0.0
         return system.link.time_s(size)
 
-    return place(part.graph, seconds(part.xpu, part.pim), transfer, rule)
+    return place(part.graph, seconds(part.xpu, part.pim), transfer, rule, room_of(part.graph, system))
 
 
-def _sub_batches(whole: Part, system: HybridSystem, fidelity: str, lengths: Sequence[int] | None, placement: Placement) -> list[Part]:
+def _sub_batches(whole: Part, system: HybridSystem, fidelity: str, lengths: Sequence[int] | None, placement: Placement,
+                 channels: Sequence[int] | None) -> list[Part]:
     """The batch as one part, or as two where the plan says so and units attend."""
     plan = system.plan
     batch = len(lengths) if lengths is not None else 1
@@ -173,24 +181,24 @@ def _sub_batches(whole: Part, system: HybridSystem, fidelity: str, lengths: Sequ
         return [whole]
     cost = next(c for c in whole.pim.values() if c.requests is not None)
     assert cost.requests is not None
-    first, second = halves(pack(cost.requests.cycles, system.pim.channels, plan.packing))
+    single = cost.requests.items == 1
+    packing = (packed(cost.requests.cycles, channels, system.pim.channels) if single and channels is not None
+               else pack(cost.requests.cycles, system.pim.channels, plan.packing))
+    first, second = halves(packing)
     parts = []
     for chosen in (first, second):
         own = [lengths[i] for i in chosen.tolist()]
         share = Fraction(len(own), batch)
         ops = [_fewer(op, share) for op in whole.graph]
         edges = [(u, v, d["tensor"]) for u, v, d in whole.graph.nx.edges(data=True)]
-        parts.append(_part(OpGraph(whole.graph.name, ops, edges, meta=whole.graph.meta), system, fidelity, own, float(share)))
+        parts.append(_part(OpGraph(whole.graph.name, ops, edges, meta=whole.graph.meta), system, fidelity, own,
+                           packing.channel[chosen].tolist() if single else None, float(share)))  # a cache stays in its channel
     return parts
-
-
-#: Dimension that counts tokens or requests, by kind of op.
-_TOKENS = {"matmul": "m", "attention": "b", "norm": "r", "elementwise": "n", "copy": "n", "gather": "n", "collective": "n", "softmax": "r"}
 
 
 def _fewer(op: Op, share: Fraction) -> Op:
     """The op on a share of the tokens."""
-    name = _TOKENS.get(op.kind)
+    name = TOKENS.get(op.kind)
     if name is None or op.dims.get(name, 1) < 2:
         return op
     real = Fraction(max(1, round(op.dims[name] * share)), op.dims[name])
@@ -274,7 +282,7 @@ def _append(tasks: list[Task], part: Part, system: HybridSystem, placement: Plac
             continue
         fetch_s, fetch_bytes, run_s = _fetched(op, system, device, estimate)
         tasks.append(Task(label, op.name, device, run_s / pieces, after, True, fetch_s / pieces, fetch_bytes / pieces,
-                          estimate.time_s / pieces))
+                          estimate.time_s / pieces, _beside(part, op, device)))
         done.append(len(tasks) - 1)
     return tuple(done)
 
@@ -303,6 +311,16 @@ def _fetched(op: Op, system: HybridSystem, device: str, estimate: Estimate) -> t
     return size / rate, size, max(estimate.busy_s["matrix"], estimate.busy_s["vector"], rest)
 
 
+def _beside(part: Part, op: Op, device: str) -> float:
+    """Time of an op while the other of processor and units uses the memory as well, over that by itself."""
+    if part.shares is None:
+        return 1.0
+    if device == PIM:
+        return part.shares.units
+    alone = part.xpu[op.name][0].time_s
+    return part.slow[op.name][0].time_s / alone if alone else 1.0
+
+
 def _device(lane: str) -> str:
     return PIM if lane == PIM else XPU
 
@@ -316,63 +334,3 @@ def _any_busy(played: Played) -> float:
             total += stop - start
             end = stop
     return total
-
-
-def _notes(laid: Layout, system: HybridSystem) -> list[str]:
-    whole, parts, placement, played, lengths = laid.whole, laid.parts, laid.placement, laid.played, laid.lengths
-    lines = []
-    if system.devices > 1:
-        lines.append(f"{system.devices} devices, each with its share of every layer (tensor parallel); times and lanes are those of one")
-    lines += pim_costs(whole.graph, system, lengths)[1]
-    on_pim = [op for op in whole.graph if placement.device[op.name] == PIM]
-    lines.append(f"placed on the units: {', '.join(op.name for op in on_pim) or 'nothing'}"
-                 + ("" if placement.exhausted else " (search not exhausted)"))
-    if len(parts) > 1:
-        lines.append(f"two sub-batches of {' and '.join(str(round(p.share * len(lengths or ()))) for p in parts)} requests interleave")
-    busy = ", ".join(f"{lane} {100 * s / played.time_s:.1f} %" for lane, s in sorted(played.busy_s.items())) if played.time_s else ""
-    lines.append(f"busy: {busy}")
-    waits = sorted(((s, lane, other) for (lane, other), s in played.waited_s.items() if s > 0), reverse=True)
-    lines.append("waited: " + (", ".join(f"{lane} for {other} {format_si(s, 's', 3)}" for s, lane, other in waits) or "nobody"))
-    for op in on_pim:
-        packing = whole.pim[op.name].packing
-        if packing is not None and system.pim is not None:
-            cycle_s = system.pim.device.cycle_s
-            lines.append(
-                f"{op.name}: {len(packing.load)} channels, busiest {format_si(packing.busiest * cycle_s, 's', 3)}, mean "
-                f"{format_si(float(packing.load.mean()) * cycle_s, 's', 3)}, least "
-                f"{format_si(float(packing.load.min()) * cycle_s, 's', 3)} ({100 * packing.balance:.1f} % balanced, {system.plan.packing})")
-    return lines + _crossovers(whole, system, lengths)
-
-
-def _crossovers(part: Part, system: HybridSystem, lengths: Sequence[int] | None) -> list[str]:
-    """Batch from which the processor is as fast as the units, for attention and for the largest product with weights."""
-    lines = []
-    attention = next((op for op in part.graph if is_decode_attention(op) and op.name in part.pim), None)
-    products = [op for op in part.graph if is_linear(op) and op.name in part.pim]
-    linear = max(products, key=lambda op: op.operand_bytes("weight"), default=None)
-    for op, what in ((attention, "attention"), (linear, "products with weights")):
-        if op is None:
-            continue
-        dim = _TOKENS[op.kind]
-        mean = round(sum(lengths) / len(lengths)) if lengths else 1
-
-        def at(batch: int, op: Op = op, dim: str = dim, mean: int = mean) -> tuple[float, float]:
-            share = Fraction(batch, op.dims[dim])
-            one = scaled(op, {dim: share}, {o.name: share for o in op.operands if o.role != "weight"})
-            if op.kind == "attention":
-                one = replace(one, dims={**one.dims, "s": mean})
-            alone = OpGraph("crossover", [one])
-            contexts = [mean] * batch if op.kind == "attention" else None
-            link = 0.0
-            if system.link is not None:
-                link = system.link.time_s(one.operand_bytes("input")) + system.link.time_s(one.bytes_written)
-            pim = pim_costs(alone, system, contexts)[0][one.name].estimate.time_s + link
-            return pim, xpu_costs(alone, system, "analytic", contexts)[one.name][0].time_s
-
-        below, least = crossover(lambda batch: at(batch)[0], lambda batch: at(batch)[1], _MOST)
-        if least is None:
-            lines.append(f"{what}: the units {'pay' if below else 'do not pay'} at any batch up to {_MOST}")
-        else:
-            lines.append(f"{what}: the units pay {'below' if below else 'from'} a batch of {least}{'' if below else ' on'}")
-    return lines
-

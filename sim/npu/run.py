@@ -10,7 +10,8 @@ from ...arch.npu import NpuSystem
 from ...mapping.npu import build
 from ...mapping.npu.compile import Compiled, compile_groups
 from ...mapping.npu.group import Schedule, schedule
-from ...mapping.npu.segment import Segment, closed_form_s
+from ...mapping.npu.pipeline import pipeline_s, uncontended_s
+from ...mapping.npu.segment import Segment
 from ...units import format_si
 from ...workloads.graph import OpGraph
 from ..result import OpResult, Simulation, Span, fit_memory
@@ -39,7 +40,7 @@ def simulate_npu(graph: OpGraph, system: NpuSystem, fidelity: str = "tile") -> S
     scheduled = schedule(graph, system)
     compiled = compile_groups(scheduled, system)
     if fidelity == "analytic":
-        times = [sum(closed_form_s(s, system) for s in c.segments) + system.launch_s for c in compiled]
+        times = [sum(pipeline_s(s, system) for s in c.segments) + system.launch_s for c in compiled]
         spans = _line_up(compiled, times)
     else:
         times, spans = _played(compiled, system)
@@ -62,7 +63,7 @@ def simulate_npu(graph: OpGraph, system: NpuSystem, fidelity: str = "tile") -> S
         results=tuple(results),
         spans=spans,
         memory=fit_memory(graph, system),
-        notes=_notes(graph, compiled, scheduled, system),
+        notes=(*_notes(graph, compiled, scheduled, system), _gap(compiled, total, system)),
     )
 
 
@@ -153,6 +154,22 @@ def _moved(c: Compiled, system: NpuSystem) -> dict[str, float]:
 def _reason(c: Compiled) -> str:
     plans = [p for p in c.plans if p.resident]
     return "; ".join(f"{', '.join(sorted(p.resident))} on chip" for p in plans)
+
+
+def _gap(compiled: Sequence[Compiled], total_s: float, system: NpuSystem) -> str:
+    """What the simulated time holds that the loop nests' own latencies do not: waiting at shared ports, and what groups overlap."""
+    alone = free = 0.0
+    for c in compiled:
+        runs = c.group.lead.count
+        alone += runs * (sum(pipeline_s(s, system) for s in c.segments) + system.launch_s)
+        free += runs * (sum(uncontended_s(s, system) for s in c.segments) + system.launch_s)
+    shared = f"{format_si(alone, 's')} with shared ports ({_percent(alone, free)})"
+    here = f"{format_si(total_s, 's')} here ({_percent(total_s, alone)})"
+    return f"loop nests one after the other: {format_si(free, 's')} if no transfer slowed another down, {shared}; {here}"
+
+
+def _percent(value: float, base: float) -> str:
+    return f"{100 * (value / base - 1):+.1f} %" if base else "+0.0 %"
 
 
 def _notes(graph: OpGraph, compiled: Sequence[Compiled], scheduled: Schedule, system: NpuSystem) -> tuple[str, ...]:

@@ -6,21 +6,18 @@ grid is larger than what the routing needs, split work. One warp of every CTA is
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial, reduce
 
 import numpy as np
 
-from ...errors import KernelError
 from ...mapping.triton import CompiledKernel, Evaluation, Launch, evaluate, take_apart
-from ...mapping.triton.assumptions import Chooser
 from ...mapping.triton.execute import Execution
-from ...mapping.triton.parameters import parameters_of
+from .warps import followed_warps, one_warp
 
-#: CTAs that are followed at most (of a larger grid an even sample), and lanes at once.
-_CTAS, _LANES = 16_384, 1 << 16
+#: CTAs that are followed at most (of a larger grid an even sample).
+_CTAS = 16_384
 
 
 def program_ids(launch: Launch, numbers: Sequence[int] | np.ndarray) -> np.ndarray:
@@ -60,21 +57,17 @@ class Classes:
 
 def paths(compiled: CompiledKernel, launch: Launch, ids: np.ndarray) -> np.ndarray:
     """int64 of shape (CTAs, segments): how often the first warp of each CTA goes through each segment of the program."""
-    whole = take_apart(compiled, addresses=False)
-    program = replace(whole, compiled=replace(compiled, num_warps=1)) if compiled.num_warps > 1 else whole
-    bank, _ = parameters_of(compiled, launch)
+    program = one_warp(compiled, addresses=False)
     count = len(program.segments)
     found = np.zeros((len(ids), count), dtype=np.int64)
-    at_once = max(1, _LANES // program.threads)
     warps = program.threads // 32
-    for start in range(0, len(ids), at_once):
-        part = ids[start:start + at_once]
-        run = Execution(program, bank, part, buffers=launch.buffers, chooser=Chooser(program, None), trace=True)
-        with contextlib.suppress(KernelError):  # one warp alone may wait for others for ever: what it did so far is its way
-            run.run()
+    for start, run in followed_warps(program, launch, ids, partial(Execution, trace=True, close=True)):
         assert run.trace is not None
         times = np.zeros((len(run.lane_sets), count), dtype=np.int64)
-        np.add.at(times, (np.array(run.trace.lanes, dtype=np.int64), np.array(run.trace.segments, dtype=np.int64)), 1)
+        again = np.ones(len(run.trace.segments), dtype=np.int64)
+        for repeat in run.trace.repeats:
+            again[repeat.first:repeat.end] += repeat.times
+        np.add.at(times, (np.array(run.trace.lanes, dtype=np.int64), np.array(run.trace.segments, dtype=np.int64)), again)
         for number in np.flatnonzero(times.any(axis=1)).tolist():
             ctas = run.lane_sets[number].warps[run.lane_sets[number].warps % warps == 0] // warps
             found[start + ctas] += times[number]
@@ -155,15 +148,25 @@ def sample(classes: Classes) -> Samples:
     return Samples(tuple(int(c) for c in chosen), weights)
 
 
-def grid_of(compiled: CompiledKernel, launch: Launch, classes: Classes) -> Evaluation:
-    """Counts of the whole grid from one CTA of each class, as `evaluate_grid` has them from every CTA; bulk copies are left out."""
-    total: Evaluation | None = None
-    for count in np.unique(classes.count).tolist():
-        ids = program_ids(launch, classes.representative[classes.count == count])
-        part = replace(evaluate(compiled, launch, ids, addresses=False), bulks=()).scaled(count)
-        total = part if total is None else _sum(total, part)
-    assert total is not None
-    return total
+#: Assumptions that concern memory alone.
+_OF_MEMORY = ("address", "mask", "box")
+
+
+def grid_of(compiled: CompiledKernel, launch: Launch, classes: Classes, samples: Samples, runs: Sequence[Evaluation]) -> Evaluation:
+    """Counts of the whole grid from one CTA of each class, as `evaluate_grid` has them from every CTA; bulk copies are left out.
+
+    Parameters
+    ----------
+    runs
+        The CTAs that stand for the classes of `samples`.
+    """
+    parts = [replace(run, bulks=(), assumptions=tuple(a for a in run.assumptions if a.kind not in _OF_MEMORY)).scaled(
+        int(classes.count[number])) for number, run in zip(samples.classes, runs, strict=True)]
+    others = np.setdiff1d(np.arange(len(classes)), samples.classes)
+    for count in np.unique(classes.count[others]).tolist():
+        ids = program_ids(launch, classes.representative[others[classes.count[others] == count]])
+        parts.append(replace(evaluate(compiled, launch, ids, addresses=False, close=True), bulks=()).scaled(count))
+    return reduce(_sum, parts)
 
 
 def _sum(one: Evaluation, other: Evaluation) -> Evaluation:

@@ -116,7 +116,7 @@ def run_sm(code, access, stream_start, stream_length,  # type: ignore[no-untyped
     fetch_interval, cta_launch = numbers[9], int(numbers[10])
     async_launch, bulk_latency, mbarrier_latency, wgmma_latency = numbers[11], numbers[12], int(numbers[13]), int(numbers[14])
     fetch_latency, wgmma_depth = numbers[15], numbers[16]
-    tensor_ahead, bank_buffer = numbers[17], numbers[18]
+    tensor_ahead, bank_buffer, dram_access = numbers[17], numbers[18], numbers[19]
 
     position = np.zeros(total_warps, np.int64)
     end = np.zeros(total_warps, np.int64)
@@ -402,10 +402,12 @@ def run_sm(code, access, stream_start, stream_length,  # type: ignore[no-untyped
                     l2_total += moved
                     far = dram_bytes[phase, row]
                     if far > 0.0:
-                        dram_free = max(dram_free, turn) + far / (dram_rate * share)
+                        # short rows take as long as the activation of theirs
+                        takes = far * max(1.0, dram_access * tags[row] / moved) / (dram_rate * share)
+                        dram_free = max(dram_free, turn) + takes
                         dram_total += far
                         come = max(come, dram_free)
-                        busy[DRAM] += far / (dram_rate * share)
+                        busy[DRAM] += takes
                     busy[L2] += slice_bytes[phase, row] / (l2_rate * share)
                 done = np.int64(np.ceil(come + load_latency[phase, row]))
                 if kd == ASYNC_COPY:

@@ -133,7 +133,8 @@ def parameters(kernel: Kernel) -> np.ndarray:
     port = max(t.sm_port, l2)
     return np.array([t.lsu_interval, t.address_interval, t.memory_queue, l2, dram, port, t.operand_read, t.barrier_latency,
                      t.branch_bubble, t.fetch_interval, t.cta_launch, t.async_launch, t.tma_latency, t.mbarrier_latency, t.wgmma_latency,
-                     kernel.system.gpu.l2.latency_clk, t.wgmma_depth, t.tensor_ahead, t.bank_buffer])
+                     kernel.system.gpu.l2.latency_clk, t.wgmma_depth, t.tensor_ahead, t.bank_buffer,
+                     t.dram_access])
 
 
 @dataclass(frozen=True)
@@ -328,5 +329,5 @@ def _scaled(run: SmRun, factor: float) -> dict[str, Any]:
 
 def follow(compiled: CompiledKernel, launch: Launch, classes: Classes, samples: Samples) -> tuple[Evaluation, ...]:
     """Traces of the CTAs that stand for the sampled classes."""
-    return tuple(evaluate(compiled, launch, program_ids(launch, [int(classes.representative[number])]), trace=True)
+    return tuple(evaluate(compiled, launch, program_ids(launch, [int(classes.representative[number])]), trace=True, close=True)
                  for number in samples.classes)

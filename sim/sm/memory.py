@@ -7,31 +7,24 @@ repeat, and its first address at each load names the stream of bytes that the CT
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from ...errors import KernelError
-from ...mapping.triton import CompiledKernel, Evaluation, Launch, Program, take_apart
+from ...mapping.triton import CompiledKernel, Evaluation, Launch
 from ...mapping.triton.access import SECTOR_BYTES
-from ...mapping.triton.assumptions import Chooser
 from ...mapping.triton.execute import Execution
-from ...mapping.triton.group import Group
-from ...mapping.triton.parameters import parameters_of
+from ...mapping.triton.group import Group, Lanes, WholeWarpError
 from ...mapping.triton.values import Unknown, Value, settled
 from .classes import program_ids
+from .warps import EnoughError, followed_warps, one_warp
 
-#: Segments that are followed at most, and lanes at once.
-_STEPS, _LANES = 240, 1 << 16
+#: Segments that are followed at most.
+_STEPS = 240
 #: Executions of one instruction after which its loop is known.
 _REPEATS = 3
-
-
-class _EnoughError(Exception):
-    """The addresses wanted are known."""
 
 
 class _Peek(Execution):
@@ -42,16 +35,24 @@ class _Peek(Execution):
         self.first: dict[int, np.ndarray] = {}
         self.times: dict[int, int] = {}
 
+    def _on(self, guard: Value, at: np.ndarray, lanes: Lanes) -> np.ndarray:
+        """Which warps have an active lane, `at`; of sampled lanes the first is the one that counts."""
+        if type(guard) is not np.ndarray:
+            return np.ones(len(at), dtype=bool)
+        if self.sampled and (at != lanes.starts).any():
+            raise WholeWarpError
+        return guard[at]
+
     def _note(self, index: int, group: Group, guard: Value, address: Value) -> None:
         self.times[index] = self.times.get(index, 0) + 1
         if self.steps > _STEPS or (self.times[index] > _REPEATS and self.steps > len(self.segments)):
-            raise _EnoughError
+            raise EnoughError
         guard, address = settled(guard), settled(address, settled(guard))
         if type(address) is Unknown or type(guard) is Unknown or guard is False:
             return
         lanes = group.lanes
         at = lanes.first(guard if type(guard) is np.ndarray else None)
-        on = guard[at] if type(guard) is np.ndarray else np.ones(len(at), dtype=bool)
+        on = self._on(guard, at, lanes)
         many = address[at] if type(address) is np.ndarray else np.full(len(at), address, dtype=np.uint64)
         kept = self.first.setdefault(index, np.full(len(self.program_ids), -1, dtype=np.int64))
         ctas = lanes.ids[at] // self.threads
@@ -90,30 +91,17 @@ class _Walk(_Peek):
             return
         lanes = group.lanes
         at = lanes.first(guard if type(guard) is np.ndarray else None)
-        on = guard[at] if type(guard) is np.ndarray else np.ones(len(at), dtype=bool)
+        on = self._on(guard, at, lanes)
         many = address[at].astype(np.int64) if type(address) is np.ndarray else np.full(len(at), address, dtype=np.int64)
         self.touches.append((index, (lanes.ids[at] // self.threads)[on], many[on]))
 
 
-def _one_warp(compiled: CompiledKernel) -> Program:
-    """The program of a kernel as if each CTA had one warp."""
-    whole = take_apart(compiled)
-    return replace(whole, compiled=replace(compiled, num_warps=1)) if compiled.target < 90 or compiled.num_warps > 1 else whole
-
-
 def first_addresses(compiled: CompiledKernel, launch: Launch, ids: np.ndarray) -> dict[int, np.ndarray]:
     """First address of warp 0 at each access to global memory, by instruction: int64 of shape (len(ids),), -1 where not known."""
-    program = _one_warp(compiled)
-    bank, _ = parameters_of(compiled, launch)
     found: dict[int, np.ndarray] = {}
-    at_once = max(1, _LANES // program.threads)
-    for start in range(0, len(ids), at_once):
-        part = ids[start:start + at_once]
-        peek = _Peek(program, bank, part, buffers=launch.buffers, chooser=Chooser(program, None))
-        with contextlib.suppress(_EnoughError, KernelError):
-            peek.run()
+    for start, peek in followed_warps(one_warp(compiled, addresses="global"), launch, ids, _Peek):
         for index, addresses in peek.first.items():
-            found.setdefault(index, np.full(len(ids), -1, dtype=np.int64))[start:start + at_once] = addresses
+            found.setdefault(index, np.full(len(ids), -1, dtype=np.int64))[start:start + len(addresses)] = addresses
     return found
 
 
@@ -234,7 +222,7 @@ def sharing_of_walks(compiled: CompiledKernel, launch: Launch, runs: Sequence[Ev
     picked = sorted({int(np.searchsorted(done, share * done[-1] * (1.0 - 1e-9), side="right")) for share in _WALKED})
     numbers = [np.arange(w * together, min(programs, (w + 1) * together)) for w in picked]
     each, loads = _bytes_each(runs)
-    walks = [_walk(compiled, launch, program_ids(launch, chunk), loads) for chunk in numbers]
+    walks = _walks(compiled, launch, numbers, loads)
     dram, missing, slices = np.ones((3, count)), np.ones((3, count)), np.ones((3, count))
     distinct, inverse = np.unique(np.concatenate([walk[2] for walk in walks]), return_inverse=True)
     last = np.full(len(distinct), -1e30)
@@ -289,22 +277,21 @@ def sharing_of_walks(compiled: CompiledKernel, launch: Launch, runs: Sequence[Ev
     return _within_buffers(Sharing(dram, missing, slices), launch, walked, loads, mean_bytes, programs, waves, capacity_bytes, warm)
 
 
-def _walk(compiled: CompiledKernel, launch: Launch, ids: np.ndarray, loads: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Instruction, CTA and sector (of bulk copies: box) of every access of warp 0 by `loads`, each CTA's in order."""
-    program = _one_warp(compiled)
-    bank, _ = parameters_of(compiled, launch)
-    at_once = max(1, _LANES // program.threads)
-    wanted = frozenset(loads)
+def _walks(compiled: CompiledKernel, launch: Launch, waves: Sequence[np.ndarray],
+           loads: Sequence[int]) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """By wave: instruction, CTA and sector (of bulk copies: box) of every access of warp 0 by `loads`, each CTA's in order."""
+    program, wanted = one_warp(compiled, addresses="global"), frozenset(loads)
     parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = [(np.zeros(0, np.int64),) * 3]
-    for start in range(0, len(ids), at_once):
-        walk = _Walk(program, bank, ids[start:start + at_once], buffers=launch.buffers, chooser=Chooser(program, None))
-        with contextlib.suppress(KernelError):
-            walk.run()
+    for start, walk in followed_warps(program, launch, program_ids(launch, np.concatenate(waves)), _Walk):
         for index, ctas, addresses in walk.touches:
             if index in wanted:
                 key = addresses // SECTOR_BYTES if index in program.memory_ops else addresses
                 parts.append((np.full(len(ctas), index, np.int64), start + ctas, key))
-    return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts]), np.concatenate([p[2] for p in parts])
+    whole = [np.concatenate([part[n] for part in parts]) for n in range(3)]
+    edges = np.cumsum([0, *map(len, waves)])
+    wave = np.searchsorted(edges, whole[1], side="right") - 1
+    picks = [np.flatnonzero(wave == n) for n in range(len(waves))]
+    return [(whole[0][at], whole[1][at] - edges[n], whole[2][at]) for n, at in enumerate(picks)]
 
 
 def _bytes_each(runs: Sequence[Evaluation]) -> tuple[np.ndarray, list[int]]:

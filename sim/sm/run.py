@@ -80,8 +80,8 @@ def prepare(compiled: CompiledKernel, launch: Launch, system: System, occupancy:
     plan = schedule(launch.programs, sms, occupancy.ctas)
     classes = cta_classes(compiled, launch)
     samples = sample(classes)
-    grid = grid_of(compiled, launch, classes)
     runs = follow(compiled, launch, classes, samples)
+    grid = grid_of(compiled, launch, classes, samples, runs)
     capacity = system.calibration["memory.l2_residency"] * system.gpu.l2.size_bytes
     together, merge = sms * occupancy.ctas, int(timing.merged_sms)
     if len(classes) == 1:

@@ -162,11 +162,13 @@ class Followed:
     rows
         Costs of its accesses.
     steps, instructions, numbers
-        int64: step, instruction and row of each access.
+        int64: step, instruction and row of each access, by rising step.
     events
         Step, instruction, issuing warps and row of what touches mbarriers.
     period
-        The longest run of equal stretches, if there is one.
+        The longest run of equal stretches, if there is one; its steps count in `order`.
+    order
+        int64: steps as they are executed, those that the trace leaves out repeated.
     """
 
     run: Evaluation
@@ -176,6 +178,7 @@ class Followed:
     numbers: np.ndarray
     events: list[tuple[int, int, tuple[int, ...], int]]
     period: Period | None
+    order: np.ndarray
 
 
 def follow_streams(run: Evaluation, *, l1_bytes: float) -> Followed:
@@ -189,14 +192,17 @@ def follow_streams(run: Evaluation, *, l1_bytes: float) -> Followed:
     rows = Rows()
     steps, instructions, numbers = _accesses(run, rows, l1_bytes)
     events = _events(run, rows)
-    period = find_period(step_keys(run, numbers, steps))
+    assert run.trace is not None
+    order = run.trace.order()
+    period = find_period(step_keys(run, numbers, steps)[order])
     if events and period is not None:  # what is cut must leave every mbarrier as it found it
         of_events = np.array([(row, step) for step, _, _, row in events], dtype=np.int64)
-        keys = step_keys(run, np.concatenate([numbers, of_events[:, 0]]), np.concatenate([steps, of_events[:, 1]]))
+        keys = step_keys(run, np.concatenate([numbers, of_events[:, 0]]), np.concatenate([steps, of_events[:, 1]]))[order]
         one, period = period, find_period(keys, at_least=_ROUNDS)
         if period is not None:
             period = replace(period, iterations=max(1, round(period.length / one.length)))
-    return Followed(run, rows, steps, instructions, numbers, events, period)
+    by_step = np.argsort(steps, kind="stable")
+    return Followed(run, rows, steps[by_step], instructions[by_step], numbers[by_step], events, period, order)
 
 
 def pack_cta(followed: Followed, keep: int | None = None) -> Cta:
@@ -211,15 +217,18 @@ def pack_cta(followed: Followed, keep: int | None = None) -> Cta:
     steps, instructions, numbers = followed.steps, followed.instructions, followed.numbers
     program, trace = run.program, run.trace
     assert trace is not None
-    segments, lanes = np.array(trace.segments, dtype=np.int64), np.array(trace.lanes, dtype=np.int64)
-    chosen = np.ones(len(segments), dtype=bool)
+    chosen = followed.order
     if period is not None and keep is not None and keep < period.times:
-        chosen[period.first + keep * period.length:period.first + period.times * period.length] = False
+        left_out = slice(period.first + keep * period.length, period.first + period.times * period.length)
+        chosen = np.delete(chosen, left_out)
+    segments = np.array(trace.segments, dtype=np.int64)[chosen]
+    lanes = np.array(trace.lanes, dtype=np.int64)[chosen]
+    begins = np.searchsorted(steps, np.arange(len(trace.segments) + 1))
     warps = program.threads // WARP
     member = np.zeros((len(run.lane_sets), warps), dtype=bool)
     for number, found in enumerate(run.lane_sets):
         member[number, found.warps] = True
-    used = np.unique(lanes)
+    used = np.unique(np.array(trace.lanes, dtype=np.int64))
     issuers = np.zeros((len({e[1] for e in events}), warps), dtype=np.int64)
     order = {index: n for n, index in enumerate(sorted({e[1] for e in events}))}
     for _, index, who, _ in events:
@@ -233,19 +242,23 @@ def pack_cta(followed: Followed, keep: int | None = None) -> Cta:
         mine = np.zeros(len(run.lane_sets), dtype=bool)
         mine[used] = columns[:len(used), role] > 0
         warp = int(np.flatnonzero(roles == role)[0])
-        here = np.flatnonzero(mine[lanes] & chosen)
+        here = np.flatnonzero(mine[lanes])
         lengths = sizes[segments[here]]
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         stream = np.arange(offsets[-1]) - np.repeat(offsets[:-1] - first[segments[here]], lengths)
-        place = np.full(len(segments), -1, dtype=np.int64)
-        place[here] = offsets[:-1]
         entry = np.full(len(stream), -1, dtype=np.int32)
-        if len(steps):
-            on = place[steps] >= 0
-            entry[place[steps[on]] + instructions[on] - first[segments[steps[on]]]] = numbers[on]
-        for step, index, who, row in events:
-            if warp in who and place[step] >= 0:
-                entry[place[step] + index - first[segments[step]]] = row
+        at = chosen[here]
+        each = begins[at + 1] - begins[at]
+        owner = np.repeat(np.arange(len(here)), each)
+        which = np.arange(len(owner)) - np.repeat(np.cumsum(each) - each - begins[at], each)
+        entry[offsets[owner] + instructions[which] - first[segments[here[owner]]]] = numbers[which]
+        if events:
+            by_step = np.argsort(at, kind="stable")
+            low, high = (np.searchsorted(at[by_step], [e[0] for e in events], side=side).tolist() for side in ("left", "right"))
+            for n, (_, index, who, row) in enumerate(events):
+                if warp in who and low[n] < high[n]:
+                    places = by_step[low[n]:high[n]]
+                    entry[offsets[places] + index - first[segments[here[places]]]] = row
         code.append(stream.astype(np.int32))
         access.append(entry)
     return Cta(tuple(int(r) for r in roles), tuple(code), tuple(access))

@@ -23,12 +23,15 @@ if TYPE_CHECKING:
     from .explore.search import explore as explore_designs
     from .explore.sensitivity import sensitivity
     from .explore.sweep import sweep
+    from .iso import equalise
     from .kernel_api import KernelReport, capture_launches, predict_kernel
     from .kernel_tune import tune
     from .mapping.nest.api import map_any as map
+    from .predicting import predict
     from .report import Report
     from .workloads import Op, OpGraph, parallelise
     from .workloads.quantise import quantise
+    from .workloads.sparsify import sparsify
 
 __version__ = "0.1.0"
 
@@ -38,6 +41,8 @@ _WHERE = {
     "load_graph": ("api", "load_graph"),
     "simulate": ("api", "simulate"),
     "compare": ("api", "compare"),
+    "equalise": ("iso", "equalise"),
+    "predict": ("predicting", "predict"),
     "predict_table": ("api", "predict_table"),
     "calibrate": ("api", "calibrate"),
     "Report": ("report", "Report"),
@@ -58,6 +63,7 @@ _WHERE = {
     "Op": ("workloads", "Op"),
     "OpGraph": ("workloads", "OpGraph"),
     "quantise": ("workloads.quantise", "quantise"),
+    "sparsify": ("workloads.sparsify", "sparsify"),
     "parallelise": ("workloads.parallel", "parallelise"),
     "PresiliconError": ("errors", "PresiliconError"),
     "map": ("mapping.nest.api", "map_any"),
@@ -74,6 +80,7 @@ __all__ = [
     "calibrate",
     "capture_launches",
     "compare",
+    "equalise",
     "explore_designs",
     "knobs",
     "load_graph",
@@ -83,11 +90,13 @@ __all__ = [
     "parallelise",
     "pareto_front",
     "plot",
+    "predict",
     "predict_kernel",
     "predict_table",
     "quantise",
     "sensitivity",
     "simulate",
+    "sparsify",
     "sweep",
     "trace",
     "trace_model",

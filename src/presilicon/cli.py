@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
 
 import typer
 
@@ -68,6 +68,10 @@ class FidelityName(StrEnum):
     TILE = "tile"
 
 
+#: Closed sets that options take, as their help lists them; the modules that own them are too heavy to import for it.
+_SCHEMES: Final = ("w4a16", "w4a16_zero", "w8a16", "w8a8", "int8", "fp8", "fp8_block", "mxfp8", "mxfp4", "nvfp4", "w4a16_mxfp4")
+_KINDS: Final = "gemm, attention-prefill, attention-decode, encoder-attention, mla-prefill, mla-decode, moe, scan, collective"
+
 Model = Annotated[
     str,
     typer.Argument(
@@ -76,12 +80,16 @@ Model = Annotated[
 ]
 PhaseOption = Annotated[Phase, typer.Option(help="What one step does.")]
 Batch = Annotated[int, typer.Option(help="Sequences in the batch.", min=1)]
-Seq = Annotated[int, typer.Option(help="Tokens a sequence takes in (prefill, train).", min=1)]
-Context = Annotated[int, typer.Option(help="Tokens already in the KV cache (decode).", min=1)]
-Dtype = Annotated[str, typer.Option(help="Number format of weights and activations.")]
+Seq = Annotated[
+    int | None, typer.Option(help="Tokens a sequence takes in (prefill, train); else 2048, or the positions of the model if fewer.", min=1)
+]
+Context = Annotated[
+    int | None, typer.Option(help="Tokens already in the KV cache (decode); else 4096, or the positions of the model if fewer.", min=1)
+]
+Dtype = Annotated[str, typer.Option(help="Number format of weights and activations: bfloat16 or bf16, float16 or fp16, float32 or fp32.")]
 Attention = Annotated[AttentionName, typer.Option(help="sdpa or eager: as PyTorch runs it; flash: one kernel, as serving engines run it.")]
 Scans = Annotated[ScanName, typer.Option(help="State-space layers: torch code as written, or fused kernels as serving engines run them.")]
-Quant = Annotated[str | None, typer.Option(help="Formats of the linear layers: w4a16, w8a8, fp8, fp8_block, nvfp4 ...")]
+Quant = Annotated[str | None, typer.Option(help=f"Formats of the linear layers: {', '.join(_SCHEMES)}.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Fail if an op has no formula.")]
 SystemOption = Annotated[str, typer.Option("--system", help="Name (see `presilicon systems`) or path of a device file.")]
 RuntimeOption = Annotated[
@@ -121,7 +129,7 @@ def _traced(model: str, strict: bool, call: typer.Context, changes: Mapping[str,
 
         logging.disable(logging.CRITICAL)  # torch logs tracebacks of what the error then says in one line
         try:
-            return _quantised(trace_model(model, **options, strict=strict), call.params["quant"])
+            return cli_workload.reformatted(trace_model(model, **options, strict=strict), call.params)
         finally:
             logging.disable(logging.NOTSET)
     from .workloads.graph import OpGraph
@@ -131,15 +139,7 @@ def _traced(model: str, strict: bool, call: typer.Context, changes: Mapping[str,
         given = getattr(call.get_parameter_source(name), "name", "") == "COMMANDLINE"
         if given and graph.meta.get(name, value) != value:
             raise PresiliconError(f"{model}: traced with {name} {graph.meta[name]}; --{name} {value} cannot change a saved graph")
-    return _quantised(graph, call.params["quant"])
-
-
-def _quantised(graph: OpGraph, scheme: str | None) -> OpGraph:
-    if scheme is None:
-        return graph
-    from .workloads.quantise import quantise
-
-    return quantise(graph, scheme)
+    return cli_workload.reformatted(graph, call.params)
 
 
 @app.command()
@@ -149,12 +149,13 @@ def predict(
     system: Annotated[list[str], typer.Option("--system", help="Name or device file; repeat to compare.")],
     phase: PhaseOption = Phase.PREFILL,
     batch: Batch = 1,
-    seq: Seq = 2048,
-    context: Context = 4096,
+    seq: Seq = None,
+    context: Context = None,
     dtype: Dtype = "bfloat16",
     attention: Attention = AttentionName.SDPA,
     scans: Scans = ScanName.TORCH,
     quant: Quant = None,
+    sparsity: cli_workload.SparsityOption = None,
     tp: cli_workload.Tp = 1,
     pp: cli_workload.Pp = 1,
     dp: cli_workload.Dp = 1,
@@ -194,6 +195,35 @@ def predict(
         console.print(f"wrote {out}", highlight=False, markup=False)
 
 
+@app.command()
+def compare(
+    call: typer.Context,
+    model: Model,
+    first: Annotated[str, typer.Argument(metavar="A", help="System whose budget counts: a name or device file.")],
+    second: Annotated[str, typer.Argument(metavar="B", help="System whose PEs are scaled to that budget.")],
+    iso: Annotated[cli_npu.BudgetName, typer.Option("--iso", help="area: equal silicon; power: equal peak power.")],
+    phase: PhaseOption = Phase.PREFILL,
+    batch: Batch = 1,
+    seq: Seq = None,
+    context: Context = None,
+    dtype: Dtype = "bfloat16",
+    attention: Attention = AttentionName.SDPA,
+    scans: Scans = ScanName.TORCH,
+    quant: Quant = None,
+    sparsity: cli_workload.SparsityOption = None,
+    fidelity: FidelityOption = FidelityName.TILE,
+) -> None:
+    """Two systems at equal area or power: B with as many PEs as A's budget holds."""
+    from .api import simulate
+    from .arch import load
+    from .iso import equalise
+
+    found = equalise(load(second), load(first), iso.value)
+    graph = _traced(model, False, call)
+    systems = (load(first), load(second), found.system)
+    cli_npu.show_equal([simulate(graph, s, fidelity=fidelity.value) for s in systems], found)
+
+
 def _assignments(items: list[str] | None) -> dict[str, Any]:
     pairs = (_pair(item, "--set", "PATH=VALUE, such as gpu.sm.count=144") for item in items or ())
     return {path: _number_or_text(value) for path, value in pairs}
@@ -215,6 +245,7 @@ def _number_or_text(text: str) -> Any:
 
 def _write_outputs(report: Report, folder: Path) -> None:
     import json
+    import math
 
     from .plots import svg
 
@@ -222,7 +253,8 @@ def _write_outputs(report: Report, folder: Path) -> None:
     stem = "-".join(filter(None, (s.graph.name, s.graph.meta.get("phase", ""), s.system.name))).replace("/", "_")
     picture = svg(report.roofline())
     write_atomically(folder / f"{stem}.csv", report.to_frame().to_csv(index=False).encode())
-    write_atomically(folder / f"{stem}.json", (json.dumps(report.headline(), indent=1) + "\n").encode())
+    plain = {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in report.headline().items()}
+    write_atomically(folder / f"{stem}.json", (json.dumps(plain, indent=1) + "\n").encode())
     report.to_perfetto(folder / f"{stem}.perfetto.json")
     write_atomically(folder / f"{stem}.roofline.svg", picture)
 
@@ -234,12 +266,13 @@ def trace(
     out: Annotated[Path, typer.Option("-o", "--out", help="Graph file to write (.json or .json.gz).")],
     phase: PhaseOption = Phase.PREFILL,
     batch: Batch = 1,
-    seq: Seq = 2048,
-    context: Context = 4096,
+    seq: Seq = None,
+    context: Context = None,
     dtype: Dtype = "bfloat16",
     attention: Attention = AttentionName.SDPA,
     scans: Scans = ScanName.TORCH,
     quant: Quant = None,
+    sparsity: cli_workload.SparsityOption = None,
     tp: cli_workload.Tp = 1,
     pp: cli_workload.Pp = 1,
     dp: cli_workload.Dp = 1,
@@ -270,12 +303,13 @@ def sensitivity(
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Picture (.svg, .pdf, .png), or CSV of every number.")] = None,
     phase: PhaseOption = Phase.PREFILL,
     batch: Batch = 1,
-    seq: Seq = 2048,
-    context: Context = 4096,
+    seq: Seq = None,
+    context: Context = None,
     dtype: Dtype = "bfloat16",
     attention: Attention = AttentionName.SDPA,
     scans: Scans = ScanName.TORCH,
     quant: Quant = None,
+    sparsity: cli_workload.SparsityOption = None,
     fidelity: FidelityOption = FidelityName.ANALYTIC,
     runtime: RuntimeOption = RuntimeName.CUDAGRAPH,
 ) -> None:
@@ -341,7 +375,7 @@ def ops(
     system: SystemOption,
     kind: Annotated[
         str | None,
-        typer.Option(help="gemm, attention-prefill, attention-decode, moe, collective, encoder-attention ...; default: from the columns."),
+        typer.Option(help=f"{_KINDS}; default: from the columns."),
     ] = None,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="CSV to write: the input's columns and the prediction.")] = None,
     measured: Annotated[str | None, typer.Option(help="Column of measured seconds: print the error table.")] = None,
@@ -362,7 +396,7 @@ def calibrate(
     tables: Annotated[list[Path], typer.Argument(help="CSV op tables with measured seconds.")],
     system: SystemOption,
     out: Annotated[Path, typer.Option("-o", "--out", help="Device file to write.")],
-    kind: Annotated[str | None, typer.Option(help="Kind of all tables; default: from the columns of each.")] = None,
+    kind: Annotated[str | None, typer.Option(help=f"Kind of all tables: {_KINDS}; default: from the columns of each.")] = None,
     measured: Annotated[str, typer.Option(help="Column of measured seconds.")] = "latency_s",
     source: Annotated[str | None, typer.Option(help="What the tables were measured on; default: the files' names.")] = None,
     half: Annotated[
@@ -399,7 +433,7 @@ def validate(
     folder: Annotated[Path, typer.Argument(help="Folder of measured op tables, GPU.KIND.csv.")],
     protocol: Annotated[list[str] | None, typer.Option(help="shipped, held-out, transfer; repeatable; default: all.")] = None,
     system: Annotated[list[str] | None, typer.Option(help=("GPU=NAME: the device file of a GPU in the file names; repeatable."))] = None,
-    kind: Annotated[list[str] | None, typer.Option(help="Only tables of this kind; repeatable.")] = None,
+    kind: Annotated[list[str] | None, typer.Option(help=f"Only tables of this kind: {_KINDS}; repeatable.")] = None,
     seed: Annotated[int, typer.Option(help="Of the random half.")] = 0,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Markdown page to write.")] = None,
     intervals: Annotated[

@@ -34,6 +34,21 @@ class LatencyName(StrEnum):
     FILL_DRAIN = "fill-drain"
 
 
+class UnitLevel(StrEnum):
+    """Where AttAcc's units are."""
+
+    BANK = "bank"
+    BG = "bg"
+    BUFFER = "buffer"
+
+
+class PimFidelity(StrEnum):
+    """How closely a PIM kernel is modelled."""
+
+    ANALYTIC = "analytic"
+    CYCLE = "cycle"
+
+
 class CountingName(StrEnum):
     """Rules by which accesses are counted."""
 
@@ -43,7 +58,7 @@ class CountingName(StrEnum):
 
 def map_(
     op: Annotated[str | None, typer.Argument(help="An op, such as 'matmul m=1024 n=1024 k=1024 int8'.")] = None,
-    system: Annotated[str, typer.Option("--system", "--arch", help="Name or path of a hierarchy file.")] = "mapbench-16",
+    system: Annotated[str, typer.Option("--system", help="Name or path of a hierarchy file.")] = "mapbench-16",
     objective: Annotated[ObjectiveName, typer.Option(help="What is least.")] = ObjectiveName.EDP,
     cascade: Annotated[
         str | None, typer.Option(help="Einsums, such as 'S[m,p] = Q[m,e] K[p,e]; A[m,f] = S[m,p] V[p,f]; m=64 ...'.")
@@ -53,6 +68,9 @@ def map_(
     everything: Annotated[bool, typer.Option("--all", help="Every op of --graph, repeated shapes once.")] = False,
     fuse: Annotated[bool, typer.Option("--fuse/--no-fuse", help="Fuse the ops of a cascade where that is better.")] = True,
     dataflow: Annotated[str | None, typer.Option(help="os, ws or is.")] = None,
+    constraints: Annotated[
+        Path | None, typer.Option(help="A YAML file of what the mapping must obey: dataflow, spatial factors, order, tiles.")
+    ] = None,
     imperfect: Annotated[bool, typer.Option("--imperfect", help="Also factors in space that do not divide their dimension.")] = False,
     latency: Annotated[LatencyName | None, typer.Option(help="What of transfers and computation overlaps.")] = None,
     even: Annotated[bool, typer.Option("--even", help="All tiles of a memory at one depth; --to-timeloop implies it.")] = False,
@@ -64,7 +82,9 @@ def map_(
     picture: Annotated[Path | None, typer.Option(help="Draw the nest and the occupancy (SVG).")] = None,
 ) -> None:
     """The best mapping of one operator, a cascade or a whole graph onto a spatial accelerator, and whether it is proven."""
-    from .mapping.nest import Constraints, cascade_from_graph, map_cascade, map_op, op_from_text, pareto
+    from dataclasses import replace
+
+    from .mapping.nest import Constraints, cascade_from_graph, load_constraints, map_cascade, map_op, op_from_text, pareto
     from .units import format_si
     from .workloads.graph import OpGraph
 
@@ -75,15 +95,18 @@ def map_(
     for path in (to_timeloop, picture):
         if path is not None:
             check_writable(path)
-    console, limits = make_console(), Constraints(dataflow=dataflow, even=even or to_timeloop is not None)
+    console, limits = make_console(), Constraints() if constraints is None else load_constraints(constraints)
+    limits = replace(limits, dataflow=dataflow or limits.dataflow, even=limits.even or even or to_timeloop is not None)
     loaded = None if graph is None else OpGraph.load(graph)
     several = cascade is not None or (name is not None and "," in name)
-    if (several or everything) and (front or from_timeloop is not None or to_timeloop is not None or picture is not None):
-        raise PresiliconError("map: --pareto, --from-timeloop, --to-timeloop and --picture take a single op")
+    if (several or everything) and (front or from_timeloop is not None or to_timeloop is not None):
+        raise PresiliconError("map: --pareto, --from-timeloop and --to-timeloop take a single op")
+    if picture is not None and (everything or front):
+        raise PresiliconError("map: --picture takes the mapping of a single op or of a cascade")
     if counting is CountingName.ZIGZAG and (several or everything or front or from_timeloop is not None):
         raise PresiliconError("map: --counting zigzag takes the search of a single op")
-    if several and (dataflow is not None or even):
-        raise PresiliconError("map: --dataflow and --even take single ops, not a cascade")
+    if several and (dataflow is not None or even or constraints is not None):
+        raise PresiliconError("map: --constraints, --dataflow and --even take single ops, not a cascade")
     if (imperfect or latency is not None) and (several or everything or front or from_timeloop is not None or to_timeloop is not None):
         raise PresiliconError("map: --imperfect and --latency take the search of a single op")
     if loaded is not None and everything:
@@ -93,6 +116,11 @@ def map_(
         chosen = str(cascade) if loaded is None else cascade_from_graph(loaded, [part.strip() for part in str(name).split(",")])
         result = map_cascade(chosen, system, objective.value, fuse=fuse, time_limit_s=time_limit)
         console.print(str(result), highlight=False, markup=False)
+        if picture is not None:
+            from .plots import svg
+
+            write_atomically(picture, svg(result.picture()))
+            console.print(f"wrote {picture}", highlight=False, markup=False)
         return
     if loaded is not None and name not in loaded.nx:
         raise UnknownNameError("op", str(name), [each.name for each in loaded], where=str(graph))
@@ -199,26 +227,25 @@ def pim_gemv(
     system: Annotated[
         str, typer.Option(help="aim-gddr6, samsung-hbm2-pim, attacc-hbm3, neupims-hbm2, newton-hbm2, upmem, or a file.")
     ] = "aim-gddr6",
-    fidelity: Annotated[str, typer.Option(help="analytic, or cycle: command by command as well.")] = "cycle",
+    fidelity: Annotated[PimFidelity, typer.Option(help="cycle: command by command as well.")] = PimFidelity.CYCLE,
     batch: Annotated[int, typer.Option(help="Vectors.")] = 1,
     refresh: Annotated[bool, typer.Option(help="Refresh the memory.")] = True,
-    level: Annotated[str, typer.Option(help="Where AttAcc's units are: bank, bg or buffer.")] = "bank",
+    level: Annotated[UnitLevel, typer.Option(help="Where AttAcc's units are.")] = UnitLevel.BANK,
     element: Annotated[str, typer.Option(help="UPMEM's numbers: int8 (default), int32 or fp32; others take 16 bits.")] = "",
     commands: Annotated[Path | None, typer.Option(help="Write the commands of one channel here (needs cycle).")] = None,
 ) -> None:
     """Cycles of y = W x on a PIM device: closed form, commands, and the difference."""
-    from typing import cast
 
     from .errors import MappingError
-    from .sim.dram.gemv import Fidelity, gemv
+    from .sim.dram.gemv import gemv
     from .units import format_si
 
     console = make_console()
     if commands is not None:
-        if fidelity != "cycle":
+        if fidelity is not PimFidelity.CYCLE:
             raise MappingError("--commands: the closed form issues none; use --fidelity cycle")
         check_writable(commands)
-    answer = gemv(system, rows, cols, batch=batch, fidelity=cast(Fidelity, fidelity), refresh=refresh, level=level, element=element)
+    answer = gemv(system, rows, cols, batch=batch, fidelity=fidelity.value, refresh=refresh, level=level.value, element=element)
     closed = answer.analytic
     order = f", {'units at ' if closed.order in ('bank', 'bg', 'buffer') else 'loop order '}{closed.order}" if closed.order else ""
     lines = [
@@ -230,7 +257,7 @@ def pim_gemv(
         lines.append("per channel  " + ", ".join(f"{n} {c}" for n, c in sorted(answer.stream.counts().items())))
         if commands is not None:
             answer.stream.write(commands)
-    elif fidelity == "cycle":
+    elif fidelity is PimFidelity.CYCLE:
         if commands is not None:
             raise MappingError(f"--commands: {answer.device.name} has a closed form only; its cores run instructions")
         lines.append("commands     none: its cores run instructions, whose counts the device file states")

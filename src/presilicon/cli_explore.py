@@ -71,9 +71,9 @@ def sweep(
 
 def _print_best(found: Sweep, console: Console) -> None:
     """The best design of each workload and system for each objective, a line each."""
-    from .explore.study import OBJECTIVES
+    from .explore.study import OBJECTIVES, units_of
 
-    units = {path: unit for system in found.study.systems for path, _, unit in system.numbers()}
+    units = {path: unit for system in found.study.systems for path, unit in units_of(system).items()}
     for objective in found.study.objectives:
         column, _ = OBJECTIVES[objective]
         for _, row in found.best(objective).iterrows() if column in found.columns else ():

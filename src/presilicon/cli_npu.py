@@ -1,4 +1,4 @@
-"""Commands for NPUs: what their scratchpad holds over a whole graph."""
+"""Commands for NPUs: what their scratchpad holds over a whole graph, and two systems at equal area or power."""
 
 from __future__ import annotations
 
@@ -13,7 +13,18 @@ from .files import check_writable, write_atomically
 from .terminal import make_console
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .iso import Equalised
     from .mapping.scratchpad import Plan
+    from .report import Report
+
+
+class BudgetName(StrEnum):
+    """What two systems have equal."""
+
+    AREA = "area"
+    POWER = "power"
 
 
 class MethodName(StrEnum):
@@ -89,6 +100,55 @@ def allocate(
         write_atomically(picture, svg(draw(plan)))
     for written in filter(None, (out, picture)):
         console.print(f"wrote {written}", highlight=False, markup=False)
+
+
+def show_equal(reports: Sequence[Report], found: Equalised) -> None:
+    """Print A, B and the scaled B: what they take, how fast they are, and their silicon and energy by part."""
+    from .iso import cost, parts
+    from .tables import make_table
+    from .units import format_si
+
+    console = make_console()
+    systems = [report.simulation.system for report in reports]
+    names = [systems[0].name, systems[1].name, f"{systems[1].name}, scaled"]
+    unit = {"area": "mm2", "power": "W"}[found.budget]
+    scaled = ", ".join(f"{path} {value:g}" for path, value in found.changes.items())
+    lines = [
+        f"equal {found.budget}: {found.allowed:.4g} {unit} of {names[0]}; {names[1]} takes {found.before:.4g} {unit}",
+        f"scaled: {scaled}, {found.spent:.4g} {unit}; one unit more would exceed the budget",
+    ]
+    for line in lines:
+        console.print(line, highlight=False, markup=False)
+    base = reports[0]
+    rows = [
+        (
+            name,
+            f"{cost(system, 'area'):.4g}",
+            f"{cost(system, 'power'):.4g}",
+            format_si(max(system.peaks_flops_per_s.values()), "FLOP/s"),
+            format_si(report.time_s, "s"),
+            f"{base.time_s / report.time_s:.2f}x",
+            format_si(report.simulation.total.total_energy_j, "J"),
+            f"{base.simulation.total.total_energy_j / report.simulation.total.total_energy_j:.2f}x",
+            report.limited_by,
+        )
+        for name, system, report in zip(names, systems, reports, strict=True)
+    ]
+    columns = [("system", "left"), *((c, "right") for c in ("mm2", "peak W", "peak", "time", "faster", "energy", "less energy"))]
+    console.print(make_table("", [*columns, ("limited by", "left")], rows))
+    silicon = [parts(system) for system in systems]
+    _by_part("Silicon by part, mm2", names, silicon, "{:.3g}")
+    energy = [{k: 1e3 * v for k, v in report.simulation.total.energy_j.items()} for report in reports]
+    _by_part("Energy by component, mJ", names, energy, "{:.4g}")
+
+
+def _by_part(title: str, names: Sequence[str], found: Sequence[dict[str, float]], form: str) -> None:
+    from .tables import make_table
+
+    every = dict.fromkeys(part for each in found for part in each)
+    rows = [(part, *(form.format(each[part]) if part in each else "-" for each in found)) for part in every]
+    rows.append(("sum", *(form.format(sum(each.values())) for each in found)))
+    make_console().print(make_table(title, [("part", "left"), *((name, "right") for name in names)], rows))
 
 
 def _gap(plan: Plan) -> str:

@@ -1,4 +1,4 @@
-"""Options of the command line that change the traced workload: parallelism, and requests with their own lengths."""
+"""Options of the command line that change the traced workload: formats, zeros, parallelism, and requests with their own lengths."""
 
 from __future__ import annotations
 
@@ -13,6 +13,13 @@ if TYPE_CHECKING:
     from .arch import AnySystem
     from .workloads import OpGraph
 
+SparsityOption = Annotated[
+    str | None,
+    typer.Option(
+        "--sparsity",
+        help="Zeros in the weights of the linear layers: 2:4 or another N:M, unstructured:0.6 (60 % are zero), tiled_csl:0.8.",
+    ),
+]
 Tp = Annotated[int, typer.Option("--tp", help="Tensor-parallel devices: heads, MLP features and vocabulary are split.", min=1)]
 Pp = Annotated[int, typer.Option("--pp", help="Pipeline stages of equally many blocks.", min=1)]
 Dp = Annotated[int, typer.Option("--dp", help="Replicas, each with its share of the batch.", min=1)]
@@ -29,11 +36,14 @@ RequestsOption = Annotated[
     ),
 ]
 
-#: Part of the memory that an engine takes, and most requests that it runs at once (vLLM: gpu_memory_utilization,
-#: max_num_seqs of v0).
-MEMORY_SHARE, MOST_REQUESTS = 0.9, 256
-
 DEGREES = ("tp", "pp", "dp", "ep", "cp")
+
+
+def reformatted(graph: OpGraph, parameters: Mapping[str, Any]) -> OpGraph:
+    """The graph with the number formats and the zeros that the options say."""
+    from .workloads.sparsify import reformat
+
+    return reformat(graph, parameters.get("quant"), parameters.get("sparsity"))
 
 
 def split(graph: OpGraph, parameters: Mapping[str, Any]) -> OpGraph:
@@ -59,24 +69,16 @@ def traced_requests(call: typer.Context, source: str, trace: Callable[[int, int]
     systems
         Where it will run; the smallest memory decides the batch when the call names none.
     """
-    from .workloads.ragged import with_contexts
-    from .workloads.requests import decode_batches, find_requests, sample_decode_batch
+    from .predicting import drawn, fitted, ragged
 
     if getattr(call.params["phase"], "value", "") != "decode":
         raise PresiliconError("--requests are decoded together: give --phase decode")
-    requests = find_requests(source)
     if getattr(call.get_parameter_source("batch"), "name", "") == "COMMANDLINE":
-        batch = sample_decode_batch(requests, call.params["batch"])
+        batch, told = drawn(source, call.params["batch"])
     else:
-        replicas, context = call.params["dp"], 1024
-        one = split(trace(replicas, context), {**call.params, "microbatches": 1 if call.params["pp"] > 1 else None})
-        per_token = one.memory.kv_cache_bytes / (context + 1)  # of one request, on one device
-        room = MEMORY_SHARE * min(s.memory_bytes for s in systems) - one.memory.weights_bytes
-        most = MOST_REQUESTS * replicas
-        batch = decode_batches(requests, room * replicas, per_token, max_batch=most, samples=1)[0]
-        whole = max(replicas * call.params["pp"], 1)
-        if len(batch) >= whole:
-            batch = type(batch)(batch.contexts[: len(batch) // whole * whole])
-    graph = with_contexts(trace(len(batch), max(1, round(float(batch.contexts.mean())))), batch.contexts)
-    graph.meta["requests"] = f"{source}: {requests.describe()}"
+        replicas, stages = call.params["dp"], call.params["pp"]
+        single = {**call.params, "microbatches": 1 if stages > 1 else None}
+        batch, told = fitted(source, trace, lambda graph: split(graph, single), systems, replicas=replicas, stages=stages)
+    graph = ragged(trace, batch)
+    graph.meta["requests"] = told
     return graph

@@ -42,6 +42,10 @@ class TraceError(PresiliconError):
     """A model could not be built or traced."""
 
 
+class MissingPackageError(TraceError):
+    """Tracing needs a package that is not installed."""
+
+
 class WorkloadError(PresiliconError):
     """A workload cannot be what is asked of it: split that way over devices, or made of those requests."""
 

@@ -23,6 +23,22 @@ def cache_folder() -> Path | None:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "presilicon"
 
 
+def trim_folder(folder: Path, pattern: str, limit_bytes: int) -> None:
+    """Remove the files used longest ago, by their time stamps, until those that match hold no more than `limit_bytes`."""
+    entries = []
+    for path in folder.glob(pattern):
+        with suppress(OSError):
+            state = path.stat()
+            entries.append((state.st_mtime, state.st_size, path))
+    total = sum(size for _, size, _ in entries)
+    for _, size, path in sorted(entries):
+        if total <= limit_bytes:
+            break
+        with suppress(OSError):
+            path.unlink()
+        total -= size
+
+
 def check_writable(path: Path) -> None:
     """Raise what `replacing` would, before long work whose result goes there."""
     folder = next(folder for folder in path.absolute().parents if folder.exists())

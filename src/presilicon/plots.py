@@ -48,6 +48,13 @@ def svg(figure: Figure) -> bytes:
     return write(figure)
 
 
+def _wrapped(title: str, width: int = 80) -> str:
+    """A title in lines that fit over a picture."""
+    from textwrap import fill
+
+    return fill(" ".join(title.split()), width)
+
+
 def roofline(report: Report) -> Figure:
     """Achieved FLOP/s of each op over its FLOPs per compulsory byte, under the system's ceilings; area of a dot: share of the time.
 
@@ -88,7 +95,7 @@ def roofline(report: Report) -> Figure:
         yscale="log",
         xlabel="FLOPs per compulsory byte",
         ylabel="TFLOP/s",
-        title=f"{s.graph.name} {s.graph.meta.get('phase', '')} on {s.system.title}",
+        title=_wrapped(f"{s.graph.name} {s.graph.meta.get('phase', '')} on {s.system.title}"),
     )
     axes.grid(True, which="major", alpha=0.25)
     axes.legend(fontsize=8, loc="lower right")
@@ -115,7 +122,8 @@ def timeline(report: Report, max_spans: int = 2000) -> Figure:
     handles, labels = axes.get_legend_handles_labels()
     unique = dict(zip(labels, handles, strict=True))
     figure.legend(unique.values(), unique.keys(), fontsize=8, ncols=9, loc="outside lower center")
-    axes.set(yticks=range(len(lanes)), yticklabels=lanes, xlabel="ms", title=f"{s.graph.name} on {s.system.name}")
+    axes.set(yticks=range(len(lanes)), yticklabels=lanes, xlabel="ms")
+    axes.set(title=_wrapped(f"{s.graph.name} {s.graph.meta.get('phase', '')} on {s.system.name}"))
     return figure
 
 

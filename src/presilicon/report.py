@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 import os
 from collections import defaultdict
 from collections.abc import Mapping
@@ -40,8 +41,15 @@ class Report:
 
     @property
     def interval_s(self) -> tuple[float, float]:
-        """Low and high end of the time in seconds."""
+        """Low and high end of the time in seconds; NaN on systems for which no calibration knows them."""
+        if not self.has_interval:
+            return math.nan, math.nan
         return self.simulation.low_s, self.simulation.high_s
+
+    @property
+    def has_interval(self) -> bool:
+        """Whether a calibration says how far the times may be off: on GPUs only."""
+        return self.simulation.system.kind == "gpu"
 
     @property
     def tokens_per_s(self) -> float:
@@ -92,8 +100,8 @@ class Report:
             "runtime": s.runtime,
             "fidelity": s.fidelity,
             "time_s": s.time_s,
-            "low_s": s.low_s,
-            "high_s": s.high_s,
+            "low_s": self.interval_s[0],
+            "high_s": self.interval_s[1],
             "tokens_per_s": self.tokens_per_s,
             "energy_j": sum(self.energy_j.values()),
             "flops": s.graph.flops if self.devices == 1 else self.devices * sum(r.op.flops * r.op.count for r in s.results),
@@ -132,7 +140,8 @@ class Report:
         import pandas as pd
 
         total = sum(r.total.time_s for r in self.simulation.results) or 1.0
-        return pd.DataFrame([_row(r, total) for r in self.simulation.results])
+        frame = pd.DataFrame([_row(r, total) for r in self.simulation.results])
+        return frame if self.has_interval or frame.empty else frame.assign(low_s=math.nan, high_s=math.nan)
 
     def by_kind(self) -> pd.DataFrame:
         """One row per kernel family and limiter: runs, time, share."""

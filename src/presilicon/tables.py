@@ -163,7 +163,7 @@ def comparison_table(reports: Sequence[Report]) -> Table:
                 h["phase"],
                 h["system"],
                 format_si(h["time_s"], "s"),
-                f"{format_si(h['low_s'], 's')} to {format_si(h['high_s'], 's')}",
+                f"{format_si(h['low_s'], 's')} to {format_si(h['high_s'], 's')}" if report.has_interval else "-",
                 f"{h['tokens_per_s']:,.0f}",
                 format_si(h["energy_j"], "J"),
                 h["limited_by"],

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from presilicon.arch import area, load, names
+from presilicon.arch import area, costs, load, names
 from presilicon.errors import SpecError, UnknownNameError
 
 FITTED = ("GV100", "TU104", "GA100", "GH100", "AD102", "AD104")
@@ -67,9 +67,9 @@ def test_more_of_a_unit_takes_more_area_and_money(path):
 def test_designs_equal_one_by_one_overrides():
     system = load("h100-sxm")
     designs = {"gpu.sm.count": np.array([60.0, 100.0, 132.0]), "gpu.l2.size": np.array([20e6, 80e6, 50 * 2**20])}
-    many = area.design_costs(system, designs)
+    many = costs.design_costs(system, designs)
     for i in range(3):
-        one = area.design_costs(system.override({path: values[i] for path, values in designs.items()}), {})
+        one = costs.design_costs(system.override({path: values[i] for path, values in designs.items()}), {})
         for column, values in many.items():
             assert float(np.broadcast_to(one[column], ())) == pytest.approx(float(np.broadcast_to(values, (3,))[i]))
 

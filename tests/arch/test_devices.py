@@ -12,9 +12,8 @@ from presilicon.arch import constants, loader, schema
 from presilicon.errors import UnknownNameError
 from presilicon.units import BASE_UNITS, parse
 
-SHIPPED = ("a100-pcie-80gb", "a100-sxm-40gb", "a100-sxm-80gb", "b200", "h20", "h100-pcie", "h100-sxm", "h200-sxm", "l4",
-    "l40s",
-           "rtx-4090", "t4", "v100-sxm")
+SHIPPED = ("a10", "a100-pcie-80gb", "a100-sxm-40gb", "a100-sxm-80gb", "a30", "a40", "b200", "gb200", "h20", "h100-nvl", "h100-pcie",
+           "h100-sxm", "h200-sxm", "l4", "l40s", "rtx-3090", "rtx-4090", "rtx-5090", "rtx-pro-6000", "t4", "v100-sxm")
 _A100 = {"fp16": 312, "bf16": 312, "tf32": 156, "int8": 624, "int4": 1248, "fp64": 19.5}
 _H100_SXM = {"fp16": 989.4, "bf16": 989.4, "fp8": 1978.9, "int8": 1978.9, "tf32": 494.7}
 #: Dense tensor peaks of the data sheets, TFLOP/s or TOP/s; sparse figures halved.
@@ -28,6 +27,14 @@ DATA_SHEET = {
     "h100-sxm": _H100_SXM, "h200-sxm": _H100_SXM,
     "h100-pcie": {"fp16": 756.5, "bf16": 756.5, "fp8": 1513, "int8": 1513, "tf32": 378},
     "h20": {"fp16": 148, "bf16": 148, "fp8": 296, "int8": 296, "tf32": 74},
+    "h100-nvl": {"fp16": 835.5, "bf16": 835.5, "fp8": 1671, "int8": 1671, "tf32": 417.7},
+    "a10": {"fp16": 125, "bf16": 125, "tf32": 62.5, "int8": 250, "int4": 500},
+    "a30": {"fp16": 165, "bf16": 165, "tf32": 82, "int8": 330, "int4": 661, "fp64": 10.3},
+    "a40": {"fp16": 149.7, "bf16": 149.7, "tf32": 74.8, "int8": 299.3, "int4": 598.7},
+    "rtx-3090": {"fp16": 71, "bf16": 71, "tf32": 35.6, "int8": 284, "int4": 568},
+    "rtx-5090": {"fp16": 209.5, "bf16": 209.5, "fp8": 419, "fp4": 1676, "int8": 838, "tf32": 104.8},
+    "rtx-pro-6000": {"fp16": 500, "bf16": 500, "fp8": 1000, "fp4": 2000, "int8": 1000, "tf32": 250},
+    "gb200": {"fp16": 2500, "bf16": 2500, "fp8": 5000, "fp4": 10000, "int8": 5000, "tf32": 1250},
     "b200": {"fp16": 2250, "bf16": 2250, "fp8": 4500, "int8": 4500, "fp4": 9000, "tf32": 1125},
 }
 #: fp64 tensor peaks that a data sheet gives at another clock than that of the low-precision ones: TFLOP/s, Hz.
@@ -40,12 +47,20 @@ FIGURES = {
         "sm_89"),
     "l40s": (864, 350, 142, "sm_89"), "rtx-4090": (1008, 450, 128, "sm_89"), "h100-sxm": (3350, 700, 132, "sm_90"),
     "h100-pcie": (2000, 350, 114, "sm_90"), "h200-sxm": (4800, 700, 132, "sm_90"), "b200": (8000, 1000, 148, "sm_100"),
-    "h20": (4000, 400, 78, "sm_90"),
+    "h20": (4000, 400, 78, "sm_90"), "h100-nvl": (3900, 400, 132, "sm_90"), "a10": (600, 150, 72, "sm_86"), "a30": (933, 165, 56, "sm_80"),
+    "a40": (696, 300, 84, "sm_86"), "rtx-3090": (936, 350, 82, "sm_86"), "rtx-5090": (1792, 575, 170, "sm_120"),
+    "rtx-pro-6000": (1792, 600, 188, "sm_120"), "gb200": (8000, 1200, 148, "sm_100"),
 }
 #: CUDA programming guide: shared KiB per SM and per CTA, resident warps, resident CTAs; fp32 lanes per SM.
 LIMITS = {"sm_70": (96, 96, 64, 32, 64), "sm_75": (64, 64, 32, 16, 64), "sm_80": (164, 163, 64, 32, 64),
           "sm_86": (100, 99, 48, 16, 128), "sm_89": (100, 99, 48, 24, 128), "sm_90": (228, 227, 64, 32, 128),
           "sm_100": (228, 227, 64, 32, 128), "sm_120": (100, 99, 48, 24, 128)}
+
+
+def test_every_triton_target_has_a_gpu() -> None:
+    """Those for which a kernel can be compiled without a GPU."""
+    generations = {arch.load(name).generation for name in SHIPPED}
+    assert {"sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120"} <= generations
 
 
 def test_the_shipped_systems_are_all_here() -> None:

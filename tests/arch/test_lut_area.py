@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from presilicon.arch.lut_area import ADDER_UM2, ENTRY_UM2, LookUpCore
+from presilicon.arch.lut_area import TABLE, LookUpCore, part_um2
 from presilicon.arch.pe import load_pe
-from presilicon.errors import SpecError
+from presilicon.arch.yamlfile import read_yaml
+from presilicon.errors import SpecError, UnknownNameError
 
 
 def test_tables_are_halved_and_agree_with_the_pe_style() -> None:
@@ -16,7 +17,7 @@ def test_tables_are_halved_and_agree_with_the_pe_style() -> None:
 
 
 def test_area_of_one_lane_is_an_adder_and_the_table() -> None:
-    assert LookUpCore(2, 64, 1).area_um2 == pytest.approx(128 * ADDER_UM2 + 2 * ENTRY_UM2)
+    assert LookUpCore(2, 64, 1).area_um2 == pytest.approx(128 * part_um2("adder") + 2 * part_um2("entry"))
 
 
 @pytest.mark.parametrize("cols", [16, 64, 256])
@@ -40,3 +41,12 @@ def test_bad_sizes() -> None:
         LookUpCore(lanes=0)
     with pytest.raises(SpecError, match="weights of 1 bit or more"):
         LookUpCore().density_ratio(0)
+
+
+def test_parts_are_those_of_the_table() -> None:
+    table = read_yaml(TABLE)
+    for name in ("adder", "multiply_add", "entry"):
+        assert table[name]["value"] == f"{part_um2(name):g} um2"
+        assert str(table[name]["source"]).partition(":")[0] in table["sources"]
+    with pytest.raises(UnknownNameError, match=r"unknown part 'adders'.*did you mean 'adder'"):
+        part_um2("adders")

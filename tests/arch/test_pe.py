@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from presilicon.arch.pe import DotArray, load_pe, nonzero_digits, pe_styles
+from presilicon.arch.pe import ARRAYS, DotArray, load_array, load_pe, nonzero_digits, pe_styles
+from presilicon.arch.yamlfile import read_yaml
 from presilicon.errors import SpecError, UnknownNameError
 
 
@@ -71,3 +72,22 @@ def test_bad_input() -> None:
     with pytest.raises(SpecError, match="no table"):
         load_pe("ant").table_entries(2)
     assert load_pe("lut-k4").table_entries(2) == 16
+
+
+def test_every_number_of_the_compared_arrays_names_its_source() -> None:
+    table = read_yaml(ARRAYS)
+    leaves = [table[key] for key in ("weight_sram", "input_sram", "dram_bandwidth")]
+    leaves += [leaf for array in table["arrays"].values() for phase in array.values() for leaf in phase.values()]
+    assert len(leaves) == 3 + 4 * 2 * 2
+    assert all(str(leaf["source"]).partition(":")[0] in table["sources"] for leaf in leaves)
+
+
+def test_compared_arrays_have_equal_pes_in_both_phases() -> None:
+    for name in read_yaml(ARRAYS)["arrays"]:
+        prefill, decode = (load_array(name, phase) for phase in ("prefill", "decode"))
+        assert prefill.rows * prefill.cols == decode.rows * decode.cols
+        assert prefill.pe == load_pe(name)
+    with pytest.raises(UnknownNameError, match=r"unknown array 'bitmud'.*did you mean 'bitmod'"):
+        load_array("bitmud", "decode")
+    with pytest.raises(UnknownNameError, match=r"unknown phase 'decoding'.*did you mean 'decode'"):
+        load_array("bitmod", "decoding")

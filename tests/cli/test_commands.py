@@ -116,3 +116,14 @@ def test_a_saved_graph_needs_no_torch() -> None:
         "except SystemExit as stop: assert stop.code == 0\nassert not {'torch', 'transformers', 'matplotlib', 'scipy'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+
+
+@pytest.mark.parametrize("command", ["predict", "ops", "calibrate", "validate"])
+def test_help_lists_the_whole_of_closed_sets(run: Callable[..., Outcome], command: str) -> None:
+    """The help does not import what owns the sets, and must not fall behind them."""
+    from presilicon.validate.optable import KINDS
+    from presilicon.workloads.quantise import SCHEMES
+
+    text = "".join(run(command, "--help").out.replace("│", " ").split())  # long words wrap at their hyphens
+    for name in SCHEMES if command == "predict" else KINDS:
+        assert name in text, name

@@ -31,9 +31,24 @@ def test_trace_saves_one_rank(run: Callable[..., Any], tmp_path: Path) -> None:
     assert (parallel["tp"], parallel["cp"], parallel["devices"]) == (4, 2, 8)
 
 
+def test_zeros_in_the_weights(run: Callable[..., Any], tmp_path: Path) -> None:
+    options = ("--fidelity", "analytic", "--quant", "w4a16", "--sparsity", "2:4", "--out", tmp_path)
+    outcome = run("predict", DECODE, "--system", "h100-sxm", "--system", "t4", *options)
+    assert outcome.status == 0, outcome
+    assert "the tensor cores skip the zeros" in outcome.out
+    assert "t4 has no sparse tensor cores" in " ".join(outcome.out.split())
+    assert run("trace", DECODE, "-o", tmp_path / "pruned.json", "--sparsity", "unstructured:60%").status == 0
+    graph = OpGraph.load(tmp_path / "pruned.json")
+    assert graph.meta["sparsity"] == "unstructured:0.6"
+    assert graph.memory.weights_bytes < 0.6 * OpGraph.load(DECODE).memory.weights_bytes
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
+        (["--sparsity", "2.4"], "unknown sparsity scheme '2.4'"),
+        (["--sparsity", "5:4"], "1 <= N < M"),
+        (["--sparsity", "unstructured:1"], "above 0 and below 1"),
         (["--tp", "3"], "32 attention heads do not divide by --tp 3"),
         (["--tp", "8", "--pp", "2"], "16 devices, but its link joins 8"),
         (["--ep", "2", "--dp", "2"], "--ep 2: the graph has no grouped expert matmuls"),

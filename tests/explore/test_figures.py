@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -98,16 +99,57 @@ def test_tornado_leaves_out_what_does_not_move(frame: pd.DataFrame) -> None:
 
 
 def test_bottlenecks_stack_to_one(frame: pd.DataFrame) -> None:
-    axes = figures.bottleneck_figure(frame.head(2), ["x", "y"]).axes[0]
-    assert sum(bar.get_width() for bar in axes.patches) == pytest.approx(2.0)
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["dram", "host"]
+    figure = figures.bottleneck_figure(frame.head(2), ["x", "y"])
+    assert sum(bar.get_width() for bar in figure.axes[0].patches) == pytest.approx(2.0)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["dram", "host"]
+    figure.canvas.draw()
+    assert figure.legends[0].get_window_extent().y0 >= 0  # the legend is within the picture
 
 
 def test_parallel_coordinates_need_columns_that_vary(frame: pd.DataFrame) -> None:
     frame["constant"] = 1.0
     with pytest.raises(PresiliconError, match="two columns"):
         figures.parallel_figure(frame, ["dram.bandwidth", "constant"])
-    assert len(figures.parallel_figure(frame, ["dram.bandwidth", "time_s"], color="system").axes[0].collections) == 1
+    lines, _ = figures.parallel_figure(frame, ["dram.bandwidth", "time_s"], color="system").axes[0].collections
+    assert len(lines.get_paths()) == len(frame)
+
+
+def test_designs_that_cannot_be_made_are_left_out(frame: pd.DataFrame) -> None:
+    """Above the reticle a die costs infinitely much: no axis or colour scale reaches there."""
+    frame["cost_usd"] = np.where(frame["area_mm2"] < 500, frame["area_mm2"], np.inf)
+    made = int(np.isfinite(frame["cost_usd"]).sum())
+    lines, _ = figures.parallel_figure(frame, ["dram.bandwidth", "time_s", "cost_usd"]).axes[0].collections
+    assert 0 < len(lines.get_paths()) == made < len(frame)
+    for drawn in (figures.plot(frame, "dram.bandwidth", "time_s", color="cost_usd"), figures.plot(frame, "dram.bandwidth", "cost_usd")):
+        drawn.canvas.draw()
+    assert sum(len(line.get_xdata()) for line in figures.plot(frame, "dram.bandwidth", "cost_usd").axes[0].lines) == made
+    frame["cost_usd"] = np.inf
+    with pytest.raises(PresiliconError, match="two columns"):
+        figures.parallel_figure(frame, ["time_s", "cost_usd"])
+
+
+def test_results_over_results_are_points_and_parameters_are_joined(frame: pd.DataFrame) -> None:
+    assert figures.plot(frame, "dram.bandwidth", "time_s").axes[0].lines[0].get_linewidth() > 0
+    assert figures.plot(frame, "area_mm2", "time_s").axes[0].lines[0].get_linewidth() == 0
+
+
+def test_labels_under_an_axis_do_not_touch(frame: pd.DataFrame) -> None:
+    frame["wide"] = frame["dram.bandwidth"] ** 2
+    pictures = [figures.plot(frame, x, "time_s") for x in ("dram.bandwidth", "area_mm2", "wide")]
+    energy = frame["energy_j"] / 1e3
+    for drawn in (*pictures, figures.parity_figure(energy, energy, xlabel="x", ylabel="y")):
+        drawn.canvas.draw()
+        boxes = [label.get_window_extent() for label in drawn.axes[0].get_xticklabels() if label.get_text()]
+        assert all(a.x1 < b.x0 for a, b in pairwise(boxes))
+
+
+@pytest.mark.parametrize(
+    ("column", "unit"),
+    [("dma.bandwidth", "B/clk"), ("memories.cmem.size", "B"), ("xpu.npu.bandwidth", "B/s"), ("xpu.gpu.clock.boost", "Hz"),
+     ("matrix.rows", ""), ("area_mm2_per_device", "mm²"), ("launch", "s"), ("dram.bandwidth", "B/s")],
+)  # fmt: skip
+def test_units_of_every_kind_of_system(column: str, unit: str) -> None:
+    assert figures.unit_of(column) == unit
 
 
 @pytest.mark.parametrize(("ending", "start"), [("svg", b"<?xml"), ("pdf", b"%PDF"), ("png", b"\x89PNG")])

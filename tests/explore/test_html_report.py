@@ -199,3 +199,11 @@ def test_explore_command(tmp_path: Path) -> None:
     outcome = run(app, [*common[:3], str(tmp_path / "none"), *common[4:]])
     assert outcome.exit_code == 1
     assert "no design meets every constraint" in outcome.output
+
+
+def test_a_search_that_was_stopped_says_so(tmp_path: Path) -> None:
+    from presilicon.explore.search import DATABASE
+
+    (tmp_path / DATABASE).write_bytes(b"")
+    with pytest.raises(SpecError, match="was stopped before it wrote its trials"):
+        write_report(tmp_path, tmp_path / "r.html")

@@ -100,7 +100,7 @@ def test_two_processes_at_once_leave_whole_files(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
-    study, out = write_study(tmp_path, fidelity="tile"), tmp_path / "out"
+    study, out = write_study(tmp_path, fidelity="tile", batch_points=2), tmp_path / "out"
     environment = os.environ | {"PRESILICON_CACHE": "off"}
     process = subprocess.Popen(command(study, out), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
     deadline = time.monotonic() + 30

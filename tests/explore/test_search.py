@@ -264,3 +264,38 @@ def test_manifest_is_plain_json(tmp_path: Path) -> None:
     manifest = json.loads((tmp_path / "explore.json").read_text())
     assert manifest["objectives"] == ["latency", "area"]
     assert manifest["space"]["gpu.sm.count"] == "20 to 200"
+
+
+STUDIES = Path(__file__).resolve().parents[2] / "docs" / "studies"
+
+
+@pytest.mark.skipif(not STUDIES.exists(), reason="reads the checkout's studies; this is not one")
+@pytest.mark.parametrize("path", sorted(STUDIES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_studies_are_sound(path: Path) -> None:
+    from presilicon.explore.space import check_constraints, dimensions
+    from presilicon.explore.study import load_study
+
+    study = load_study(path)
+    check_constraints(study)
+    assert len(dimensions(study)) > 2
+    assert f"docs/studies/{path.name}" in path.read_text(encoding="utf-8")
+
+
+def test_search_over_a_hybrid_keeps_its_budget_and_goes_on(tmp_path: Path) -> None:
+    """Arrays and memory stacks of NPUs beside PIM: the same trials whether stopped or not, none of the front above the budget."""
+    from presilicon.explore.search import explore
+
+    pytest.importorskip("optuna")
+    text = {
+        "workloads": [{"graph": str(DATA / "llama-3-8b.decode.graph.json.gz")}], "systems": ["neupims"],
+        "parameters": {"xpu.npu.arrays": [2, 8], "zip": {"pim.count": [1, 2], "xpu.npu.bandwidth": ["1024 GB/s", "2048 GB/s"]}},
+        "objectives": ["latency", "area"], "constraints": ["area_mm2_per_device <= 2000"],
+    }  # fmt: skip
+    whole = explore(text, trials=6, population=3)
+    explore(text, trials=3, population=3, out=tmp_path)
+    again = explore(text, trials=6, population=3, out=tmp_path)
+    columns = ["xpu.npu.arrays", "pim.count", "time_s", "area_mm2", "area_mm2_per_device", "devices", "feasible"]
+    pd.testing.assert_frame_equal(whole.frame[columns], again.frame[columns])
+    assert (again.front["area_mm2_per_device"] <= 2000).all()
+    assert (again.frame["area_mm2"] == 4 * again.frame["area_mm2_per_device"]).all()
+    assert again.frame["feasible"].any()

@@ -132,3 +132,31 @@ def test_report_compare(decode: OpGraph) -> None:
     frame = slow.compare(fast)
     assert frame["system"].tolist() == ["l4", "h100-sxm"]
     assert frame["speedup"].iloc[1] == pytest.approx(slow.time_s / fast.time_s)
+
+
+def test_counts_move_to_the_next_whole_number_and_say_so(decode: OpGraph) -> None:
+    """A tenth of two stacks is no stack: three and one are tried, and stand in the table."""
+    system = load("neupims").override({"pim.count": 2})
+    frame = sensitivity(decode, system, paths=["pim.count", "xpu.npu.bandwidth", "xpu.npu.arrays"], use_cache=False).set_index("path")
+    assert (frame.loc["pim.count", "more_at"], frame.loc["pim.count", "less_at"]) == (3.0, 1.0)
+    assert (frame.loc["xpu.npu.arrays", "more_at"], frame.loc["xpu.npu.arrays", "less_at"]) == (9.0, 7.0)
+    base = simulate(decode, system, fidelity="analytic").time_s
+    for column, count in (("more", 3), ("less", 1)):
+        moved = simulate(decode, system.override({"pim.count": count}), fidelity="analytic").time_s
+        assert frame.loc["pim.count", column] == pytest.approx(moved / base - 1)
+    assert frame.loc["xpu.npu.bandwidth", "more_at"] == pytest.approx(1.1 * 1.024e12)
+
+
+def test_numbers_of_the_gpu_inside_a_hybrid_move_it(decode: OpGraph) -> None:
+    paths = ["xpu.dram.bandwidth", "xpu.gpu.sm.count"]
+    frame = sensitivity(decode, "h100-aim", paths=paths, use_cache=False).set_index("path")
+    assert frame.loc["xpu.dram.bandwidth", "sensitivity"] < -0.1
+    assert frame.loc["xpu.dram.bandwidth", "status"] == "sourced"
+    assert frame.loc["xpu.gpu.sm.count", "more_at"] == 146.0
+
+
+def test_an_npu_s_silicon_moves_its_area(decode: OpGraph) -> None:
+    frame = sensitivity(OpGraph.load(DATA / "mlp.graph.json"), "gemmini-16", objective="area", use_cache=False,
+                        paths=["matrix.rows", "memories.scratchpad.size", "dram.bandwidth", "clock"]).set_index("path")  # fmt: skip
+    assert (frame.loc[["matrix.rows", "memories.scratchpad.size", "dram.bandwidth"], "sensitivity"] > 0).all()
+    assert frame.loc["clock", "effect"] == "no effect"

@@ -276,3 +276,12 @@ def test_count_of_a_huge_grid_takes_no_memory() -> None:
         )
     )
     assert design_points(study).size == 10**9
+
+
+def test_a_misspelt_constraint_is_found_before_anything_runs(tmp_path: Path) -> None:
+    from presilicon.explore.sweep import sweep
+
+    bad = document(constraints=["aera_mm2 <= 800"])
+    with pytest.raises(UnknownNameError, match=r"constraints\.0: unknown column 'aera_mm2'; did you mean 'area_mm2'"):
+        sweep(bad, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

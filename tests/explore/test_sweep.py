@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,34 @@ def test_one_by_one_gives_the_rows_of_arrays(fidelity: Any, monkeypatch: pytest.
     assert slow["error"].notna().tolist() == [False, True, False]
 
 
-@pytest.mark.parametrize("degrees", [{"tp": 2}, {"tp": 4, "dp": 2}, {"pp": 2}])
+@pytest.mark.parametrize("degrees", [{"dp": 4}, {"pp": 2, "dp": 2}])
+@pytest.mark.parametrize("runtime", ["eager", "cudagraph"])
+def test_arrays_hide_gradients_and_wait_for_stages_as_simulate_does(degrees: dict[str, int], runtime: Any, tmp_path: Path) -> None:
+    """Collectives beside a backward pass, an optimizer after the last microbatch, and the pipeline's bubble."""
+    from presilicon.workloads.parallel import parallelise
+
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    config = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 64, "intermediate_size": 96,
+              "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 256}  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    graph = ps.trace_model(tmp_path, phase="train", batch=8, seq=64)
+    split, system = parallelise(graph, **degrees), arch.load("h100-sxm")
+    assert any(op.attributes.get("overlap") for op in split)
+    columns = {"dram.bandwidth": np.array([2e12, 6e12]), "link.bandwidth": np.array([4e11, 1e9])}
+    frame = evaluate_designs(Subject(Workload("tiny", True, phase="train"), split, system, "analytic", runtime), columns).to_pandas()
+    for i, row in frame.iterrows():
+        changes = {path: values[i] for path, values in columns.items()}
+        report = ps.simulate(split, system.override(changes), fidelity="analytic", runtime=runtime)
+        expected, seconds = report.headline(), report.bottlenecks()
+        for column in ("time_s", "low_s", "high_s", "energy_j"):
+            assert row[column] == pytest.approx(expected[column], rel=1e-9), column
+        assert row["limiter"] == expected["limited_by"]
+        for resource, share in seconds.items():
+            assert row[f"share.{resource}"] == pytest.approx(share / sum(seconds.values()), abs=1e-9)
+
+
+@pytest.mark.parametrize("degrees", [{"tp": 2}, {"tp": 4, "dp": 2}, {"pp": 2}, {"pp": 4, "tp": 2}])
 @pytest.mark.parametrize("runtime", ["eager", "compiled"])
 def test_parallel_workloads(degrees: dict[str, int], runtime: Any, tmp_path: Path) -> None:
     from presilicon.workloads.parallel import parallelise
@@ -400,3 +428,36 @@ def test_the_study_of_the_docs() -> None:
     from presilicon.explore.expand import design_points
 
     assert design_points(load_study(path)).size == 200_000
+
+
+def test_kinds_of_systems_share_columns_and_words_are_plain_strings(tmp_path: Path) -> None:
+    names = ["h100-sxm", "gemmini-16", "duplex"]
+    found = sweep({"workloads": [{"graph": DECODE}], "systems": names}, tmp_path / "out")
+    frame = found.to_frame()
+    assert frame["error"].isna().all(), frame["error"].tolist()
+    assert not any(str(kind) == "category" for kind in frame.dtypes)
+    assert list(frame["system"]) == names
+    assert str(found.to_frame(["system"], categories=True)["system"].dtype) == "category"
+    for name in ("area_mm2", "power_w", "cost_usd"):
+        assert (frame[name] > 0).all()
+        np.testing.assert_allclose(frame[name], frame[f"{name}_per_device"] * frame["devices"])
+    assert frame["devices"].tolist() == [1, 1, 4]
+    assert frame["low_s"].isna().tolist() == [False, True, True]  # no calibration, no interval
+
+
+def test_totals_are_those_of_every_device(tmp_path: Path) -> None:
+    frame = sweep({"workloads": [{"graph": DECODE, "tp": [1, 4]}], "systems": ["h100-sxm"]}, tmp_path / "out").to_frame().set_index("tp")
+    assert frame["devices"].tolist() == [1, 4]
+    assert frame.loc[4, "area_mm2"] == pytest.approx(4 * frame.loc[1, "area_mm2"])
+    assert frame.loc[4, "cost_usd_per_device"] == pytest.approx(frame.loc[1, "cost_usd"])
+
+
+def test_a_hybrid_s_inner_gpu_is_part_of_its_identity() -> None:
+    from dataclasses import replace
+
+    from presilicon.explore.expand import system_identity
+
+    system = arch.load("h100-aim")
+    changed = system.override({"xpu.dram.bandwidth": 4e12})
+    assert system_identity(system) != system_identity(replace(system, xpu=changed.xpu))  # type: ignore[type-var, attr-defined]
+    assert system_identity(system) == system_identity(arch.load("h100-aim"))

@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from presilicon.arch import load
-from presilicon.arch.hybrid_spec import HybridSystem
+from presilicon.arch.hybrid_spec import HybridSystem, NpuSide
 from presilicon.errors import MappingError, UnknownNameError
-from presilicon.mapping.packing import halves, pack
+from presilicon.mapping.npu_side import gemv_cycles, npu_estimate
+from presilicon.mapping.packing import arrive, halves, pack, packed
 from presilicon.mapping.pim_attention import Heads, request_costs
-from presilicon.mapping.placement import PIM, XPU, crossover, place
+from presilicon.mapping.placement import PIM, XPU, Room, crossover, place
 from presilicon.sim.dram import aim
 from presilicon.workloads.graph import OpGraph
 from presilicon.workloads.op import Op, tensor
@@ -71,6 +72,30 @@ def test_rules() -> None:
         place(_chain("ab"), costs, _free, "pim-atention")
 
 
+def test_what_the_units_have_no_room_for_stays_on_the_processor() -> None:
+    graph, costs = _chain("abc"), {"a": {XPU: 5.0, PIM: 1.0}, "b": {XPU: 9.0, PIM: 1.0}, "c": {XPU: 3.0, PIM: 1.0}}
+    held = {"a": 4.0, "b": 4.0, "c": 4.0}
+    for rule in ("auto", "pim"):
+        found = place(graph, costs, _free, rule, Room(held, {PIM: 9.0}))
+        assert found.device == {"a": PIM, "b": PIM, "c": XPU}
+        assert "no room" in found.reason["c"]
+        assert set(place(graph, costs, _free, rule, Room(held, {PIM: 12.0})).device.values()) == {PIM}
+    # The processor is faster but too small: what does not fit goes to the units, as long as anything fits both.
+    slow = {name: {XPU: 1.0, PIM: cost} for name, cost in (("a", 5.0), ("b", 9.0), ("c", 3.0))}
+    assert place(graph, slow, _free, room=Room(held, {PIM: 9.0, XPU: 9.0})).device == {"a": XPU, "b": XPU, "c": PIM}
+    # Nothing fits: as little as can be is too much, here 1 for c on the units instead of 3 for all on the processor.
+    assert place(graph, slow, _free, room=Room(held, {PIM: 3.0, XPU: 9.0})).device == {"a": XPU, "b": XPU, "c": PIM}
+    assert place(graph, costs, _free, "pim", Room({"a": 8.0}, {PIM: 6.0, XPU: 1.0})).device["a"] == PIM
+
+
+def test_many_ops_keep_to_the_room_as_well() -> None:
+    names = "abcdefghijklmnop"
+    costs = {n: {XPU: 5.0 + i, PIM: 1.0} for i, n in enumerate(names)}
+    found = place(_chain(names), costs, _free, room=Room(dict.fromkeys(names, 1.0), {PIM: 5.0}))
+    assert not found.exhausted
+    assert {n for n, device in found.device.items() if device == PIM} == set(names[-5:])
+
+
 @pytest.mark.parametrize(("pim", "xpu", "expected"), [
     (lambda b: 3.0 * b, lambda b: 100.0, (True, 34)), (lambda b: 50.0, lambda b: 2.0 * b, (False, 26)),
     (lambda b: b, lambda b: 2 * b, (True, None)), (lambda b: 2 * b, lambda b: b, (False, None))])  # fmt: skip
@@ -88,6 +113,17 @@ def test_packing_keeps_all_load_and_greedy_keeps_grahams_bound(loads: list[float
     greedy = pack(loads, channels, "greedy").busiest
     mean, largest = sum(loads) / channels, max(loads, default=0.0)
     assert max(mean, largest) - 1e-9 <= greedy <= mean + (1 - 1 / channels) * largest + 1e-9  # Graham, 1966: any list schedule
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 60), st.floats(0, 100), st.integers(1, 9), st.sampled_from((0.0, 3.0)))
+def test_equal_loads_go_where_the_longest_first_rule_sends_them(items: int, load: float, channels: int, there: float) -> None:
+    loads, slow = np.full(items, load), np.full(channels, there)
+    expected = []
+    for each in loads:
+        expected.append(int(slow.argmin()))  # the first of the least loaded
+        slow[expected[-1]] += each
+    assert arrive(loads, np.full(channels, there)).tolist() == expected
 
 
 def test_halves_share_every_channel() -> None:
@@ -164,3 +200,65 @@ def test_the_graph_is_left_alone() -> None:
     place(graph, {"a": {XPU: 1.0}, "b": {XPU: 1.0}}, _free)
     assert nx.is_directed_acyclic_graph(graph.nx)
     assert len(graph.nx) == 2
+
+
+def test_newcomers_go_where_least_is_to_do() -> None:
+    loads, there = np.array([1.0, 5.0, 2.0]), np.array([4.0, 0.0, 3.0])
+    assert arrive(loads, there).tolist() == [0, 1, 2]  # 5 to the empty one, 2 onto 3, 1 onto 4
+    assert arrive(loads, there, "round-robin", 2).tolist() == [2, 0, 1]
+    with pytest.raises(UnknownNameError, match="greedy"):
+        arrive(loads, there, "gready")
+    found = packed([1.0, 2.0, 4.0], [2, 0, 2], 3)
+    assert found.load.tolist() == [2.0, 0.0, 5.0]
+    for wrong in ([0, 1], [0, 1, 3], [-1, 0, 0]):
+        with pytest.raises(MappingError, match="channel"):
+            packed([1.0, 2.0, 4.0], wrong, 3)
+
+
+def test_commands_that_the_processor_sends() -> None:
+    # NeuPIMs (public), npu+pim branch: 8 heads of 128 in 2 chunks of 4, 64 keys in 2 tiles of 32 banks; contexts of 8 heads in 4 tiles.
+    lengths = np.array([64])
+    apart = request_costs(_side("npu-pim"), Heads(8, 1, 128), lengths)
+    assert apart.score_sent.tolist() == [2 + 4 + 16 + 128]  # GWRITE, headers, READRES, COMP
+    assert apart.context_sent.tolist() == [8 + 32 + 32 + 8 * 4 * 4]
+    whole = request_costs(_side("neupims"), Heads(8, 1, 128), lengths)
+    assert whole.score_sent.tolist() == [2 + 4 + 16]  # one command for the products and the read of a result
+    assert whole.context_sent.tolist() == [8 + 32 + 32]
+    assert whole.commands["COMP"].tolist() == apart.commands["COMP"].tolist()
+
+
+def test_weights_arrive_during_the_first_pass() -> None:
+    from dataclasses import replace
+
+    npu = _npu()
+    one, four = (npu_estimate(_product(128 * passes, 3072, 4096), npu) for passes in (1, 4))
+    arrive = 2.0 * 3072 * 4096 / (npu.bandwidth_bytes_per_s * npu.efficiency)
+    run = 32 * (128 + 23 * 16) / npu.clock_hz
+    assert arrive > run
+    assert one.time_s == pytest.approx(one.busy_s["dram"])
+    assert four.time_s == pytest.approx(arrive + 3 * run, rel=0.01)  # three more passes find the weights on chip
+    small = npu_estimate(_product(512, 3072, 4096), replace(npu, scratchpad_bytes=npu.scratchpad_bytes / 16))
+    assert max(four.busy_s.values()) < small.time_s < four.time_s  # pieces: the next arrive while the last are used
+
+
+def test_arrays_in_turn_or_a_head_each() -> None:
+    from dataclasses import replace
+
+    turn = _npu()
+    spread = replace(turn, gemv="spread")
+    assert gemv_cycles(turn, 8, 376, 128) == 8 * 128  # a fold takes the arrays for as long as they take to fill
+    assert gemv_cycles(turn, 8, 128, 376) == 8 * 3 * 128
+    assert gemv_cycles(turn, 1, 4096, 128) == 512  # or as the matrix takes to stream past
+    assert gemv_cycles(spread, 8, 376, 128) == 128 + 376
+
+
+def _npu() -> NpuSide:
+    found = load("neupims")
+    assert isinstance(found, HybridSystem)
+    assert isinstance(found.xpu, NpuSide)
+    return found.xpu
+
+
+def _product(m: int, n: int, k: int) -> Op:
+    operands = (tensor("a", "input", "m k", "fp16"), tensor("w", "weight", "k n", "fp16"), tensor("out", "output", "m n", "fp16"))
+    return Op("p", "matmul", "linear", {"m": m, "n": n, "k": k}, operands, {"mac": 1.0})

@@ -223,6 +223,17 @@ def test_a_figure_that_constants_lean_on_is_marked(tmp_path: Path) -> None:
     assert any("lean on these figures (1)" in str(line) for line in results.lines())
 
 
+def test_what_follows_from_the_inputs_is_counted_apart(tmp_path: Path) -> None:
+    write(tmp_path, claim={"derived": True})
+    write(tmp_path, name="other")
+    results = run_cases(folder=tmp_path)
+    assert {row["case"]: row["derived"] for row in results.rows()} == {"small": True, "other": False}
+    lines = [str(line) for line in results.lines()]
+    assert any("follow from the case's own inputs (1)" in line for line in lines)
+    assert any(line.startswith("1 claims test a published figure that nothing here was made from: 1 within") for line in lines)
+    assert any(line.startswith("2 claims of 2 cases: 2 within") for line in lines)
+
+
 def test_worst_come_first(tmp_path: Path) -> None:
     write(tmp_path, claim={"vary": {"m": [1024, 1000, 10]}, "claimed": [2.0 * 1024**3] * 3, "tolerance": "5 %"})
     results = run_cases(folder=tmp_path)
@@ -345,6 +356,7 @@ CLAIM: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "expected miss without a reason": ({"expected": "miss"}, r"claims\[0\]: note: missing"),
     "seen that is no flag": ({"seen": "yes"}, r"claims\[0\]\.seen: expected true or false, found 'yes'"),
+    "derived that is no flag": ({"derived": 1}, r"claims\[0\]\.derived: expected true or false, found 1"),
     "unknown expectation": (
         {"expected": "misses", "note": "x"},
         r"claims\[0\]\.expected: unknown expectation 'misses'; did you mean 'miss'",

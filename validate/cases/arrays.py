@@ -5,29 +5,18 @@ from __future__ import annotations
 from typing import Annotated, Final
 
 from ...arch.lut_area import LookUpCore
-from ...arch.pe import DotArray, load_pe, nonzero_digits
+from ...arch.pe import DotArray, load_array, nonzero_digits
 from ...errors import CaseError, UnknownNameError
 from ...mapping.dot_array import Product, total_cycles
 from ...workloads.models import load_config
 from .registry import measures
 
-#: Arrays of BitMoD's comparison, rows x columns by phase; two SRAMs of 512 KB, DRAM of 256 bits a cycle.
-_ROWS_COLS: Final = {
-    "fp16-mac": {"prefill": (32, 24), "decode": (64, 12)},
-    "ant": {"prefill": (32, 32), "decode": (64, 16)},
-    "olive": {"prefill": (36, 32), "decode": (72, 16)},
-    "bitmod": {"prefill": (32, 32), "decode": (64, 16)},
-}
-_PHASES: Final = ("prefill", "decode")
-
 
 def _array(pe: str, phase: str) -> DotArray:
-    if phase not in _PHASES:
-        raise CaseError(str(UnknownNameError("phase", phase, _PHASES)))
-    if pe not in _ROWS_COLS:
-        raise CaseError(str(UnknownNameError("array", pe, _ROWS_COLS)))
-    rows, cols = _ROWS_COLS[pe][phase]
-    return DotArray(load_pe(pe), rows, cols, 512 * 1024, 512 * 1024, 32.0)
+    try:
+        return load_array(pe, phase)
+    except UnknownNameError as error:
+        raise CaseError(str(error)) from None
 
 
 def _products(model: str, phase: str, context: int, weight_bits: float) -> list[Product]:

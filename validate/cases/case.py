@@ -17,7 +17,7 @@ from .registry import Entry, Parameter, Role, builders, measures, unknown
 
 _CASE_KEYS: Final = ("name", "title", "source", "notes", "formats", "systems", "workloads", "claims")
 _CLAIM_KEYS: Final = ("quantity", "measure", "with", "vary", "claimed", "tolerance", "tolerance_abs", "source", "note",
-                      "expected", "seen")  # fmt: skip
+                      "expected", "seen", "derived")  # fmt: skip
 _FORMAT_KEYS: Final = ("element_bits", "arithmetic", "execution", "group_size", "scale_bits", "zero_bits", "index_bits")
 #: Role of one element of a list.
 _ELEMENT: Final[dict[str, Role]] = {"counts": "count", "quantities": "quantity", "shapes": "counts"}
@@ -53,6 +53,8 @@ class Claim:
         The model is known not to reach it, for the reason that `note` gives; such a miss does not fail a run.
     seen
         A constant of the model leans on this figure, so that agreement is consistency, not prediction.
+    derived
+        The figure follows from the case's own inputs by arithmetic: agreement checks the calculation, not a model.
     """
 
     quantity: str
@@ -66,6 +68,7 @@ class Claim:
     note: str
     expected_miss: bool
     seen: bool
+    derived: bool
     where: str
 
 
@@ -179,7 +182,7 @@ def _format(name: str, node: Any, where: str) -> NumberFormat:
         if value < 0:
             raise CaseError(f"{where}.{key}: expected 0 or more, found {value:g}")
     group = 0 if fields.get("group_size", 0) == 0 else _count(fields["group_size"], f"{where}.group_size")
-    return NumberFormat(name, arithmetic=arithmetic, execution=execution, group_size=group, **bits)
+    return NumberFormat(name, arithmetic=arithmetic, execution=execution, group_size=group, sparsity=None, **bits)
 
 
 def _systems(node: Any, path: Path) -> dict[str, AnySystem]:
@@ -300,9 +303,10 @@ def _claim(case: Case, spec: Mapping[str, Any], point: Mapping[str, Any], value:
     if expected not in ("within", "miss"):
         raise unknown("expectation", expected, ("within", "miss"), f"{where}.expected")
     note = _optional(spec, "note", where)
-    seen = spec.get("seen", False)
-    if not isinstance(seen, bool):
-        raise CaseError(f"{where}.seen: expected true or false, found {seen!r}")
+    flags = {name: spec.get(name, False) for name in ("seen", "derived")}
+    for name, flag in flags.items():
+        if not isinstance(flag, bool):
+            raise CaseError(f"{where}.{name}: expected true or false, found {flag!r}")
     if expected == "miss" and not note:
         raise CaseError(f"{where}: note: missing; an expected miss gives its reason there")
     quantity = _label(_text(spec, "quantity", where), point)
@@ -317,7 +321,8 @@ def _claim(case: Case, spec: Mapping[str, Any], point: Mapping[str, Any], value:
         _optional(spec, "source", where) or case.source,
         note,
         expected == "miss",
-        seen,
+        flags["seen"],
+        flags["derived"],
         where,
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterator
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any, cast
@@ -12,16 +12,10 @@ import numpy as np
 from ...arch import AnySystem
 from ...arch.hybrid_spec import HybridSystem, NpuSide
 from ...errors import CaseError
+from ...mapping.pim_attention import Heads, request_costs
 from ...workloads import Op, OpGraph, tensor
-from ...workloads.requests import NAMED, Requests, sample_decode_batch
 from .registry import measures
-
-#: Median prompt and output tokens of ShareGPT (NeuPIMs' tokenised dump: 391,726 pairs, medians 17 and 261); a log-normal of that mean and
-#: median stands for it. Alpaca's medians are not public; its lengths take the same shape.
-_SHAPE = {"sharegpt": (17.0, 261.0), "alpaca": (12.1 * 17.0 / 80.3, 55.8 * 261.0 / 295.0)}
-_MEANS = {"sharegpt": (80.3, 295.0), "alpaca": (12.1, 55.8)}
-#: Longest context that the models take.
-_LONGEST = 2048
+from .warm import Lengths, Warm, lengths_of, warm_batch
 
 
 def decoder_layers(hidden: int, heads: int, devices: int, contexts: tuple[int, ...], layers: int = 1) -> OpGraph:
@@ -54,47 +48,34 @@ def decoder_layers(hidden: int, heads: int, devices: int, contexts: tuple[int, .
     return OpGraph("decoder layers", ops, edges, tokens=float(batch), meta={"parallel": {"tp": devices}, "batch": batch, "phase": "decode"})
 
 
-@lru_cache(maxsize=8)
-def _requests(dataset: str) -> Requests:
-    if dataset not in _SHAPE:
-        raise CaseError(f"requests {dataset!r}: expected one of {', '.join(_SHAPE)} (means of others: {', '.join(NAMED)})")
-    rng = np.random.default_rng(20240427)
-    drawn = []
-    for mean, median in zip(_MEANS[dataset], _SHAPE[dataset], strict=True):
-        sigma = math.sqrt(2.0 * math.log(mean / median))
-        drawn.append(np.clip(np.rint(rng.lognormal(math.log(median), sigma, 20_000)), 1, _LONGEST // 2))
-    return Requests(np.zeros(20_000), *drawn)
-
-
-def contexts_of(dataset: str, batch: int, seed: int) -> tuple[int, ...]:
-    """Keys of each request of a warm batch, in the order of arrival; the new token is one of them."""
-    return tuple(int(n) + 1 for n in sample_decode_batch(_requests(dataset), batch, seed).contexts)
+@lru_cache(maxsize=512)
+def _warm(lengths: Lengths, batch: int, how: str, shape: tuple[int, int, int], system: _Same, seed: int) -> Warm:
+    """A warm batch as a system's plan packs it for a model; that of a system without units takes turns over 32 channels."""
+    side = system.system.pim
+    if side is None:
+        return warm_batch(lengths, batch, 32, "round-robin", None, seed)
+    hidden, heads, devices = shape
+    keys = np.arange(1, lengths.longest + 1, dtype=np.int64)
+    cycles = request_costs(side, Heads(heads // devices, 1, hidden // heads), keys).cycles
+    return warm_batch(lengths, batch, side.channels, how, np.concatenate([[0.0], cycles]), seed)
 
 
 @lru_cache(maxsize=20_000)
-def _layer_s(system: _Same, hidden: int, heads: int, devices: int, contexts: tuple[int, ...], repeated_scores: bool) -> tuple[float, ...]:
-    """Seconds of a layer in the middle of a step, busy seconds of the units' mean channel, and FLOPs of products."""
+def _layer_s(system: _Same, shape: tuple[int, int, int], lengths: Lengths, batch: int, seed: int) -> tuple[float, ...]:
+    """Seconds of a layer, busy seconds of the units' mean channel, and FLOPs of products."""
     from ...sim.hybrid.run import lay_out
 
-    few, many = (
-        lay_out(decoder_layers(hidden, heads, devices, contexts, layers), system.system, place="pim-attention",
-                requests=[n - 1 for n in contexts]) for layers in _LAYERS)
-    time_s = (many.played.time_s - few.played.time_s) / (_LAYERS[1] - _LAYERS[0])
-    pim = extra = 0.0
-    for part in few.parts:
-        pim += part.chosen("attention", few.placement.device["attention"]).busy_s.get("pim mean channel", 0.0)
-    found = few.whole.pim.get("attention")
-    if repeated_scores and found is not None and found.requests is not None and found.packing is not None:
-        side = system.system.pim
-        assert side is not None
-        load = np.bincount(found.packing.channel, weights=found.requests.score_cycles, minlength=side.channels)
-        extra = (devices - 1) * float(load.max()) * side.device.cycle_s
-    flops = sum(2.0 * op.scalar_ops("mac") for op in few.whole.graph if op.kind == "matmul")
-    return time_s + extra, pim, flops
+    hidden, heads, devices = shape
+    requests = _warm(lengths, batch, system.system.plan.packing, shape, system, seed)
+    keys = tuple(int(n) + 1 for n in requests.contexts)
+    found = lay_out(decoder_layers(hidden, heads, devices, keys, _LAYERS), system.system, place="pim-attention", requests=requests)
+    pim = sum(part.chosen("attention", found.placement.device["attention"]).busy_s.get("pim mean channel", 0.0) for part in found.parts)
+    flops = sum(2.0 * op.scalar_ops("mac") for op in found.whole.graph if op.kind == "matmul")
+    return found.played.time_s / _LAYERS, pim, flops
 
 
-#: Layers of two runs whose difference is the time of a layer in the middle of a step.
-_LAYERS = (2, 6)
+#: Layers of a run, from an idle system to the end: NeuPIMs' simulator plays two (its stages A to F).
+_LAYERS = 2
 
 
 class _Same:
@@ -116,55 +97,71 @@ def _hybrid(system: AnySystem) -> HybridSystem:
     return system
 
 
-@measures.add("1")
-def layer_speedup(
-    system: AnySystem, baseline: AnySystem, models: list[list[int]], datasets: str, batches: list[int], samples: int = 10,
-    repeated_scores: bool = False,
-) -> float:
-    """Mean over models, datasets, batch sizes and sampled warm batches of one decoder layer's time on the baseline over the system's.
-
-    `models` are (hidden size, heads, devices); `datasets` are names with a comma between. `repeated_scores`: each device of the baseline
-    computes the scores of all heads of the model, as the public code of NeuPIMs' blocked baseline does (PIMGEMVSoftmax takes the whole
-    embedding, NeuPIMSLogitSoftmax a device's share).
-    """
-    return float(np.mean(_ratios(system, baseline, models, datasets, batches, samples, repeated_scores)))
-
-
-def _ratios(system: AnySystem, baseline: AnySystem, models: list[list[int]], datasets: str, batches: list[int], samples: int,
-            repeated_scores: bool) -> list[float]:
-    new, old = _Same(_hybrid(system)), _Same(_hybrid(baseline))
-    ratios = []
-    for hidden, heads, devices in models:
-        for dataset in datasets.replace(" ", "").split(","):
+def _points(models: list[list[int]], lengths: list[float], batches: list[int], samples: int) -> Iterator[_Point]:
+    for model in models:
+        for drawn in lengths_of(lengths):
             for batch in batches:
                 for seed in range(samples):
-                    contexts = contexts_of(dataset, batch, seed)
-                    ratios.append(_layer_s(old, hidden, heads, devices, contexts, repeated_scores)[0]
-                                  / _layer_s(new, hidden, heads, devices, contexts, False)[0])
-    return ratios
+                    yield (model[0], model[1], model[2]), drawn, batch, seed
+
+
+#: Model as (hidden size, heads, devices), lengths of requests, batch, seed of the sample.
+_Point = tuple[tuple[int, int, int], Lengths, int, int]
+
+
+@measures.add("1")
+def layer_speedup(
+    system: AnySystem, baseline: AnySystem, models: list[list[int]], lengths: list[float], batches: list[int], samples: int = 10,
+) -> float:
+    """Mean over models, data sets, batch sizes and warm batches of one decoder layer's time on the baseline over the system's.
+
+    `models` are (hidden size, heads, devices); `lengths` as `presilicon.validate.cases.warm.lengths_of` takes them.
+    """
+    return float(np.mean(_ratios(system, baseline, models, lengths, batches, samples)))
+
+
+@measures.add("1")
+def least_layer_speedup(
+    system: AnySystem, baseline: AnySystem, models: list[list[int]], lengths: list[float], batches: list[int], samples: int = 10,
+) -> float:
+    """Least of the ratios of `layer_speedup`, each the mean of its samples."""
+    return float(np.min(_means(_ratios(system, baseline, models, lengths, batches, samples), samples)))
+
+
+@measures.add("1")
+def most_layer_speedup(
+    system: AnySystem, baseline: AnySystem, models: list[list[int]], lengths: list[float], batches: list[int], samples: int = 10,
+) -> float:
+    """Largest of the ratios of `layer_speedup`, each the mean of its samples."""
+    return float(np.max(_means(_ratios(system, baseline, models, lengths, batches, samples), samples)))
+
+
+def _means(ratios: list[float], samples: int) -> Any:
+    return np.reshape(ratios, (-1, samples)).mean(axis=1)
+
+
+def _ratios(system: AnySystem, baseline: AnySystem, models: list[list[int]], lengths: list[float], batches: list[int],
+            samples: int) -> list[float]:
+    new, old = _Same(_hybrid(system)), _Same(_hybrid(baseline))
+    return [_layer_s(old, *point)[0] / _layer_s(new, *point)[0] for point in _points(models, lengths, batches, samples)]
 
 
 @measures.add("1")
 def share_of_gains(
-    system: AnySystem, baseline: AnySystem, models: list[list[int]], datasets: str, batches: list[int], samples: int = 10
+    system: AnySystem, baseline: AnySystem, models: list[list[int]], lengths: list[float], batches: list[int], samples: int = 10,
 ) -> float:
-    """Share of the points of `layer_speedup` at which the system is not slower than the baseline (by more than 0.1 %)."""
-    return float(np.mean([ratio > 0.999 for ratio in _ratios(system, baseline, models, datasets, batches, samples, False)]))
+    """Share of the points of `layer_speedup`, each the mean of its samples, at which the system is not slower (by more than 0.1 %)."""
+    return float(np.mean(_means(_ratios(system, baseline, models, lengths, batches, samples), samples) > 0.999))
 
 
 @measures.add("1")
-def layer_utilisation(system: AnySystem, part: str, models: list[list[int]], datasets: str, batches: list[int], samples: int = 10) -> float:
+def layer_utilisation(system: AnySystem, part: str, models: list[list[int]], lengths: list[float], batches: list[int],
+                      samples: int = 10) -> float:
     """Mean busy share of one decoder layer: ``npu``, products' FLOPs over the arrays' peak; ``pim``, the units' mean channel."""
     found, kept = _Same(_hybrid(system)), []
-    for hidden, heads, devices in models:
-        for dataset in datasets.replace(" ", "").split(","):
-            for batch in batches:
-                for seed in range(samples):
-                    time_s, pim, flops = _layer_s(found, hidden, heads, devices, contexts_of(dataset, batch, seed), False)
-                    if part == "npu":
-                        kept.append(flops / (cast(NpuSide, found.system.xpu).peak_flops_per_s * time_s))
-                    else:
-                        kept.append(pim / time_s)
+    for point in _points(models, lengths, batches, samples):
+        time_s, pim, flops = _layer_s(found, *point)
+        kept.append(flops / (cast(NpuSide, found.system.xpu).peak_flops_per_s * time_s) if part == "npu" else pim / time_s)
     return float(np.mean(kept))
 
 

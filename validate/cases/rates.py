@@ -8,6 +8,7 @@ from typing import Annotated
 from ...arch import System
 from ...errors import CaseError
 from ...mapping.gpu.lower import lower
+from ...mapping.gpu.sparse import SUFFIX
 from ...mapping.neighborhood import Neighborhood
 from ...workloads import NumberFormat, Op, OpGraph
 from ...workloads.formats import by_name
@@ -31,9 +32,10 @@ def mac_flops(graph: OpGraph) -> float:
 
 def _roofline_s(op: Op, system: System) -> float:
     sm, lanes = system.gpu.sm, system.gpu.sm.count * system.gpu.clock.boost_hz
-    arithmetic = lower(op, sm.tensor_flops_per_clk).options.get("arithmetic", "fma")
-    macs = 2.0 * op.scalar_ops("mac")
-    tensor_s = macs / (2.0 * sm.fma_per_clk * lanes if arithmetic == "fma" else system.tensor_flops_per_s(arithmetic))
+    options, peaks = lower(op, sm.tensor_flops_per_clk).options, system.peaks_flops_per_s
+    arithmetic = options.get("arithmetic", "fma")
+    skipped = f"{arithmetic}{SUFFIX}"  # of the dense product's FLOPs
+    tensor_s = 2.0 * op.scalar_ops("mac") / peaks[skipped if options.get("skip") and skipped in peaks else arithmetic]
     fma_s = op.scalar_ops("add", "mul", "cmp") / (sm.fma_per_clk * lanes)
     special_s = op.scalar_ops(*SPECIAL) / (sm.sfu_per_clk * lanes)
     return max(tensor_s, fma_s, special_s, (op.bytes_read + op.bytes_written) / system.dram.bandwidth_bytes_per_s)

@@ -112,10 +112,19 @@ class CaseResults:
             if cases[name].notes:
                 yield Text(f"{name}: {cases[name].notes}")
         within, skipped, expected, missed = (sum(r.verdict == mark for r in self.results) for mark in _MARKS)
-        leaned = sum(r.claim.seen for r in self.results)
+        leaned, derived = (sum(getattr(r.claim, name) for r in self.results) for name in ("seen", "derived"))
         if leaned:
             yield Text(
                 f"* constants of the model lean on these figures ({leaned}): agreement is consistency, not prediction"
+            )
+        if derived:
+            yield Text(f"+ these figures follow from the case's own inputs ({derived}): agreement checks the arithmetic only")
+        if leaned or derived:
+            alone = [r for r in self.results if not (r.claim.seen or r.claim.derived)]
+            marks = [sum(r.verdict == mark for r in alone) for mark in ("within", "expected miss", "MISS")]
+            yield Text(
+                f"{len(alone)} claims test a published figure that nothing here was made from: {marks[0]} within tolerance, "
+                f"{marks[1]} expected misses, {marks[2]} misses"
             )
         yield Text(
             f"{len(self.results)} claims of {len(cases)} cases: {within} within tolerance, "
@@ -141,7 +150,7 @@ class CaseResults:
                 predicted,
                 _error(r),
                 _tolerance(r.claim),
-                r.verdict + " *" * r.claim.seen,
+                r.verdict + " *" * r.claim.seen + " +" * r.claim.derived,
             )
             table.add_row(*(Text(cell) for cell in cells), style="red" if r.verdict == "MISS" else "")
         return table
@@ -160,6 +169,7 @@ class CaseResults:
                 "tolerance": r.claim.tolerance,
                 "verdict": r.verdict,
                 "seen": r.claim.seen,
+                "derived": r.claim.derived,
                 "measure": r.claim.measure.name,
                 "source": r.claim.source,
                 "note": r.claim.note,

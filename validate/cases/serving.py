@@ -9,20 +9,17 @@ from ...errors import CaseError
 from ...workloads import Op, OpGraph, tensor
 from ...workloads.models import load_config
 
-#: LLaMA-33B (Touvron et al., arXiv 2302.13971, table 2; feed-forward size of the release), which `presilicon.workloads` does not ship.
-_EXTRA = {"llama-33b": {"hidden_size": 6656, "intermediate_size": 17920, "num_hidden_layers": 60, "num_attention_heads": 52,
-                        "num_key_value_heads": 52, "vocab_size": 32000}}
-
-
+#: What a configuration of a model like Llama says.
+_SIZES: Final = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "vocab_size")
 #: Share of a GPU's memory that vLLM takes (its default, gpu_memory_utilization).
 MEMORY_SHARE: Final = 0.9
 
 
 def llama_config(model: str) -> tuple[str, dict[str, Any]]:
     """Name and sizes of a Llama by its name; CaseError for a model of another kind, whose configuration lacks one of them."""
-    name, config = (model, _EXTRA[model]) if model in _EXTRA else load_config(model)
+    name, config = load_config(model)
     config = {**config, "num_key_value_heads": config.get("num_key_value_heads") or config.get("num_attention_heads")}
-    lacking = [size for size in _EXTRA["llama-33b"] if not config.get(size)]
+    lacking = [size for size in _SIZES if not config.get(size)]
     if lacking:
         raise CaseError(f"{model}: expected a model like Llama; its configuration lacks {', '.join(lacking)}")
     return name, config

@@ -138,6 +138,13 @@ def is_encoder_decoder(model: Any) -> bool:
     return bool(getattr(model.config, "is_encoder_decoder", False))
 
 
+def positions(config: Any) -> int | None:
+    """Tokens that the configuration has positions for (those of the decoder where it has one), None: no limit stated."""
+    text = config.get_text_config()
+    stated = (getattr(text, name, None) for name in ("max_position_embeddings", "max_target_positions"))
+    return next((limit for limit in stated if isinstance(limit, int)), None)
+
+
 def accepts(model: torch.nn.Module, name: str) -> bool:
     """Whether the forward has a parameter of this name."""
     return name in inspect.signature(model.forward).parameters

@@ -25,6 +25,9 @@ DTYPES: Final = {
     "float32": torch.float32,
     "fp32": torch.float32,
 }
+#: Tokens that a sequence takes in, and that a cache holds, where nobody says and the model has as many positions.
+DEFAULT_SEQ: Final = 2048
+DEFAULT_CONTEXT: Final = 4096
 
 
 def trace_config(
@@ -33,8 +36,8 @@ def trace_config(
     *,
     phase: str,
     batch: int,
-    seq: int,
-    context: int,
+    seq: int | None,
+    context: int | None,
     dtype: str,
     strict: bool,
     folded: bool,
@@ -49,6 +52,11 @@ def trace_config(
         raise UnknownNameError("choice of scans", scans, ("torch", "fused"))
     number = DTYPES[dtype]
     config = hf.config_of(data, name)
+    limit = hf.positions(config)
+    if seq is None:
+        seq = min(DEFAULT_SEQ, limit or DEFAULT_SEQ)
+    if context is None:
+        context = min(DEFAULT_CONTEXT, limit - 1 if limit else DEFAULT_CONTEXT)
     model, implementation = hf.build(config, name, number, attention)
     meta: dict[str, Any] = {
         "model": name,
@@ -63,18 +71,23 @@ def trace_config(
         **versions(),
     }
     length = context + 1 if phase == "decode" else seq
-    limit = getattr(config.get_text_config(), "max_position_embeddings", None)
-    if isinstance(limit, int) and length > limit:
-        meta["note"] = f"{length} positions, but the configuration allows {limit}"
+    beyond = f"{length} positions, but the configuration allows {limit}" if limit and length > limit else ""
+    if beyond:
+        meta["note"] = beyond
     with hf.quiet(), fused_scans(every=scans == "fused"):
-        if phase == "train":
-            return _train(model, name, meta, batch, seq, number, strict, folded)
-        step, tokens = (
-            _prefill(model, batch, seq, number, meta)
-            if phase == "prefill"
-            else _decode(model, name, batch, seq, context, number, meta)
-        )
-        graph = finish(step, name, meta=meta, strict=strict, folded=folded, front_end=front_end, tokens=tokens)
+        try:
+            if phase == "train":
+                return _train(model, name, meta, batch, seq, number, strict, folded)
+            step, tokens = (
+                _prefill(model, batch, seq, number, meta)
+                if phase == "prefill"
+                else _decode(model, name, batch, seq, context, number, meta)
+            )
+            graph = finish(step, name, meta=meta, strict=strict, folded=folded, front_end=front_end, tokens=tokens)
+        except TraceError as error:
+            if beyond:
+                raise TraceError(f"{name}: {beyond}; give a shorter seq or context ({error})") from error
+            raise
     if not any(op.kind == "attention" for op in graph):
         graph.meta["attention"] = "none fused"
     return graph

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from ..arch import AnySystem
+from ..arch import AnySystem, Provenance, System
 from ..errors import PresiliconError, SpecError, UnknownNameError, shown
 from ..units import BASE_UNITS, parse
 
@@ -43,6 +43,28 @@ class Axis:
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))
+
+
+def numbers_of(system: AnySystem) -> list[tuple[str, Any, str]]:
+    """Every number of a system as (path, SI value, unit); of a hybrid one those of the GPU inside too, under ``xpu.``."""
+    found = list(system.numbers())
+    inner = getattr(system, "xpu", None)
+    if isinstance(inner, System):
+        found += [(f"xpu.{path}", value, unit) for path, value, unit in inner.numbers()]
+    return found
+
+
+def provenance_of(system: AnySystem, path: str) -> Provenance | None:
+    """Source of a number of `numbers_of`."""
+    inner = getattr(system, "xpu", None)
+    own = system.provenance.get(path)
+    return inner.provenance.get(path.removeprefix("xpu.")) if own is None and isinstance(inner, System) else own
+
+
+def is_whole(system: AnySystem, path: str, value: float) -> bool:
+    """Whether a system takes only whole numbers there: a half is refused where its neighbours on both sides are not."""
+    probe = max(1.0, math.floor(value))
+    return not _takes(system, {path: probe + 0.5}) and all(_takes(system, {path: whole}) for whole in (probe, probe + 1.0))
 
 
 def read_axes(
@@ -100,7 +122,7 @@ class _Reader:
 
     def __init__(self, systems: Sequence[AnySystem], seed: int, samples: int | None) -> None:
         self.systems, self.seed, self.samples = systems, seed, samples
-        self.numbers = [{path: (value, unit) for path, value, unit in system.numbers()} for system in systems]
+        self.numbers = [{path: (value, unit) for path, value, unit in numbers_of(system)} for system in systems]
         self.drawn: dict[str, tuple[Mapping[str, Any], str]] = {}
 
     def unit(self, path: str, where: str) -> str:
@@ -217,8 +239,7 @@ class _Reader:
 
     def whole(self, path: str, low: float) -> bool:
         """Whether the systems take only whole numbers there: a half is refused where its neighbours are not."""
-        probe = max(1.0, math.floor(low))
-        return any(not _takes(s, {path: probe + 0.5}) and _takes(s, {path: probe}) for s in self.systems)
+        return any(is_whole(system, path, low) for system in self.systems)
 
 
 def _addable(system: AnySystem, path: str) -> str | None:

@@ -25,12 +25,13 @@ _CONNECT_S: Final = 20
 
 @dataclass(frozen=True)
 class Task:
-    """One batch with all that its evaluation needs."""
+    """One batch with all that its evaluation needs; `designs` counts them, where nothing varies too."""
 
     batch: Batch
     subject: Subject
     columns: Columns
     version: str
+    designs: int = 1
 
 
 class WorkerDiedError(PresiliconError):
@@ -41,7 +42,7 @@ def evaluate_task(task: Task) -> pa.Table:
     """What a worker runs; refuses where the worker's code is another version than the sweep's."""
     if code_version() != task.version:
         raise PresiliconError(f"a worker has version {code_version()} of the models, the sweep {task.version}; install the same everywhere")
-    return evaluate_designs(task.subject, task.columns, version=task.version)
+    return evaluate_designs(task.subject, task.columns, version=task.version).slice(0, task.designs)
 
 
 #: A finished batch, or why it could not be evaluated.

@@ -109,18 +109,23 @@ def show_sensitivity(frame: pd.DataFrame, out: Path | None, top: int) -> None:
     from ..files import write_atomically
     from ..tables import make_table
     from .figures import FORMATS, save, tornado_figure
+    from .html_report import shown_cell
+    from .study import OBJECTIVES
 
     console = make_console()
     moving = frame[frame["effect"] != "no effect"]
     rows = [
-        (r["path"], f"{r['value']:.6g} {r['unit']}".removesuffix(" 1"), _signed(r["sensitivity"], "+.3f"), _signed(r["more"], "+.2%"),
-         _signed(r["less"], "+.2%"), r["effect"], r["status"])
+        (r["path"], f"{r['value']:.6g} {r['unit']}".strip().removesuffix(" 1"), _signed(r["sensitivity"], "+.3f"),
+         *(_signed(r[w], "+.2%") + _at(r[f"{w}_at"], r["value"]) for w in ("more", "less")), r["effect"], r["status"])
         for _, r in moving.head(top).iterrows()
     ]
     right = ("value", "d ln / d ln", "10 % more", "10 % less")
     columns = [("number", "left"), *((name, "right") for name in right), ("", "left"), ("status", "left")]
-    title = f"{frame.attrs['objective']} of {frame.attrs['graph']} on {frame.attrs['system']}: {frame.attrs['base']:.6g}"
+    base = shown_cell(frame.attrs["base"], OBJECTIVES[frame.attrs["objective"]][0])
+    title = f"{frame.attrs['objective']} of {frame.attrs['graph']} on {frame.attrs['system']}: {base}"
     console.print(make_table(title, columns, rows))
+    if any("(" in cell for row in rows for cell in row[3:5]):
+        console.print("(at n): a tenth is less than one; the count was moved to the next whole number", highlight=False, markup=False)
     still = frame.loc[frame["effect"] == "no effect", "path"]
     if len(still):
         console.print(f"no effect: {', '.join(still)}", highlight=False, markup=False)
@@ -130,6 +135,11 @@ def show_sensitivity(frame: pd.DataFrame, out: Path | None, top: int) -> None:
         write_atomically(out, frame.to_csv(index=False).encode())
     if out is not None:
         console.print(f"wrote {out}", highlight=False, markup=False)
+
+
+def _at(tried: float, value: float) -> str:
+    """Says where a count was moved to, if that is much further than a tenth."""
+    return f" (at {tried:g})" if math.isfinite(tried) and abs(tried / value - 1.0) > 0.15 else ""
 
 
 def _signed(value: float, form: str) -> str:

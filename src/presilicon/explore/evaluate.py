@@ -17,7 +17,7 @@ from ..errors import PresiliconError
 from ..workloads.graph import OpGraph
 from .cache import Cache
 from .expand import Columns, config_hashes, config_prefix, digest
-from .study import DEGREES, Study, Workload
+from .study import CHANGES, DEGREES, Study, Workload
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -33,8 +33,7 @@ WORKLOAD_COLUMNS: Final = (
     "seq",
     "context",
     "dtype",
-    "quant",
-    *DEGREES,
+    *CHANGES,
     "system",
     "fidelity",
     "runtime",
@@ -53,13 +52,15 @@ class Subject:
     Attributes
     ----------
     workload, graph
-        What runs, and its graph (quantised).
+        What runs, and its graph (quantised, pruned, split).
     system
         On what, before overrides.
     fidelity, runtime
         As `presilicon.simulate` takes them.
     cache
         File of the results of earlier runs, for models that are slow; None: none.
+    failure
+        Why there is no graph; every design's error then.
     """
 
     workload: Workload
@@ -68,13 +69,12 @@ class Subject:
     fidelity: str = "analytic"
     runtime: str = "cudagraph"
     cache: Path | None = None
+    failure: str = ""
 
     @property
     def vectorised(self) -> bool:
         """Whether many designs go through the models at once."""
-        from .vector import in_closed_form
-
-        return isinstance(self.system, System) and in_closed_form(self.graph)
+        return isinstance(self.system, System)
 
 
 @cache
@@ -118,11 +118,14 @@ def evaluate_designs(subject: Subject, columns: Columns, *, version: str | None 
     count = len(next(iter(columns.values()))) if columns else 1
     errors = np.full(count, None, dtype=object)
     hashes = config_hashes(config_prefix(subject.workload, subject.system, subject.fidelity, subject.runtime), columns, count)
-    if subject.cache and not (subject.vectorised and subject.fidelity == "analytic"):
+    if subject.failure:
+        errors[:] = subject.failure
+        found = _nothing(count)
+    elif subject.cache and not (subject.vectorised and subject.fidelity == "analytic"):
         found = _with_cache(subject, columns, errors, hashes)
     else:
         found = _evaluate(subject, columns, count, errors)
-    found |= _costs(subject.system, columns, count)
+    found |= {} if subject.failure else _costs(subject, columns, count)
     table: dict[str, Any] = _workload_columns(subject, count)
     for path, values in columns.items():
         table[path] = pa.array(values.tolist() if values.dtype == object else values)
@@ -148,7 +151,7 @@ def _workload_columns(subject: Subject, count: int) -> dict[str, Any]:
     import pyarrow as pa
 
     w = subject.workload
-    fields: dict[str, Any] = {name: getattr(w, name) for name in ("phase", "batch", "seq", "context", "dtype", "quant", *DEGREES)}
+    fields: dict[str, Any] = {name: getattr(w, name) for name in ("phase", "batch", "seq", "context", "dtype", *CHANGES)}
     fields |= {
         "workload": w.label,
         "model": w.name,
@@ -156,7 +159,7 @@ def _workload_columns(subject: Subject, count: int) -> dict[str, Any]:
         "fidelity": subject.fidelity,
         "runtime": subject.runtime,
     }
-    fields["uncovered_ops"] = sum(u.count for u in subject.graph.uncovered)
+    fields["uncovered_ops"] = None if subject.failure else sum(u.count for u in subject.graph.uncovered)
     found: dict[str, Any] = {}
     for name in WORKLOAD_COLUMNS:
         value = fields[name]
@@ -167,11 +170,12 @@ def _workload_columns(subject: Subject, count: int) -> dict[str, Any]:
     return found
 
 
-def _costs(system: AnySystem, columns: Columns, count: int) -> dict[str, np.ndarray]:
-    """Area, power and cost of each design, where `presilicon.arch.area` has a model of the kind of system."""
-    from ..arch.area import design_costs
+def _costs(subject: Subject, columns: Columns, count: int) -> dict[str, np.ndarray]:
+    """Area, power and cost of each design, where `presilicon.arch.costs` knows its technology."""
+    from ..arch.costs import design_costs
+    from ..sim.parallel import devices
 
-    found: Mapping[str, Any] = design_costs(system, columns)
+    found: Mapping[str, Any] = design_costs(subject.system, columns, devices(subject.graph))
     return {name: np.broadcast_to(np.asarray(values, dtype=float), (count,)) for name, values in found.items()}
 
 
@@ -211,7 +215,7 @@ def _halving(run: Callable[[np.ndarray], None], chosen: np.ndarray, errors: np.n
             run(chosen)
     except Exception as error:  # whatever a model raises for one design must not end the sweep
         if len(chosen) == 1 or _fails_alike(run, chosen, error):
-            errors[chosen] = _told(error)
+            errors[chosen] = told(error)
             return
         half = len(chosen) // 2
         _halving(run, chosen[:half], errors)
@@ -224,14 +228,15 @@ def _fails_alike(run: Callable[[np.ndarray], None], chosen: np.ndarray, error: E
         try:
             run(chosen[index : index + 1])
         except Exception as other:
-            if _told(other) != _told(error):
+            if told(other) != told(error):
                 return False
         else:
             return False
     return True
 
 
-def _told(error: Exception) -> str:
+def told(error: Exception) -> str:
+    """An error as a row holds it: one line, with its type where it is not one of presilicon's own."""
     text = " ".join(str(error).split())
     return text if isinstance(error, PresiliconError) else f"{type(error).__name__}: {text}"
 
@@ -252,7 +257,7 @@ def _refuse_inconsistent(system: System, columns: Columns, errors: np.ndarray) -
         try:
             system.override(dict(zip(varied, values, strict=True)))
         except PresiliconError as error:
-            errors[indices] = _told(error)
+            errors[indices] = told(error)
 
 
 def _evaluate(subject: Subject, columns: Columns, count: int, errors: np.ndarray) -> dict[str, np.ndarray]:
@@ -263,7 +268,7 @@ def _evaluate(subject: Subject, columns: Columns, count: int, errors: np.ndarray
         try:
             rows.append(_row(subject, {path: values[index] for path, values in columns.items()}))
         except Exception as error:  # recorded with the design; the sweep goes on
-            errors[index] = _told(error)
+            errors[index] = told(error)
             rows.append({})
     return _gathered(rows)
 
@@ -315,26 +320,33 @@ def _row(subject: Subject, changes: Mapping[str, Any]) -> dict[str, Any]:
     return found | {f"share.{name}": value / whole for name, value in seconds.items()}
 
 
-def subjects(study: Study, graphs: Mapping[Workload, OpGraph], cache: Path | None = None) -> dict[tuple[int, int], Subject]:
-    """The subject of each (workload, system) of a study by their indices."""
-    return {
-        (i, j): Subject(workload, graphs[workload], system, study.fidelity, study.runtime, cache)
-        for i, workload in enumerate(study.workloads)
-        for j, system in enumerate(study.systems)
-    }
+def subjects(study: Study, graphs: Mapping[Workload, OpGraph | str], cache: Path | None = None) -> dict[tuple[int, int], Subject]:
+    """The subject of each (workload, system) of a study by their indices; a text in place of a graph says why there is none.
+
+    Workloads of which nothing is given are left out.
+    """
+    found = {}
+    for i, workload in enumerate(study.workloads):
+        if workload not in graphs:
+            continue
+        given = graphs[workload]
+        graph, failure = (OpGraph(workload.name, ()), given) if isinstance(given, str) else (given, "")
+        for j, system in enumerate(study.systems):
+            found[i, j] = Subject(workload, graph, system, study.fidelity, study.runtime, cache, failure)
+    return found
 
 
 def graph_of(workload: Workload) -> OpGraph:
-    """Trace, or load, quantise and split the graph of a workload; raises as `presilicon.trace_model` and `parallelise` do."""
+    """Trace, or load, quantise, prune and split the graph of a workload; raises as `presilicon.trace_model` and `parallelise` do."""
     from ..workloads.models import trace_model
-    from ..workloads.quantise import quantise
+    from ..workloads.sparsify import reformat
 
     if workload.is_graph:
         graph = OpGraph.load(workload.model)
     else:
         names = ("phase", "batch", "seq", "context", "dtype", "attention", "scans")
         graph = trace_model(workload.model, **{name: getattr(workload, name) for name in names})
-    graph = quantise(graph, workload.quant) if workload.quant else graph
+    graph = reformat(graph, workload.quant, workload.sparsity)
     degrees = {name: getattr(workload, name) for name in DEGREES}
     if all(degree == 1 for degree in degrees.values()):
         return graph

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..arch import AnySystem
-from .axes import Axis
+from .axes import Axis, numbers_of
 from .study import Study, Workload, condition_columns, units_of
 
 #: Columns of one block of designs: arrays of shape ``(designs,)`` by override path.
@@ -147,7 +147,9 @@ def workload_identity(workload: Workload) -> dict[str, Any]:
 
 def system_identity(system: AnySystem) -> dict[str, Any]:
     """What makes a system the same one wherever its file lies: every number, and the intervals that its calibration earned."""
-    return {"name": system.name, "numbers": {path: value for path, value, _ in system.numbers()}, "intervals": dict(system.intervals)}
+    found = {"name": system.name, "numbers": {path: value for path, value, _ in numbers_of(system)}, "intervals": dict(system.intervals)}
+    pim = getattr(system, "pim", None)
+    return found if pim is None else found | {"memory": repr(replace(pim.device, sources={}))}
 
 
 def config_prefix(workload: Workload, system: AnySystem, fidelity: str, runtime: str) -> str:

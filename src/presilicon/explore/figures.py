@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -23,15 +24,28 @@ if TYPE_CHECKING:
 #: Unit of a column of results; those of parameters come from `presilicon.arch.describe`.
 UNITS: Final = {
     "time_s": "s", "low_s": "s", "high_s": "s", "tokens_per_s": "token/s", "energy_j": "J", "area_mm2": "mm²", "power_w": "W",
-    "cost_usd": "USD", "peak_memory_bytes": "B",
+    "cost_usd": "USD", "peak_memory_bytes": "B", "area_mm2_per_device": "mm²", "power_w_per_device": "W", "cost_usd_per_device": "USD",
 }
 _NAMES: Final = {
     "time_s": "time", "tokens_per_s": "rate", "energy_j": "energy", "area_mm2": "area", "power_w": "power", "cost_usd": "cost",
-    "peak_memory_bytes": "memory",
+    "peak_memory_bytes": "memory", "area_mm2_per_device": "area of one device", "power_w_per_device": "power of one device",
+    "cost_usd_per_device": "cost of one device",
 }
+#: Units of the numbers of NPUs and hybrid systems, whose paths hold names of their own.
+_BY_FORM: Final = (
+    (r"(xpu\.npu\.)?clock", "Hz"),
+    (r"memories\.[^.]+\.(size|partial|partition\..+)|matrix\.registers\..+|xpu\.npu\.scratchpad|xpu\.tiled\.(l1|l2|memory)|memory", "B"),
+    (r"memories\..+bandwidth|dma\.bandwidth", "B/clk"),
+    (r"(noc|host|fabric|xpu\.npu|xpu\.tiled)\.bandwidth", "B/s"),
+    (r"xpu\.tiled\.flops", "FLOP/s"),
+    (r"fabric\.latency|launch|pim\.host", "s"),
+    (r"power\.static|xpu\.(npu|tiled)\.idle", "W"),
+)
 #: A range of more than so many times its low end is drawn on a logarithmic axis.
 _LOG_FROM: Final = 20.0
 _MOST_POINTS: Final = 20_000
+#: Labels with units that fit side by side under a linear axis.
+_MOST_TICKS: Final = 7
 _MOST_COLOURS: Final = 8
 _MOST_NAMED: Final = 500
 FORMATS: Final = ("svg", "pdf", "png")
@@ -45,7 +59,10 @@ def unit_of(column: str) -> str:
         return UNITS[column]
     if column.startswith("time_s["):
         return "s"
-    unit = next((u for path, u, _ in describe() if path == column), "")
+    inner = column.removeprefix("xpu.")  # of a GPU in a hybrid system
+    unit = next((u for path, u, _ in describe() if path == inner), "")
+    if not unit:
+        unit = next((u for form, u in _BY_FORM if re.fullmatch(form, column)), "")
     return "" if unit == "1" else unit
 
 
@@ -53,6 +70,11 @@ def _column(frame: pd.DataFrame, name: str) -> Any:
     if name not in frame:
         raise UnknownNameError("column", name, [str(c) for c in frame.columns])
     return frame[name]
+
+
+def _finite(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """Rows with numbers in all of the columns; a design that cannot be made costs infinitely much, and has no place in a picture."""
+    return frame[np.isfinite(np.asarray(frame[list(columns)], dtype=float)).all(axis=1)]
 
 
 def label_of(column: str) -> str:
@@ -68,15 +90,18 @@ def is_plain(unit: str) -> bool:
 
 def _style(axis: Any, values: np.ndarray, column: str) -> None:
     """SI ticks, and a logarithmic axis where the range asks for it."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
     values = values[np.isfinite(values)]
     unit = unit_of(column)
     log = len(values) and values.min() > 0 and values.max() / values.min() > _LOG_FROM
     if log:
         axis.axes.set(**{f"{axis.axis_name}scale": "log"})
-        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)) if values.max() / values.min() < 1e4 else LogLocator())
+        fine = values.max() / values.min() < (40 if axis.axis_name == "x" else 1e4)  # labels stand side by side under an axis
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)) if fine else LogLocator())
         axis.set_minor_formatter(NullFormatter())
+    elif axis.axis_name == "x":
+        axis.set_major_locator(MaxNLocator(_MOST_TICKS))
     axis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.6g}" if is_plain(unit) else format_si(x, unit)))
 
 
@@ -110,7 +135,7 @@ def plot(frame: pd.DataFrame, x: str, y: str, *, color: str | None = None, line:
     x, y, color
         Columns.
     line
-        Join the points of a colour in the order of `x`; None: where each has one `y` for every `x`.
+        Join the points of a colour in the order of `x`; None: where `x` is a parameter, and each has one `y` for every `x`.
 
     Raises
     ------
@@ -125,7 +150,7 @@ def plot(frame: pd.DataFrame, x: str, y: str, *, color: str | None = None, line:
     for name in (x, y):
         if rows[name].dtype.kind not in "fiub":
             raise PresiliconError(f"column {name!r} holds words, not numbers; it can be a colour")
-    rows = rows.dropna(subset=[x, y])
+    rows = _finite(rows, [x, y, *([color] if color is not None and rows[color].dtype.kind == "f" else [])])
     if rows.empty:
         raise PresiliconError("no row has a result to draw")
     if len(rows) > _MOST_POINTS:  # evenly spaced, so that the picture stays a file that opens
@@ -138,7 +163,8 @@ def plot(frame: pd.DataFrame, x: str, y: str, *, color: str | None = None, line:
         _style(bar.ax.yaxis, np.asarray(rows[color], dtype=float), str(color))
     else:
         groups = [("", rows)] if color is None else [(str(k), g) for k, g in rows.groupby(color, sort=True, observed=True)]
-        joined = line if line is not None else all(not g[x].duplicated().any() and len(g) > 1 for _, g in groups)
+        once = x not in UNITS and all(not g[x].duplicated().any() and len(g) > 1 for _, g in groups)
+        joined = line if line is not None else once
         markers = "osD^vP*X"
         for index, (name, group) in enumerate(groups):
             line_rows = group.sort_values(x, kind="stable")
@@ -186,7 +212,8 @@ def front_figure(frame: pd.DataFrame, objectives: Sequence[str], *, title: str =
     for index, (a, b) in enumerate(zip(front[x], front[y], strict=True)):  # one by one: each can then be named in the SVG
         if index < _MOST_NAMED:
             axes.plot([a], [b], "o", ms=5, color=tints[index], mec="#000000", mew=0.4, gid=f"front-{index}")
-    axes.plot([], [], "o", ms=5, color=colour(3), mec="#000000", mew=0.4, label=f"front ({len(front)})")
+    filled = colour(3) if len(columns) == 2 else "#FFFFFF"
+    axes.plot([], [], "o", ms=5, color=filled, mec="#000000", mew=0.4, label=f"front ({len(front)})")
     if len(front) > _MOST_NAMED:
         axes.scatter(front[x][_MOST_NAMED:], front[y][_MOST_NAMED:], s=20, color=tints[_MOST_NAMED:], edgecolor="#000000", lw=0.4)
     shown_rows = np.concatenate([np.asarray(front[[x, y]], dtype=float), np.asarray(others[[x, y]], dtype=float)])
@@ -207,7 +234,10 @@ def parallel_figure(frame: pd.DataFrame, columns: Sequence[str], *, color: str |
     names = [str(c) for c in columns if frame[_known(frame, c)].dtype.kind in "fiu" and frame[c].nunique() > 1]
     if len(names) < 2:
         raise PresiliconError("parallel coordinates need two columns or more of numbers that vary")
-    rows = frame.dropna(subset=names)
+    rows = _finite(frame, names)
+    names = [name for name in names if rows[name].nunique() > 1]
+    if len(names) < 2:
+        raise PresiliconError("parallel coordinates need two columns or more of numbers that vary")
     if len(rows) > most:
         rows = rows.iloc[np.linspace(0, len(rows) - 1, most).astype(int)]
     places, ends = [], []
@@ -232,8 +262,8 @@ def parallel_figure(frame: pd.DataFrame, columns: Sequence[str], *, color: str |
     else:
         colours = colour(0)
     axes.add_collection(LineCollection(list(lines), colors=colours, lw=0.8, alpha=0.6))
+    axes.vlines(range(len(names)), 0.0, 1.0, color="#000000", lw=0.8)
     for place, (name, (low, high)) in enumerate(zip(names, ends, strict=True)):
-        axes.axvline(place, color="#000000", lw=0.8)
         for y, value in ((-0.05, low), (1.05, high)):
             axes.text(place, y, _number(value, name), ha="center", va="center", fontsize=8,
                       bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.0})
@@ -259,7 +289,7 @@ def bottleneck_figure(frame: pd.DataFrame, labels: Sequence[str], *, title: str 
     shares = [str(c) for c in frame.columns if str(c).startswith("share.") and np.nan_to_num(np.asarray(frame[c], dtype=float)).max() > 0]
     if not shares or frame.empty:
         raise PresiliconError("these rows have no bottleneck shares")
-    figure, axes = _figure(7.0, 0.8 + 0.32 * len(frame))
+    figure, axes = _figure(7.0, 1.3 + 0.32 * len(frame))
     left = np.zeros(len(frame))
     for index, name in enumerate(shares):
         width = np.nan_to_num(np.asarray(frame[name], dtype=float))
@@ -269,7 +299,7 @@ def bottleneck_figure(frame: pd.DataFrame, labels: Sequence[str], *, title: str 
     axes.set_yticks(range(len(frame)), list(labels), fontsize=8)
     axes.invert_yaxis()
     axes.set(xlabel="share of the step", xlim=(0, 1), title=title)
-    axes.legend(fontsize=8, ncols=min(len(shares), 5), loc="upper center", bbox_to_anchor=(0.5, -0.7 / (0.8 + 0.32 * len(frame))))
+    figure.legend(fontsize=8, ncols=min(len(shares), 7), loc="outside lower center")
     return figure
 
 
@@ -309,7 +339,7 @@ def parity_figure(x: Sequence[float], y: Sequence[float], *, xlabel: str, ylabel
     a, b = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     if a.shape != b.shape or not np.isfinite(a).any():
         raise PresiliconError(f"parity: expected two columns of one length with numbers, found {a.shape} and {b.shape}")
-    from matplotlib.ticker import FuncFormatter
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     figure, axes = _figure(4.6, 4.6)
     ends = np.array([np.nanmin([a, b]), np.nanmax([a, b])])
@@ -317,9 +347,17 @@ def parity_figure(x: Sequence[float], y: Sequence[float], *, xlabel: str, ylabel
     for share in (0.8, 1.2):
         axes.plot(ends, ends * share, color="#777777", lw=0.7, ls="--")
     axes.scatter(a, b, s=12, color=colour(0), alpha=0.6, edgecolor="none", rasterized=len(a) > 5000)
-    if ends[0] > 0 and ends[1] / ends[0] > _LOG_FROM:
+    log = ends[0] > 0 and ends[1] / ends[0] > _LOG_FROM
+    if log:
         axes.set(xscale="log", yscale="log")
+        limits = ends[0] / 1.5, ends[1] * 1.5
+    else:
+        margin = 0.08 * (ends[1] - ends[0]) or 0.1 * abs(ends[1]) or 1.0
+        limits = ends[0] - margin, ends[1] + margin
+    axes.set(xlim=limits, ylim=limits)
     for axis in (axes.xaxis, axes.yaxis):
+        if not log:
+            axis.set_major_locator(MaxNLocator(5))
         axis.set_major_formatter(FuncFormatter(lambda v, _: format_si(v, unit)))
     axes.set(xlabel=xlabel, ylabel=ylabel, title=title, aspect="equal")
     axes.grid(True, alpha=0.25)

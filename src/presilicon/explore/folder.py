@@ -22,7 +22,7 @@ from ..files import replacing, write_atomically
 from ..workloads.graph import OpGraph
 from .evaluate import graph_of
 from .expand import Batch, digest, system_identity, workload_identity
-from .study import DEGREES, Study, Workload
+from .study import CHANGES, Study, Workload
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -170,7 +170,7 @@ def resolved_document(study: Study) -> dict[str, Any]:
     for w in study.workloads:
         model = str(Path(w.model).resolve()) if "/" in w.model or w.is_graph or ".py:" in w.model else w.model
         fields = {k: v for k, v in vars(w).items() if k not in ("model", "is_graph", "title") and v is not None}
-        changes = {k: v for k, v in fields.items() if k in ("quant", *DEGREES)}
+        changes = {k: v for k, v in fields.items() if k in CHANGES}
         workloads.append({"graph": model} | changes if w.is_graph else {"model": model} | fields)
     base = Path(study.source).parent if study.source != "study" else Path()
     files = [name if not ("/" in name or name.endswith((".yaml", ".yml"))) else _file(base, name) for name in document.get("systems", [])]

@@ -15,6 +15,7 @@ from ..report import Report
 from ..sim.run import simulate
 from ..units import format_si
 from ..workloads.graph import OpGraph
+from .axes import numbers_of
 
 #: What the sliders turn unless told otherwise, as far as the system has it.
 PATHS: Final = ("gpu.sm.count", "gpu.clock.boost", "gpu.l2.size", "dram.bandwidth")
@@ -45,7 +46,7 @@ class Knobs:
         self.graph, self.system, self.runtime = graph, system, runtime
         self.base = self.report = self._simulated(system)
         self.error = ""
-        numbers = {p: (v, u) for p, v, u in system.numbers()}
+        numbers = {p: (v, u) for p, v, u in numbers_of(system)}
         self._numbers = {p: numbers[p] for p in paths}
         self.sliders: dict[str, Any] = {}
         self._values: dict[str, Any] = {}
@@ -148,7 +149,7 @@ def knobs(graph: OpGraph, system: AnySystem | str | Path, paths: Sequence[str] |
     except ImportError:
         raise PresiliconError("knobs need ipywidgets, which is not installed: pip install 'presilicon[notebook]'") from None
     system = load(system)
-    numbers = {p for p, v, _ in system.numbers() if isinstance(v, int | float) and not isinstance(v, bool) and v > 0}
+    numbers = {p for p, v, _ in numbers_of(system) if isinstance(v, int | float) and not isinstance(v, bool) and v > 0}
     for path in paths or ():
         if path not in numbers:
             raise UnknownNameError("path", path, numbers, where=system.name)

@@ -12,8 +12,8 @@ import numpy as np
 
 from ..errors import PresiliconError, SpecError
 from .folder import MANIFEST as SWEEP_MANIFEST
+from .search import DATABASE, TRIALS
 from .search import MANIFEST as SEARCH_MANIFEST
-from .search import TRIALS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -77,6 +77,8 @@ def load_folder(path: str | Path) -> Loaded:
         return _sweep(folder)
     if (folder / SEARCH_MANIFEST).is_file() and (folder / TRIALS).is_file():
         return _search(folder)
+    if (folder / DATABASE).is_file():
+        raise SpecError(f"{folder}: holds a search that was stopped before it wrote its trials; run the same command again to go on")
     raise SpecError(f"{folder}: holds no results: neither {SWEEP_MANIFEST} of presilicon sweep nor {SEARCH_MANIFEST} of presilicon explore")
 
 
@@ -88,9 +90,6 @@ def _sweep(folder: Path) -> Loaded:
     manifest = read_manifest(folder)
     found = Sweep(folder)
     frame = found.to_frame()
-    for column in frame:
-        if str(frame[column].dtype) == "category":
-            frame[column] = frame[column].astype(object)
     document, identity = manifest["study"], manifest["identity"]
     constraints = list(document.get("constraints") or [])
     good = frame["error"].isna().to_numpy().copy() if "error" in frame else np.ones(len(frame), dtype=bool)

@@ -22,7 +22,7 @@ from ..workloads.graph import OpGraph
 from .evaluate import code_version, graph_of
 from .folder import ResultsFolder, resolved_document, study_identity
 from .pareto import as_minimised, hypervolume, non_dominated
-from .space import Dimension, dimensions, evaluate_points
+from .space import Dimension, check_constraints, dimensions, evaluate_points
 from .study import OBJECTIVES, Study, Workload, load_study
 
 if TYPE_CHECKING:
@@ -174,6 +174,7 @@ def explore(
     study = load_study(study)
     names = tuple(objectives or study.objectives)
     _check(study, names, trials, sampler, population)
+    check_constraints(study)
     found = dimensions(study)
     folder = Path(out) if out is not None else None
     if folder is not None:

@@ -12,6 +12,8 @@ import numpy as np
 from ..arch import AnySystem, load
 from ..errors import PresiliconError, UnknownNameError
 from ..workloads.graph import OpGraph
+from .axes import is_whole, numbers_of, provenance_of
+from .cache import default_cache
 from .evaluate import Subject, evaluate_designs
 from .study import OBJECTIVES, Workload
 
@@ -36,6 +38,7 @@ def sensitivity(
     calibration: bool = False,
     fidelity: str = "analytic",
     runtime: str = "cudagraph",
+    use_cache: bool = True,
 ) -> pd.DataFrame:
     """How much each number of a system moves the result of a graph.
 
@@ -51,13 +54,16 @@ def sensitivity(
         Look at the constants of the models too (``calibration.*``).
     fidelity, runtime
         As `presilicon.simulate` takes them.
+    use_cache
+        Keep and reuse the results of slow models in the user's cache.
 
     Returns
     -------
     pandas.DataFrame
         One row per number, the one whose tenth does most first: ``path``, ``value``, ``unit``, ``sensitivity`` (d ln(result) / d ln(value),
         by central differences of 1 %, of one unit for whole numbers; NaN where the number is 0 or cannot be moved), ``more`` and ``less``
-        (relative change of the result for a tenth more or less), ``effect`` (``""``; ``"no effect"``; ``"step"``: the number stands at a
+        (relative change of the result for a tenth more or less; counts move to the next whole number), ``more_at`` and ``less_at`` (the
+        values that were tried), ``effect`` (``""``; ``"no effect"``; ``"step"``: the number stands at a
         jump, such as the last register that lets one more CTA in; ``"cannot be moved"``), ``status`` and ``source`` of the number.
         ``attrs`` holds the result of the system as it is under ``"base"``.
 
@@ -75,20 +81,21 @@ def sensitivity(
     system = load(system)
     if objective not in OBJECTIVES:
         raise UnknownNameError("objective", objective, OBJECTIVES)
-    numbers = {p: (v, u) for p, v, u in system.numbers() if isinstance(v, int | float) and not isinstance(v, bool)}
+    numbers = {p: (v, u) for p, v, u in numbers_of(system) if isinstance(v, int | float) and not isinstance(v, bool)}
     for path in paths or ():
         if path not in numbers:
             raise UnknownNameError("path", path, numbers, where=system.name)
-    chosen = list(paths) if paths is not None else [p for p in numbers if calibration or not p.startswith("calibration.")]
-    moved = {p: _moves(float(numbers[p][0]), _is_count(p, numbers[p][1])) for p in chosen}
-    values = _results(graph, system, {p: m for p, m in moved.items() if m}, objective, fidelity, runtime)
+    chosen = list(paths) if paths is not None else [p for p in numbers if calibration or not _is_calibration(p)]
+    moved = {p: _moves(float(numbers[p][0]), _is_count(system, p, numbers[p])) for p in chosen}
+    cache = default_cache() if use_cache else None
+    values = _results(graph, system, {p: m for p, m in moved.items() if m}, objective, fidelity, runtime, cache)
     base = values["", "base"]
     if not math.isfinite(base):
         raise PresiliconError(f"{system.name}: the graph has no result there: {objective} is {base}")
     import pandas as pd
 
     rows = [_row(system, p, numbers[p], moved[p], values, base) for p in chosen]
-    names = ("path", "value", "unit", "sensitivity", "more", "less", "effect", "status", "source")
+    names = ("path", "value", "unit", "sensitivity", "more", "less", "more_at", "less_at", "effect", "status", "source")
     frame = pd.DataFrame(rows, columns=list(names))
     order = frame[["more", "less"]].abs().max(axis=1).fillna(-1.0).sort_values(ascending=False, kind="stable").index
     frame = frame.loc[order].reset_index(drop=True)
@@ -96,9 +103,14 @@ def sensitivity(
     return frame
 
 
-def _is_count(path: str, unit: str) -> bool:
+def _is_calibration(path: str) -> bool:
+    return path.removeprefix("xpu.").startswith("calibration.")
+
+
+def _is_count(system: AnySystem, path: str, number: tuple[Any, str]) -> bool:
     """Whether a number is a count, which only whole steps move."""
-    return unit == "1" and not path.startswith("calibration.")
+    value, unit = number
+    return unit in ("", "1") and not _is_calibration(path) and float(value).is_integer() and is_whole(system, path, value)
 
 
 def _moves(value: float, whole: bool) -> dict[str, float]:
@@ -113,18 +125,24 @@ def _moves(value: float, whole: bool) -> dict[str, float]:
 
 
 def _results(
-    graph: OpGraph, system: AnySystem, moved: dict[str, dict[str, float]], objective: str, fidelity: str, runtime: str
+    graph: OpGraph,
+    system: AnySystem,
+    moved: dict[str, dict[str, float]],
+    objective: str,
+    fidelity: str,
+    runtime: str,
+    cache: Path | None,
 ) -> dict[tuple[str, str], float]:
     """Result of every changed system by (path, which change), and of the system as it is by ("", "base")."""
     keys = [("", "base"), *((p, which) for p, m in moved.items() for which in m)]
-    base = {p: v for p, v, _ in system.numbers()}
+    base = {p: v for p, v, _ in numbers_of(system)}
     columns = {path: np.full(len(keys), float(base[path])) for path in moved}
     for index, (path, which) in enumerate(keys):
         if path:
             columns[path][index] = moved[path][which]
     fields: dict[str, Any] = {k: graph.meta.get(k) for k in ("phase", "batch", "seq", "context")}
     workload = Workload(graph.name, True, **fields)
-    table = evaluate_designs(Subject(workload, graph, system, fidelity, runtime), columns).to_pandas()
+    table = evaluate_designs(Subject(workload, graph, system, fidelity, runtime, cache), columns).to_pandas()
     column = OBJECTIVES[objective][0]
     if column not in table:
         raise PresiliconError(f"{system.name}: no {column}: the area model does not know this system")
@@ -145,11 +163,12 @@ def _row(
         slope = math.log(near[1][1] / near[0][1]) / math.log(near[1][0] / near[0][0])
     changes = {w: ends[w][1] / base - 1.0 if w in ends and base else math.nan for w in _PLACES}
     finite = [abs(c) for c in changes.values() if math.isfinite(c)]
-    origin = system.provenance.get(path)
+    at = tuple(ends[w][0] if w in ends else math.nan for w in ("more", "less"))
+    origin = provenance_of(system, path)
     told = (origin.status, origin.source) if origin else ("", "")
     if finite and max(finite) <= _STILL:
-        return path, value, unit, 0.0, 0.0, 0.0, "no effect", *told
+        return path, value, unit, 0.0, 0.0, 0.0, *at, "no effect", *told
     far = max((abs(changes[w]) for w in ("more", "less") if math.isfinite(changes[w])), default=math.nan)
     step = math.isfinite(slope) and abs(slope) * _TENTH > _JUMP * far
     effect = "step" if step else "" if math.isfinite(slope) else "cannot be moved"
-    return path, value, unit, slope, changes["more"], changes["less"], effect, *told
+    return path, value, unit, slope, changes["more"], changes["less"], *at, effect, *told

@@ -10,15 +10,19 @@ from typing import Any, Final
 import numpy as np
 
 from ..arch import AnySystem, System
-from ..errors import PresiliconError
+from ..arch.costs import PER_DEVICE, TOTALS
+from ..errors import PresiliconError, UnknownNameError
 from ..workloads.graph import OpGraph
-from .evaluate import Subject, evaluate_designs
+from .axes import is_whole
+from .cache import default_cache
+from .evaluate import RESULTS, WORKLOAD_COLUMNS, Subject, evaluate_designs
 from .expression import Expression
 from .study import Study, Workload, condition_columns, units_of
 
 #: Results that are averaged (geometric mean) over the workloads of a study, and those that are the same for all.
 _MEAN: Final = ("time_s", "low_s", "high_s", "tokens_per_s", "energy_j")
 _SYSTEM: Final = "system"
+COSTS: Final = (*TOTALS, *PER_DEVICE, "devices")
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,7 @@ def dimensions(study: Study) -> tuple[Dimension, ...]:
         for path, values in axis.columns.items():
             low, high, log = (axis.ranges or {}).get(path, (0.0, 0.0, False))
             if low < high:
-                found.append(Dimension(path, low, high, log, _whole(study.systems, path, low)))
+                found.append(Dimension(path, low, high, log, any(is_whole(s, path, low) for s in study.systems)))
             else:
                 found.append(Dimension(path, columns={path: np.array(sorted(set(values.tolist())), dtype=values.dtype)}))
     if not any(d.columns is None or len(next(iter(d.columns.values()))) > 1 for d in found):
@@ -90,18 +94,14 @@ def dimensions(study: Study) -> tuple[Dimension, ...]:
     return tuple(found)
 
 
-def _whole(systems: Sequence[AnySystem], path: str, low: float) -> bool:
-    """Whether a path takes only whole numbers: a half is refused where its neighbour is not."""
-
-    def takes(system: AnySystem, value: float) -> bool:
-        try:
-            system.override({path: value})
-        except PresiliconError:
-            return False
-        return True
-
-    floor = float(np.floor(low))
-    return any(takes(s, floor + 1.0) and not takes(s, floor + 0.5) for s in systems)
+def check_constraints(study: Study) -> None:
+    """UnknownNameError where a constraint names no column of any result, before anything runs."""
+    fields = {name for system in study.systems for name in condition_columns(study.workloads[0], system)}
+    known = {*fields, *study.paths, *WORKLOAD_COLUMNS, *RESULTS, *COSTS, "violation"}
+    for index, condition in enumerate(study.constraints):
+        for name in sorted(condition.names):
+            if name not in known and not name.startswith("share."):
+                raise UnknownNameError("column", name, known, where=f"{study.source}: constraints.{index}")
 
 
 def evaluate_points(
@@ -143,9 +143,10 @@ def evaluate_points(
 def _one_system(
     study: Study, graphs: Mapping[Workload, OpGraph], system: AnySystem, columns: Mapping[str, np.ndarray], version: str | None, count: int
 ) -> dict[str, np.ndarray]:
+    cache = default_cache()  # of models that are slow; a genetic search comes back to designs that it has seen
     designs = columns if columns else ({"gpu.sm.count": np.full(count, system.gpu.sm.count)} if isinstance(system, System) else columns)
     tables = [
-        evaluate_designs(Subject(w, graphs[w], system, study.fidelity, study.runtime), designs, version=version).to_pandas()
+        evaluate_designs(Subject(w, graphs[w], system, study.fidelity, study.runtime, cache), designs, version=version).to_pandas()
         for w in study.workloads
     ]
     errors = np.full(count, None, dtype=object)
@@ -167,10 +168,8 @@ def _one_system(
             found[name] = words[slowest, np.arange(count)]
         elif name == "fits":
             found[name] = np.all([t[name].to_numpy(dtype=object) == True for t in tables], axis=0)  # noqa: E712  null is no fit
-        elif name == "peak_memory_bytes":
+        elif name == "peak_memory_bytes" or name in COSTS:  # of all devices: what the workload with most of them takes
             found[name] = np.max([t[name].to_numpy(dtype=float) for t in tables], axis=0)
-        elif name in ("area_mm2", "power_w", "cost_usd"):
-            found[name] = tables[0][name].to_numpy(dtype=float)
     if len(tables) > 1:
         for workload, table in zip(study.workloads, tables, strict=True):
             found[f"time_s[{workload.label}]"] = table["time_s"].to_numpy(dtype=float)

@@ -16,7 +16,7 @@ from ..arch.yamlfile import read_yaml
 from ..errors import GraphError, PresiliconError, SpecError, UnknownNameError, shown
 from ..sim.host import RUNTIMES
 from ..sim.run import FIDELITIES
-from .axes import Axis, read_axes
+from .axes import Axis, numbers_of, read_axes
 from .expression import Expression, parse_expression
 
 #: What a study may optimise: its column in the results, and whether less or more is better.
@@ -29,10 +29,12 @@ OBJECTIVES: Final[Mapping[str, tuple[str, Literal["min", "max"]]]] = {
     "power": ("power_w", "min"),
     "cost": ("cost_usd", "min"),
 }
-#: Fields of a workload that conditions may name, and that stand in every row.
-WORKLOAD_FIELDS: Final = ("model", "phase", "batch", "seq", "context", "dtype", "quant", "tp", "pp", "dp", "ep", "cp", "attention", "scans")
-#: Degrees of parallelism among them.
+#: Degrees of parallelism of a workload.
 DEGREES: Final = ("tp", "pp", "dp", "ep", "cp")
+#: What can change a traced graph.
+CHANGES: Final = ("quant", "sparsity", *DEGREES)
+#: Fields of a workload that conditions may name, and that stand in every row.
+WORKLOAD_FIELDS: Final = ("model", "phase", "batch", "seq", "context", "dtype", *CHANGES, "attention", "scans")
 #: Points of one batch (one file): of closed forms on GPUs, which run on whole arrays, and of everything else.
 _VECTOR_BATCH: Final = 20_000
 _POINT_BATCH: Final = 50
@@ -46,9 +48,9 @@ class Workload:
     ----------
     model
         Name, ``config.json``, ``FILE.py:FUNCTION``, or the path of a graph file; `is_graph` tells.
-    phase, batch, seq, context, dtype, quant, attention, scans
-        As `presilicon.trace_model` and `presilicon.workloads.quantise` take them. For a graph file only `quant` and the degrees
-        may be given; the others are what its trace noted, or None.
+    phase, batch, seq, context, dtype, quant, sparsity, attention, scans
+        As `presilicon.trace_model`, `presilicon.workloads.quantise` and `presilicon.workloads.sparsify` take them. For a graph file only
+        `quant`, `sparsity` and the degrees may be given; the others are what its trace noted, or None.
     tp, pp, dp, ep, cp
         Devices of tensor, pipeline, data, expert and context parallelism, as `presilicon.workloads.parallel.parallelise` takes them.
     title
@@ -63,6 +65,7 @@ class Workload:
     context: int | None = 4096
     dtype: str | None = "bfloat16"
     quant: str | None = None
+    sparsity: str | None = None
     attention: str | None = "sdpa"
     scans: str | None = "torch"
     tp: int = 1
@@ -83,7 +86,7 @@ class Workload:
     @property
     def label(self) -> str:
         """Short name for people: ``"llama-3-8b decode batch=8 context=4096 w4a16"``."""
-        changes = [self.quant, *(f"{name}={getattr(self, name)}" for name in DEGREES if getattr(self, name) > 1)]
+        changes = [self.quant, self.sparsity, *(f"{name}={getattr(self, name)}" for name in DEGREES if getattr(self, name) > 1)]
         if self.is_graph:
             stem = Path(self.model).name.removesuffix(".gz").removesuffix(".json").removesuffix(".graph")
             return " ".join(filter(None, (stem, *changes)))
@@ -215,8 +218,7 @@ def _build(raw: dict[str, Any], folder: Path, source: str) -> Study:
         if labels.count(label) > 1:
             raise SpecError(f"workloads: {label!r} is listed twice; rows could not tell the two apart")
     axes = read_axes(document.parameters, systems, samples=document.samples, seed=document.seed)
-    closed = all(w.pp == 1 and not (w.phase == "train" and w.dp > 1) for w in workloads)
-    vector = document.fidelity == "analytic" and closed and all(isinstance(s, System) for s in systems)
+    vector = document.fidelity == "analytic" and all(isinstance(s, System) for s in systems)
     study = Study(
         name=document.name or (Path(source).stem if source != "study" else "study"),
         workloads=workloads,
@@ -278,6 +280,7 @@ def _workloads(entry: Mapping[str, Any], folder: Path, where: str) -> list[Workl
     if ("model" in entry) == ("graph" in entry):
         raise SpecError(f"{where}: give either model or graph")
     lists = {key: value if isinstance(value, list) else [value] for key, value in entry.items()}
+    lists |= {"sparsity": [_scheme(value, f"{where}.sparsity") for value in lists["sparsity"]]} if "sparsity" in lists else {}
     for key, values in lists.items():
         for value in values:
             _check_field(key, value, f"{where}.{key}")
@@ -287,9 +290,9 @@ def _workloads(entry: Mapping[str, Any], folder: Path, where: str) -> list[Workl
     for combination in product(*lists.values()):
         chosen = dict(zip(lists, combination, strict=True))
         if "graph" in chosen:
-            extra = sorted(set(chosen) - {"graph", "quant", *DEGREES})
+            extra = sorted(set(chosen) - {"graph", *CHANGES})
             if extra:
-                raise SpecError(f"{where}.{extra[0]}: a saved graph is what it is; only quant, {', '.join(DEGREES)} can change it")
+                raise SpecError(f"{where}.{extra[0]}: a saved graph is what it is; only {', '.join(CHANGES)} can change it")
             found.append(_saved(_near(chosen.pop("graph"), folder), chosen, where))
         else:
             chosen["model"] = _near(chosen["model"], folder) if "/" in chosen["model"] else chosen["model"]
@@ -309,6 +312,23 @@ def _saved(path: str, changes: Mapping[str, Any], where: str) -> Workload:
     return Workload(path, True, title=graph.name, **noted, **changes)
 
 
+def _scheme(value: Any, where: str) -> str | None:
+    """Name of a sparsity scheme; ``2:4`` without quotes too, which YAML 1.1 reads as 124, a number of base 60."""
+    from ..workloads.sparsity import sparsity_by_name
+
+    if value is None:
+        return None
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = f"{value // 60}:{value % 60}" if value >= 60 else str(value)
+    try:
+        return sparsity_by_name(str(value)).name
+    except UnknownNameError as error:
+        error.args = (f"{where}: {error}",)
+        raise
+    except SpecError as error:
+        raise SpecError(f"{where}: {error}") from None
+
+
 def _check_field(key: str, value: Any, where: str) -> None:
     choices: dict[str, tuple[str, ...]] = {
         "phase": ("prefill", "decode", "train"),
@@ -323,6 +343,8 @@ def _check_field(key: str, value: Any, where: str) -> None:
 
         if value is not None and value not in SCHEMES:
             raise UnknownNameError("quantisation scheme", str(value), SCHEMES, where=where)
+    elif key == "sparsity":
+        return  # read by `_scheme`
     elif not isinstance(value, str) or not value:
         raise SpecError(f"{where}: expected a text, found {shown(value)}")
     elif key in choices and value not in choices[key]:
@@ -346,10 +368,10 @@ def _check_names(study: Study) -> None:
 
 def units_of(system: AnySystem) -> dict[str, str]:
     """Base unit of every number of a system by path; ``""`` for words and flags."""
-    return {path: unit for path, _, unit in system.numbers()}
+    return {path: unit for path, _, unit in numbers_of(system)}
 
 
 def condition_columns(workload: Workload, system: AnySystem) -> dict[str, Any]:
     """What a condition may name beside the parameters: fields of the workload, and the system's own numbers."""
     fields = {name: getattr(workload, name) for name in WORKLOAD_FIELDS} | {"model": workload.name}
-    return {path: value for path, value, _ in system.numbers()} | fields | {"system": system.name}
+    return {path: value for path, value, _ in numbers_of(system)} | fields | {"system": system.name}

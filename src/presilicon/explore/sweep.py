@@ -5,22 +5,26 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 
-from ..errors import PresiliconError, SpecError
+from ..errors import MissingPackageError, OutputError, PresiliconError, SpecError
 from .cache import default_cache
 from .cluster import Task, WorkerDiedError, run_tasks
-from .evaluate import Subject, code_version, evaluate_designs, graph_of, subjects
+from .evaluate import Subject, code_version, evaluate_designs, graph_of, subjects, told
 from .expand import Batch, Designs, design_points
 from .folder import MANIFEST, ResultsFolder
 from .results import Sweep
-from .study import Study, load_study
+from .space import check_constraints
+from .study import Study, Workload, load_study
+
+if TYPE_CHECKING:
+    from ..workloads import OpGraph
 
 #: Points of a study above which it must be confirmed.
 MOST_POINTS: Final = 10_000_000
@@ -103,12 +107,13 @@ def sweep(
     >>> found.to_frame(["dram.bandwidth", "time_s"])  # doctest: +SKIP
     """
     study = load_study(study)
+    check_constraints(study)
     points = check_size(study, yes)
     temporary = tempfile.TemporaryDirectory(prefix="presilicon-sweep-") if out is None else None
     folder = Path(temporary.name if temporary else str(out))
     cache = default_cache() if use_cache else None
     with ResultsFolder(folder, study, code_version()) as results:
-        graphs = {workload: results.graph(workload) for workload in study.workloads}
+        graphs = _graphs(study.workloads, results.graph)
         dead = _run(results, design_points(study), subjects(study, graphs, cache), points, workers, dask, progress)
     if dead:
         raise PresiliconError(
@@ -116,6 +121,28 @@ def sweep(
             f"again: {'; '.join(str(error) for error in dead[:3])}"
         )
     return Sweep(folder, study, temporary=temporary)
+
+
+def _graphs(workloads: Iterable[Workload], load: Callable[[Workload], OpGraph]) -> dict[Workload, OpGraph | str]:
+    """Graph of every workload, or why it has none: its rows then hold that error, and the others go on.
+
+    Raises
+    ------
+    Exception
+        No workload has a graph (the first one's error), the folder cannot be written, or a package is missing.
+    """
+    graphs: dict[Workload, OpGraph | str] = {}
+    first: Exception | None = None
+    for workload in workloads:
+        try:
+            graphs[workload] = load(workload)
+        except (OutputError, MissingPackageError):
+            raise
+        except Exception as error:  # whatever tracing raises for one workload must not end the sweep
+            graphs[workload], first = told(error), first or error
+    if first is not None and all(isinstance(graph, str) for graph in graphs.values()):
+        raise first
+    return graphs
 
 
 def check_size(study: Study, yes: bool = False) -> int:
@@ -160,7 +187,7 @@ def _run(
                     continue
                 index, columns = designs.block(batch)
                 sizes[batch.number] = len(index)
-                yield Task(batch, by_index[batch.workload, batch.system], columns, results.version)
+                yield Task(batch, by_index[batch.workload, batch.system], columns, results.version, len(index))
 
         for batch, outcome in run_tasks(tasks(), workers, dask):
             if isinstance(outcome, WorkerDiedError):
@@ -238,9 +265,9 @@ def plan(study: Study | Mapping[str, Any] | str | Path, out: str | Path | None =
     seconds, size, rows = 0.0, 0.0, 0
     pairs = [(i, j) for i in range(len(study.workloads)) for j in range(len(study.systems))]
     chosen = [pairs[k] for k in np.unique(np.linspace(0, len(pairs) - 1, min(len(pairs), _SAMPLED_SUBJECTS)).astype(int))]
+    by_index = subjects(study, _graphs(dict.fromkeys(study.workloads[i] for i, _ in chosen), graph_of))
     for i, j in chosen:
-        workload = study.workloads[i]
-        subject = Subject(workload, graph_of(workload), study.systems[j], study.fidelity, study.runtime)
+        subject = by_index[i, j]
         batch = Batch(0, i, j, 0, min(designs.space, study.batch_points))
         index, columns = designs.block(batch)
         fast = subject.vectorised and study.fidelity == "analytic"

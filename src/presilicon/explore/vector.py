@@ -19,6 +19,7 @@ from ..mapping.gpu.analytic import evaluate_all
 from ..mapping.gpu.energy import kernel_energy
 from ..mapping.gpu.lower import Kernel, lower
 from ..mapping.gpu.machine import KernelTimes, Machine
+from ..mapping.gpu.sparse import SUFFIX, skips
 from ..sim import parallel
 from ..sim.gpu_tile import refine
 from ..sim.host import host_factors
@@ -45,11 +46,28 @@ class Lowered:
     kernels
         The distinct ones.
     program
-        The order in which a step launches them.
+        The order in which a step launches them, every microbatch of a pipeline written out.
+    backward, beside
+        How often each distinct one runs in the backward pass of one microbatch, and beside it (collectives of gradients, which the
+        program leaves out).
+    stages, microbatches
+        Of the pipeline.
     """
 
     kernels: tuple[Kernel, ...]
     program: Program
+    backward: np.ndarray
+    beside: np.ndarray
+    stages: int = 1
+    microbatches: int = 1
+
+    def exposed_s(self, times_s: np.ndarray) -> np.ndarray:
+        """`presilicon.sim.parallel.exposed_s` of times of shape ``(designs, distinct)``."""
+        buckets = float(self.beside.sum())
+        if not buckets:
+            return np.zeros(len(times_s))
+        total, backward = (times_s * self.beside).sum(axis=1), (times_s * self.backward).sum(axis=1)
+        return np.asarray(np.maximum(total / buckets, total - backward * (1.0 - 1.0 / buckets)), dtype=float)
 
 
 def lowered(graph: OpGraph, system: System, runtime: str) -> Lowered:
@@ -66,21 +84,32 @@ def lowered(graph: OpGraph, system: System, runtime: str) -> Lowered:
             seen[key] = len(kernels)
             kernels.append(kernel)
         column.append(seen[key])
+    found = parallel.degrees(graph)
+    stages, microbatches = int(found.get("pp", 1)), int(found.get("microbatches", 1))
     written: list[int] = []
-    for (count, _), block in groupby(zip(ops, column, strict=True), key=lambda pair: (pair[0].count, _is_optimizer(pair[0]))):
+    first: int | None = None  # launches of one microbatch
+    backward, beside = np.zeros(len(kernels)), np.zeros(len(kernels))
+    for (count, once), block in groupby(
+        ((op, index) for op, index in zip(ops, column, strict=True) if not op.attributes.get("overlap")),
+        key=lambda pair: (pair[0].count, _is_optimizer(pair[0])),
+    ):
+        if once and first is None:
+            first = len(written)
         written += [index for _, index in block] * count  # program order: a run of ops with one count is a block that repeats
-    order = np.array(written, dtype=int)
+    first = len(written) if first is None else first
+    for op, index in zip(ops, column, strict=True):
+        if op.attributes.get("overlap"):
+            beside[index] += op.count
+        elif op.attributes.get("pass") == "backward":
+            backward[index] += op.count
+    order = np.array(written[:first] * microbatches + written[first:], dtype=int)
     runs = np.bincount(order, minlength=len(kernels)).astype(float)
-    return Lowered(tuple(kernels), Program(order, np.array([k.launches for k in kernels], dtype=float), runs))
+    program = Program(order, np.array([k.launches for k in kernels], dtype=float), runs)
+    return Lowered(tuple(kernels), program, backward, beside, stages, microbatches)
 
 
 def _is_optimizer(op: Op) -> bool:
     return bool(op.attributes.get("pass") == "optimizer")
-
-
-def in_closed_form(graph: OpGraph) -> bool:
-    """Whether the host's closed form covers a graph: no pipeline, and no collectives that run beside the backward pass."""
-    return parallel.degrees(graph).get("pp", 1) == 1 and not any(op.attributes.get("overlap") for op in graph)
 
 
 def evaluate_gpu(graph: OpGraph, system: System, columns: Mapping[str, np.ndarray], fidelity: str, runtime: str) -> dict[str, np.ndarray]:
@@ -161,11 +190,21 @@ def _block(
         part = (designs, len(indices))
         seconds = np.broadcast_to(np.asarray(times.time_s, dtype=float), part)
         time[:, indices] = seconds
-        family = interval_key(group[0].family, str(group[0].options.get("arithmetic", "")))
-        early[:, indices], late[:, indices] = bounds(system, family, seconds)
+        early[:, indices], late[:, indices] = _bounds(system, group[0], machine, seconds)
         energy[:, indices] = sum(np.broadcast_to(joules, part) for joules in kernel_energy(group, times, machine).values())
         limiter[:, indices] = _limiters(times, part, names)
     return _summed(graph, system, low, columns, (time, early, late, energy, limiter), names, machine, runtime)
+
+
+def _bounds(system: System, kernel: Kernel, machine: Machine, seconds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Interval of a group's times; of pruned weights that some designs skip and others expand, each design its own."""
+    arithmetic = str(kernel.options.get("arithmetic", ""))
+    low, high = bounds(system, interval_key(kernel.family, arithmetic), seconds)
+    skipped = skips(kernel.options, machine)
+    if not skipped.any():
+        return low, high
+    sparse_low, sparse_high = bounds(system, interval_key(kernel.family, f"{arithmetic}{SUFFIX}"), seconds)
+    return np.where(skipped, sparse_low, low), np.where(skipped, sparse_high, high)
 
 
 def _limiters(times: KernelTimes, shape: tuple[int, int], names: list[str]) -> np.ndarray:
@@ -207,17 +246,26 @@ def _summed(
     designs, runs = len(time), low.program.runs
     costs = Costs(*(np.asarray(columns.get(f"host.{name}", value_at(system, f"host.{name}")), dtype=float) for name in _HOST))
     ends = zip((time, early, late), (1.0, *host_factors(system)), strict=True)
-    step, first, last = (play_arrays(seconds, low.program, costs.scaled(factor), runtime) for seconds, factor in ends)
-    busy = per_step(time, low.program)
+    wait = 1.0 + (low.stages - 1) / low.microbatches  # a stage waits for the others: `presilicon.sim.parallel.bubble_s`
+    step, first, last = (
+        play_arrays(seconds, low.program, costs.scaled(factor), runtime) * wait + low.exposed_s(seconds) for seconds, factor in ends
+    )
+    exposed = low.exposed_s(time)
+    busy = per_step(time, low.program) + exposed
     gap = step - busy
     idle_w = np.broadcast_to(machine.power_idle_w, (designs, 1))[:, 0]
-    total_j = per_step(energy, low.program) + np.maximum(0.0, gap) * idle_w
+    total_j = per_step(energy, low.program) + (energy * low.beside).sum(axis=1) + np.maximum(0.0, gap) * idle_w
     weighted = time * runs
     shares = np.stack(
         [np.where(limiter == i, weighted, 0.0).sum(axis=1) if (limiter == i).any() else np.zeros(designs) for i in range(len(names))]
     )
     host = names.index("host")
-    shares[host] += np.maximum(0.0, gap)
+    if low.stages > 1:
+        names.append("pipeline")
+        shares = np.concatenate([shares, np.maximum(0.0, gap)[np.newaxis]])
+    else:
+        shares[host] += np.maximum(0.0, gap)
+    shares[names.index("link")] += exposed  # gradients that the backward pass does not hide
     waits = (host_busy(low.program, costs, runtime) > busy) & (busy < 0.9 * step)
     limited = np.where(waits, host, np.argmax(shares, axis=0))
     memory = fit_memory(graph, system).peak_bytes

@@ -84,6 +84,36 @@ def all_counts(problem: Problem, limit: int, *, imperfect: bool = False) -> list
     return found
 
 
+def latched_counts(problem: Problem, limit: int) -> list[Counts] | None:
+    """`all_counts` where the tiles of the last memory stand among those of the one above, each below its own there."""
+    last = len(problem.memories) - 1
+    outer = [[[*order, *_axes(problem, i)] for order in permutations(_kept(problem, i))] for i in range(last - 1)]
+    inner = []
+    for order in permutations([*_kept(problem, last - 1), *_kept(problem, last)]):
+        above = {k.tensor: order.index(k) for k in order if k.level == problem.memories[last - 1].name}
+        if all(above.get(k.tensor, -1) < i for i, k in enumerate(order) if k.level == problem.memories[last].name):
+            inner.append([*order, *_axes(problem, last)])
+    found = []
+    for parts in product(*outer, inner):
+        for mapping in _filled(problem, [item for part in parts for item in part]):
+            if len(found) >= limit:
+                return None
+            try:
+                found.append(evaluate(mapping, problem))
+            except MappingError as error:
+                if not any(known in str(error) for known in ("more than its", "cannot add")):
+                    raise
+    return found
+
+
+def _kept(problem: Problem, i: int) -> list[Keep]:
+    return [Keep(t.name, problem.memories[i].name) for t in problem.tensors.values() if i and i in t.levels]
+
+
+def _axes(problem: Problem, i: int) -> list[tuple[Fanout, str]]:
+    return [(fanout, axis) for fanout in problem.hierarchy.fanouts_below(i) for axis in fanout.axes]
+
+
 def imperfect_mappings(problem: Problem) -> Iterator[Mapping]:
     """All nests with any factors in space, and perfect factors of the steps that they leave."""
     for skeleton in _skeletons(problem):

@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import signal
 import time
+from itertools import pairwise
 
 import pytest
 
 from presilicon.arch.hierarchy import Fanout, Hierarchy, load_hierarchy
 from presilicon.errors import MappingError, UnknownNameError
 from presilicon.mapping.nest import Keep, Loop, cascade_from_graph, cascade_from_text, map_cascade, map_graph, map_op, matmul
+from presilicon.mapping.nest.cascade_picture import turns
 from presilicon.mapping.nest.fused import CascadeMapping, FusedNest, Held, evaluate_cascade
 from presilicon.mapping.nest.result import StoppedBeforeError
 from presilicon.workloads.graph import OpGraph
@@ -174,3 +176,18 @@ def test_a_graph_lists_what_it_cannot_map_and_stops_at_an_interrupt(monkeypatch:
     monkeypatch.setattr(_Search, "_solve", interrupted)
     stopped = map_graph(graph, "mapbench-16", "energy")
     assert not stopped.exhausted
+
+
+def test_a_picture_shows_the_turns_of_the_ops() -> None:
+    result = map_cascade("S[m,p] = Q[m,e] K[p,e]; A[m,f] = S[m,p] V[p,f]; m=64 p=64 e=16 f=16 int8", "mapbench-16", "energy")
+    assert result.fused == ("S",)
+    for memory in result.hierarchy.memories[1:]:
+        shown = turns(result, memory.name, shown=10**6)
+        assert shown[-1].stop == pytest.approx(result.counts.cycles)
+        assert max(t.kept + t.tiles for t in shown) == max(result.counts.occupancy_bytes[memory.name])
+        assert all(a.stop == b.start for a, b in pairwise(shown))
+    assert {t.kept > 0 for t in turns(result, "buffer")} == {True}  # S is there from its writer to its reader
+    assert {t.kept for t in turns(result, "register_file")} == {0.0}
+    pytest.importorskip("matplotlib")
+    titles = [axes.get_title() for axes in result.picture().axes]
+    assert titles == ["S -> A on mapbench-16", "buffer, one instance", "register_file, one instance"]

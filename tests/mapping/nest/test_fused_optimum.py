@@ -11,12 +11,19 @@ from presilicon.mapping.nest.fused_search import search_cascade
 from presilicon.mapping.nest.incumbent import OBJECTIVES
 
 from .cascade_enumeration import all_costs
-from .random_cascades import random_cascade, random_hierarchy
+from .random_cascades import TEXTS, random_cascade, random_hierarchy
+
+#: A block that adds its input to its output, one with a gate, and both: X is read in several places.
+RESIDUAL = (
+    "U[m,f] = X[m,d] A[d,f]; Y[m,e] = U[m,f] C[f,e]; R[m,e] = add(Y[m,e], X[m,e])",
+    "U[m,f] = X[m,d] A[d,f]; G[m,f] = X[m,d] B[d,f]; H[m,f] = mul(U[m,f], G[m,f])",
+    "U[m,f] = X[m,d] A[d,f]; G[m,f] = X[m,d] B[d,f]; H[m,f] = mul(U[m,f], G[m,f]); Y[m,e] = H[m,f] C[f,e]; R[m,e] = add(Y[m,e], X[m,e])",
+)
 
 
-def _check(seed: int, limit: int) -> bool:
+def _check(seed: int, limit: int, texts: tuple[str, ...] = TEXTS, sizes: tuple[int, ...] = (1, 2, 2, 3, 4)) -> bool:
     rng = random.Random(seed)
-    cascade = random_cascade(rng, (1, 2, 2, 3, 4))
+    cascade = random_cascade(rng, sizes, texts)
     hierarchy = random_hierarchy(rng, rng.choice((1, 1, 1, 2)), roomy=False)
     try:
         costs = all_costs(cascade, hierarchy, limit)
@@ -47,6 +54,17 @@ def _check(seed: int, limit: int) -> bool:
 def test_optimum_equals_full_enumeration(batch: int) -> None:
     fused = sum(_check(seed, 250) for seed in range(batch * 100, (batch + 1) * 100))
     assert fused > 3  # in some the best mapping does fuse
+
+
+@pytest.mark.parametrize("text", RESIDUAL, ids=["residual", "gate", "both"])
+def test_optimum_of_branching_cascades_equals_full_enumeration(text: str) -> None:
+    assert sum(_check(seed, 120, (text,), (1, 1, 2)) for seed in range(20)) > 0
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("text", RESIDUAL, ids=["residual", "gate", "both"])
+def test_optimum_of_branching_cascades_equals_full_enumeration_of_more(text: str) -> None:
+    assert sum(_check(seed, 600, (text,), (1, 2, 2, 3)) for seed in range(100)) > 0
 
 
 @pytest.mark.exhaustive

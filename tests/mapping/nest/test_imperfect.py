@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-from presilicon.arch.hierarchy import Fanout, Hierarchy, Memory
+from presilicon.arch.hierarchy import Fanout, Hierarchy, Memory, load_hierarchy
 from presilicon.errors import MappingError
 from presilicon.mapping.nest import Constraints, Counts, Keep, Loop, Mapping, Problem, Spatial, conv, evaluate, map_op, matmul, problem
 from presilicon.mapping.nest.incumbent import OBJECTIVES
 from presilicon.mapping.nest.nest import ragged_dims
 from presilicon.mapping.nest.ragged import RaggedNest
+from presilicon.mapping.nest.ragged_space import RaggedCosts, ragged_factors, ragged_space
 from presilicon.mapping.nest.search import search
+from presilicon.mapping.nest.space import space
 
 from .enumeration import all_counts
 from .random_nests import random_mapping, random_problem, tense_problem
@@ -106,6 +109,34 @@ def test_a_hundred_fill_an_array_of_sixteen() -> None:
     assert (perfect.counts.cycles, result.counts.cycles) == (6250, 4250)
     assert result.value < 0.7 * perfect.value
     assert "factors in space that do not divide among them" in str(result)
+
+
+def test_the_bounds_of_a_choice_of_factors_hold() -> None:
+    """Energy: one fetch of everything, then the cheapest tile that fits, then what every shape of the choice costs exactly."""
+    op, tighter = conv(m=10, c=6, p=7, q=5, r=3, s=3), 0
+    prob = problem(op, load_hierarchy("mapbench-16"))
+    whole = space(prob, Constraints())
+    memo: dict[object, Any] = {}
+    room = {level.number: level.capacity for level in whole.levels}
+    rng = random.Random(0)
+    chosen = [choices.factors(i) for choices in ragged_factors(prob, Constraints()) for i in range(len(choices.steps))]
+    for factors in rng.sample(chosen, 60):
+        costs = RaggedCosts(prob, factors, memo)
+        once, fitting = costs.floor_j(), costs.floor_j(room)
+        assert RaggedCosts(prob, factors).floor_j(room) == fitting  # what choices share changes nothing
+        least = ragged_space(costs, Constraints(), whole).group.least[0]
+        assert once <= fitting * (1 + 1e-12)
+        assert fitting <= least * (1 + 1e-12)
+        tighter += fitting > once * (1 + 1e-9)
+    assert tighter > 10
+
+
+@pytest.mark.slow
+def test_the_least_energy_is_proven_too() -> None:
+    for op, microjoules, cycles in ((matmul(100, 100, 100), 5.010, 5000), (matmul(37, 101, 211), 4.656, 5757)):
+        result = map_op(op, "mapbench-16", "energy", imperfect=True)
+        assert result.exhausted
+        assert (round(result.counts.energy_j * 1e6, 3), result.counts.cycles) == (microjoules, cycles)
 
 
 def test_a_search_cut_short_leaves_a_bound_that_holds() -> None:

@@ -229,3 +229,52 @@ def test_evaluating_what_does_not_fit_says_by_how_much() -> None:
     levels = tuple(dataclasses.replace(x, size_bytes=16.0) if x.name == "register_file" else x for x in tight.levels)
     with pytest.raises(MappingError, match=r"register_file: the tiles take .* B more than its 16 B"):
         evaluate(mapping, problem(matmul(64, 64, 64), dataclasses.replace(tight, levels=levels)))
+
+
+def test_a_search_is_not_stopped_before_it_has_a_mapping() -> None:
+    result = map_op(conv(m=64, c=64, p=28, q=28, r=3, s=3), "mapbench-16", "edp", time_limit_s=1e-6)
+    assert not result.exhausted
+    assert result.counts.utilisation > 0.5
+    assert result.bound < result.value
+
+
+def test_an_interrupt_at_once_leaves_a_plain_mapping(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(self: _Search, group: object, *, narrow: bool) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_Search, "_solve", interrupted)
+    result = map_op(GEMM, "mapbench-16", "energy")
+    assert not result.exhausted
+    assert result.counts.instances["mac"] == 1
+    assert result.bound < 3706.506e-6 < result.value
+
+
+def test_two_large_fanouts_are_searched_within_a_bound() -> None:
+    levels = (
+        Memory("dram", None, 64e-12, 64e-12, 64.0), Fanout("cores", {"x": 4, "y": 14}), Memory("shared", 2.0**19, 6e-12, 6e-12),
+        Fanout("array", {"x": 16, "y": 14}), Memory("local", 2.0**14, 2e-12, 2e-12), Memory("regs", 64.0, 0.5e-12, 0.5e-12),
+    )  # fmt: skip
+    result = map_op(matmul(768, 512, 3072), Hierarchy("wide", levels, 0.3e-12, 1e9), "edp", time_limit_s=3)
+    assert result.exhausted or 0 < result.gap < 20
+
+
+@pytest.mark.parametrize(
+    ("constraints", "message"),
+    [
+        (Constraints(tiles={("regs", "O"): {"k": 1}}), "k does not index O, whose tile has no extent along it; expected of m, n"),
+        (Constraints(dataflow="os", order={"regs": ("I", "O")}), "put I above O and O above I; drop one of them"),
+    ],
+)
+def test_constraints_that_mean_nothing_are_refused(constraints: Constraints, message: str) -> None:
+    with pytest.raises(MappingError, match=message):
+        map_op(matmul(4, 4, 4), small(64), constraints=constraints)
+
+
+def test_an_order_counts_where_tiles_stand_not_how_they_are_found() -> None:
+    """The input does not move with n: kept below the loop over n it costs what it does above, and so may stand below the output."""
+    problem_ = problem(matmul(2, 6, 1), small(64))
+    free = map_op(problem_.op, problem_.hierarchy, "energy")
+    fixed = map_op(problem_.op, problem_.hierarchy, "energy", Constraints(order={"regs": ("O", "W", "I")}))
+    kept = [n.tensor for n in fixed.mapping.nodes if isinstance(n, Keep) and n.level == "regs"]
+    assert kept == ["O", "W", "I"]
+    assert fixed.counts.energy_j == pytest.approx(free.counts.energy_j)

@@ -161,3 +161,30 @@ def test_grouped_and_batched_products_keep_their_groups() -> None:
         found = product(Op("c", "conv", "conv", dims, operands, {"mac": 1.0}, {"padding": [0, 0]}), "int8")
         assert found.macs == math.prod(dims.values())
         assert dict(found.dims).get("g", 1) == groups
+
+
+@pytest.mark.parametrize("name", ["tpu-v1", "gemmini-16"])
+def test_bounds_with_a_large_prime_are_padded_only_where_that_is_faster(name: str) -> None:
+    system = npu(name)
+    shape = conv(64, 32, 21, 3, 1, arithmetic(system))  # outputs of 19 x 19
+    found = plan(shape, system, arithmetic(system))
+    for padded in (True, False):
+        chosen = spread(shape, system, padded=padded)
+        constraints = Constraints(spatial=chosen.spatial, spatial_dims=chosen.axes)
+        alone = map_op(shape.op(chosen.extents), system.hierarchy(arithmetic(system)), "latency", constraints)
+        assert found.result.counts.latency_s <= alone.counts.latency_s * (1 + 1e-12)
+    assert spread(shape, system).extents["y"] == 20
+    assert found.spread.extents["y"] == 19
+
+
+def test_register_files_take_new_weights_while_the_array_waits() -> None:
+    system = npu("eyeriss")
+    found = plan(conv(96, 48, 15, 3, 1, "int16"), system, "int16")
+    fed = sum(e.read.sum() for e in found.traffic.edges if e.tensor == "W" and e.child == "registers")
+    (buffer,) = (m for m in system.memories if m.name == "filter_buffer")
+    assert fed >= 96 * 48 * 9 * 2, "every weight once at least"
+    assert buffer.bandwidth_bytes_per_clk is not None
+    assert found.matrix_clk == pytest.approx(found.result.counts.cycles_by["mac"] + fed / buffer.bandwidth_bytes_per_clk)
+    tpu = npu("tpu-v1")
+    held_twice = plan(matmul(512, 768, 768, "int8"), tpu, "int8")
+    assert held_twice.matrix_clk == max(held_twice.result.counts.cycles_by[part] for part in ("mac", "registers"))

@@ -14,6 +14,7 @@ from types import ModuleType
 import pytest
 
 from presilicon.errors import KernelError, UnknownNameError
+from presilicon.files import trim_folder
 from presilicon.mapping.triton import bind_launch, compile_kernel, compile_launch, configs_of, resource_usage, take_apart
 from presilicon.mapping.triton import cache as disk
 
@@ -219,7 +220,7 @@ class TestCache:
             disk.store(tmp_path, f"k{number}", {"n": number}, {"part": os.urandom(1000)})
             os.utime(tmp_path / f"k{number}.kernel", (number, number))
         assert disk.load(tmp_path, "k2") is not None, "and now it was used last"
-        disk.trim(tmp_path, 4000)
+        trim_folder(tmp_path, "*.kernel", 4000)
         assert {p.stem for p in tmp_path.glob("*.kernel")} == {"k9", "k8", "k2"}
 
     def test_a_folder_that_cannot_be_written_is_let_be(self, lab: ModuleType, tmp_path: Path) -> None:

@@ -178,3 +178,18 @@ def test_gemv_by_both_fidelities_and_the_gap(tmp_path):
         gemv("aim-gddr6", 64, 64, batch=0)
     with pytest.raises(UnknownNameError, match="cycle"):
         gemv("aim-gddr6", 64, 64, fidelity="cycles")
+
+
+@pytest.mark.exhaustive
+def test_ten_million_commands_break_no_timing():
+    """Kernels of every device, refresh on and off, until ten million commands have been checked."""
+    checked = 0
+    shapes = [("samsung-hbm2-pim", 32768, 8192, 1), ("attacc-hbm3", 32768, 16384, 1), ("neupims-hbm2", 16384, 16384, 1),
+              ("newton-hbm2", 16384, 16384, 1), *[("aim-gddr6", 32768, 32768 - 528 * turn, 6) for turn in range(6)]]
+    for name, outputs, inputs, batch in shapes:
+        for refresh in (True, False):
+            stream = gemv(name, outputs, inputs, batch=batch, refresh=refresh).stream
+            found = check(stream, refresh="all-bank" if refresh else "off")
+            assert found.clean, (name, outputs, inputs, found)
+            checked += len(stream)
+    assert checked >= 10_000_000

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,7 +13,7 @@ from presilicon.arch.dram import load
 from presilicon.errors import MappingError
 from presilicon.mapping.pim_attention import tile_cycles
 from presilicon.sim.dram.checker import check
-from presilicon.sim.dram.neupims import Access, Tile, simulate
+from presilicon.sim.dram.neupims import Access, Tile, contention, simulate
 
 DEVICES = ("neupims-hbm2", "newton-hbm2")
 
@@ -64,6 +66,39 @@ def test_dual_row_buffers_let_accesses_go_beside_the_units() -> None:
     apart = simulate(dual, [], accesses).access_cycle
     assert both.cycles < 0.9 * (alone + apart)
     assert simulate(single, tiles, accesses).cycles > 0.95 * (simulate(single, tiles).cycles + simulate(single, [], accesses).cycles)
+
+
+def test_reads_beside_units_depend_on_the_queue() -> None:
+    device = load("neupims-hbm2")
+    shares = contention(device)
+    refresh = device.timings["tRFC"] / device.timings["tREFI"]
+    assert 1 - refresh - 0.02 < shares.alone <= 1.0  # what refresh leaves
+    assert shares.kept > 0.9  # rows open ahead of the reads while units multiply
+    assert 1.0 <= shares.units < 1.02
+    assert shares.row_bus + shares.column_bus < 0.25
+    in_order = contention(replace(device, controller={"queue": 1}))
+    assert in_order.kept < 0.6 * shares.kept  # an activate that waits for its turn finds the units' windows
+    single = contention(load("newton-hbm2"))
+    assert single.units > 1.5  # with one row buffer each waits for the other
+    assert single.beside < 0.6 * single.alone
+    with pytest.raises(MappingError, match="GACT"):
+        contention(load("hbm2"))
+
+
+def test_a_queue_reorders_only_between_banks() -> None:
+    device = load("neupims-hbm2")
+    accesses = [Access(bank, row) for row in range(4) for bank in (0, 5, 10, 21) for _ in range(6)]
+    runs = [simulate(device, [], accesses, queue=queue) for queue in (1, 24)]
+    assert runs[1].access_cycle < runs[0].access_cycle
+    for run in runs:
+        assert check(run.stream, refresh="all-bank").clean
+        reads = [(b, r) for n, b, r in zip(np.array(run.stream.names)[run.stream.command].tolist(), run.stream.bank.tolist(),
+                                           run.stream.row.tolist(), strict=True) if n == "RD"]
+        assert sorted(reads) == sorted((a.bank, a.row) for a in accesses)
+        for bank in (0, 5, 10, 21):
+            assert [r for b, r in reads if b == bank] == [a.row for a in accesses if a.bank == bank]
+    with pytest.raises(MappingError, match="queue"):
+        simulate(device, [], accesses, queue=0)
 
 
 def test_refresh_goes_before_a_tile_that_it_would_cut() -> None:

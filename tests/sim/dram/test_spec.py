@@ -93,3 +93,32 @@ def test_devices_that_do_not_exist_and_own_files(tmp_path):
     assert dram.load(own).name == "mine"
     with pytest.raises(UnknownNameError, match="tRCD_MAC"):
         dram.load("aim-gddr6").with_timings({"tRCD_MACC": 3})
+
+
+STANDARDS = ("ddr4-3200", "lpddr5-6400", "gddr6-2000", "hbm2", "hbm2e", "hbm3", "upmem")
+
+
+@pytest.mark.parametrize("name", STANDARDS)
+def test_every_timing_of_a_standard_says_what_a_second_source_has(name):
+    device = dram.load(name)
+    for timing in device.timings:
+        path = f"timings.{timing}"
+        assert (device.statuses[path] in ("agreed", "differs")) == (path in device.seconds), path
+        assert device.seconds.get(path) != device.sources[path], path
+
+
+def test_second_sources_and_statuses_are_checked(document):
+    document["timings"]["tRP"] = {"value": 32, "source": "a", "second": "b", "status": "agreed"}
+    device = dram.from_document(document, "x.yaml")
+    assert device.seconds["timings.tRP"] == "b"
+    assert device.statuses["timings.tRP"] == "agreed"
+    for wrong, error, says in (({"status": "agred"}, UnknownNameError, "agreed"), ({"second": 3}, SpecError, "second source in words")):
+        document["timings"]["tRP"] = {"value": 32, "source": "a", **wrong}
+        with pytest.raises(error, match=says):
+            dram.from_document(document, "x.yaml")
+
+
+def test_capacities_are_those_of_the_titles():
+    assert dram.load("ddr4-3200").organisation.size_bytes == 8 << 30  # eight devices of 8 Gb
+    assert dram.load("lpddr5-6400").organisation.size_bytes == 1 << 30  # 8 Gb
+    assert dram.load("gddr6-2000").organisation.size_bytes == 1 << 30

@@ -29,6 +29,22 @@ def test_blocked_memory_excludes() -> None:
     assert blocked.waited_s == {("pim", "xpu (memory)"): 2.0}
 
 
+def test_the_other_lane_slows_only_while_it_works() -> None:
+    tasks = [Task("a", "a", "xpu", 10.0, memory=True, beside=2.0), Task("b", "b", "pim", 3.0, memory=True)]
+    found = play(tasks, blocked=False)
+    assert found.time_s == pytest.approx(11.5)  # 3 seconds at half pace do 1.5 seconds of work; 8.5 more follow
+    assert found.slowed_s["xpu"] == pytest.approx(1.5)
+    both = [Task("a", "a", "xpu", 4.0, memory=True, beside=2.0), Task("b", "b", "pim", 4.0, memory=True, beside=1.5)]
+    found = play(both, blocked=False)
+    ends = {span.lane: span.start_s + span.duration_s for span in found.spans}
+    assert ends["pim"] == pytest.approx(6.0)  # slowed by the processor all along
+    assert ends["xpu"] == pytest.approx(7.0)  # 3 of 4 done after 6 seconds
+    alone = [Task("a", "a", "xpu", 10.0, memory=True, beside=2.0), Task("b", "b", "fabric", 3.0)]
+    assert play(alone, blocked=False).time_s == 10.0
+    fetch = [Task("attend", "attend", "pim", 2.0, memory=True), Task("w", "w", "xpu", 1.0, (0,), True, 3.0, 10.0, 3.0, 2.0)]
+    assert play(fetch, blocked=False, scratchpad_bytes=20.0).time_s == pytest.approx(4.0)  # 1 of 3 fetched by 2, the rest by 4
+
+
 def test_weights_are_fetched_ahead_while_there_is_room() -> None:
     tasks = [Task("attend", "attend", "pim", 5.0),
              *(Task(f"w{i}", f"w{i}", "xpu", 1.0, (i,), fetch_s=2.0, fetch_bytes=10.0, alone_s=2.0) for i in range(2))]

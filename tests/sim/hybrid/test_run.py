@@ -7,7 +7,7 @@ import pytest
 
 from presilicon.arch import load, names
 from presilicon.arch.hybrid_spec import HybridSystem
-from presilicon.errors import UnknownNameError
+from presilicon.errors import MappingError, UnknownNameError, WorkloadError
 from presilicon.mapping.placement import is_decode_attention
 from presilicon.sim.hybrid.run import simulate_hybrid
 from presilicon.sim.run import simulate
@@ -117,3 +117,63 @@ def test_head_pipelining_and_co_processing_help() -> None:
     logic = _system("neupims").override({"plan.sub_batches": 1, "plan.prefetch": False})
     shared = logic.override({"plan.co_processing": True})
     assert simulate(_graph(1), shared).time_s < simulate(_graph(1), logic).time_s
+
+
+def test_commands_bound_the_blocked_units() -> None:
+    system, graph = _system("npu-pim"), _graph(128)
+    limited = simulate(graph, system, place="pim-attention")
+    free = simulate(graph, system.override({"pim.issue": "0 Hz"}), place="pim-attention")
+    composite = simulate(graph, system.override({"pim.composite": True}), place="pim-attention")
+    times = [next(r.estimate.time_s for r in s.results if r.op.name == "attention") for s in (free, composite, limited)]
+    assert times[0] < times[1] < 0.5 * times[2]
+    limits = [next(r.estimate.limiter for r in s.results if r.op.name == "attention") for s in (free, limited)]
+    assert limits == ["pim", "pim commands"]
+    assert any("to send the units' commands" in line for line in limited.notes)
+    # A command is a kilobyte of cells: at one a nanosecond the units read no faster than the memory's bus.
+    cache = 2 * 128 * 300 * 8 * 128 * 2.0
+    assert times[2] > 0.9 * cache / system.bandwidth_bytes_per_s
+
+
+def test_units_and_reads_share_the_channels() -> None:
+    graph, system = _graph(512), _system("neupims")
+    found = simulate(graph, system)
+    assert any("command engine" in line and "longer here: pim" in line for line in found.notes)
+    assert any(line.startswith("energy: ") and "pim cells" in line for line in found.notes)
+    assert not any("command engine" in line for line in simulate(graph, _system("npu-pim")).notes)
+    # Two sub-batches read the weights twice.
+    whole = simulate(graph, system.override({"plan.sub_batches": 1}))
+    read = [sum(r.estimate.bytes_moved["dram"] for r in s.results if r.op.kind == "matmul") for s in (found, whole)]
+    weights = sum(op.operand_bytes("weight") for op in graph) * system.devices
+    assert read[0] - read[1] == pytest.approx(weights, rel=0.01)
+
+
+def test_known_channels_are_kept() -> None:
+    from presilicon.validate.cases.warm import Warm
+
+    system = _system("neupims")
+    keys = np.full(64, 299, dtype=np.int64)
+    even, one = (simulate_hybrid(_graph(), system, place="pim-attention", requests=Warm(keys, np.arange(64) % of)) for of in (32, 1))
+    assert even.time_s == pytest.approx(simulate_hybrid(_graph(), system, place="pim-attention", requests=keys).time_s)
+    assert one.time_s > 2 * even.time_s
+    assert any("3.1 % balanced" in line for line in one.notes)
+    with pytest.raises(MappingError, match="channel"):
+        simulate_hybrid(_graph(), system, requests=Warm(keys, np.full(64, 32)))
+
+
+def test_a_channel_that_its_requests_overfill_is_told() -> None:
+    long = simulate(_graph(64, 6000, 32), _system("neupims"), place="pim-attention")
+    assert any("DO NOT FIT" in line and "fullest channel" in line for line in long.notes)
+    assert not any("DO NOT FIT" in line for line in simulate(_graph(64, 600, 32), _system("neupims")).notes)
+
+
+def test_heads_that_devices_do_not_divide_name_the_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    from presilicon.sim.hybrid import run
+
+    def refuse(graph: OpGraph, tp: int) -> OpGraph:
+        raise WorkloadError(f"attention: 71 attention heads do not divide by --tp {tp}")
+
+    monkeypatch.setattr(run, "parallelise", refuse)
+    graph = _graph()
+    whole = OpGraph(graph.name, list(graph), [(u, v, d["tensor"]) for u, v, d in graph.nx.edges(data=True)])
+    with pytest.raises(WorkloadError, match=r"neupims shares every layer over its 4 devices: .* divide by 4; .*--set devices=1"):
+        simulate(whole, _system("neupims"))

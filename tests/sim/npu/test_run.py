@@ -10,7 +10,7 @@ from presilicon.arch import load
 from presilicon.arch.npu import NpuSystem, npu_from_document
 from presilicon.errors import MappingError
 from presilicon.mapping.npu.compile import compile_graph
-from presilicon.mapping.npu.segment import closed_form_s
+from presilicon.mapping.npu.pipeline import pipeline_s
 from presilicon.sim.npu.play import play
 from presilicon.sim.npu.run import simulate_npu
 from presilicon.sim.run import simulate
@@ -76,7 +76,7 @@ def test_closed_form_and_simulation_agree_where_bandwidth_is_not_contended(name:
             if segment.busy_s.get("matrix", 0.0) < 2 * max(s for n, s in segment.busy_s.items() if n not in ("matrix", "vector")):
                 continue
             checked += 1
-            assert play([segment], system).time_s == pytest.approx(closed_form_s(segment, system), rel=0.05)
+            assert play([segment], system).time_s == pytest.approx(pipeline_s(segment, system), rel=0.05)
     assert checked >= 2
 
 

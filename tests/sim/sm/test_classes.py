@@ -19,6 +19,7 @@ from presilicon import arch  # noqa: E402
 from presilicon.mapping.triton import bind_launch, compile_launch, evaluate_grid  # noqa: E402
 from presilicon.sim.sm.classes import Classes, cta_classes, grid_of, sample  # noqa: E402
 from presilicon.sim.sm.dispatch import dispatch, run_dispatch  # noqa: E402
+from presilicon.sim.sm.grid import follow  # noqa: E402
 from presilicon.sim.sm.run import simulate_kernel  # noqa: E402
 
 A100, H100 = arch.load("a100-sxm-80gb"), arch.load("h100-sxm")
@@ -75,7 +76,9 @@ def test_what_lies_between_two_samples() -> None:
                                   lambda: attention("sm_90", 1024, True)])
 def test_one_cta_of_each_class_counts_for_the_grid(make: Any) -> None:
     compiled, launch = make()
-    whole, found = evaluate_grid(compiled, launch), grid_of(compiled, launch, cta_classes(compiled, launch))
+    classes = cta_classes(compiled, launch)
+    samples = sample(classes)
+    whole, found = evaluate_grid(compiled, launch), grid_of(compiled, launch, classes, samples, follow(compiled, launch, classes, samples))
     assert np.array_equal(whole.block_counts, found.block_counts)
     assert whole.tensor_flops == found.tensor_flops
 

@@ -124,6 +124,18 @@ def test_a_copy_runs_at_the_share_of_dram() -> None:
     assert found.cycles >= (found.dram - 32 * 128) / 16.0
 
 
+def test_rows_shorter_than_a_line_take_the_time_of_an_activation() -> None:
+    def cycles(lines: float, dram_access: float) -> int:
+        load = Op(isa.LOAD, "memory", write=0, tags=lines, l2=512.0, dram=512.0)
+        found = play([[load] * 100 + [USE, EXIT]], machine=Machine(l2_rate=1e9, port=1e9), dram_access=dram_access)
+        assert found.dram == 100 * 512, "bytes stay what they are"
+        return found.cycles
+
+    whole, half = cycles(4.0, 96.0), cycles(8.0, 96.0)
+    assert whole == cycles(4.0, 0.0)
+    assert half == pytest.approx(1.5 * whole, rel=0.02), "64 bytes of a line cost those of an activation, 96"
+
+
 def test_an_mbarrier_releases_when_the_bytes_are_there() -> None:
     make = Op(isa.SYNC_INIT, "none", slot=3, value=1)
     expect = Op(isa.SYNC_ARRIVE, "none", slot=3, value=4096)
