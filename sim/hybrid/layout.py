@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ...arch import Estimate
 from ...mapping.placement import PIM, Placement
@@ -30,18 +30,35 @@ class Part:
         """Cost of an op where it runs."""
         return self.pim[name].estimate if device == PIM else self.xpu[name][0]
 
+    def shared(self, name: str) -> tuple[Estimate, Estimate]:
+        """Costs of the parts of an op that processor and units take so that both end at once, in the ratio of their speeds."""
+        ours, theirs = self.xpu[name][0], self.pim[name].estimate
+        part = theirs.time_s / (ours.time_s + theirs.time_s)
+        return ours * part, theirs * (1.0 - part)
+
 
 @dataclass(frozen=True)
 class Layout:
-    """A step in time: the whole batch's costs, where ops run, the (sub-)batches, what was played, and lengths of the requests."""
+    """A step in time: the whole batch's costs, where ops run, the (sub-)batches, what was played, and lengths of the requests.
+
+    `together` names the ops that processor and units share.
+    """
 
     whole: Part
     placement: Placement
     parts: tuple[Part, ...]
     played: Played
     lengths: tuple[int, ...] | None
+    together: frozenset[str] = frozenset()
 
     def chosen(self, name: str) -> Estimate:
         """Cost of an op where it runs, of all (sub-)batches, each of which reads the weights."""
-        first, *others = (part.chosen(name, self.placement.device[name]) for part in self.parts)
+        first, *others = (self._of(part, name) for part in self.parts)
         return sum(others, start=first)
+
+    def _of(self, part: Part, name: str) -> Estimate:
+        if name not in self.together:
+            return part.chosen(name, self.placement.device[name])
+        ours, theirs = part.shared(name)
+        both = ours + theirs
+        return replace(both, time_s=ours.time_s, low_s=ours.low_s, high_s=ours.high_s)

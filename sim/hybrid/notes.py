@@ -33,6 +33,8 @@ def notes(laid: Layout, system: HybridSystem) -> list[str]:
     on_pim = [op for op in whole.graph if placement.device[op.name] == PIM]
     lines.append(f"placed on the units: {', '.join(op.name for op in on_pim) or 'nothing'}"
                  + ("" if placement.exhausted else " (search not exhausted)"))
+    if laid.together:
+        lines.append(f"processor and units take together: {', '.join(op.name for op in whole.graph if op.name in laid.together)}")
     lines += _overfull(whole.graph, laid.placement.device, room_of(whole.graph, system))
     if len(parts) > 1:
         lines.append(f"two sub-batches of {' and '.join(str(round(p.share * len(lengths or ()))) for p in parts)} requests interleave")

@@ -85,7 +85,8 @@ def lay_out(graph: OpGraph, system: HybridSystem, fidelity: str = "tile", place:
     whole = _part(local, system, fidelity, lengths, channels)
     placement = _placed(whole, system, place)
     parts = _sub_batches(whole, system, fidelity, lengths, placement, channels)
-    return Layout(whole, placement, tuple(parts), _play(parts, system, placement), None if lengths is None else tuple(lengths))
+    played, known = _play(parts, system, placement), None if lengths is None else tuple(lengths)
+    return Layout(whole, placement, tuple(parts), played, known, _together(whole, system, placement))
 
 
 def _share(graph: OpGraph, system: HybridSystem) -> OpGraph:
@@ -231,7 +232,7 @@ def _tasks(part: Part, system: HybridSystem, placement: Placement, index: int | 
     mark = "" if index is None else f" #{index + 1}"
     tasks: list[Task] = []
     last: dict[str, tuple[int, ...]] = {}
-    pieces = _pipelined(part, system, placement)
+    pieces, together = _pipelined(part, system, placement), _together(part, system, placement)
     for count, run in groupby(part.graph, key=lambda op: op.count):
         block = list(run)
         names = {op.name for op in block}
@@ -242,7 +243,8 @@ def _tasks(part: Part, system: HybridSystem, placement: Placement, index: int | 
                 sources = [last[u] for u in before if u in last and (u in names or not repeat)]
                 if repeat and (not before or any(u not in names for u in before)):
                     sources.append(previous)
-                last[op.name] = _append(tasks, part, system, placement, op, sources, pieces.get(op.name, 1), mark)
+                last[op.name] = _append(tasks, part, system, placement, op, sources, pieces.get(op.name, 1), mark,
+                                        op.name in together)
             previous = last[block[-1].name]
     return tasks
 
@@ -260,8 +262,16 @@ def _pipelined(part: Part, system: HybridSystem, placement: Placement) -> dict[s
     return found
 
 
+def _together(part: Part, system: HybridSystem, placement: Placement) -> frozenset[str]:
+    """Products with weights that processor and units share, where the plan has them do so and no rule leaves the units idle."""
+    if not system.plan.co_processing or PIM not in placement.device.values():
+        return frozenset()
+    pieces = _pipelined(part, system, placement)
+    return frozenset(op.name for op in part.graph if is_linear(op) and op.name in part.pim and pieces.get(op.name, 1) == 1)
+
+
 def _append(tasks: list[Task], part: Part, system: HybridSystem, placement: Placement, op: Op, sources: Sequence[tuple[int, ...]],
-            pieces: int, mark: str) -> tuple[int, ...]:
+            pieces: int, mark: str, together: bool) -> tuple[int, ...]:
     """Add an op's tasks, in so many pieces; positions of those that what follows waits for, piece by piece."""
     device = placement.device[op.name]
     estimate = part.chosen(op.name, device)
@@ -273,10 +283,8 @@ def _append(tasks: list[Task], part: Part, system: HybridSystem, placement: Plac
         after = tuple(sorted({s[piece] if len(s) == pieces > 1 else i for s in sources for i in s}))
         after = _moved(tasks, part, system, op, after, device, pieces, mark)
         label = f"{op.name}{mark}" + (f" {piece + 1}/{pieces}" if pieces > 1 else "")
-        shared = system.plan.co_processing and PIM in placement.device.values()  # not where a rule leaves the units idle
-        if shared and pieces == 1 and is_linear(op) and op.name in part.pim:
-            ours, theirs = estimate.time_s, part.pim[op.name].estimate.time_s
-            both = ours * theirs / (ours + theirs)
+        if together:
+            both = part.shared(op.name)[0].time_s
             tasks += [Task(label, op.name, XPU, both, after, True), Task(f"{label} (share)", op.name, PIM, both, after, True)]
             done += [len(tasks) - 2, len(tasks) - 1]
             continue

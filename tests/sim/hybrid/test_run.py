@@ -119,6 +119,21 @@ def test_head_pipelining_and_co_processing_help() -> None:
     assert simulate(_graph(1), shared).time_s < simulate(_graph(1), logic).time_s
 
 
+@pytest.mark.parametrize("batch", [1, 64])
+def test_what_processor_and_units_share_is_done_once(batch: int) -> None:
+    system, graph = _system("duplex"), _graph(batch)
+    alone = simulate(graph, system.override({"plan.co_processing": False}), place="pim-attention")
+    both = simulate(graph, system, place="pim-attention")
+    assert any("take together" in line for line in both.notes)
+    for mine, whole in zip(both.results, alone.results, strict=True):
+        assert mine.estimate.flops == pytest.approx(whole.estimate.flops)
+        if mine.op.kind == "matmul":
+            moved = mine.estimate.bytes_moved["dram"] / system.devices
+            assert moved < whole.estimate.bytes_moved["dram"] / system.devices
+            assert moved / mine.estimate.time_s <= system.ceilings_bytes_per_s["dram"] / system.devices
+            assert mine.estimate.energy_j["pim mac"] > 0
+
+
 def test_commands_bound_the_blocked_units() -> None:
     system, graph = _system("npu-pim"), _graph(128)
     limited = simulate(graph, system, place="pim-attention")
