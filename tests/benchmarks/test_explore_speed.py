@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from presilicon.arch import load
-from presilicon.arch.area import design_costs
+from presilicon.arch.costs import design_costs
 from presilicon.explore.sensitivity import sensitivity
 from presilicon.explore.study import load_study
 from presilicon.workloads.graph import OpGraph
