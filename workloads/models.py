@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -153,6 +154,21 @@ def trace_model(
         graph = trace_config(name, data, **options)
         kept.keep(path, graph)
     return graph
+
+
+def kept_path(model: str | Path, **options: Any) -> Path | None:
+    """Where `trace_model` keeps the graph of a configuration under these options, traced or not; None: nowhere.
+
+    Raises
+    ------
+    TraceError, UnknownNameError
+        No such model, or its configuration cannot be read.
+    """
+    if ".py:" in str(model) or str(model).endswith(".py"):
+        return None
+    parameters = inspect.signature(trace_model).parameters.values()
+    usual = {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+    return kept.path_of(*load_config(model), usual | options)
 
 
 def _need_torch(name: str) -> None:

@@ -81,7 +81,7 @@ def _on_processes(tasks: Iterable[Task], workers: int) -> Iterator[Outcome]:
 
     waiting, suspects = iter(tasks), deque[tuple[Task, int]]()
     running: dict[Future[Any], tuple[Task, int]] = {}
-    pool = _pool(workers)
+    pool = worker_pool(workers)
 
     def start(task: Task, deaths: int) -> bool:
         """Hand a task to the pool; False, and the task among the suspects, where the pool has just broken."""
@@ -120,12 +120,13 @@ def _on_processes(tasks: Iterable[Task], workers: int) -> Iterator[Outcome]:
                 suspects.extend((task, deaths + 1) for task, deaths in running.values())
                 running.clear()
                 pool.shutdown(wait=False, kill_workers=True)
-                pool = _pool(workers)
+                pool = worker_pool(workers)
     finally:
         pool.shutdown(wait=False, kill_workers=True)
 
 
-def _pool(workers: int) -> Any:
+def worker_pool(workers: int) -> Any:
+    """Processes of joblib's own executor, which end with their parent and leave Ctrl-C to it."""
     from joblib.externals.loky import ProcessPoolExecutor
 
     return ProcessPoolExecutor(max_workers=workers, initializer=_begin_worker, initargs=(os.getpid(),), env={"OMP_NUM_THREADS": "1"})

@@ -336,16 +336,17 @@ def subjects(study: Study, graphs: Mapping[Workload, OpGraph | str], cache: Path
     return found
 
 
+def trace_options(workload: Workload) -> dict[str, Any]:
+    """What `presilicon.trace_model` is given for a workload."""
+    return {name: getattr(workload, name) for name in ("phase", "batch", "seq", "context", "dtype", "attention", "scans")}
+
+
 def graph_of(workload: Workload) -> OpGraph:
     """Trace, or load, quantise, prune and split the graph of a workload; raises as `presilicon.trace_model` and `parallelise` do."""
     from ..workloads.models import trace_model
     from ..workloads.sparsify import reformat
 
-    if workload.is_graph:
-        graph = OpGraph.load(workload.model)
-    else:
-        names = ("phase", "batch", "seq", "context", "dtype", "attention", "scans")
-        graph = trace_model(workload.model, **{name: getattr(workload, name) for name in names})
+    graph = OpGraph.load(workload.model) if workload.is_graph else trace_model(workload.model, **trace_options(workload))
     graph = reformat(graph, workload.quant, workload.sparsity)
     degrees = {name: getattr(workload, name) for name in DEGREES}
     if all(degree == 1 for degree in degrees.values()):

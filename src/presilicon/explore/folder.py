@@ -150,9 +150,13 @@ class ResultsFolder:
         with replacing(self.file(batch)) as stream:
             pq.write_table(marked, stream, compression="zstd")
 
+    def graph_file(self, workload: Workload) -> Path:
+        """Where the graph of a workload is saved, or will be."""
+        return self.path / "graphs" / f"{digest(workload_identity(workload))}.graph.json.gz"
+
     def graph(self, workload: Workload) -> OpGraph:
         """The graph of a workload: as an earlier run saved it here, else traced and saved."""
-        path = self.path / "graphs" / f"{digest(workload_identity(workload))}.graph.json.gz"
+        path = self.graph_file(workload)
         if path.exists():
             try:
                 return OpGraph.load(path)

@@ -22,6 +22,7 @@ from .folder import MANIFEST, ResultsFolder
 from .results import Sweep
 from .space import check_constraints
 from .study import Study, Workload, load_study
+from .tracing import trace_ahead
 
 if TYPE_CHECKING:
     from ..workloads import OpGraph
@@ -113,6 +114,7 @@ def sweep(
     folder = Path(temporary.name if temporary else str(out))
     cache = default_cache() if use_cache else None
     with ResultsFolder(folder, study, code_version()) as results:
+        trace_ahead(w for w in study.workloads if not results.graph_file(w).exists())
         graphs = _graphs(study.workloads, results.graph)
         dead = _run(results, design_points(study), subjects(study, graphs, cache), points, workers, dask, progress)
     if dead:
