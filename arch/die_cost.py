@@ -109,14 +109,15 @@ def good_share(fixed_mm2: Number, in_sm_mm2: Number, spare_sms: Number) -> Numbe
 
     Notes
     -----
-    Negative binomial (Stapper 1983): ``(1 + A D / alpha) ** -alpha`` without spares. The two areas are taken as independent.
+    Negative binomial (Stapper 1983): ``(1 + A D / alpha) ** -alpha`` without spares, its distribution function (a regularised
+    incomplete beta function) with them. The two areas are taken as independent.
     """
-    from scipy.stats import nbinom
+    from scipy.special import betainc
 
     density, alpha = value("yield", "defects_per_mm2"), value("yield", "clustering")
     outside = (1.0 + np.asarray(fixed_mm2) * density / alpha) ** -alpha
     mean = np.asarray(in_sm_mm2) * density
-    return outside * nbinom.cdf(np.maximum(np.floor(spare_sms), 0), alpha, alpha / (alpha + mean))
+    return outside * betainc(alpha, np.maximum(np.floor(spare_sms), 0) + 1, alpha / (alpha + mean))
 
 
 def dies_per_wafer(area_mm2: Number) -> Number:

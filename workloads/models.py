@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -149,11 +152,24 @@ def trace_model(
     path = kept.path_of(name, data, options)
     graph = kept.find(path)
     if graph is None:
-        from .trace.pretrained import trace_config
+        with _without_collection():
+            from .trace.pretrained import trace_config
 
-        graph = trace_config(name, data, **options)
+            graph = trace_config(name, data, **options)
         kept.keep(path, graph)
     return graph
+
+
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """Leave the collector of cycles off: imports of torch and exports make millions of objects that stay, which it would walk in vain."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 def kept_path(model: str | Path, **options: Any) -> Path | None:
