@@ -24,7 +24,7 @@ from ...errors import UnknownNameError
 from . import power
 from .gemm_kernels import CANDIDATES, LIBRARIES, TABLE_WEIGHT_COPIES, cutlass_tiles, table_options
 from .machine import KernelTimes, Machine, Number
-from .sparse import expand_cycles
+from .sparse import Pruned
 
 __all__ = ["TABLE_WEIGHT_COPIES", "gemm", "overlap", "table_options"]
 
@@ -195,10 +195,7 @@ def gemm(
     activation_copies: float = 1.0,
     a_reuse: Number = 1.0,
     library: str = "best",
-    density: float = 1.0,
-    skip: bool = False,
-    expanded_bits: float | None = None,
-    bitmap: bool = False,
+    pruned: Pruned | None = None,
 ) -> KernelTimes:
     """Time of ``C[m, n] = A[m, k] @ W[k, n]``, ``batch`` times over.
 
@@ -229,13 +226,10 @@ def gemm(
     library
         ``"best"``: the best of `CANDIDATES` (cuBLAS, cuBLASLt). ``"cutlass_sm89"``: one tile by powers of two, no
         split-K, a long epilogue that the next round does not hide (vLLM's fp8 kernels of sm_89).
-    density
-        Share of the weights that is stored; `w_bits` are then the stored bits, places included, per element of the dense matrix.
-    skip
-        Sparse tensor cores can take the pattern of zeros: where the machine has them (`Machine.sparse_speedup` above 1), they do; elsewhere
-        the weights are expanded beside the product (`presilicon.mapping.gpu.sparse`).
-    expanded_bits, bitmap
-        Bits of a weight that is back in its place, `w_bits` if None; a bitmap says where that is.
+    pruned
+        Zeros among the weights; `w_bits` are then the stored bits, places included, per element of the dense matrix. Where the machine has
+        sparse tensor cores (`Machine.sparse_speedup` above 1) that take the pattern, they skip the zeros; elsewhere the weights are
+        expanded beside the product (`presilicon.mapping.gpu.sparse`).
 
     Returns
     -------
@@ -271,12 +265,9 @@ def gemm(
         "power_limit_w": machine.power_limit_w,
         "power_idle_w": machine.power_idle_w,
     } | {name: value for name, value in machine.constants.items() if name.startswith(("gemm.", "power."))}
-    if density < 1.0:
-        own_bits = w_bits if expanded_bits is None else expanded_bits
-        operations = machine["gemm.place_ops"], machine["gemm.bitmap_ops"]
-        cycles = expand_cycles(density, bitmap, own_bits, *operations, machine.fma_per_clk, machine.sfu_per_clk)
-        numbers |= {"density": density, "expanded": own_bits / 8.0, "expand": cycles}
-        numbers["sparse_speedup"] = machine.sparse_speedup if skip else 1.0
+    if pruned is not None:
+        numbers |= {"density": pruned.density, "expanded": pruned.bits / 8.0, "expand": pruned.expand_cycles(machine)}
+        numbers["sparse_speedup"] = machine.sparse_speedup if pruned.skippable else 1.0
     arrays = {name: np.asarray(value, dtype=float) for name, value in numbers.items()}
     shape = np.broadcast_shapes(*(a.shape for a in arrays.values()))
     bits = (a_bits, w_bits, out_bits)

@@ -34,10 +34,6 @@ SCANS: Final = {
 }
 
 
-#: Options of `sparse_options`.
-_SPARSE: Final = ("density", "skip", "expanded_bits", "bitmap")
-
-
 @dataclass(frozen=True)
 class Kernel:
     """One kernel launch (or a fixed small group of them) as a closed form takes it.
@@ -144,7 +140,7 @@ def _matmul(op: Op, available: Mapping[str, Any]) -> Kernel:
     d = op.dims
     if "groups" in op.attributes:
         sizes = {"rows": d["m"], "n": d["n"], "k": d["k"], "groups": op.attributes["groups"]}
-        options = {name: options[name] for name in ("arithmetic", "w_bits", *_SPARSE) if name in options}
+        options = {name: options[name] for name in ("arithmetic", "w_bits", "pruned") if name in options}
         return Kernel(op.name, "grouped_gemm", sizes, options, op.attributes.get("launches", 1), op.flops)
     batch = math.prod(extent for name, extent in d.items() if name not in ("m", "n", "k"))
     options["weight_copies"] = _copies(op)

@@ -7,8 +7,7 @@ launch in which every CTA multiplies one block of ``BLOCK_M`` gathered token row
 one expert's weights.
 
 Sources of what is modelled: the kernel and its default tiles, ``fused_moe.py`` and ``fused_moe_triton_config.py`` of
-sgl-project/sglang (0.5) and vllm-project/vllm (0.24); how expert loads are drawn, ``collector/helper.py`` of
-ai-dynamo/aiconfigurator. The constants are in ``arch/constants/moe.yaml``.
+sgl-project/sglang (0.5) and vllm-project/vllm (0.24); the constants are in ``arch/constants/moe.yaml``.
 """
 
 from __future__ import annotations
@@ -20,9 +19,10 @@ from typing import Any
 import numpy as np
 
 from ...errors import UnknownNameError
+from .expert_load import BLOCK_ROWS, ExpertLoad, blocks_of, expert_load
 from .machine import KernelTimes, Machine, Number
 from .moe_kernels import ROUTER_KERNELS, TUNED_TILES, Tile, default_tile, is_tuned, tile_steps
-from .sparse import expand_cycles, skips
+from .sparse import Pruned
 
 #: Treatments of (token, expert) pairs whose expert is on another GPU.
 REMOTE_ROWS = ("masked", "computed")
@@ -32,141 +32,6 @@ ROUTERS = ("never", "single-rank", "always")
 
 #: Generations whose tensor cores read shared memory once per warp group.
 WARP_GROUP = ("sm_90", "sm_100")
-
-#: Row blocks for which :func:`expert_load` counts tiles.
-BLOCK_ROWS = (16, 32, 64, 128)
-
-# Nodes of the quadrature over experts, dense at the heavy end: quantile 1 - (1 - v)^2 with weight 2 (1 - v).
-_V = (np.arange(24) + 0.5) / 24
-_QUANTILE = 1 - (1 - _V) ** 2
-_WEIGHT = (1 - _V) / (1 - _V).sum()
-
-
-@dataclass(frozen=True)
-class ExpertLoad:
-    """What one expert-parallel rank has to do; arrays of one shape.
-
-    Attributes
-    ----------
-    tokens
-        Tokens with at least one expert on this rank.
-    rows
-        (token, expert) pairs of this rank's experts.
-    active
-        Experts with at least one row.
-    span
-        Tokens over which the rows of one expert are spread in memory (mean over rows).
-    tiles
-        Row blocks after padding every expert to a multiple of the key.
-    """
-
-    tokens: np.ndarray
-    rows: np.ndarray
-    active: np.ndarray
-    span: np.ndarray
-    tiles: Mapping[int, np.ndarray]
-
-
-def _ceil(a: Number, b: Number) -> Any:
-    return np.ceil(a / b - 1e-9)
-
-
-def expert_load(
-    num_tokens: Number, num_experts: Number, topk: Number, ep_size: Number = 1, distribution: str = "balanced"
-) -> ExpertLoad:
-    """Expected load of the heaviest of ``ep_size`` ranks.
-
-    Parameters
-    ----------
-    num_tokens, num_experts, topk, ep_size
-        Arrays that broadcast together; experts are dealt to ranks in equal contiguous groups.
-    distribution
-        ``"balanced"``: tokens walk through the experts with stride ``num_experts / topk``. ``"power_law_A"``: each
-        expert's popularity is drawn from a density proportional to ``x**-A`` on [1, 0.8 tokens] (on [0.01, 2] while
-        there are fewer pairs than experts), capped at one row per token, overflow and rounding given to the least
-        loaded experts; the rank with the largest sum is the one described.
-
-    Returns
-    -------
-    ExpertLoad
-        Expectations. The draw is replaced by its quantiles (24 nodes), and the heaviest of ``p`` groups of ``g``
-        experts by the exponential tilt of the draw whose relative entropy is ``(ln p - 1 + 1/p) / g``: that of the
-        largest of ``p`` draws for ``g = 1``, near the normal extreme value for large ``g`` (rows and tiles within 5 %
-        of simulated draws on average).
-
-    Raises
-    ------
-    UnknownNameError
-        Unknown distribution.
-
-    Examples
-    --------
-    >>> load = expert_load(64, 8, 2)
-    >>> float(load.rows), float(load.active), float(load.tiles[16])
-    (128.0, 8.0, 8.0)
-    """
-    m, e, k, p = (np.asarray(v, float) for v in np.broadcast_arrays(num_tokens, num_experts, topk, ep_size))
-    group, pairs = e / p, m * k
-    if distribution == "balanced":
-        stride = np.ceil(e / k)
-        share = np.minimum(group / stride, 1)
-        tokens = np.where(m >= stride, m * share, np.ceil(share * m))
-        rows = np.minimum(np.maximum(pairs / p, tokens), pairs)
-        active = np.minimum(group, rows)
-        tiles = {b: active * _ceil(rows / active, b) for b in BLOCK_ROWS}
-        return ExpertLoad(tokens, rows, active, m * 1.0, tiles)
-    alpha = _exponent(distribution)
-    span = np.log(np.where(pairs > e, np.maximum(0.8 * m, 1.0001), 200.0)) * (1 - alpha)
-    draw = np.exp(np.log1p(np.expm1(span)[..., None] * _QUANTILE) / (1 - alpha))
-    count = draw * (pairs / e / (draw @ _WEIGHT))[..., None]
-    cap = m[..., None]
-    capped = np.minimum(count, cap)
-    over = (count - capped) @ _WEIGHT
-    # water level of the overflow: the least loaded experts rise together
-    level = (np.cumsum(capped * _WEIGHT, -1) + over[..., None]) / np.cumsum(_WEIGHT)
-    above = np.concatenate([capped[..., 1:], np.full((*m.shape, 1), np.inf)], -1)
-    first = np.argmax(level <= above, -1)[..., None]
-    floor = np.where(over > 1e-3 * pairs / e, np.take_along_axis(level, first, -1)[..., 0], 0.0)[..., None]
-    count = np.minimum(np.maximum(capped, floor), cap)
-    whole = np.rint(count)
-    missing = np.maximum(pairs / e - whole @ _WEIGHT, 0) * group
-    weight = _tilt(count / count[..., -1:], (np.log(p) - 1 + 1 / p) / group)
-    active = group * (weight * (whole > 0)).sum(-1)
-    filled = np.minimum(missing, np.maximum(group - active, 0))
-    rows = np.clip(group * (weight * whole).sum(-1) + missing, 1.0, np.minimum(pairs, group * m))
-    active = np.minimum(np.maximum(active + filled, 1), rows)
-    several = np.minimum(k, np.minimum(group, active))
-    tokens = m * (1 - (1 - np.minimum(rows / (several * m), 1)) ** several)
-    tokens = np.clip(tokens, np.maximum(rows / k, 1), np.minimum(m, rows))
-    spread = np.minimum((weight * whole**2).sum(-1) / np.maximum((weight * whole).sum(-1), 1e-9) + 1, m)
-    tiles = {b: np.maximum(group * (weight * np.ceil(whole / b)).sum(-1) + filled, active) for b in BLOCK_ROWS}
-    return ExpertLoad(tokens, rows, active, spread, tiles)
-
-
-def _exponent(distribution: str) -> float:
-    kind, _, number = distribution.rpartition("_")
-    try:
-        alpha = float(number)
-    except ValueError:
-        alpha = 0.0
-    if kind != "power_law" or not alpha > 0 or alpha == 1.0:
-        raise UnknownNameError("routing distribution", distribution, ("balanced", "power_law_1.01", "power_law_1.2"))
-    return alpha
-
-
-def _tilt(y: np.ndarray, entropy: np.ndarray) -> np.ndarray:
-    """Weights proportional to ``exp(theta y)`` with the given relative entropy to the quadrature weights."""
-    mean = y @ _WEIGHT
-    theta = np.sqrt(2 * entropy / np.maximum((y * y) @ _WEIGHT - mean**2, 1e-12))
-    for _ in range(5):
-        w = np.exp(theta[..., None] * (y - 1)) * _WEIGHT
-        z = w.sum(-1)
-        first = (w * y).sum(-1) / z
-        var = (w * y * y).sum(-1) / z - first**2
-        step = np.exp((entropy - theta * (first - 1) + np.log(z)) / np.maximum(theta * theta * var, 1e-9))
-        theta = np.where(entropy > 0, np.minimum(theta * np.clip(step, 0.4, 2.5), 200.0), 0.0)
-    w = np.exp(theta[..., None] * (y - 1)) * _WEIGHT
-    return w / w.sum(-1, keepdims=True)
 
 
 @dataclass(frozen=True)
@@ -191,17 +56,16 @@ class _Gemm:
 def _gemm(
     machine: Machine, tile: Tile, rows: Number, n: Number, k: Number, active: Number, row_tiles: Number,
     span_bytes: Number, *, arithmetic: str, w_bits: float, block_scaled: bool, clock_scale: Number,
-    density: float = 1.0, skip: bool = False, expanded_bits: float | None = None, bitmap: bool = False,
+    pruned: Pruned | None = None,
 ) -> _Gemm:  # fmt: skip
     """Per-resource times of one launch; see :func:`grouped_gemm` for the meaning of the sizes."""
     sm, clock = machine.sm_count, machine.clock_hz * clock_scale
     a_bytes = 1.0 if arithmetic in {"fp8", "int8"} else 2.0
     w_bytes = w_bits / 8
     # pruned weights: skipped by the tensor cores, or back among their zeros in shared memory; see `sparse`
-    own_bits = w_bits if expanded_bits is None else expanded_bits
-    skipped = skips({"skip": skip}, machine)
+    own_bits, skipped = (w_bits, False) if pruned is None else (pruned.bits, pruned.skipped(machine))
     in_smem = np.where(skipped, w_bytes, own_bits / 8)
-    columns, steps = _ceil(n, tile.n), _ceil(k, tile.k)
+    columns, steps = blocks_of(n, tile.n), blocks_of(k, tile.k)
     ctas = row_tiles * columns
     smem = (tile.stages - 1) * (tile.m * a_bytes + tile.n * in_smem) * tile.k + 1024
     registers = tile.m * tile.n + 64 * 32 * tile.warps
@@ -214,10 +78,8 @@ def _gemm(
     tensor = 2 * tile.m * tile.n * tile.k / peak
     convert = tile.n * tile.k * (own_bits < 8 * a_bytes)
     fma = (tile.m * tile.n * tile.k / 64 * block_scaled + convert) / machine.fma_per_clk
-    if density < 1.0:
-        constants = machine["gemm.place_ops"], machine["gemm.bitmap_ops"]
-        cycles = expand_cycles(density, bitmap, own_bits, *constants, machine.fma_per_clk, machine.sfu_per_clk)
-        fma = fma + np.where(skipped, 0.0, tile.n * tile.k * cycles)
+    if pruned is not None:
+        fma = fma + np.where(skipped, 0.0, tile.n * tile.k * pruned.expand_cycles(machine))
     # warps are laid out 2 x (warps / 2), 1 x warps for 16 rows: each reads its rows of A and columns of B; the
     # warp-group instructions of Hopper and later (64 rows or more) read each operand once
     down = np.minimum(np.where(tile.warps > 4, 4.0, 2.0), tile.m / 16)
@@ -230,7 +92,7 @@ def _gemm(
     shared = traffic / machine.smem_bytes_per_clk + np.where(np.asarray(k) % 16 > 0, lanes, 0.0)
     shared = shared + far * tile.m * machine["moe.gather_cycles"]
 
-    busiest = _ceil(ctas, sm) * steps / clock
+    busiest = blocks_of(ctas, sm) * steps / clock
     pipes = np.maximum(np.maximum(tensor, fma), shared)
     start = machine["moe.cta_cycles"] / clock + machine.dram_latency_s
     l2_bytes = ctas * tile.n * steps * tile.k * w_bytes + rows * steps * tile.k * a_bytes * columns
@@ -243,7 +105,7 @@ def _gemm(
     line = np.minimum(tile.k * w_bytes / 128, 1.0)
     return _Gemm(
         busiest * tensor, busiest * fma, busiest * shared, l2_bytes / l2_rate, start, pipes / clock, steps,
-        tile.stages - 1, _ceil(ctas, slots), l2_bytes,
+        tile.stages - 1, blocks_of(ctas, slots), l2_bytes,
         active * expert_bytes, passes, 1 - machine["moe.short_line_loss"] * (1 - line),
     )  # fmt: skip
 
@@ -278,7 +140,7 @@ def grouped_gemm(
     machine: Machine, rows: Number, n: Number, k: Number, groups: Number, *, active: Number | None = None,
     row_tiles: Number | None = None, tile: Tile | None = None, span_bytes: Number = 0.0, arithmetic: str = "bf16",
     w_bits: float = 16, block_scaled: bool = False, warm: bool = True, clock_scale: Number = 1.0,
-    density: float = 1.0, skip: bool = False, expanded_bits: float | None = None, bitmap: bool = False,
+    pruned: Pruned | None = None,
 ) -> KernelTimes:  # fmt: skip
     """One grouped GEMM: each expert's ``[rows_e, k]`` times its own ``[k, n]``, in one launch.
 
@@ -306,8 +168,8 @@ def grouped_gemm(
         Operands smaller than L2 are there from the previous run of the same kernel.
     clock_scale
         SM clock over the boost clock (the power model's answer).
-    density, skip, expanded_bits, bitmap
-        Of pruned weights, as `presilicon.mapping.gpu.gemm.gemm` takes them.
+    pruned
+        Zeros among the weights, as `presilicon.mapping.gpu.gemm.gemm` takes them.
 
     Returns
     -------
@@ -322,8 +184,7 @@ def grouped_gemm(
         allowed = best is None or _fits(machine, choice, arithmetic)
         tiles = np.maximum(active, rows / choice.m + 0.5 * active) if row_tiles is None else row_tiles
         g = _gemm(machine, choice, rows, n, k, active, tiles, span_bytes, arithmetic=arithmetic, w_bits=w_bits,
-                  block_scaled=block_scaled, clock_scale=clock_scale, density=density, skip=skip,
-                  expanded_bits=expanded_bits, bitmap=bitmap)  # fmt: skip
+                  block_scaled=block_scaled, clock_scale=clock_scale, pruned=pruned)  # fmt: skip
         capacity = machine["moe.l2_keep"] * machine.l2_bytes
         a_bytes = 1.0 if arithmetic in {"fp8", "int8"} else 2.0
         moved = rows * k * a_bytes + rows * n * 2.0

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from presilicon.arch.constants import all_constants
 from presilicon.errors import UnknownNameError
 from presilicon.mapping.gpu import moe, moe_kernels
+from presilicon.mapping.gpu.expert_load import BLOCK_ROWS, expert_load
 from presilicon.mapping.gpu.machine import Machine
 
 MEASURED = Path(__file__).resolve().parents[3] / "shared" / "measured"
@@ -57,7 +58,7 @@ def drawn_loads(tokens: int, experts: int, topk: int, ep: int, alpha: float) -> 
     (1024, 384, 8, 384, 1.2),
 ])  # fmt: skip
 def test_heaviest_rank_agrees_with_drawn_loads(tokens: int, experts: int, topk: int, ep: int, alpha: float) -> None:
-    load = moe.expert_load(tokens, experts, topk, ep, f"power_law_{alpha}")
+    load = expert_load(tokens, experts, topk, ep, f"power_law_{alpha}")
     rows, active, tiles = drawn_loads(tokens, experts, topk, ep, alpha)
     assert float(load.rows) == pytest.approx(rows, rel=0.12)
     assert float(load.active) == pytest.approx(active, rel=0.1)
@@ -67,10 +68,10 @@ def test_heaviest_rank_agrees_with_drawn_loads(tokens: int, experts: int, topk: 
 @pytest.mark.parametrize("distribution", ["balanced", "power_law_1.01", "power_law_1.2"])
 def test_loads_conserve_pairs_and_pad_to_whole_blocks(distribution: str) -> None:
     tokens, experts, topk = np.array([1.0, 17.0, 300.0, 8192.0]), 64, 4
-    load = moe.expert_load(tokens, experts, topk, 1, distribution)
+    load = expert_load(tokens, experts, topk, 1, distribution)
     np.testing.assert_allclose(load.rows, tokens * topk, rtol=0.03)
     assert (load.active <= np.minimum(experts, load.rows) + 1e-9).all()
-    for rows in moe.BLOCK_ROWS:
+    for rows in BLOCK_ROWS:
         assert (load.tiles[rows] * rows >= load.rows * 0.99).all()
         assert (load.tiles[rows] >= load.active - 1e-9).all()
         assert (load.tiles[rows] <= load.rows / rows + load.active + 1e-6).all()
@@ -78,7 +79,7 @@ def test_loads_conserve_pairs_and_pad_to_whole_blocks(distribution: str) -> None
 
 def test_expert_parallel_ranks_do_less_and_the_heaviest_more_than_its_share() -> None:
     ep = np.array([1.0, 2.0, 8.0, 32.0, 128.0])
-    load = moe.expert_load(4096, 128, 8, ep, "power_law_1.2")
+    load = expert_load(4096, 128, 8, ep, "power_law_1.2")
     assert (np.diff(load.rows) < 0).all()
     assert (load.rows[1:] > 4096 * 8 / ep[1:]).all()
 
@@ -182,7 +183,7 @@ def test_unknown_names_are_refused_with_the_known_ones() -> None:
     with pytest.raises(UnknownNameError, match="power_law"):
         moe.fused_moe(machine, 8, 1024, 512, 2, 8, distribution="power_low_1.2")
     with pytest.raises(UnknownNameError, match="balanced"):
-        moe.expert_load(8, 8, 2, 1, "zipf")
+        expert_load(8, 8, 2, 1, "zipf")
     with pytest.raises(UnknownNameError, match="sglang"):
         moe.fused_moe(machine, 8, 1024, 512, 2, 8, library="sglan")
     with pytest.raises(UnknownNameError):

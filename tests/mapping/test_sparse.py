@@ -135,15 +135,16 @@ def matmul(weight: str, activation: str = "bf16") -> Op:
 def test_lowering(weight: str, activation: str, device: str, arithmetic: str, skip: bool, dequantise: bool) -> None:
     kernel = lower(matmul(weight, activation), load(device).gpu.sm.tensor_flops_per_clk)
     assert kernel.options["w_bits"] == by_name(weight).bits
-    assert kernel.options["expanded_bits"] == by_name(weight).dense.bits
-    assert (kernel.options["arithmetic"], kernel.options["skip"], kernel.options["dequantise"]) == (arithmetic, skip, dequantise)
-    assert "density" not in lower(matmul("bf16"), load(device).gpu.sm.tensor_flops_per_clk).options
+    pruned = kernel.options["pruned"]
+    assert pruned.bits == by_name(weight).dense.bits
+    assert (kernel.options["arithmetic"], pruned.skippable, kernel.options["dequantise"]) == (arithmetic, skip, dequantise)
+    assert "pruned" not in lower(matmul("bf16"), load(device).gpu.sm.tensor_flops_per_clk).options
 
 
 def test_grouped_products_prune_their_experts() -> None:
     gpu = GPUS["h100-sxm"]
     few, many = {"rows": 16.0, "n": 4096.0, "k": 4096.0, "groups": 8.0}, {"rows": 65536.0, "n": 4096.0, "k": 4096.0, "groups": 8.0}
-    pruning = {name: options("2:4")[name] for name in ("w_bits", "density", "skip", "expanded_bits", "bitmap")}
+    pruning = {name: options("2:4")[name] for name in ("w_bits", "pruned")}
     for sizes, gain in ((few, 1.3), (many, 1.2)):
         dense, pruned = grouped_gemm(gpu, **sizes), grouped_gemm(gpu, **sizes, **pruning)
         assert gain < float(dense.time_s / pruned.time_s) <= 2.0
