@@ -59,6 +59,11 @@ class Uncovered:
     example: str = ""
 
 
+def is_graph_file(name: str | Path) -> bool:
+    """Whether a name is that of a saved graph (``.json`` or ``.json.gz``) rather than of a model or its ``config.json``."""
+    return str(name).endswith((".json", ".json.gz")) and Path(name).name != "config.json"
+
+
 class OpGraph:
     """Ops in program order, with their dependences.
 

@@ -81,6 +81,7 @@ def predict(
     """
     from .api import simulate
     from .arch import load
+    from .workloads.graph import is_graph_file
     from .workloads.parallel import parallelise
     from .workloads.sparsify import reformat
 
@@ -103,7 +104,7 @@ def predict(
         return simulate(split(graph, microbatches), device, fidelity=fidelity, runtime=runtime, strict=strict, place=place)
     if options.get("phase") != "decode":
         raise PresiliconError("requests are decoded together: give phase='decode'")
-    if not isinstance(model, str | Path) or _is_saved(model):
+    if not isinstance(model, str | Path) or is_graph_file(model):
         raise PresiliconError(f"{model}: a saved graph has the batch that it was traced with; requests need the model")
     found, told = drawn(requests, batch) if batch is not None or _listed(requests) else (None, "")
     if found is None:
@@ -113,17 +114,13 @@ def predict(
     return simulate(split(graph, microbatches), device, fidelity=fidelity, runtime=runtime, strict=strict, place=place)
 
 
-def _is_saved(model: str | Path) -> bool:
-    return str(model).endswith((".json", ".json.gz")) and Path(model).name != "config.json"
-
-
 def _graph(model: str | Path | OpGraph, options: dict[str, Any]) -> OpGraph:
-    from .workloads.graph import OpGraph
+    from .workloads.graph import OpGraph, is_graph_file
     from .workloads.models import trace_model
 
     if isinstance(model, OpGraph):
         return model
-    return OpGraph.load(model) if _is_saved(model) else trace_model(model, **options)
+    return OpGraph.load(model) if is_graph_file(model) else trace_model(model, **options)
 
 
 def _listed(requests: Any) -> bool:
