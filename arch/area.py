@@ -25,6 +25,7 @@ __all__ = ["Chip", "Die", "chip", "die_errors", "dies_per_wafer", "good_share", 
 #: Bits of an element of each tensor arithmetic. The formats share one array of multipliers, whose rate doubles where the width halves,
 #: as in every shipped tensor core.
 _BITS: Final = {"tf32": 32, "bf16": 16, "fp16": 16, "fp8": 8, "int8": 8, "fp4": 4, "int4": 4}
+_FP64: Final = "gpu.sm.tensor.fp64"
 _KIB, _MIB = 1024.0, 1024.0**2
 #: L1 cache beside the shared memory of an SM: 192 - 164 KiB on A100, 256 - 228 on H100, 128 - 100 on Ada.
 _L1_BYTES: Final = 28 * _KIB
@@ -254,6 +255,9 @@ def _die_of(system: System, designs: Mapping[str, np.ndarray], node: str | None,
     if shipped:  # a part may have some of its die's tensor cores switched off
         enabled = max(_tensor_macs(path, float(value_at(base, path))) for path in paths if path in base.provenance)
         tensor = tensor * (shipped["tensor_macs"] / enabled)
+    fp64: Number = at(_FP64) / 4 if _FP64 in arithmetics else 2.0
+    if "fp64_lanes" in shipped:
+        fp64 = shipped["fp64_lanes"] * (at(_FP64) / float(value_at(base, _FP64)) if _FP64 in base.provenance else 1.0)
     units = float(tables["memories"][memory]["unit_bandwidth"])
     of_die = shipped.get("stacks", shipped.get("channels"))
     phys = physical("dram.bandwidth", of_die) if of_die and memory == part["memory"] else at("dram.bandwidth") / units
@@ -266,7 +270,7 @@ def _die_of(system: System, designs: Mapping[str, np.ndarray], node: str | None,
         sm=physical("gpu.sm.count", shipped.get("sm"), value("spares", "sm")),
         fma_lanes=at("gpu.sm.fma"),
         tensor_macs=tensor,
-        fp64_lanes=shipped.get("fp64_lanes", at("gpu.sm.tensor.fp64") / 4 if "gpu.sm.tensor.fp64" in arithmetics else 2.0),
+        fp64_lanes=fp64,
         register_bytes=at("gpu.sm.registers") * 4,
         l1_bytes=at("gpu.sm.shared_memory") + _L1_BYTES,
         l2_bytes=physical("gpu.l2.size", shipped["l2_mib"] * _MIB if shipped else None),

@@ -79,7 +79,7 @@ def price(
     wafer = of_node(node, "wafer_usd")
     area = np.sum([np.asarray(part, dtype=float) for part in areas_mm2.values()], axis=0)
     in_units = np.asarray(in_units_mm2, dtype=float)
-    good = good_share((area - in_units) / dies, in_units / dies, np.floor(np.asarray(spares, dtype=float) + 1e-9) / dies)
+    good = good_share((area - in_units) / dies, in_units / dies, np.asarray(spares, dtype=float) / dies)
     with np.errstate(divide="ignore"):
         die_usd = dies * wafer / (dies_per_wafer(area / dies) * good)
     entry = known("memories", memory, "memory")
@@ -101,7 +101,7 @@ def good_share(fixed_mm2: Number, in_sm_mm2: Number, spare_sms: Number) -> Numbe
     fixed_mm2, in_sm_mm2
         Area in which any defect kills, and area of SMs; half of the L2 and links could be repaired too, which is not counted.
     spare_sms
-        SMs that may fail.
+        SMs that may fail; between two whole numbers the yield lies between theirs, so that costs have no steps.
 
     Returns
     -------
@@ -117,7 +117,7 @@ def good_share(fixed_mm2: Number, in_sm_mm2: Number, spare_sms: Number) -> Numbe
     density, alpha = value("yield", "defects_per_mm2"), value("yield", "clustering")
     outside = (1.0 + np.asarray(fixed_mm2) * density / alpha) ** -alpha
     mean = np.asarray(in_sm_mm2) * density
-    return outside * betainc(alpha, np.maximum(np.floor(spare_sms), 0) + 1, alpha / (alpha + mean))
+    return outside * betainc(alpha, np.maximum(spare_sms, 0) + 1, alpha / (alpha + mean))
 
 
 def dies_per_wafer(area_mm2: Number) -> Number:

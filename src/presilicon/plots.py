@@ -52,7 +52,12 @@ def _wrapped(title: str, width: int = 80) -> str:
     """A title in lines that fit over a picture."""
     from textwrap import fill
 
-    return fill(" ".join(title.split()), width)
+    return literal(fill(" ".join(title.split()), width))
+
+
+def literal(text: str) -> str:
+    """A text that matplotlib draws to the letter: a dollar sign would begin a formula."""
+    return text.replace("$", r"\$")
 
 
 def roofline(report: Report) -> Figure:

@@ -51,7 +51,11 @@ def test_every_shipped_gpu_is_a_part_of_the_table():
 
 
 @pytest.mark.parametrize(
-    "path", ["gpu.sm.count", "gpu.l2.size", "dram.bandwidth", "gpu.sm.tensor.bf16", "gpu.sm.fma", "gpu.sm.shared_memory", "link.bandwidth"]
+    "path",
+    [
+        "gpu.sm.count", "gpu.l2.size", "dram.bandwidth", "gpu.sm.tensor.bf16", "gpu.sm.tensor.fp64", "gpu.sm.fma", "gpu.sm.shared_memory",
+        "link.bandwidth",
+    ],
 )
 def test_more_of_a_unit_takes_more_area_and_money(path):
     system = load("a100-sxm-80gb")
@@ -97,6 +101,16 @@ def test_yield_and_dies_per_wafer():
     shares = [float(area.good_share(200.0, 600.0, spare)) for spare in (0, 1, 4)]
     assert shares == sorted(shares)
     assert shares[2] < float(area.good_share(200.0, 0.0, 0))
+
+
+def test_cost_never_falls_where_a_chip_grows() -> None:
+    """Spare SMs of a part are a share of its SMs: counted in whole ones alone, the 71st SM of an L40S would make it 6 % cheaper."""
+    for name in ("l40s", "h100-sxm", "a100-sxm-80gb", "b200", "t4"):
+        sm = np.arange(8.0, 300.0)
+        cost = area.chip(load(name), {"gpu.sm.count": sm}).cost_usd
+        cost = cost[np.isfinite(cost)]
+        assert len(cost) > 60
+        assert (np.diff(cost) > 0).all(), name
     assert float(area.dies_per_wafer(814.0)) == pytest.approx(np.pi * 150**2 / 814 - np.pi * 300 / np.sqrt(1628))
     assert float(area.dies_per_wafer(900.0)) == 0.0
 

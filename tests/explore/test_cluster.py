@@ -6,14 +6,18 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from presilicon.arch import load
 from presilicon.errors import PresiliconError
 from presilicon.explore import cluster
 from presilicon.explore.cluster import Task, WorkerDiedError, run_tasks
-from presilicon.explore.evaluate import code_version
+from presilicon.explore.evaluate import Subject, code_version, evaluate_designs
 from presilicon.explore.expand import Batch
+from presilicon.explore.study import Workload
 from presilicon.explore.sweep import sweep
+from presilicon.workloads.graph import OpGraph
 
 DATA = Path(__file__).parents[1] / "data"
 
@@ -120,3 +124,35 @@ def test_a_worker_of_another_version_is_refused(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr("presilicon.explore.sweep.code_version", lambda: "0.0.0+other")
     with pytest.raises(PresiliconError, match=r"a worker has version .* the sweep 0\.0\.0\+other"):
         sweep(document(), tmp_path / "out")
+
+
+@pytest.mark.parametrize("deaths", [2, 3])
+def test_a_generation_survives_workers_that_die_twice(deaths: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pool of a search starts again; only a third death ends it, with one line."""
+    from concurrent.futures import Future
+    from concurrent.futures.process import BrokenProcessPool
+
+    started: list[int] = []
+
+    class Pool:
+        def submit(self, run: Any, task: Any) -> Future[Any]:
+            answer: Future[Any] = Future()
+            if len(started) <= deaths:
+                answer.set_exception(BrokenProcessPool("killed"))
+            else:
+                answer.set_result(run(task))
+            return answer
+
+        def shutdown(self, **_: Any) -> None:
+            """As a pool has it."""
+
+    monkeypatch.setattr(cluster, "worker_pool", lambda count: started.append(count) or Pool())
+    subject = Subject(Workload("mlp", True), OpGraph.load(DATA / "mlp.graph.json"), load("gemmini-16"))
+    designs = {"dram.bandwidth": np.array([8e9, 16e9, 32e9])}
+    with cluster.workers_of(2) as evaluate:
+        if deaths == cluster.TRIES:
+            with pytest.raises(cluster.WorkerDiedError, match="a worker died 3 times"):
+                evaluate(subject, designs)
+        else:
+            assert evaluate(subject, designs).to_pandas().equals(evaluate_designs(subject, designs).to_pandas())
+    assert started == [2] * 3

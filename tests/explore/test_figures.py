@@ -11,6 +11,7 @@ import pytest
 
 from presilicon.errors import OutputError, PresiliconError, UnknownNameError
 from presilicon.explore import figures
+from presilicon.explore.columns import unit_of
 from presilicon.plots import svg
 
 
@@ -149,7 +150,7 @@ def test_labels_under_an_axis_do_not_touch(frame: pd.DataFrame) -> None:
      ("matrix.rows", ""), ("area_mm2_per_device", "mm²"), ("launch", "s"), ("dram.bandwidth", "B/s")],
 )  # fmt: skip
 def test_units_of_every_kind_of_system(column: str, unit: str) -> None:
-    assert figures.unit_of(column) == unit
+    assert unit_of(column) == unit
 
 
 @pytest.mark.parametrize(("ending", "start"), [("svg", b"<?xml"), ("pdf", b"%PDF"), ("png", b"\x89PNG")])
@@ -163,3 +164,29 @@ def test_other_endings_are_refused(tmp_path: Path, frame: pd.DataFrame) -> None:
     with pytest.raises(OutputError, match="svg, pdf, png"):
         figures.save(figures.plot(frame, "dram.bandwidth", "time_s"), tmp_path / "a.jpg")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_rows_without_a_word_have_a_colour_of_their_own(frame: pd.DataFrame) -> None:
+    frame["quant"] = np.where(np.arange(len(frame)) % 3 == 0, "w4a16", None)
+    picture = figures.plot(frame, "time_s", "energy_j", color="quant")
+    assert [text.get_text() for text in picture.axes[0].get_legend().get_texts()] == ["none", "w4a16"]
+    assert sum(len(line.get_xdata()) for line in picture.axes[0].lines) == len(frame)
+
+
+def test_numbers_in_a_legend_carry_units(frame: pd.DataFrame) -> None:
+    rows = frame.assign(**{"dram.bandwidth": np.where(np.arange(len(frame)) % 2, 2e12, 4e12)})
+    picture = figures.plot(rows, "time_s", "energy_j", color="dram.bandwidth")
+    assert [text.get_text() for text in picture.axes[0].get_legend().get_texts()] == ["2 TB/s", "4 TB/s"]
+
+
+def test_names_with_dollar_signs_are_drawn_to_the_letter(frame: pd.DataFrame) -> None:
+    name = "cost in $\\frac{ $"
+    frame["system"] = name
+    pictures = [
+        figures.plot(frame, "time_s", "energy_j", color="system", title=name),
+        figures.front_figure(frame, ["latency", "energy"], title=name),
+        figures.parallel_figure(frame, ["time_s", "energy_j"], color="system", title=name),
+        figures.bottleneck_figure(frame.head(1), [name], title=name),
+    ]
+    for picture in pictures:
+        assert svg(picture).startswith(b"<?xml")

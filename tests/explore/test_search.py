@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
+import sqlite3
 import sys
 from pathlib import Path
 from typing import Any
@@ -299,3 +301,144 @@ def test_search_over_a_hybrid_keeps_its_budget_and_goes_on(tmp_path: Path) -> No
     assert (again.front["area_mm2_per_device"] <= 2000).all()
     assert (again.frame["area_mm2"] == 4 * again.frame["area_mm2_per_device"]).all()
     assert again.frame["feasible"].any()
+
+
+def test_systems_of_several_kinds_may_be_all_that_varies() -> None:
+    pytest.importorskip("optuna")
+    from presilicon.explore.search import explore
+
+    study = load_study(document(systems=["h100-sxm", "gemmini-16", "h100-aim"], parameters={}))
+    found = explore(study, trials=12, population=6)
+    assert found.frame["error"].isna().all()
+    for name, rows in found.frame.groupby("system"):
+        expected = simulate(OpGraph.load(GRAPH), load(str(name)), fidelity="analytic").time_s
+        assert rows["time_s"].to_numpy() == pytest.approx(expected, rel=1e-9)
+
+
+def test_a_system_without_a_known_area_has_none_rather_than_the_least() -> None:
+    study = load_study(document(systems=["h100-sxm", "gemmini-16"], parameters={"dram.bandwidth": ["16 GB/s", "2 TB/s"]}))
+    far = load("gemmini-16").override({"node": 90})  # beyond the table
+    study = dataclasses.replace(study, systems=(study.systems[0], far))
+    columns = {"system": np.array(["h100-sxm", "gemmini-16"], dtype=object), "dram.bandwidth": np.array([2e12, 16e9])}
+    found = evaluate_points(study, {w: OpGraph.load(GRAPH) for w in study.workloads}, columns)
+    assert found["area_mm2"][0] > 100
+    assert np.isnan(found["area_mm2"][1])
+    assert found["share.tensor"][1] == 0
+
+
+def test_a_constraint_on_a_field_of_the_workload_holds_for_each_workload() -> None:
+    graphs = [{"graph": str(GRAPH)}, {"graph": str(DATA / "llama-3-8b.decode.graph.json.gz")}]
+    study = load_study(document(workloads=graphs, constraints=["phase != 'decode' or time_s <= '8 ms'", "area_mm2 <= 2000"]))
+    columns = {"gpu.sm.count": np.array([132.0, 132.0]), "dram.bandwidth": np.array([1e12, 8e12])}
+    found = evaluate_points(study, {w: OpGraph.load(w.model) for w in study.workloads}, columns)
+    decode = found[f"time_s[{study.workloads[1].label}]"]
+    assert decode[0] > 8e-3 > decode[1]
+    assert found["violation"].tolist() == [1.0, 0.0]  # the prefill alone would meet both
+
+
+def test_quantities_in_constraints_carry_units() -> None:
+    columns = {"gpu.sm.count": np.array([132.0, 132.0]), "dram.bandwidth": np.array([1e12, 8e12])}
+    for texts in (["dram.bandwidth <= '2 TB/s'"], ["dram.bandwidth <= 2e12"]):
+        study = load_study(document(constraints=texts))
+        found = evaluate_points(study, {w: OpGraph.load(GRAPH) for w in study.workloads}, columns)
+        assert found["violation"].tolist() == [0.0, 3.0]
+
+
+def _both_at_once(folder: Path, monkeypatch: pytest.MonkeyPatch, trials: int) -> tuple[Any, Any]:
+    """A search during whose first generation another process, of the same seed, searches the same storage to its half."""
+    import optuna
+
+    from presilicon.explore import search
+
+    url, kept = f"sqlite:///{folder}/shared.db", search._evaluated
+    calls = []
+
+    def evaluated(*arguments: Any) -> list[Any]:
+        calls.append(1)
+        if len(calls) == 1:
+            search.explore(document(), trials=trials // 2, population=10, storage=url, out=folder / "other")
+        return kept(*arguments)
+
+    monkeypatch.setattr(search, "_evaluated", evaluated)
+    found = search.explore(document(), trials=trials, population=10, storage=url, out=folder / "own")
+    return found, optuna.load_study(study_name="presilicon", storage=url)
+
+
+def test_processes_that_share_a_storage_do_not_repeat_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("optuna")
+    found, stored = _both_at_once(tmp_path, monkeypatch, 40)
+    assert len(stored.trials) == len(found.frame) == 40
+    assert found.frame["dram.bandwidth"].nunique() > 30  # with one seed they would draw ten designs twice
+    assert len(pd.read_parquet(tmp_path / "other" / "trials.parquet")) == 20
+
+
+def test_a_search_that_is_full_when_its_generation_is_done_adds_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("optuna")
+    from presilicon.explore import search
+
+    monkeypatch.setattr(search, "_own_seed", lambda: 1)
+    _, stored = _both_at_once(tmp_path, monkeypatch, 20)
+    assert len(stored.trials) == 20
+
+
+def test_a_storage_that_another_process_makes_meanwhile_is_taken_and_one_without_description_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    optuna = pytest.importorskip("optuna")
+    from presilicon.explore.search import explore
+
+    url = f"sqlite:///{tmp_path}/shared.db"
+    optuna.create_study(storage=url, study_name="presilicon", directions=["minimize", "minimize"])  # killed before it was described
+    names, asked = optuna.get_all_study_names, []
+
+    def late(storage: Any) -> list[str]:
+        asked.append(storage)
+        return [] if len(asked) == 1 else list(names(storage))
+
+    monkeypatch.setattr(optuna, "get_all_study_names", late)
+    found = explore(document(), trials=10, population=10, storage=url)
+    assert len(asked) == 2
+    pd.testing.assert_frame_equal(found.frame, explore(document(), trials=10, population=10).frame)
+
+
+def test_a_study_of_something_else_under_the_same_name_is_refused(tmp_path: Path) -> None:
+    optuna = pytest.importorskip("optuna")
+    from presilicon.explore.search import explore
+
+    url = f"sqlite:///{tmp_path}/shared.db"
+    optuna.create_study(storage=url, study_name="presilicon", directions=["minimize"])
+    with pytest.raises(OutputError, match="presilicon did not write"):
+        explore(document(), trials=10, storage=url)
+
+
+def test_a_database_that_fails_is_one_line_and_the_search_goes_on_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    optuna = pytest.importorskip("optuna")
+    from presilicon.explore.search import explore
+
+    def full(*_: Any, **__: Any) -> None:
+        raise optuna.exceptions.StorageInternalError("commit") from sqlite3.OperationalError("database or disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(optuna.storages._CachedStorage, "create_new_trial", full)
+        with pytest.raises(OutputError, match="database or disk is full; the generations in it are whole"):
+            explore(document(), trials=10, population=10, out=tmp_path)
+    assert len(explore(document(), trials=10, population=10, out=tmp_path).frame) == 10
+
+
+def test_workers_find_the_trials_of_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("optuna")
+    pytest.importorskip("joblib")
+    from presilicon.explore.search import explore
+
+    monkeypatch.setenv("PRESILICON_CACHE", "off")
+    study = document(systems=["gemmini-16", "h100-sxm"], parameters={"dram.bandwidth": {"range": ["8 GB/s", "2 TB/s"], "steps": 5}})
+    alone, shared = (explore(study, trials=12, population=12, workers=n) for n in (1, 2))
+    pd.testing.assert_frame_equal(alone.frame, shared.frame)
+
+
+def test_a_name_that_looks_like_a_formula_is_drawn_to_the_letter(tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    from presilicon.explore.search import explore
+
+    explore(document(name="$\\frac{ $"), trials=4, population=4, out=tmp_path)
+    assert (tmp_path / "front.svg").exists()

@@ -106,6 +106,14 @@ def test_knobs_redraw_when_turned(decode: OpGraph) -> None:
     assert found.picture.value == picture
 
 
+def test_knobs_of_a_hybrid_turn_the_gpu_inside(decode: OpGraph) -> None:
+    pytest.importorskip("ipywidgets")
+    found = ps.knobs(decode, "h100-aim")
+    assert {"xpu.gpu.clock.boost", "xpu.dram.bandwidth"} <= set(found.sliders)
+    found.sliders["xpu.gpu.clock.boost"].value = -2.0
+    assert (found.error, found.report.time_s > found.base.time_s) == ("", True)
+
+
 def test_knobs_say_why_a_design_cannot_be(decode: OpGraph) -> None:
     pytest.importorskip("ipywidgets")
     found = ps.knobs(decode, "h100-sxm", ["power.limit", "gpu.sm.count"])

@@ -11,7 +11,7 @@ import pytest
 
 import presilicon as ps
 from presilicon import arch
-from presilicon.errors import OutputError, SpecError, UnknownNameError
+from presilicon.errors import OutputError, PresiliconError, SpecError, UnknownNameError
 from presilicon.explore.cache import Cache
 from presilicon.explore.evaluate import Subject, code_version, evaluate_designs
 from presilicon.explore.study import Workload, load_study
@@ -273,6 +273,44 @@ def test_a_workload_that_cannot_be_mapped_is_recorded(tmp_path: Path) -> None:
     assert frame["error"][:6].str.contains("needs dimension or attribute 'm'").all()
 
 
+def test_a_design_beyond_what_floats_hold_has_an_error(tmp_path: Path) -> None:
+    found = sweep(document(parameters={"dram.bandwidth": ["2 TB/s", 1e-300]}), tmp_path)
+    frame = found.to_frame()
+    assert frame["error"].isna().tolist() == [True, False]
+    assert frame["error"][1].startswith("time_s is ")
+    assert found.best("energy")["dram.bandwidth"].tolist() == [2e12]
+
+
+def test_a_workload_without_a_scheme_is_not_one_with_another(tmp_path: Path) -> None:
+    found = sweep(document(workloads=[{"graph": MLP, "quant": [None, "w4a16"]}], constraints=["quant != 'w4a16'"]), tmp_path)
+    assert len(found.to_frame(filter="quant != 'w4a16'")) == len(found.to_frame(filter="quant == 'w4a16'")) == 6
+    assert found.feasible()["quant"].isna().all()
+    assert len(found.feasible()) == 6
+
+
+def test_constraints_may_write_quantities(tmp_path: Path) -> None:
+    found = sweep(document(constraints=["dram.bandwidth <= '4 TB/s'", "time_s < '1 s'", "energy_j > '1 nJ'"]), tmp_path)
+    assert found.unmet() == []
+    assert sorted(found.feasible()["dram.bandwidth"].unique()) == [2e12, 4e12]
+    assert len(found.to_frame(filter="dram.bandwidth > '3 TB/s' and power_w < '2 kW'")) == 4
+
+
+@pytest.mark.parametrize("refuse", [sweep, plan])
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"constraints": ["power.limit <= 500"]}, "constraints.0: unknown column 'power.limit'"),  # no column: it does not vary
+        ({"constraints": ["area_mm2 <= '800 mm2'"]}, "constraints.0: .*compares a word with a number"),
+        ({"constraints": ["time_s <= '5 lightyears'"]}, "constraints.0: .*lightyears"),
+        ({"when": ["gpu.sm.count > 1000"]}, "when: no point meets"),
+    ],
+)
+def test_what_could_only_fail_in_the_end_is_refused_at_once(refuse: Any, changes: dict[str, Any], told: str, tmp_path: Path) -> None:
+    with pytest.raises(PresiliconError, match=told):
+        refuse(document(**changes), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_conditions_that_nothing_meets_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match=r"no point meets 'gpu.sm.count > 500'"):
         sweep(document(when=["dram.bandwidth > 1e12", "gpu.sm.count > 500"]), tmp_path / "out")
@@ -310,6 +348,16 @@ def test_area_power_and_cost_of_each_design(tmp_path: Path) -> None:
     assert frame["area_mm2"].iloc[3:].min() > frame["area_mm2"].iloc[:3].max(), "twice the SMs take more area than any DRAM interface here"
     assert (frame["power_w"] <= arch.load_gpu("h100-sxm").power.limit_w).all()
     assert (frame["cost_usd"] > 0).all()
+
+
+def test_a_power_limit_that_cannot_be_held_is_not_what_a_design_draws() -> None:
+    """The clock has a lowest value, below which a limit takes nothing away: power would be free to ask for."""
+    subject = Subject(Workload("decode", True), OpGraph.load(DECODE), load_study(document()).systems[0])
+    frame = evaluate_designs(subject, {"power.limit": np.array([100.0, 700.0])}).to_pandas()
+    mean = frame["energy_j"] / frame["time_s"]
+    assert mean[0] > 100
+    assert frame["power_w"].tolist() == pytest.approx([mean[0], 700.0])
+    assert frame["power_w_per_device"].tolist() == frame["power_w"].tolist()
 
 
 def test_another_study_or_version_is_refused_with_the_difference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

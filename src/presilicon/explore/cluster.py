@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
 
 from ..errors import PresiliconError
 from .evaluate import Subject, code_version, evaluate_designs
@@ -123,6 +125,77 @@ def _on_processes(tasks: Iterable[Task], workers: int) -> Iterator[Outcome]:
                 pool = worker_pool(workers)
     finally:
         pool.shutdown(wait=False, kill_workers=True)
+
+
+class Workers:
+    """Processes of this machine that evaluate designs as `evaluate_designs` does; they start with the first that are worth it.
+
+    Parameters
+    ----------
+    count
+        Processes; 1 evaluates here. Closed forms of GPUs, which take thousands of designs at once, are evaluated here in any case.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._pool: Any = None
+
+    def __call__(self, subject: Subject, columns: Columns, *, version: str | None = None) -> pa.Table:
+        """Rows of designs, in their order.
+
+        Raises
+        ------
+        WorkerDiedError
+            Workers died each time.
+        """
+        from concurrent.futures.process import BrokenProcessPool
+
+        designs = len(next(iter(columns.values()))) if columns else 1
+        if self.count == 1 or designs == 1 or (subject.vectorised and subject.fidelity == "analytic"):
+            return evaluate_designs(subject, columns, version=version)
+        parts = np.array_split(np.arange(designs), min(self.count, designs))
+        batches = [Batch(i, 0, 0, int(part[0]), int(part[-1]) + 1) for i, part in enumerate(parts)]
+        tasks = [
+            Task(batch, subject, {path: values[part] for path, values in columns.items()}, version or code_version(), len(part))
+            for batch, part in zip(batches, parts, strict=True)
+        ]
+        for _ in range(TRIES):
+            try:
+                self._pool = self._pool or worker_pool(self.count)
+                return _joined([answer.result() for answer in [self._pool.submit(evaluate_task, task) for task in tasks]])
+            except BrokenProcessPool:
+                self.close()
+        where = f"{subject.workload.label} on {subject.system.name}"
+        raise WorkerDiedError(f"{where}: a worker died {TRIES} times (out of memory, or killed); fewer workers take less memory")
+
+    def close(self) -> None:
+        """End the processes."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, kill_workers=True)
+            self._pool = None
+
+
+@contextmanager
+def workers_of(count: int) -> Iterator[Workers]:
+    """`Workers` that end with the block, in whatever way it ends."""
+    found = Workers(count)
+    try:
+        yield found
+    finally:
+        found.close()
+
+
+def _joined(tables: Sequence[pa.Table]) -> pa.Table:
+    """Tables one below the other; a resource that no design of a table waits for has a share of 0 there, as beside others."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    whole = pa.concat_tables(tables, promote_options="default")
+    for index, name in enumerate(whole.schema.names):
+        if name.startswith("share."):
+            filled = pc.if_else(pc.is_null(whole["error"]), pc.fill_null(whole[name], 0.0), whole[name])
+            whole = whole.set_column(index, name, filled)
+    return whole
 
 
 def worker_pool(workers: int) -> Any:

@@ -34,6 +34,7 @@ def explore(
     seed: Annotated[int, typer.Option(help="Of the search.", min=0)] = 0,
     population: Annotated[int, typer.Option(help="Designs of one generation.", min=2)] = 25,
     storage: Annotated[str | None, typer.Option(help="URL of an Optuna storage, in place of SQLite in the folder.")] = None,
+    workers: Annotated[int, typer.Option("--jobs", "--workers", help="Processes of this machine, for NPUs, hybrids and tile.", min=1)] = 1,
 ) -> None:
     """Search the parameters of a study for the best trade-offs; run it again to go on where it was stopped."""
     from .search import explore as run
@@ -41,7 +42,8 @@ def explore(
     names = [name.strip() for name in objectives.split(",") if name.strip()] if objectives else None
     try:
         found = run(
-            study, names, trials, sampler=sampler, seed=seed, population=population, out=out, storage=storage, progress=True  # type: ignore[arg-type]
+            study, names, trials, sampler=sampler, seed=seed, population=population,  # type: ignore[arg-type]
+            out=out, storage=storage, workers=workers, progress=True,
         )
     except KeyboardInterrupt:
         sys.stderr.write(f"presilicon: stopped; whole generations are in {storage or out}, and the same command goes on from there\n")

@@ -125,7 +125,8 @@ def evaluate_designs(subject: Subject, columns: Columns, *, version: str | None 
         found = _with_cache(subject, columns, errors, hashes)
     else:
         found = _evaluate(subject, columns, count, errors)
-    found |= {} if subject.failure else _costs(subject, columns, count)
+    _note_endless(found, errors)
+    found |= {} if subject.failure else _costs(subject, columns, count, found)
     table: dict[str, Any] = _workload_columns(subject, count)
     for path, values in columns.items():
         table[path] = pa.array(values.tolist() if values.dtype == object else values)
@@ -137,6 +138,14 @@ def evaluate_designs(subject: Subject, columns: Columns, *, version: str | None 
     table["code_version"] = _repeated(version or code_version(), count)
     table["error"] = pa.array(errors.tolist(), pa.string())
     return pa.table(table)
+
+
+def _note_endless(found: Mapping[str, np.ndarray], errors: np.ndarray) -> None:
+    """Note an error for designs whose time, rate or energy is no finite number: theirs are beyond what floats hold."""
+    for name in ("time_s", "tokens_per_s", "energy_j"):
+        for index in np.flatnonzero(~np.isfinite(found[name].astype(float))):
+            if errors[index] is None:
+                errors[index] = f"{name} is {found[name][index]:g}: a number of this design is too small or too large"
 
 
 def _repeated(text: str | None, count: int) -> Any:
@@ -170,12 +179,20 @@ def _workload_columns(subject: Subject, count: int) -> dict[str, Any]:
     return found
 
 
-def _costs(subject: Subject, columns: Columns, count: int) -> dict[str, np.ndarray]:
-    """Area, power and cost of each design, where `presilicon.arch.costs` knows its technology."""
+def _costs(subject: Subject, columns: Columns, count: int, results: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Area, power and cost of each design, where `presilicon.arch.costs` knows its technology.
+
+    A limit on power that the clock, which has a lowest value, cannot hold does not make a design draw less than its step takes.
+    """
     from ..arch.costs import design_costs
     from ..sim.parallel import devices
 
-    found: Mapping[str, Any] = design_costs(subject.system, columns, devices(subject.graph))
+    found: dict[str, Any] = dict(design_costs(subject.system, columns, devices(subject.graph)))
+    if found:
+        with np.errstate(all="ignore"):
+            mean_w = results["energy_j"].astype(float) / results["time_s"].astype(float)
+        found["power_w"] = np.fmax(found["power_w"], mean_w)
+        found["power_w_per_device"] = np.fmax(found["power_w_per_device"], mean_w / found["devices"])
     return {name: np.broadcast_to(np.asarray(values, dtype=float), (count,)) for name, values in found.items()}
 
 

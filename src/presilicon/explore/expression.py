@@ -72,6 +72,15 @@ class Expression:
         with np.errstate(all="ignore"):
             return _value(ast.parse(self.text, mode="eval").body, columns, units or {}, self.text)
 
+    def sides(self, columns: Mapping[str, Any], units: Mapping[str, str]) -> tuple[Any, Any] | None:
+        """Values left and right of the one ``<``, ``<=``, ``>`` or ``>=`` that the condition is; None where it is something else."""
+        body = ast.parse(self.text, mode="eval").body
+        if not (isinstance(body, ast.Compare) and len(body.ops) == 1 and isinstance(body.ops[0], ast.Lt | ast.LtE | ast.Gt | ast.GtE)):
+            return None
+        with np.errstate(all="ignore"):
+            left, right = _sides(body, columns, units, self.text)
+        return left, right
+
 
 def parse_expression(text: Any, where: str) -> Expression:
     """Read a condition; its names are checked later, against the columns that there are.
@@ -168,11 +177,16 @@ def _value(node: ast.AST, columns: Mapping[str, Any], units: Mapping[str, str], 
             found = np.logical_or.reduce([_equal(left, _quantity(of(item), unit)) for item in listed.elts])
             return np.logical_not(found) if isinstance(op, ast.NotIn) else found
         case ast.Compare():
-            unit = _unit([node.left, *node.comparators], units)
-            sides = [_quantity(of(side), unit) for side in (node.left, *node.comparators)]
+            sides = _sides(node, columns, units, text)
             pairs = zip(sides, node.ops, sides[1:], strict=False)
             return np.logical_and.reduce(np.broadcast_arrays(*[_compared(op, a, b, text) for a, op, b in pairs]))
     raise SpecError(f"{shown(text)}: expected {_FORM}")
+
+
+def _sides(node: ast.Compare, columns: Mapping[str, Any], units: Mapping[str, str], text: str) -> list[Any]:
+    """Values of what a comparison compares; quantities written as texts as SI numbers."""
+    unit = _unit([node.left, *node.comparators], units)
+    return [_quantity(_value(side, columns, units, text), unit) for side in (node.left, *node.comparators)]
 
 
 def _compared(op: ast.cmpop, a: Any, b: Any, text: str) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -12,8 +11,9 @@ import numpy as np
 
 from ..errors import OutputError, PresiliconError, UnknownNameError
 from ..files import write_atomically
-from ..plots import _figure, colour, svg
+from ..plots import _figure, colour, literal, svg
 from ..units import format_si
+from .columns import UNITS, unit_of
 from .pareto import pareto_front
 from .study import OBJECTIVES
 
@@ -21,26 +21,11 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-#: Unit of a column of results; those of parameters come from `presilicon.arch.describe`.
-UNITS: Final = {
-    "time_s": "s", "low_s": "s", "high_s": "s", "tokens_per_s": "token/s", "energy_j": "J", "area_mm2": "mm²", "power_w": "W",
-    "cost_usd": "USD", "peak_memory_bytes": "B", "area_mm2_per_device": "mm²", "power_w_per_device": "W", "cost_usd_per_device": "USD",
-}
 _NAMES: Final = {
     "time_s": "time", "tokens_per_s": "rate", "energy_j": "energy", "area_mm2": "area", "power_w": "power", "cost_usd": "cost",
     "peak_memory_bytes": "memory", "area_mm2_per_device": "area of one device", "power_w_per_device": "power of one device",
     "cost_usd_per_device": "cost of one device",
 }
-#: Units of the numbers of NPUs and hybrid systems, whose paths hold names of their own.
-_BY_FORM: Final = (
-    (r"(xpu\.npu\.)?clock", "Hz"),
-    (r"memories\.[^.]+\.(size|partial|partition\..+)|matrix\.registers\..+|xpu\.npu\.scratchpad|xpu\.tiled\.(l1|l2|memory)|memory", "B"),
-    (r"memories\..+bandwidth|dma\.bandwidth", "B/clk"),
-    (r"(noc|host|fabric|xpu\.npu|xpu\.tiled)\.bandwidth", "B/s"),
-    (r"xpu\.tiled\.flops", "FLOP/s"),
-    (r"fabric\.latency|launch|pim\.host", "s"),
-    (r"power\.static|xpu\.(npu|tiled)\.idle", "W"),
-)
 #: A range of more than so many times its low end is drawn on a logarithmic axis.
 _LOG_FROM: Final = 20.0
 _MOST_POINTS: Final = 20_000
@@ -48,22 +33,9 @@ _MOST_POINTS: Final = 20_000
 _MOST_TICKS: Final = 7
 _MOST_COLOURS: Final = 8
 _MOST_NAMED: Final = 500
+#: What a legend calls rows that have no word in the column that gives the colour (``quant`` of a workload that is not quantised).
+_MISSING: Final = "none"
 FORMATS: Final = ("svg", "pdf", "png")
-
-
-def unit_of(column: str) -> str:
-    """Unit of a column, ``""`` where it has none."""
-    from ..arch import describe
-
-    if column in UNITS:
-        return UNITS[column]
-    if column.startswith("time_s["):
-        return "s"
-    inner = column.removeprefix("xpu.")  # of a GPU in a hybrid system
-    unit = next((u for path, u, _ in describe() if path == inner), "")
-    if not unit:
-        unit = next((u for form, u in _BY_FORM if re.fullmatch(form, column)), "")
-    return "" if unit == "1" else unit
 
 
 def _column(frame: pd.DataFrame, name: str) -> Any:
@@ -162,21 +134,29 @@ def plot(frame: pd.DataFrame, x: str, y: str, *, color: str | None = None, line:
         bar = figure.colorbar(drawn, ax=axes, label=label_of(str(color)))
         _style(bar.ax.yaxis, np.asarray(rows[color], dtype=float), str(color))
     else:
-        groups = [("", rows)] if color is None else [(str(k), g) for k, g in rows.groupby(color, sort=True, observed=True)]
+        groups = [("", rows)] if color is None else _by_colour(rows, color)
         once = x not in UNITS and all(not g[x].duplicated().any() and len(g) > 1 for _, g in groups)
         joined = line if line is not None else once
         markers = "osD^vP*X"
         for index, (name, group) in enumerate(groups):
             line_rows = group.sort_values(x, kind="stable")
             axes.plot(line_rows[x], line_rows[y], color=colour(index), marker=markers[index // 8 % 8], ms=4, lw=1.3 if joined else 0,
-                      alpha=1.0 if joined else 0.6, label=name, mec="none", rasterized=len(line_rows) > 5000)
+                      alpha=1.0 if joined else 0.6, label=literal(name), mec="none", rasterized=len(line_rows) > 5000)
         if color is not None:
             axes.legend(fontsize=8, title=color, title_fontsize=8, ncols=1 + len(groups) // 16)
     for axis, name in ((axes.xaxis, x), (axes.yaxis, y)):
         _style(axis, np.asarray(rows[name], dtype=float), name)
-    axes.set(xlabel=label_of(x), ylabel=label_of(y), title=title)
+    axes.set(xlabel=label_of(x), ylabel=label_of(y), title=literal(title))
     axes.grid(True, alpha=0.25)
     return figure
+
+
+def _by_colour(rows: pd.DataFrame, color: str) -> list[tuple[str, pd.DataFrame]]:
+    """Rows by the value of a column, in order, each group with the value as a legend shows it; rows without a value are a group too."""
+    if rows[color].dtype.kind in "fi":
+        return [(_number(float(np.asarray(k)), color), g) for k, g in rows.groupby(color, sort=True)]
+    words = [str(value) if isinstance(value, str | bool | np.bool_) else _MISSING for value in rows[color]]
+    return [(str(k), g) for k, g in rows.groupby(np.array(words, dtype=object), sort=True)]
 
 
 def front_figure(frame: pd.DataFrame, objectives: Sequence[str], *, title: str = "") -> Figure:
@@ -219,7 +199,7 @@ def front_figure(frame: pd.DataFrame, objectives: Sequence[str], *, title: str =
     shown_rows = np.concatenate([np.asarray(front[[x, y]], dtype=float), np.asarray(others[[x, y]], dtype=float)])
     for axis, name, values in ((axes.xaxis, x, shown_rows[:, 0]), (axes.yaxis, y, shown_rows[:, 1])):
         _style(axis, values, name)
-    axes.set(xlabel=label_of(x), ylabel=label_of(y), title=title)
+    axes.set(xlabel=label_of(x), ylabel=label_of(y), title=literal(title))
     axes.grid(True, alpha=0.25)
     axes.legend(fontsize=8)
     return figure
@@ -257,7 +237,7 @@ def parallel_figure(frame: pd.DataFrame, columns: Sequence[str], *, color: str |
         kinds = {kind: to_rgba(colour(i)) for i, kind in enumerate(sorted(rows[color].astype(str).unique()))}
         colours = [kinds[str(kind)] for kind in rows[color]]
         for kind, rgba in kinds.items():
-            axes.plot([], [], color=rgba, label=kind)
+            axes.plot([], [], color=rgba, label=literal(kind))
         axes.legend(fontsize=8, title=color, title_fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     else:
         colours = colour(0)
@@ -267,7 +247,7 @@ def parallel_figure(frame: pd.DataFrame, columns: Sequence[str], *, color: str |
         for y, value in ((-0.05, low), (1.05, high)):
             axes.text(place, y, _number(value, name), ha="center", va="center", fontsize=8,
                       bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.0})
-    axes.set(xlim=(-0.3, len(names) - 0.7), ylim=(-0.12, 1.12), yticks=[], title=title)
+    axes.set(xlim=(-0.3, len(names) - 0.7), ylim=(-0.12, 1.12), yticks=[], title=literal(title))
     axes.set_xticks(range(len(names)), [_NAMES.get(n, n) for n in names], rotation=20, ha="right", fontsize=8)
     for side in axes.spines.values():
         side.set_visible(False)
@@ -296,9 +276,9 @@ def bottleneck_figure(frame: pd.DataFrame, labels: Sequence[str], *, title: str 
         axes.barh(range(len(frame)), width, left=left, color=colour(index), label=name.removeprefix("share."),
                   hatch="//" if index >= _MOST_COLOURS else None)
         left += width
-    axes.set_yticks(range(len(frame)), list(labels), fontsize=8)
+    axes.set_yticks(range(len(frame)), [literal(label) for label in labels], fontsize=8)
     axes.invert_yaxis()
-    axes.set(xlabel="share of the step", xlim=(0, 1), title=title)
+    axes.set(xlabel="share of the step", xlim=(0, 1), title=literal(title))
     figure.legend(fontsize=8, ncols=min(len(shares), 7), loc="outside lower center")
     return figure
 
@@ -327,7 +307,7 @@ def _bars(figure: Figure, axes: Any, labels: Sequence[str], xlabel: str, title: 
     axes.set_yticks(range(len(labels)), list(labels), fontsize=8)
     axes.invert_yaxis()
     axes.axvline(0, color="#000000", lw=0.8)
-    axes.set(xlabel=xlabel, title=title)
+    axes.set(xlabel=xlabel, title=literal(title))
     axes.grid(True, axis="x", alpha=0.25)
     if axes.get_legend_handles_labels()[1]:
         axes.legend(fontsize=8)
@@ -359,6 +339,6 @@ def parity_figure(x: Sequence[float], y: Sequence[float], *, xlabel: str, ylabel
         if not log:
             axis.set_major_locator(MaxNLocator(5))
         axis.set_major_formatter(FuncFormatter(lambda v, _: format_si(v, unit)))
-    axes.set(xlabel=xlabel, ylabel=ylabel, title=title, aspect="equal")
+    axes.set(xlabel=xlabel, ylabel=ylabel, title=literal(title), aspect="equal")
     axes.grid(True, alpha=0.25)
     return figure

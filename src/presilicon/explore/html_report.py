@@ -18,6 +18,7 @@ from ..files import check_writable, write_atomically
 from ..plots import svg
 from ..units import format_si
 from . import figures
+from .columns import unit_of
 from .loaded import Loaded, load_folder
 from .pareto import as_minimised, pareto_front
 from .study import OBJECTIVES
@@ -216,7 +217,7 @@ def shown_cell(value: Any, column: str) -> str:
     number = float(value)
     if not np.isfinite(number):
         return "-"
-    unit = figures.unit_of(column)
+    unit = unit_of(column)
     return f"{number:,.5g} {unit}".rstrip() if figures.is_plain(unit) else format_si(number, unit)
 
 

@@ -17,7 +17,7 @@ from ..units import format_si
 from ..workloads.graph import OpGraph
 from .axes import numbers_of
 
-#: What the sliders turn unless told otherwise, as far as the system has it.
+#: What the sliders turn unless told otherwise, as far as the system, or the GPU inside a hybrid one, has it.
 PATHS: Final = ("gpu.sm.count", "gpu.clock.boost", "gpu.l2.size", "dram.bandwidth")
 #: A slider goes from an eighth to eight times the device's own number.
 _OCTAVES: Final = 3.0
@@ -153,7 +153,8 @@ def knobs(graph: OpGraph, system: AnySystem | str | Path, paths: Sequence[str] |
     for path in paths or ():
         if path not in numbers:
             raise UnknownNameError("path", path, numbers, where=system.name)
-    chosen = list(paths) if paths is not None else [p for p in PATHS if p in numbers]
+    usual = [path for p in PATHS for path in (p, f"xpu.{p}") if path in numbers]
+    chosen = list(paths) if paths is not None else usual
     if not chosen:
         raise PresiliconError(f"{system.name}: name the numbers to turn: paths=[...], of {', '.join(sorted(numbers)[:8])} ...")
     return Knobs(graph, system, chosen, runtime)

@@ -53,14 +53,14 @@ class Loaded:
         SpecError, UnknownNameError
             It is no condition, or names no column.
         """
+        from .columns import plain, quantities
         from .expression import parse_expression
 
         if condition is None:
             return self.frame
         read = parse_expression(condition, "where")
-        columns = {str(name): self.frame[name].to_numpy() for name in self.frame}
-        columns = {n: v.astype(object) if v.dtype.kind not in "fiub" else v for n, v in columns.items()}
-        found = np.broadcast_to(np.asarray(read.evaluate(columns), dtype=bool), (len(self.frame),))
+        columns = {str(name): plain(self.frame[name]) for name in self.frame}
+        found = np.broadcast_to(np.asarray(read.evaluate(columns, quantities(read.names)), dtype=bool), (len(self.frame),))
         return self.frame[found]
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import SpecError, UnknownNameError
+from .columns import plain, quantities
 from .expand import design_points
 from .expression import Expression, parse_expression
 from .folder import read_manifest
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     import pyarrow.dataset as pads
 
 _PREVIEW_ROWS = 10
+#: Words of a workload that are none where it has no such thing.
+_MAY_BE_NONE = frozenset(("phase", "dtype", "quant", "sparsity"))
 
 
 class Sweep:
@@ -111,14 +114,17 @@ class Sweep:
         return frame[self.holds(condition, frame)].reset_index(drop=True)[columns or known]
 
     def holds(self, condition: Expression, frame: pd.DataFrame) -> Any:
-        """Truth of a condition for each row of a frame that has its columns; rows without a result do not meet it."""
+        """Truth of a condition for each row of a frame that has its columns; rows without a result do not meet it.
+
+        A workload that is not quantised or pruned has no scheme, which is a value like others: ``quant != 'w4a16'`` holds for it.
+        """
         import numpy as np
 
-        columns = {name: _plain(frame[name]) for name in condition.names}
+        columns = {name: plain(frame[name]) for name in condition.names}
         missing = np.zeros(len(frame), dtype=bool)
-        for name in condition.names:
+        for name in condition.names - _MAY_BE_NONE:
             missing |= frame[name].isna().to_numpy()
-        return np.broadcast_to(np.asarray(condition.evaluate(columns), dtype=bool), (len(frame),)) & ~missing
+        return np.broadcast_to(np.asarray(condition.evaluate(columns, quantities(columns)), dtype=bool), (len(frame),)) & ~missing
 
     def _known(self, condition: Expression, where: str) -> None:
         for name in sorted(condition.names):
@@ -217,12 +223,6 @@ def _frame(table: pa.Table, categories: bool = False) -> pd.DataFrame:
         if pa.types.is_dictionary(field.type):
             table = table.set_column(index, field.name, table.column(index).cast(field.type.value_type))
     return table.to_pandas()
-
-
-def _plain(column: Any) -> Any:
-    """A pandas column as the arrays that conditions take."""
-    values = column.to_numpy()
-    return values.astype(object) if column.dtype.kind not in "fiub" else values
 
 
 def load_results(path: str | Path) -> Sweep:

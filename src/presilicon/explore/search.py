@@ -5,10 +5,12 @@ from __future__ import annotations
 import html
 import json
 import math
+import secrets
 import sys
+import time
 import uuid
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,10 +21,11 @@ import numpy as np
 from ..errors import OutputError, PresiliconError, UnknownNameError, shown
 from ..files import replacing, write_atomically
 from ..workloads.graph import OpGraph
+from .cluster import workers_of
 from .evaluate import code_version, graph_of
 from .folder import ResultsFolder, resolved_document, study_identity
 from .pareto import as_minimised, hypervolume, non_dominated
-from .space import Dimension, check_constraints, dimensions, evaluate_points
+from .space import Dimension, Evaluate, check_constraints, dimensions, evaluate_points
 from .study import OBJECTIVES, Study, Workload, load_study
 
 if TYPE_CHECKING:
@@ -37,6 +40,9 @@ TRIALS, FRONT, DATABASE, MANIFEST = "trials.parquet", "front.parquet", "explore.
 _STUDY_NAME: Final = "presilicon"
 _MOST_TRIALS: Final = 1_000_000
 _FORMAT: Final = "presilicon-explore 1"
+#: How often a storage is opened that another process makes at the same moment, and the words of databases that tell so.
+_OPENINGS, _PAUSE_S = 6, 0.1
+_MADE_TWICE: Final = ("already exists", "unique constraint", "duplicate")
 
 
 @dataclass(frozen=True)
@@ -127,6 +133,7 @@ def explore(
     population: int = 25,
     out: str | Path | None = None,
     storage: str | None = None,
+    workers: int = 1,
     progress: bool = False,
     graphs: Mapping[Workload, OpGraph] | None = None,
 ) -> Exploration:
@@ -152,6 +159,9 @@ def explore(
         Folder for the database, the trials and the front; None: nothing is written.
     storage
         URL of an Optuna RDB storage that several machines may share, in place of the folder's SQLite file.
+    workers
+        Processes of this machine among which a generation is divided, where designs are evaluated one by one (NPUs, hybrid systems,
+        ``tile``); the trials are the same.
     progress
         Show a bar on a terminal.
     graphs
@@ -164,16 +174,16 @@ def explore(
     Raises
     ------
     PresiliconError
-        Optuna is not installed, fewer than two objectives, nothing varies, or the storage cannot be opened.
+        Optuna is not installed, fewer than two objectives, nothing varies, the storage cannot be opened, or worker processes die.
     UnknownNameError
         An unknown objective or sampler.
     OutputError
-        The storage holds another study; the message says what differs.
+        The storage holds another study, and the message says what differs; or it is full, or locked for too long.
     """
     optuna = _optuna()
     study = load_study(study)
     names = tuple(objectives or study.objectives)
-    _check(study, names, trials, sampler, population)
+    _check(study, names, trials, sampler, population, workers)
     check_constraints(study)
     found = dimensions(study)
     folder = Path(out) if out is not None else None
@@ -188,7 +198,8 @@ def explore(
     traced = {w: graphs[w] if graphs and w in graphs else load_graph(w) for w in study.workloads}
     with warnings.catch_warnings(), _quiet(optuna), _bar(progress, trials) as advance:
         warnings.simplefilter("ignore")
-        rows = _search(optuna, run, kept, traced, trials, advance)
+        with workers_of(workers) as evaluate:
+            rows = _search(optuna, run, kept, traced, trials, advance, evaluate)
     result = Exploration(study, names, _frame(rows, names), folder, run.identity())
     if folder is not None:
         _write(result, folder)
@@ -234,7 +245,7 @@ def _optuna() -> Any:
     return optuna
 
 
-def _check(study: Study, names: Sequence[str], trials: int, sampler: str, population: int) -> None:
+def _check(study: Study, names: Sequence[str], trials: int, sampler: str, population: int, workers: int) -> None:
     for name in names:
         if name not in OBJECTIVES:
             raise UnknownNameError("objective", name, OBJECTIVES)
@@ -243,7 +254,7 @@ def _check(study: Study, names: Sequence[str], trials: int, sampler: str, popula
                               f"known: {', '.join(OBJECTIVES)}")
     if sampler not in SAMPLERS:
         raise UnknownNameError("sampler", sampler, SAMPLERS)
-    for value, what, least in ((trials, "trials", 1), (population, "population", 2)):
+    for value, what, least in ((trials, "trials", 1), (population, "population", 2), (workers, "workers", 1)):
         if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= _MOST_TRIALS:
             raise PresiliconError(f"{what}: expected a whole number from {least} to {_MOST_TRIALS:,}, found {shown(value)}")
 
@@ -270,23 +281,35 @@ def _bar(wanted: bool, trials: int) -> Iterator[Any]:
 
 
 def _storage(optuna: Any, url: str | None, run: _Run) -> optuna.Study:
-    """The study that is kept: what it holds must be of the same search."""
+    """The study that is kept: what it holds must be of the same search. Another process may be making it at this very moment."""
+    for attempt in range(_OPENINGS):
+        try:
+            with _quiet(optuna), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return _opened(optuna, url, run)
+        except PresiliconError:
+            raise
+        except Exception as error:
+            reason = str(error).split("\n", maxsplit=1)[0]
+            raced = isinstance(error, optuna.exceptions.DuplicatedStudyError) or any(word in str(error).lower() for word in _MADE_TWICE)
+            if not raced or attempt == _OPENINGS - 1:
+                raise PresiliconError(f"{url}: the storage cannot be opened: {type(error).__name__}: {reason}") from None
+            time.sleep(_PAUSE_S * (attempt + 1))
+    raise AssertionError("unreachable")
+
+
+def _opened(optuna: Any, url: str | None, run: _Run) -> optuna.Study:
     directions = ["minimize" if OBJECTIVES[name][1] == "min" else "maximize" for name in run.objectives]
-    identity = run.identity()
-    try:
-        with _quiet(optuna):
-            known = [] if url is None else optuna.get_all_study_names(url)
-            if _STUDY_NAME in known:
-                kept = optuna.load_study(study_name=_STUDY_NAME, storage=url)
-                _same(url or "", kept.user_attrs.get("identity"), identity)
-                return kept
-            kept = optuna.create_study(storage=url, study_name=_STUDY_NAME, directions=directions)
-            kept.set_user_attr("identity", identity)
-    except PresiliconError:
-        raise
-    except Exception as error:
-        reason = str(error).split("\n", maxsplit=1)[0]
-        raise PresiliconError(f"{url}: the storage cannot be opened: {type(error).__name__}: {reason}") from None
+    known = [] if url is None else optuna.get_all_study_names(url)
+    if _STUDY_NAME not in known:
+        kept = optuna.create_study(storage=url, study_name=_STUDY_NAME, directions=directions)
+        kept.set_user_attr("identity", run.identity())
+        return kept
+    kept = optuna.load_study(study_name=_STUDY_NAME, storage=url)
+    begun = not kept.user_attrs and not kept.get_trials(deepcopy=False)  # made, and not yet described: killed there, or at it now
+    if begun and [d.name.lower() for d in kept.directions] == directions:
+        kept.set_user_attr("identity", run.identity())
+    _same(url or "", kept.user_attrs.get("identity"), run.identity())
     return kept
 
 
@@ -305,9 +328,12 @@ def _same(url: str, was: Any, now: Mapping[str, Any]) -> None:
         raise OutputError(f"{url}: holds another search: {what}; give another folder or storage")
 
 
-def _sampler(optuna: Any, run: _Run, done: int) -> Any:
-    """A sampler seeded for the generation after so many trials, so that a search that went on draws what an uninterrupted one draws."""
-    seed = int(np.random.SeedSequence([run.seed, done]).generate_state(1)[0])
+def _sampler(optuna: Any, run: _Run, done: int, own: int) -> Any:
+    """A sampler seeded for the generation after so many trials, so that a search that went on draws what an uninterrupted one draws.
+
+    `own` tells processes apart that share a storage: with one seed they would draw the same designs.
+    """
+    seed = int(np.random.SeedSequence([run.seed, done, own] if own else [run.seed, done]).generate_state(1)[0])
     if run.sampler == "random":
         return optuna.samplers.RandomSampler(seed=seed)
 
@@ -321,40 +347,81 @@ def _sampler(optuna: Any, run: _Run, done: int) -> Any:
 
 
 def _search(
-    optuna: Any, run: _Run, kept: optuna.Study, graphs: Mapping[Workload, OpGraph], trials: int, advance: Any
+    optuna: Any, run: _Run, kept: optuna.Study, graphs: Mapping[Workload, OpGraph], trials: int, advance: Any, evaluate: Evaluate
 ) -> list[dict[str, Any]]:
     """Generations of designs until there are enough trials; the storage is written once a generation.
 
-    Sampling works on a copy in memory, which other machines' trials join before each generation: a database is asked for
-    whole trials only.
+    Sampling works on a copy in memory, which other processes' trials join before each generation: a database is asked for
+    whole trials only. A process that sees others write draws from a seed of its own from then on; a generation that they had too, or
+    for which they left no room, is let go.
     """
-    working = optuna.create_study(directions=[d.name.lower() for d in kept.directions])
     distributions = {d.name: d.distribution() for d in run.dimensions}
-    seen: set[str] = set()
+    working, seen, own, begun = _memory(optuna, kept), set[str](), 0, False
     while True:
-        for trial in kept.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.FAIL)):
-            if trial.user_attrs["id"] not in seen:
-                seen.add(trial.user_attrs["id"])
-                working.add_trial(trial)
+        arrived = _arrived(optuna, kept, seen)
+        own = own or (_own_seed() if begun and arrived else 0)
+        working.add_trials(arrived)
+        seen.update(trial.user_attrs["id"] for trial in arrived)
+        begun = True
         advance(min(trials, len(seen)))
         count = min(run.population - len(seen) % run.population, trials - len(seen))
         if count <= 0:
             break
-        working.sampler = _sampler(optuna, run, len(seen))
+        working.sampler = _sampler(optuna, run, len(seen), own)
         asked = [working.ask(distributions) for _ in range(count)]
-        done = _evaluated(optuna, run, graphs, working, asked)
+        done = _evaluated(optuna, run, graphs, working, asked, evaluate)
+        others = _arrived(optuna, kept, seen)
+        drawn = [trial.params for trial in others]
+        if others and (len(seen) + len(others) + len(done) > trials or all(trial.params in drawn for trial in done)):
+            working, seen, own = _memory(optuna, kept), set(), own or _own_seed()
+            continue
         seen.update(trial.user_attrs["id"] for trial in done)
-        if kept.user_attrs.get("identity") is not None:
+        with _stored():
             kept.add_trials(done)
     return [dict(t.user_attrs["row"]) for t in sorted(working.get_trials(deepcopy=False), key=lambda t: t.number)][:trials]
 
 
-def _evaluated(optuna: Any, run: _Run, graphs: Mapping[Workload, OpGraph], working: optuna.Study, asked: Sequence[Any]) -> list[Any]:
+def _memory(optuna: Any, kept: optuna.Study) -> optuna.Study:
+    """An empty study in memory with the directions of the kept one."""
+    return optuna.create_study(directions=[d.name.lower() for d in kept.directions])
+
+
+def _arrived(optuna: Any, kept: optuna.Study, seen: Collection[str]) -> list[optuna.trial.FrozenTrial]:
+    """Finished trials of the storage that are not among those seen."""
+    states = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.FAIL)
+    with _stored():
+        return [trial for trial in kept.get_trials(deepcopy=False, states=states) if trial.user_attrs["id"] not in seen]
+
+
+def _own_seed() -> int:
+    return secrets.randbits(63) | 1
+
+
+@contextmanager
+def _stored() -> Iterator[None]:
+    """Errors of the database as one of presilicon's own: locked for too long, full, gone."""
+    from optuna.exceptions import OptunaError
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (OptunaError, SQLAlchemyError) as error:
+        cause = error.__cause__ or error
+        reason = str(cause).split("\n", maxsplit=1)[0]
+        raise OutputError(
+            f"the storage cannot be read or written: {type(cause).__name__}: {reason}; the generations in it are whole, and the same "
+            "command goes on from there"
+        ) from None
+
+
+def _evaluated(
+    optuna: Any, run: _Run, graphs: Mapping[Workload, OpGraph], working: optuna.Study, asked: Sequence[Any], evaluate: Evaluate
+) -> list[Any]:
     """Evaluate one generation and tell the working study; the finished trials."""
     columns: dict[str, np.ndarray] = {}
     for dimension in run.dimensions:
         columns |= dimension.values([trial.params[dimension.name] for trial in asked])
-    results = evaluate_points(run.study, graphs, columns, run.version)
+    results = evaluate_points(run.study, graphs, columns, run.version, evaluate)
     minimised = [(OBJECTIVES[name][0]) for name in run.objectives]
     for name, column in zip(run.objectives, minimised, strict=True):
         if column not in results:
@@ -364,7 +431,8 @@ def _evaluated(optuna: Any, run: _Run, graphs: Mapping[Workload, OpGraph], worki
         values = [row[column] for column in minimised]
         if row["error"] is None and not all(isinstance(v, float) and math.isfinite(v) for v in values):
             bad = next(n for n, v in zip(run.objectives, values, strict=True) if not (isinstance(v, float) and math.isfinite(v)))
-            row |= {"error": f"{bad} is {row[OBJECTIVES[bad][0]]}", "feasible": False}
+            value = row[OBJECTIVES[bad][0]]
+            row |= {"error": f"{bad} is {'not known of ' + str(row['system']) if value is None else value}", "feasible": False}
         trial.set_user_attr("id", uuid.uuid4().hex)
         if not math.isfinite(row["violation"]):
             row["violation"] = 1e9
@@ -405,7 +473,7 @@ def _write(result: Exploration, folder: Path) -> None:
     for name, frame in ((TRIALS, result.frame), (FRONT, front)):
         with replacing(folder / name) as stream:
             frame.to_parquet(stream, index=False)
-    if len(front):
-        write_atomically(folder / "front.svg", svg(front_figure(result.frame, result.objectives, title=result.study.name)))
     manifest = dict(result.info) | {"name": result.study.name, "study": resolved_document(result.study)}
     write_atomically(folder / MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
+    if len(front):
+        write_atomically(folder / "front.svg", svg(front_figure(result.frame, result.objectives, title=result.study.name)))

@@ -5,24 +5,39 @@ from __future__ import annotations
 import ast
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 
-from ..arch import AnySystem, System
+from ..arch import AnySystem
 from ..arch.costs import PER_DEVICE, TOTALS
-from ..errors import PresiliconError, UnknownNameError
+from ..errors import PresiliconError, SpecError, UnknownNameError
 from ..workloads.graph import OpGraph
 from .axes import is_whole
 from .cache import default_cache
+from .columns import plain, quantities
 from .evaluate import RESULTS, WORKLOAD_COLUMNS, Subject, evaluate_designs
+from .expand import Columns
 from .expression import Expression
 from .study import Study, Workload, condition_columns, units_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
 
 #: Results that are averaged (geometric mean) over the workloads of a study, and those that are the same for all.
 _MEAN: Final = ("time_s", "low_s", "high_s", "tokens_per_s", "energy_j")
 _SYSTEM: Final = "system"
 COSTS: Final = (*TOTALS, *PER_DEVICE, "devices")
+#: Columns that hold words, and those that differ between the workloads of a study.
+_WORDS: Final = ("workload", "model", "phase", "dtype", "quant", "sparsity", "system", "fidelity", "runtime", "limiter")
+_OF_WORKLOAD: Final = frozenset(WORKLOAD_COLUMNS) - {"system", "fidelity", "runtime"}
+
+
+class Evaluate(Protocol):
+    """What evaluates designs as `presilicon.explore.evaluate.evaluate_designs` does, here or elsewhere."""
+
+    def __call__(self, subject: Subject, columns: Columns, *, version: str | None = None) -> pa.Table: ...
 
 
 @dataclass(frozen=True)
@@ -95,17 +110,27 @@ def dimensions(study: Study) -> tuple[Dimension, ...]:
 
 
 def check_constraints(study: Study) -> None:
-    """UnknownNameError where a constraint names no column of any result, before anything runs."""
-    fields = {name for system in study.systems for name in condition_columns(study.workloads[0], system)}
-    known = {*fields, *study.paths, *WORKLOAD_COLUMNS, *RESULTS, *COSTS, "violation"}
+    """Refuse, before anything runs, constraints that name no column of the results or compare a word with a number."""
+    samples: dict[str, Any] = {name: np.ones(1) for name in (*WORKLOAD_COLUMNS, *RESULTS, *COSTS)}
+    samples |= {name: np.array([""], dtype=object) for name in _WORDS}
+    samples |= {path: axis.columns[path][:1] for axis in study.axes for path in axis.columns}
     for index, condition in enumerate(study.constraints):
+        where = f"{study.source}: constraints.{index}"
         for name in sorted(condition.names):
-            if name not in known and not name.startswith("share."):
-                raise UnknownNameError("column", name, known, where=f"{study.source}: constraints.{index}")
+            if name not in samples and not name.startswith("share."):
+                raise UnknownNameError("column", name, samples, where=where)
+        try:
+            condition.evaluate(samples | {name: np.ones(1) for name in condition.names - samples.keys()}, quantities(condition.names))
+        except SpecError as error:
+            raise SpecError(f"{where}: {error}") from None
 
 
 def evaluate_points(
-    study: Study, graphs: Mapping[Workload, OpGraph], columns: Mapping[str, np.ndarray], version: str | None = None
+    study: Study,
+    graphs: Mapping[Workload, OpGraph],
+    columns: Mapping[str, np.ndarray],
+    version: str | None = None,
+    evaluate: Evaluate = evaluate_designs,
 ) -> dict[str, np.ndarray]:
     """Results of designs over all workloads of a study.
 
@@ -117,6 +142,8 @@ def evaluate_points(
         Arrays of shape ``(designs,)`` by path; ``"system"`` holds names where the study has several systems.
     version
         As `evaluate_designs` takes it.
+    evaluate
+        `evaluate_designs`, or what does the same elsewhere (`presilicon.explore.cluster.workers_of`).
 
     Returns
     -------
@@ -133,22 +160,34 @@ def evaluate_points(
         if not len(chosen):
             continue
         part = {path: values[chosen] for path, values in paths.items()}
-        for name, values in _one_system(study, graphs, system, part, version, len(chosen)).items():
+        for name, values in _one_system(study, graphs, system, part, version, len(chosen), evaluate).items():
             if name not in merged:
-                merged[name] = np.full(count, None if values.dtype == object else 0, dtype=values.dtype)
+                merged[name] = np.full(count, _absent(name, values.dtype), dtype=values.dtype)
             merged[name][chosen] = values
     return merged
 
 
+def _absent(name: str, kind: np.dtype[Any]) -> Any:
+    """What stands in a column of results for the designs of a system that has no such column."""
+    return None if kind.kind == "O" else np.nan if kind.kind == "f" and not name.startswith("share.") else 0
+
+
 def _one_system(
-    study: Study, graphs: Mapping[Workload, OpGraph], system: AnySystem, columns: Mapping[str, np.ndarray], version: str | None, count: int
+    study: Study,
+    graphs: Mapping[Workload, OpGraph],
+    system: AnySystem,
+    columns: Mapping[str, np.ndarray],
+    version: str | None,
+    count: int,
+    evaluate: Evaluate,
 ) -> dict[str, np.ndarray]:
     cache = default_cache()  # of models that are slow; a genetic search comes back to designs that it has seen
-    designs = columns if columns else ({"gpu.sm.count": np.full(count, system.gpu.sm.count)} if isinstance(system, System) else columns)
     tables = [
-        evaluate_designs(Subject(w, graphs[w], system, study.fidelity, study.runtime, cache), designs, version=version).to_pandas()
+        evaluate(Subject(w, graphs[w], system, study.fidelity, study.runtime, cache), columns, version=version).to_pandas()
         for w in study.workloads
     ]
+    if not columns:  # the system as it is: one row stands for all
+        tables = [table.iloc[np.zeros(count, dtype=int)].reset_index(drop=True) for table in tables]
     errors = np.full(count, None, dtype=object)
     for table in tables:
         told = [text if isinstance(text, str) else None for text in table["error"]]
@@ -174,23 +213,30 @@ def _one_system(
         for workload, table in zip(study.workloads, tables, strict=True):
             found[f"time_s[{workload.label}]"] = table["time_s"].to_numpy(dtype=float)
     found["error"] = errors
-    found["violation"] = _violations(study, system, {**columns, **found}, count)
+    found["violation"] = _violations(study, system, {**columns, **found}, tables, count)
     found["feasible"] = np.array([e is None for e in errors]) & (found["violation"] <= 0)
     return found
 
 
-def _violations(study: Study, system: AnySystem, columns: Mapping[str, Any], count: int) -> np.ndarray:
-    """By how much designs break the constraints: relative amounts, added up; 0 where they keep all."""
+def _violations(study: Study, system: AnySystem, columns: Mapping[str, Any], tables: Sequence[pd.DataFrame], count: int) -> np.ndarray:
+    """By how much designs break the constraints: relative amounts, added up; 0 where they keep all.
+
+    A constraint that names a field of the workload holds for each workload's own results, any other for the results of all.
+    """
     capacity = np.asarray(columns.get("dram.size", system.memory_bytes), dtype=float)
     total = np.maximum(np.nan_to_num(columns["peak_memory_bytes"]) / capacity - 1.0, 0.0) + np.zeros(count)
-    known = condition_columns(study.workloads[0], system) | dict(columns)
-    units = units_of(system)
+    same = {name: tables[0][name].to_numpy() for name in ("system", "fidelity", "runtime")}
     for condition in study.constraints:
-        total = total + violation(condition, known, units)
+        absent = {name: np.zeros(count) if name.startswith("share.") else np.full(count, np.nan) for name in condition.names}
+        named = tables if condition.names & _OF_WORKLOAD else [None]
+        for table in named:
+            own = same | dict(columns) if table is None else {str(name): plain(table[name]) for name in table}
+            total = total + violation(condition, absent | own, quantities(condition.names))
+    units = units_of(system)
     for workload in study.workloads if study.when else ():
-        named = condition_columns(workload, system) | dict(columns)
+        known = condition_columns(workload, system) | dict(columns)
         for condition in study.when:
-            total = total + violation(condition, named, units)
+            total = total + violation(condition, known, units)
     return np.nan_to_num(total, nan=np.inf, posinf=np.inf)
 
 
@@ -208,10 +254,10 @@ def violation(condition: Expression, columns: Mapping[str, Any], units: Mapping[
     if isinstance(body, ast.BoolOp) and isinstance(body.op, ast.And):
         parts = [Expression(ast.unparse(each), condition.names) for each in body.values]
         return np.asarray(sum(violation(part, columns, units) for part in parts))
-    if isinstance(body, ast.Compare) and len(body.ops) == 1 and isinstance(body.ops[0], ast.Lt | ast.LtE | ast.Gt | ast.GtE):
-        left, right = (Expression(ast.unparse(side), condition.names).evaluate(columns, units) for side in (body.left, body.comparators[0]))
-        if not isinstance(left, str) and not isinstance(right, str):
-            with np.errstate(all="ignore"):
-                amount = np.abs(np.asarray(left, dtype=float) - right) / np.maximum(np.abs(np.asarray(right, dtype=float)), 1e-300)
-            return np.where(holds, 0.0, np.maximum(np.nan_to_num(amount, nan=np.inf, posinf=np.inf), 1e-9))
+    sides = condition.sides(columns, units)
+    if sides is not None and not any(isinstance(side, str) for side in sides):
+        left, right = (np.asarray(side, dtype=float) for side in sides)
+        with np.errstate(all="ignore"):
+            amount = np.abs(left - right) / np.maximum(np.abs(right), 1e-300)
+        return np.where(holds, 0.0, np.maximum(np.nan_to_num(amount, nan=np.inf, posinf=np.inf), 1e-9))
     return np.where(holds, 0.0, 1.0)

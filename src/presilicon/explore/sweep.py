@@ -256,14 +256,20 @@ def plan(study: Study | Mapping[str, Any] | str | Path, out: str | Path | None =
     ----------
     study, out, workers
         As `sweep` takes them; nothing is written.
+
+    Raises
+    ------
+    SpecError, UnknownNameError
+        The study is wrong or empty.
     """
     study = load_study(study)
+    check_constraints(study)
+    count = check_size(study, yes=True)
     designs, version = design_points(study), code_version()
     results = ResultsFolder(Path(out), study, version) if out is not None else None
     saved = results if results is not None and (results.path / MANIFEST).exists() else None
     batches = list(designs.batches()) if designs.size // study.batch_points < MOST_POINTS else []
     done = sum(saved.has(batch) for batch in batches) if saved else 0
-    count = designs.count()
     seconds, size, rows = 0.0, 0.0, 0
     pairs = [(i, j) for i in range(len(study.workloads)) for j in range(len(study.systems))]
     chosen = [pairs[k] for k in np.unique(np.linspace(0, len(pairs) - 1, min(len(pairs), _SAMPLED_SUBJECTS)).astype(int))]
