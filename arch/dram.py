@@ -33,16 +33,21 @@ from .dram_spec import (
     Organisation,
     Pim,
     Refresh,
+    Roles,
     Rule,
 )
 from .yamlfile import read_yaml
 
-__all__ = ["FOLDER", "LEVELS", "PLACEMENTS", "SCOPES", "Command", "DramDevice", "Organisation", "Pim", "Refresh", "Rule",
+__all__ = ["FOLDER", "LEVELS", "PLACEMENTS", "SCOPES", "Command", "DramDevice", "Organisation", "Pim", "Refresh", "Roles", "Rule",
            "from_document", "load", "names"]
 
 FOLDER: Final = Path(__file__).parent / "dram_standards"
-_KEYS: Final = ("name", "title", "standard", "sources", "clock", "organisation", "timings", "power_limit", "buses", "commands",
-                "include", "constraints", "refresh", "refresh_bank", "pim", "energy", "controller", "notes")
+_KEYS: Final = ("base", "name", "title", "standard", "sources", "clock", "organisation", "timings", "power_limit", "buses", "commands",
+                "include", "constraints", "refresh", "refresh_bank", "pim", "gemv", "energy", "controller", "notes")
+#: Sections of which a file with a `base` states only what differs; its constraint rows come after those of the base.
+_SECTIONS: Final = ("organisation", "timings", "power_limit", "commands", "controller", "energy", "pim")
+#: Files that may build on each other.
+_DEEPEST: Final = 8
 #: What a number's second source says; "single" where there is none.
 STATUSES: Final = ("agreed", "differs", "single", "assumed")
 #: Largest value of an organisation's count or of a timing, against slips of the keyboard.
@@ -75,7 +80,7 @@ def load(name: str | Path | DramDevice) -> DramDevice:
         return name
     text = str(name)
     if text.endswith((".yaml", ".yml")) or "/" in text:
-        return from_document(read_yaml(Path(text)), text)
+        return from_document(_based(Path(text), text), text)
     if text not in names():
         raise UnknownNameError("DRAM device", text, names())
     return _shipped(text)
@@ -84,7 +89,43 @@ def load(name: str | Path | DramDevice) -> DramDevice:
 @cache
 def _shipped(name: str) -> DramDevice:
     path = FOLDER / f"{name}.yaml"
-    return from_document(read_yaml(path), path.name)
+    return from_document(_based(path, path.name), path.name)
+
+
+def _based(path: Path, where: str, depth: int = 0) -> dict[str, Any]:
+    """Content of a file, laid over that of its `base`, a shipped device or a file beside it."""
+    own = read_yaml(path)
+    if "base" not in own:
+        return own
+    name = own["base"]
+    if not isinstance(name, str) or depth > _DEEPEST:
+        raise SpecError(f"{where}: base: expected the name of a device or a file that does not build on this one, found {shown(name)}")
+    beside = path.parent / name
+    if not name.endswith((".yaml", ".yml")) and name not in names():
+        raise UnknownNameError("DRAM device", name, names(), f"{where}: base")
+    base = _based(beside, where, depth + 1) if name not in names() else _based(FOLDER / f"{name}.yaml", name, depth + 1)
+    whole = {**_spelt(base), **own}
+    for key in _SECTIONS:
+        mine = own.get(key, {})
+        if key in base and isinstance(mine, dict):
+            whole[key] = {**_spelt(base)[key], **mine}
+    rows = [part.get("constraints", []) for part in (base, own)]
+    whole["constraints"] = [*rows[0], *rows[1]] if all(isinstance(part, list) for part in rows) else own["constraints"]
+    return whole
+
+
+def _spelt(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The content with sources in words, not by their names in the file."""
+    named = document.get("sources")
+    known: Mapping[str, Any] = named if isinstance(named, dict) else {}
+
+    def spelt(node: Any) -> Any:
+        if not isinstance(node, dict):
+            return node
+        return {key: known.get(value, value) if key in ("source", "second") and isinstance(value, str) else spelt(value)
+                for key, value in node.items()}
+
+    return {key: spelt(value) for key, value in document.items() if key not in ("sources", "notes", "base")}
 
 
 class Reader:
@@ -191,11 +232,12 @@ def from_document(document: Mapping[str, Any], where: str) -> DramDevice:
     limits = {key: reader.timing(f"power_limit.{key}", value, clock_hz)
               for key, value in reader.section("power_limit", document.get("power_limit", {}), tuple(timings)).items()}
     commands, rules, switch = _included(reader, document, timings)
+    refreshes = [_refresh(reader, document, part) for part in ("refresh", "refresh_bank")]
+    rules += _behind_refresh(commands, rules, timings, refreshes)
     return DramDevice(
         name=str(document["name"]), title=str(document.get("title", document["name"])), standard=str(document["standard"]),
         clock_hz=clock_hz, organisation=organisation, timings=dict(timings), commands=commands, rules=rules,
-        buses=reader.whole("buses", document.get("buses", 1), 1), mode_switch=switch, refresh=_refresh(reader, document, "refresh"),
-        refresh_bank=_refresh(reader, document, "refresh_bank"),
+        buses=reader.whole("buses", document.get("buses", 1), 1), mode_switch=switch, refresh=refreshes[0], refresh_bank=refreshes[1],
         pim=_pim(reader, document, organisation), power_limit=dict(limits),
         controller={
             key: reader.count(f"controller.{key}", value)
@@ -203,7 +245,7 @@ def from_document(document: Mapping[str, Any], where: str) -> DramDevice:
         energy={
             key: reader.quantity(f"energy.{key}", value, "J" if key.endswith("_j") else "J/bit")
             for key, value in reader.section("energy", document.get("energy", {})).items()},
-        sources=dict(reader.sources), seconds=dict(reader.seconds), statuses=dict(reader.statuses))
+        gemv=_roles(reader, document), sources=dict(reader.sources), seconds=dict(reader.seconds), statuses=dict(reader.statuses))
 
 
 def _included(reader: Reader, document: Mapping[str, Any], timings: Mapping[str, int],
@@ -225,6 +267,21 @@ def _included(reader: Reader, document: Mapping[str, Any], timings: Mapping[str,
     commands.update(own)
     rules += _rules(reader, document.get("constraints", []), commands)
     return tuple(commands.values()), tuple(rules), switch
+
+
+def _behind_refresh(commands: tuple[Command, ...], rules: tuple[Rule, ...], timings: Mapping[str, int],
+                    refreshes: list[Refresh | None]) -> tuple[Rule, ...]:
+    """Rows that hold activates for a refresh's duration, of those that no row of the file holds: JEDEC allows nothing else meanwhile."""
+    found = []
+    for refresh in refreshes:
+        known = next((c for c in commands if refresh is not None and c.name == refresh.command), None)
+        if refresh is None or known is None or refresh.duration not in timings:
+            continue
+        free = tuple(c.name for c in commands if c.effect == "open"
+                     and not any(known.name in rule.after and c.name in rule.before for rule in rules))
+        if free:
+            found.append(Rule(known.scope if known.scope in LEVELS else "channel", (known.name,), free, refresh.duration))
+    return tuple(found)
 
 
 def _known(rule: Rule, timings: Mapping[str, int]) -> bool:
@@ -286,6 +343,16 @@ def _refresh(reader: Reader, document: Mapping[str, Any], part: str) -> Refresh 
         if key not in given:
             raise reader.fail(part, f"lacks {key!r}")
     return Refresh(**{key: str(given[key]) for key in keys})
+
+
+def _roles(reader: Reader, document: Mapping[str, Any]) -> Roles | None:
+    if "gemv" not in document:
+        return None
+    given = reader.section("gemv", document["gemv"], tuple(Roles.__dataclass_fields__))
+    for key in ("mac", "write", "read"):
+        if key not in given:
+            raise reader.fail("gemv", f"lacks {key!r}, the name of a command")
+    return Roles(**{key: str(value) for key, value in given.items()})
 
 
 def _pim(reader: Reader, document: Mapping[str, Any], organisation: Organisation) -> Pim | None:

@@ -159,6 +159,28 @@ class Pim:
 
 
 @dataclass(frozen=True)
+class Roles:
+    """Commands of a GEMV on units whose command set no kernel of its own knows.
+
+    Attributes
+    ----------
+    mac
+        Takes a column of the open row in every unit that it addresses.
+    write
+        Puts a column of inputs into the buffer of every unit that it addresses.
+    read
+        Reads the results of the units that it addresses.
+    clear
+        Sets their accumulators before the first product; "" where the units do so themselves.
+    """
+
+    mac: str
+    write: str
+    read: str
+    clear: str = ""
+
+
+@dataclass(frozen=True)
 class DramDevice:
     """A DRAM standard or device, checked; see the module.
 
@@ -172,6 +194,8 @@ class DramDevice:
         Timings, and their values without the power limit, that `without_power_limit` puts in place.
     controller
         Settings of the documented controller (queue depths).
+    gemv
+        Roles of the commands in `presilicon.mapping.pim_rows`; None where a kernel knows them by name.
     energy
         Joules per bit, or per operation, by name.
     sources, seconds
@@ -200,6 +224,7 @@ class DramDevice:
     sources: Mapping[str, str] = field(default_factory=dict)
     seconds: Mapping[str, str] = field(default_factory=dict)
     statuses: Mapping[str, str] = field(default_factory=dict)
+    gemv: Roles | None = None
 
     def __post_init__(self) -> None:
         _check(self)
@@ -216,6 +241,12 @@ class DramDevice:
             return 0
         nodes = dict(zip(LEVELS, self.organisation.nodes, strict=True))
         return nodes["bank"] // 2 if self.pim.placement == "bank-pair" else nodes[self.pim.placement]
+
+    def addressed(self, name: str, bank: int) -> tuple[int, ...]:
+        """Banks of a channel that a command addresses when it is sent to a bank."""
+        align, modulo, count, stride = scope_banks(self.organisation, self.command(name).scope)
+        base = (bank - bank % align) % modulo
+        return tuple(base + index * stride for index in range(count))
 
     def command(self, name: str) -> Command:
         """The command of that name, or UnknownNameError."""
@@ -238,6 +269,19 @@ class DramDevice:
     def without_power_limit(self) -> DramDevice:
         """The device with the timings that its power limit stretches at their unlimited values."""
         return self.with_timings(self.power_limit)
+
+
+def scope_banks(organisation: Organisation, scope: str) -> tuple[int, int, int, int]:
+    """align, modulo, count and stride of a scope: sent to bank b it addresses ``(b - b % align) % modulo`` and count - 1 more."""
+    total = organisation.banks_per_channel
+    if scope == "same-bank":
+        inner = organisation.banks
+        return 1, inner, total // inner, inner
+    if scope == "bank-all-pseudochannels":
+        pseudo = organisation.pseudo_channels
+        return 1, total // pseudo, pseudo, total // pseudo
+    inside = total // organisation.nodes[LEVELS.index(scope)]
+    return inside, total, inside, 1
 
 
 def expand(text: str, timings: Mapping[str, int], where: str) -> int:
@@ -308,5 +352,12 @@ def _check(device: DramDevice) -> None:
         for name in (refresh.interval, refresh.duration):
             if name not in timings:
                 raise UnknownNameError("timing", name, timings, f"{where}: refresh")
+    if device.gemv is not None:
+        for role in ("mac", "write", "read", "clear"):
+            name = getattr(device.gemv, role)
+            if name and name not in known:
+                raise UnknownNameError("DRAM command", name, known, f"{where}: gemv.{role}")
+        if known[device.gemv.mac].needs != "open" or device.pim is None:
+            raise SpecError(f"{where}: gemv.mac: {device.gemv.mac} needs an open row, and the device processing units (pim)")
     if device.buses not in (1, 2):
         raise SpecError(f"{where}: buses: expected 1, or 2 for a row bus and a column bus, found {device.buses}")

@@ -7,7 +7,7 @@ A file has `kind: hybrid`. Every entry is ``{value: ..., source: ...}``, switche
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -48,15 +48,16 @@ _TILED: Final[Mapping[str, Kind]] = {
 _PIM: Final[Mapping[str, Kind]] = {
     "dram": _TEXT, "kernel": KERNELS, "count": _WHOLE, "channels": _WHOLE, "memory": MEMORIES, "access": ACCESSES, "level": LEVELS,
     "power_limited": _FLAG,
-    "host": "0 s", "scale": "1", "op_per_byte": "0 1", "issue": "0 Hz", "composite": _FLAG}
+    "host": "0 s", "scale": "1", "op_per_byte": "0 1", "issue": "0 Hz", "composite": _FLAG, "vectors": _WHOLE}
 _WIRE: Final[Mapping[str, Kind]] = {"bandwidth": "B/s", "latency": "0 s", "energy": "0 J/B"}
 _PLAN: Final[Mapping[str, Kind]] = {
     "packing": PACKINGS, "sub_batches": _WHOLE, "sub_batch_least": _WHOLE, "prefetch": _FLAG, "head_pipeline": _FLAG,
     "co_processing": _FLAG}
 #: Entries that a section may leave out.
 _OPTIONAL: Final = {
-    "channels", "level", "power_limited", "host", "scale", "op_per_byte", "issue", "composite", "energy", "idle", "system", "gemv", *_PLAN}
-_TOP: Final = ("name", "title", "kind", "sources", "devices", "xpu", "memory", "pim", "link", "fabric", "plan", "notes")
+    "channels", "level", "power_limited", "host", "scale", "op_per_byte", "issue", "composite", "vectors", "energy", "idle", "system",
+    "gemv", *_PLAN}
+_TOP: Final = ("name", "title", "kind", "sources", "devices", "xpu", "memory", "pim", "pim_linear", "link", "fabric", "plan", "notes")
 
 
 class _Reader:
@@ -147,16 +148,19 @@ def hybrid_from_document(document: Mapping[str, Any], folder: Path | None = None
     reader = _Reader(document)
     devices = reader.entry(document["devices"], "devices", _WHOLE)
     xpu = _xpu(reader, document["xpu"], folder)
-    pim = _pim(reader, document["pim"], folder) if "pim" in document else None
+    pim, linear = (_pim(reader, document, key, folder) for key in ("pim", "pim_linear"))
     link = _wire(reader, document, "link")
     plan = Plan(**reader.section(document.get("plan") or {}, "plan", _PLAN))
-    if pim is not None and pim.memory == "separate" and link is None:
+    if linear is not None and pim is None:
+        raise SpecError("pim: missing; with one memory alone, pim, its units run both attention and products with weights")
+    if any(side is not None and side.memory == "separate" for side in (pim, linear)) and link is None:
         raise SpecError("link: missing; memory of its own needs a link to the processor")
     if plan.sub_batches > 2:
         raise SpecError(f"plan.sub_batches: expected 1 or 2, found {plan.sub_batches}")
     return HybridSystem(
         name=str(document["name"]), title=str(document.get("title", document["name"])), devices=devices, xpu=xpu, pim=pim, link=link,
-        fabric=_wire(reader, document, "fabric"), plan=plan, memory_bytes=devices * _capacity(reader, document, xpu, pim),
+        fabric=_wire(reader, document, "fabric"), plan=plan, pim_linear=linear,
+        memory_bytes=devices * _capacity(reader, document, xpu, [side for side in (pim, linear) if side is not None]),
         provenance=reader.provenance, values=reader.values, document=document)
 
 
@@ -189,17 +193,24 @@ def _file(entry: dict[str, Any], folder: Path | None) -> str:
     return str(entry["value"])
 
 
-def _pim(reader: _Reader, node: Any, folder: Path | None) -> PimSide:
-    v = reader.section(node, "pim", _PIM)
+def _pim(reader: _Reader, document: Mapping[str, Any], key: str, folder: Path | None) -> PimSide | None:
+    if key not in document:
+        return None
+    node = document[key]
+    v = reader.section(node, key, _PIM)
     device = dram.load(_file(node["dram"], folder))
     if "channels" in v:
         device = replace(device, organisation=replace(device.organisation, channels=v["channels"]))
     side = PimSide(device, v["kernel"], v["count"], v["memory"], v["access"], v.get("level", "bank"), v.get("power_limited", True),
-                   v.get("host", 0.0), v.get("scale", 1.0), v.get("op_per_byte", 0.0), v.get("issue", 0.0), v.get("composite", False))
+                   v.get("host", 0.0), v.get("scale", 1.0), v.get("op_per_byte", 0.0), v.get("issue", 0.0), v.get("composite", False),
+                   v.get("vectors", 1))
     if side.kernel == "logic" and not side.op_per_byte:
-        raise SpecError("pim.op_per_byte: missing; units on the logic die need their operations per byte")
+        raise SpecError(f"{key}.op_per_byte: missing; units on the logic die need their operations per byte")
     if side.kernel != "logic" and device.pim is None:
-        raise SpecError(f"pim.dram: {device.name} has no processing units; kernel {side.kernel!r} needs them")
+        raise SpecError(f"{key}.dram: {device.name} has no processing units; kernel {side.kernel!r} needs them")
+    if side.vectors > 1 and side.kernel != "attacc":
+        raise SpecError(f"{key}.vectors: {side.vectors}; units of kernel {side.kernel!r} take one vector at a time, those of 'attacc' may "
+                        "take several")
     return side
 
 
@@ -210,8 +221,9 @@ def _wire(reader: _Reader, document: Mapping[str, Any], key: str) -> Wire | None
     return Wire(v["bandwidth"], v["latency"], v.get("energy", 0.0))
 
 
-def _capacity(reader: _Reader, document: Mapping[str, Any], xpu: System | NpuSide | TiledSide, pim: PimSide | None) -> float:
-    """Bytes of one device: its own memory, and that of separate units."""
+def _capacity(reader: _Reader, document: Mapping[str, Any], xpu: System | NpuSide | TiledSide, sides: Sequence[PimSide]) -> float:
+    """Bytes of one device: its own memory, which units may share, and memories of their own."""
+    shared = sum(side.size_bytes for side in sides if side.memory == "shared")
     own = 0.0
     if isinstance(xpu, System):
         own = xpu.dram.size_bytes
@@ -219,12 +231,9 @@ def _capacity(reader: _Reader, document: Mapping[str, Any], xpu: System | NpuSid
         own = xpu.memory_bytes
     elif "memory" in document:
         own = float(reader.entry(document["memory"], "memory", "B"))
-    elif pim is None or pim.memory == "separate":
+    elif not shared:
         raise SpecError("memory: missing; an NPU without shared units needs its capacity")
-    shared = pim is not None and pim.memory == "shared"
-    if pim is None:
-        return own
-    return max(own, pim.size_bytes) if shared else own + pim.size_bytes
+    return max(own, shared) + sum(side.size_bytes for side in sides if side.memory == "separate")
 
 
 def override(system: HybridSystem, changes: Mapping[str, Any]) -> HybridSystem:

@@ -134,6 +134,9 @@ class PimSide:
         Commands of units that the processor sends in a second to all channels together, channel after channel; 0: as many as they take.
     composite
         Whether one command stands for all products of a result and its read (NeuPIMs), instead of one a column.
+    vectors
+        Vectors of a product with weights that a unit multiplies with each column that it has read (PAPI's FC-PIM: four multiplier groups
+        a bank); attention takes one at a time.
     """
 
     device: DramDevice
@@ -148,6 +151,7 @@ class PimSide:
     op_per_byte: float = 0.0
     issue_per_s: float = 0.0
     composite: bool = False
+    vectors: int = 1
 
     @property
     def size_bytes(self) -> float:
@@ -201,6 +205,9 @@ class HybridSystem:
         A GPU, an NPU or a processor known by its peaks.
     pim
         Memory with units of one device; None without.
+    pim_linear
+        A second memory, with units of another kind: products with weights run on these, and on those of `pim` only attention; None: `pim`
+        runs both.
     link
         Between the processor and separate memories; None where they are one.
     fabric
@@ -227,6 +234,7 @@ class HybridSystem:
     provenance: Mapping[str, Provenance] = field(default_factory=dict)
     values: Mapping[str, tuple[Any, str]] = field(default_factory=dict)
     document: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    pim_linear: PimSide | None = None
 
     def __repr__(self) -> str:
         from .listing import short
@@ -237,6 +245,11 @@ class HybridSystem:
         from .listing import short_html
 
         return short_html(self)
+
+    @property
+    def sides(self) -> dict[str, PimSide]:
+        """Memories with units by the name of their device in a placement: ``"pim"``, ``"pim-linear"``."""
+        return {name: side for name, side in (("pim", self.pim), ("pim-linear", self.pim_linear)) if side is not None}
 
     @property
     def bandwidth_bytes_per_s(self) -> float:
@@ -254,17 +267,15 @@ class HybridSystem:
         if isinstance(self.xpu, System):
             return {name: self.devices * rate for name, rate in self.xpu.peaks_flops_per_s.items()}
         peak = self.xpu.peak_flops_per_s if isinstance(self.xpu, NpuSide) else self.xpu.flops_per_s
-        if self.pim is not None:
-            peak = max(peak, internal_bytes_per_s(self.pim) * max(1.0, self.pim.op_per_byte))  # a multiply-add for each 2 bytes
+        for side in self.sides.values():  # a multiply-add for each 2 bytes and vector
+            peak = max(peak, internal_bytes_per_s(side) * max(1.0, side.op_per_byte, float(side.vectors)))
         return {"fp16": self.devices * peak, "bf16": self.devices * peak}
 
     @property
     def ceilings_bytes_per_s(self) -> dict[str, float]:
         """Bandwidth of all processors' memories, and that inside the memory with units."""
-        found = {"dram": self.devices * self.bandwidth_bytes_per_s}
-        if self.pim is not None:
-            found["pim"] = self.devices * internal_bytes_per_s(self.pim)
-        return found
+        inside = {name: self.devices * internal_bytes_per_s(side) for name, side in self.sides.items()}
+        return {"dram": self.devices * self.bandwidth_bytes_per_s, **inside}
 
     def numbers(self) -> list[tuple[str, Any, str]]:
         """Every number of the file as (path, SI value, unit)."""

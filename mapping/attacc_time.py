@@ -61,6 +61,8 @@ class AttaccClock:
         self.apart = t["tCCD_L"] if self.level == "buffer" else t["tCCD_S"]
         self.depth = self.device.controller.get("queue", 32)
         self.opening, self.closing, self.settle = t["tRCDRD"], t["tRP"], t["tRTP_L"]
+        # MACs to all banks that follow each other sooner than a precharge may follow keep the row open until it is done.
+        self.finishes = self.level == "bank" and self.step < self.settle
 
     def _place(self, column: int) -> tuple[int, int]:
         """Bank (one of those that a MAC takes in turn) and row of a column of W's share."""
@@ -140,8 +142,8 @@ class AttaccClock:
             whole = self.columns if self.level == "bank" else self.banks * self.columns if self.level == "buffer" else total
             room = total - done if self.level == "bg" else min(total - done, whole - at % whole)
             run = now + (room - 1) * self.step
-            if self.interval and self.level != "bank" and self.due <= run:
-                # Units at some banks stop at once: those that are left open their rows again.
+            if self.interval and not self.finishes and self.due <= run:
+                # Units stop at once: those that are left open their rows again.
                 count = max(0, -(-(self.due - now) // self.step))
                 if count:
                     self.mac = now + (count - 1) * self.step

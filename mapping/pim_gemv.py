@@ -40,10 +40,12 @@ def attacc_blocks(device: DramDevice, inputs: int, level: Level) -> list[int]:
 
 
 def attacc_gemv(device: DramDevice, outputs: int, inputs: int, *, batch: int = 1, level: Level = "bank", power_limited: bool = True,
-                refresh: bool = True, bits: float = 16.0) -> PimEstimate:
+                refresh: bool = True, bits: float = 16.0, vectors: int = 1) -> PimEstimate:
     """GEMV on an AttAcc stack, as `presilicon.sim.dram.attacc.gemv` plays it with weights of 16 bits.
 
     `bits`: stored bits of a weight. Inputs have 16, and units take a column of narrower weights in the same time, as AttAcc's of INT8.
+    `vectors`: how many vectors units multiply at once with a column that they have read, where they have multipliers, an operand buffer
+    and an accumulator for each (PAPI); their inputs are written and their results moved one after the other. `batch` counts such groups.
 
     Raises
     ------
@@ -52,7 +54,7 @@ def attacc_gemv(device: DramDevice, outputs: int, inputs: int, *, batch: int = 1
     UnknownNameError
         A level that does not exist.
     """
-    positive(device, outputs=outputs, inputs=inputs, batch=batch)
+    positive(device, outputs=outputs, inputs=inputs, batch=batch, vectors=vectors)
     blocks = attacc_blocks(device, inputs, level)
     if not power_limited:
         device = device.without_power_limit()
@@ -61,10 +63,11 @@ def attacc_gemv(device: DramDevice, outputs: int, inputs: int, *, batch: int = 1
     split = org.pseudo_channels * (1 if level == "buffer" else org.ranks * org.bank_groups)
     rows = math.ceil(math.ceil(outputs / org.channels) / split)
     per_row = [math.ceil(block / across / lanes) for block in blocks]
-    writes = [math.ceil(block / across / (org.column_bytes // 2)) * across for block in blocks]
+    writes = [math.ceil(block / across / (org.column_bytes // 2)) * across * vectors for block in blocks]
     _fits(device, outputs, inputs, float(sum(per_row)) * rows * org.column_bytes * org.channels * split * across)
     step = {"bank": t.get("tCCD_AB", 0), "bg": t.get("tCCD_SB", 0), "buffer": t["tBL"]}[level]
     clock = AttaccClock(device, level, step, refresh)
+    clock.movers *= vectors
     starts = [rows * sum(per_row[:index]) for index in range(len(per_row))]
     passes = list(zip(starts, per_row, writes, strict=True)) * batch
     for index, (at, columns, written) in enumerate(passes):
@@ -72,17 +75,18 @@ def attacc_gemv(device: DramDevice, outputs: int, inputs: int, *, batch: int = 1
         clock.block(at, rows, columns, written, None if ahead is None else (ahead[0], ahead[2]))
     cycles = clock.free - 1
     time_s = cycles * device.cycle_s
-    wanted = outputs * inputs * batch
-    peak = org.channels * split * across * lanes / (step * device.cycle_s)
+    wanted = outputs * inputs * batch * vectors
+    peak = vectors * org.channels * split * across * lanes / (step * device.cycle_s)
     read = batch * sum(per_row) * rows * org.column_bytes * org.channels * split * across
     return PimEstimate(cycles, time_s, wanted, read, min(1.0, wanted / (time_s * peak)), level)
 
 
 def weights_s(device: DramDevice, kernel: str, outputs: int, inputs: int, *, bits: float = 16.0, level: str = "bank",
-              power_limited: bool = True) -> float:
+              power_limited: bool = True, vectors: int = 1) -> float:
     """Seconds of one vector's product with weights of so many stored bits, on units of kernel ``"aim"``, ``"attacc"`` or ``"upmem"``.
 
-    UPMEM's cores multiply integers of up to 8 bits as int8, and wider numbers as fp32.
+    `vectors`: as `attacc_gemv`, whose units alone take several at once. UPMEM's cores multiply integers of up to 8 bits as int8, and wider
+    numbers as fp32.
 
     Raises
     ------
@@ -97,7 +101,7 @@ def weights_s(device: DramDevice, kernel: str, outputs: int, inputs: int, *, bit
         where = next((known for known in LEVELS if known == level), None)
         if where is None:
             raise UnknownNameError("level", str(level), LEVELS, device.name)
-        return attacc_gemv(device, outputs, inputs, level=where, power_limited=power_limited, bits=bits).time_s
+        return attacc_gemv(device, outputs, inputs, level=where, power_limited=power_limited, bits=bits, vectors=vectors).time_s
     if kernel == "upmem":
         return upmem_gemv(device, outputs, inputs, element="int8" if bits <= 8 else "fp32").time_s
     raise MappingError(f"{device.name}: kernel {kernel!r} has no product with weights here; aim, attacc and upmem have")

@@ -10,8 +10,9 @@ processor.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 import networkx as nx
@@ -23,6 +24,8 @@ from ..workloads.op import Op
 
 XPU: Final = "xpu"
 PIM: Final = "pim"
+#: Units of a second memory, which take the products with weights where a system has it.
+PIM_LINEAR: Final = "pim-linear"
 #: Rules that a user may name.
 RULES: Final = ("auto", "xpu", "pim-attention", "pim-linear", "pim")
 #: Ops with a choice up to which all combinations are tried.
@@ -36,20 +39,32 @@ Transfer = Callable[[str, str, float], float]
 
 @dataclass(frozen=True)
 class Room:
-    """Bytes that each op's weights and caches take, of all its runs, and bytes that each device holds; without an entry, all."""
+    """Bytes that each op's weights and caches take, of all its runs, and bytes that each device holds; without an entry, all.
+
+    `home` names the device in whose memory another one works, units that share the processor's, say; by default each has its own.
+    """
 
     held: Mapping[str, float]
     most: Mapping[str, float]
+    home: Mapping[str, str] = field(default_factory=dict)
+
+    def where(self, device: str) -> str:
+        """The device whose memory holds what a device works on."""
+        return self.home.get(device, device)
+
+    def used(self, chosen: Mapping[str, str], device: str) -> float:
+        """Bytes in the memory of a device."""
+        memory = self.where(device)
+        return sum(size for name, size in self.held.items() if self.where(chosen[name]) == memory)
 
     def over(self, chosen: Mapping[str, str], device: str) -> float:
-        """Bytes that a device would have too many."""
-        if device not in self.most:
-            return 0.0
-        return max(0.0, sum(size for name, size in self.held.items() if chosen[name] == device) - self.most[device])
+        """Bytes that the memory of a device would have too many."""
+        memory = self.where(device)
+        return max(0.0, self.used(chosen, memory) - self.most[memory]) if memory in self.most else 0.0
 
     def too_much(self, chosen: Mapping[str, str]) -> float:
-        """Bytes that both devices together would have too many."""
-        return self.over(chosen, PIM) + self.over(chosen, XPU)
+        """Bytes that all memories together would have too many."""
+        return sum(self.over(chosen, memory) for memory in self.most)
 
 
 _ENDLESS: Final = Room({}, {})
@@ -75,8 +90,19 @@ def is_linear(op: Op) -> bool:
     return op.kind == "matmul" and op.operand_bytes("weight") > 0
 
 
+def taken_bytes(op: Op) -> float:
+    """What an op takes in besides weights and what its cache holds already: its inputs, and the new tokens' keys and values."""
+    new = op.operand_bytes("cache") * op.dims["q"] / op.dims["s"] if op.kind == "attention" else 0.0
+    return op.operand_bytes("input") + new
+
+
+def crossing_bytes(graph: OpGraph, name: str, sources: Iterable[str]) -> float:
+    """Bytes that an op needs of what others wrote: all of it, but no more than the op takes in (a part of a joint QKV product, say)."""
+    return min(sum(graph[source].bytes_written for source in sources), taken_bytes(graph[name]))
+
+
 def place(graph: OpGraph, costs: Mapping[str, Mapping[str, float]], transfer: Transfer, rule: str = "auto",
-          room: Room = _ENDLESS) -> Placement:
+          room: Room = _ENDLESS, lane: Callable[[str], str] = str) -> Placement:
     """Choose a device for every op.
 
     Parameters
@@ -84,14 +110,16 @@ def place(graph: OpGraph, costs: Mapping[str, Mapping[str, float]], transfer: Tr
     graph
         Ops and their dependences.
     costs
-        Seconds of one run by op and device (``"xpu"``, ``"pim"``); every op has ``"xpu"``.
+        Seconds of one run by op and device; every op has ``"xpu"``, and those that units can run one more, ``"pim"`` or ``"pim-linear"``.
     transfer
         Seconds for so many bytes from one device to another; 0 on the same one.
     rule
         One of `RULES`. ``"pim-attention"``: decode attention on the units, the rest on the processor; ``"pim-linear"``: products with
         weights; ``"pim"``: whatever the units can do.
+    lane
+        What devices that exclude each other have in common, such as the memory that they take turns on; each device for itself by default.
     room
-        What lies where. ``"auto"`` overfills the two memories as little as it can, which is not at all if anything fits both. A rule keeps
+        What lies where. ``"auto"`` overfills the memories as little as it can, which is not at all if anything fits both. A rule keeps
         the ops that gain least by byte on the processor where the units' memory is too small, unless the processor's is even smaller.
 
     Raises
@@ -103,31 +131,33 @@ def place(graph: OpGraph, costs: Mapping[str, Mapping[str, float]], transfer: Tr
         raise UnknownNameError("placement", rule, RULES)
     ordered = list(nx.lexicographical_topological_sort(graph.nx, key={op.name: i for i, op in enumerate(graph)}.__getitem__))
     graph = OpGraph(graph.name, [graph[name] for name in ordered], [(u, v, d["tensor"]) for u, v, d in graph.nx.edges(data=True)])
-    free = [op.name for op in graph if PIM in costs[op.name]]
-    gain = {name: (costs[name][XPU] - costs[name][PIM]) * graph[name].count / max(1.0, room.held.get(name, 0.0)) for name in free}
+    path = partial(_path, graph, costs, transfer, lane)
+    units = {op.name: _units(costs[op.name]) for op in graph}
+    free = [name for name, device in units.items() if device != XPU]
+    gain = {name: (costs[name][XPU] - costs[name][units[name]]) * graph[name].count / max(1.0, room.held.get(name, 0.0)) for name in free}
     if rule != "auto":
         wanted = {op.name: _by_rule(op, rule, costs[op.name]) for op in graph}
         chosen = _fitting(wanted, gain, room)
         reasons = {op.name: _because(op, chosen[op.name], costs[op.name],
                                      f"rule {rule}" if chosen[op.name] == wanted[op.name] else _FULL) for op in graph}
-        return Placement(chosen, reasons, _path(graph, costs, transfer, chosen), True)
+        return Placement(chosen, reasons, path(chosen), True)
     chosen = {op.name: XPU for op in graph}
     exhausted = len(free) <= EXHAUSTIVE
     if exhausted:
-        picks = [chosen | dict(zip(free, pick, strict=True)) for pick in itertools.product((XPU, PIM), repeat=len(free))]
+        picks = [chosen | dict(zip(free, pick, strict=True)) for pick in itertools.product(*((XPU, units[name]) for name in free))]
         least = min(room.too_much(pick) for pick in picks)
-        chosen = min((pick for pick in picks if room.too_much(pick) <= least), key=lambda pick: _path(graph, costs, transfer, pick))
+        chosen = min((pick for pick in picks if room.too_much(pick) <= least), key=path)
     else:
-        chosen = _descend(graph, costs, transfer, _filled(chosen, costs, gain, room), free, room)
-    length = _path(graph, costs, transfer, chosen)
+        chosen = _descend(path, _filled(chosen, costs, gain, room), units, room)
+    length = path(chosen)
     reasons = {}
     for op in graph:
         text = "only the processor can"
         if op.name in free:
-            other = chosen | {op.name: PIM if chosen[op.name] == XPU else XPU}
-            longer = _path(graph, costs, transfer, other) - length
+            other = chosen | {op.name: units[op.name] if chosen[op.name] == XPU else XPU}
+            longer = path(other) - length
             text = f"the step's critical path would be {format_si(longer, 's', 3)} longer otherwise"
-            if room.over(other, PIM) > room.over(chosen, PIM):
+            if room.where(units[op.name]) != XPU and room.over(other, units[op.name]) > room.over(chosen, units[op.name]):
                 text = _FULL
             elif room.over(other, XPU) > room.over(chosen, XPU):
                 text = "the processor's memory has no room for its weights and caches beside those of other ops"
@@ -143,9 +173,9 @@ _FULL: Final = "the units' memory has no room for its weights and caches beside 
 def _fitting(wanted: Mapping[str, str], gain: Mapping[str, float], room: Room) -> dict[str, str]:
     """The placement without as many ops on the units as these have no room for, those that gain least by byte first."""
     chosen = dict(wanted)
-    for name in sorted((n for n, device in wanted.items() if device == PIM and room.held.get(n, 0.0)), key=gain.__getitem__):
-        if not room.over(chosen, PIM):
-            break
+    for name in sorted((n for n, device in wanted.items() if device != XPU and room.held.get(n, 0.0)), key=gain.__getitem__):
+        if room.where(wanted[name]) == XPU or not room.over(chosen, wanted[name]):
+            continue
         if room.too_much({**chosen, name: XPU}) <= room.too_much(chosen):
             chosen[name] = XPU
     return chosen
@@ -153,59 +183,72 @@ def _fitting(wanted: Mapping[str, str], gain: Mapping[str, float], room: Room) -
 
 def _filled(chosen: Mapping[str, str], costs: Mapping[str, Mapping[str, float]], gain: Mapping[str, float], room: Room) -> dict[str, str]:
     """Each op on its cheaper device as far as the units have room, and more of them there while the processor has too little."""
-    now = _fitting(dict(chosen) | {name: min((XPU, PIM), key=lambda device: costs[name][device]) for name in gain}, gain, room)
+    now = _fitting(dict(chosen) | {name: min(costs[name], key=costs[name].__getitem__) for name in gain}, gain, room)
     for name in sorted((n for n in gain if now[n] == XPU and room.held.get(n, 0.0)), key=gain.__getitem__, reverse=True):
         if not room.over(now, XPU):
             break
-        if not room.over(now | {name: PIM}, PIM):
-            now[name] = PIM
+        units = _units(costs[name])
+        if not room.over(now | {name: units}, units):
+            now[name] = units
     return now
 
 
 def _by_rule(op: Op, rule: str, costs: Mapping[str, float]) -> str:
-    if PIM not in costs or rule == "xpu":
-        return XPU
     wanted = rule == "pim" or (rule == "pim-attention" and is_decode_attention(op)) or (rule == "pim-linear" and is_linear(op))
-    return PIM if wanted else XPU
+    return _units(costs) if wanted else XPU
+
+
+def _units(costs: Mapping[str, float]) -> str:
+    """The units that can run an op, or the processor where none can."""
+    return next((device for device in costs if device != XPU), XPU)
 
 
 def _because(op: Op, device: str, costs: Mapping[str, float], why: str) -> str:
-    if PIM not in costs:
+    units = _units(costs)
+    if units == XPU:
         return "only the processor can"
-    return f"{device}: {format_si(costs[PIM], 's', 3)} on pim, {format_si(costs[XPU], 's', 3)} on xpu; {why}"
+    return f"{device}: {format_si(costs[units], 's', 3)} on {units}, {format_si(costs[XPU], 's', 3)} on xpu; {why}"
 
 
-def _path(graph: OpGraph, costs: Mapping[str, Mapping[str, float]], transfer: Transfer, chosen: Mapping[str, str]) -> float:
-    """Critical path: the longest sum of runs and transfers along any chain of dependences, runs of the same device in order."""
+def _path(graph: OpGraph, costs: Mapping[str, Mapping[str, float]], transfer: Transfer, lane: Callable[[str], str],
+          chosen: Mapping[str, str]) -> float:
+    """Critical path: the longest sum of runs and transfers along any chain of dependences, runs of the same lane in order.
+
+    What an op needs from other devices comes in one transfer when all of it is there.
+    """
     weighted: nx.DiGraph[str] = nx.DiGraph()
     last: dict[str, str] = {}
     for op in graph:
         weighted.add_node(op.name)
         device = chosen[op.name]
         run_s = costs[op.name][device] * op.count
-        for before in graph.nx.predecessors(op.name):
-            size = graph[before].bytes_written
-            weighted.add_edge(before, op.name, weight=run_s + transfer(chosen[before], device, size) * op.count)
-        if device in last and not weighted.has_edge(last[device], op.name):
-            weighted.add_edge(last[device], op.name, weight=run_s)
+        needed = list(graph.nx.predecessors(op.name))
+        away = [before for before in needed if chosen[before] != device and transfer(chosen[before], device, 1.0)]
+        moved_s = transfer(chosen[away[0]], device, crossing_bytes(graph, op.name, away)) * op.count if away else 0.0
+        for before in needed:
+            weighted.add_edge(before, op.name, weight=run_s + (moved_s if before in away else 0.0))
+        here = lane(device)
+        if here in last and not weighted.has_edge(last[here], op.name):
+            weighted.add_edge(last[here], op.name, weight=run_s)
         elif not weighted.in_degree(op.name):
             weighted.add_edge(f"start {op.name}", op.name, weight=run_s)
-        last[device] = op.name
+        last[here] = op.name
     return float(nx.dag_longest_path_length(weighted, weight="weight")) if len(weighted) else 0.0
 
 
-def _descend(graph: OpGraph, costs: Mapping[str, Mapping[str, float]], transfer: Transfer, now: dict[str, str], free: list[str], room: Room,
-             ) -> dict[str, str]:
+def _descend(path: Callable[[Mapping[str, str]], float], now: dict[str, str], units: Mapping[str, str], room: Room) -> dict[str, str]:
     """Change one op at a time while that shortens the path and overfills no memory more."""
-    best = _path(graph, costs, transfer, now)
+    best = path(now)
     improved = True
     while improved:
         improved = False
-        for name in free:
-            other = now | {name: PIM if now[name] == XPU else XPU}
-            if any(room.over(other, device) > room.over(now, device) for device in (XPU, PIM)):
+        for name, device in units.items():
+            if device == XPU:
                 continue
-            length = _path(graph, costs, transfer, other)
+            other = now | {name: device if now[name] == XPU else XPU}
+            if any(room.over(other, memory) > room.over(now, memory) for memory in room.most):
+                continue
+            length = path(other)
             if length < best:
                 now, best, improved = other, length, True
     return now

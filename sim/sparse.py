@@ -11,7 +11,7 @@ from ..arch import System
 from ..arch.hybrid_spec import HybridSystem, NpuSide
 from ..arch.spec import SKIPPED_PATTERNS
 from ..mapping.gpu.sparse import SUFFIX
-from ..mapping.placement import PIM
+from ..mapping.placement import XPU
 from ..workloads.linear import sparsity_of, with_dense_weights
 from .result import OpResult, Simulation
 
@@ -77,9 +77,10 @@ def _why(results: list[OpResult], system: System) -> str:
 
 def _hybrid(simulation: Simulation, pruned: list[OpResult], system: HybridSystem) -> Simulation:
     lines, memory, xpu = list(simulation.notes), simulation.memory, system.xpu
-    used = any(r.place == PIM for r in simulation.results)
-    shared = used and system.plan.co_processing and system.pim is not None and system.pim.kernel in WEIGHT_KERNELS
-    in_units = [r for r in pruned if r.place == PIM or shared]
+    used = any(r.place not in ("", XPU) for r in simulation.results)
+    side = system.pim_linear or system.pim
+    shared = used and system.plan.co_processing and side is not None and side.kernel in WEIGHT_KERNELS
+    in_units = [r for r in pruned if r.place not in ("", XPU) or shared]
     beside = [r for r in pruned if r not in in_units]
     dense = in_units
     for found in _by_pattern(in_units).values():

@@ -221,6 +221,8 @@ def _meaning(column: str) -> str:
 def _seconds(column: Any, source: Path) -> np.ndarray:
     import pandas as pd
 
+    if column.empty:
+        return np.zeros(0)
     if pd.api.types.is_numeric_dtype(column):
         return column.to_numpy(dtype=float)
     try:

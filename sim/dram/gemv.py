@@ -9,8 +9,8 @@ from typing import Final, Literal
 from ...arch import dram
 from ...arch.dram import DramDevice
 from ...errors import MappingError, UnknownNameError
-from ...mapping import pim, pim_gemv
-from . import aim, attacc, neupims, samsung
+from ...mapping import pim, pim_gemv, pim_rows
+from . import aim, attacc, neupims, rows, samsung
 from .engine import Stream
 
 Fidelity = Literal["analytic", "cycle"]
@@ -92,6 +92,13 @@ def gemv(system: str | Path | DramDevice, outputs: int, inputs: int, *, batch: i
     if "mac_int8" in device.controller:
         closed = pim_gemv.upmem_gemv(device, outputs, inputs, batch=batch, element=element or "int8")
         return GemvReport(device, outputs, inputs, batch, closed)
+    if device.gemv is not None and not element:
+        closed = pim_rows.row_gemv(device, outputs, inputs, batch=batch, order=order, refresh=refresh)
+        if fidelity == "analytic":
+            return GemvReport(device, outputs, inputs, batch, closed)
+        how: pim.Order = "inputs" if closed.order == "inputs" else "outputs"
+        plain = rows.gemv(device, outputs, inputs, batch=batch, order=how, refresh="all-bank" if refresh else "off")
+        return GemvReport(device, outputs, inputs, batch, closed, plain.cycles, plain.stream)
     if element:
         raise MappingError(f"{device.name}: element {element!r}: its units take 16-bit numbers; only UPMEM has others")
     if "MACAB" in commands:
@@ -119,8 +126,8 @@ def gemv(system: str | Path | DramDevice, outputs: int, inputs: int, *, batch: i
         run = samsung.simulate(device, "GEMV", outputs, inputs, batch, refresh="all-bank" if refresh else "off")
         return GemvReport(device, outputs, inputs, batch, closed, run.cycles, run.stream)
     if placement != "bank" or "MAC16" not in commands:
-        raise MappingError(f"{device.name}: has no GEMV kernel: it needs units between banks, or in banks with a global buffer "
-                           f"(MAC16); shipped are aim-gddr6, samsung-hbm2-pim, attacc-hbm3, neupims-hbm2, newton-hbm2 and upmem")
+        raise MappingError(f"{device.name}: has no GEMV kernel: its file says not which commands a GEMV takes (gemv: mac, write, "
+                           f"read), and has not those of aim-gddr6, samsung-hbm2-pim, attacc-hbm3, neupims-hbm2 or newton-hbm2")
     if order is None:
         closed = pim.best_gemv(device, outputs, inputs, batch=batch, refresh=refresh)
     else:

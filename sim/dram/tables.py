@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...arch.dram import LEVELS, DramDevice
+from ...arch.dram_spec import scope_banks
 from ...errors import SpecError
 
 Ints = npt.NDArray[np.int64]
@@ -102,26 +103,13 @@ class Tables:
         return packed
 
 
-def _scope(device: DramDevice, scope: str) -> tuple[int, int, int, int]:
-    """align, modulo, count, stride of the banks that a scope addresses."""
-    total = device.organisation.banks_per_channel
-    if scope == "same-bank":
-        inner = device.organisation.banks
-        return 1, inner, total // inner, inner
-    if scope == "bank-all-pseudochannels":
-        pseudo = device.organisation.pseudo_channels
-        return 1, total // pseudo, pseudo, total // pseudo
-    inside = total // device.organisation.nodes[LEVELS.index(scope)]
-    return inside, total, inside, 1
-
-
 def _compiled(device: DramDevice) -> Tables:
     names = tuple(command.name for command in device.commands)
     number = {name: index for index, name in enumerate(names)}
     total, per_level = device.organisation.banks_per_channel, device.organisation.nodes
     width = [total // nodes for nodes in per_level]
     offset = np.concatenate([[0], np.cumsum(per_level)[:-1]])
-    scopes = [_scope(device, command.scope) for command in device.commands]
+    scopes = [scope_banks(device.organisation, command.scope) for command in device.commands]
     node_count, node_stride = [], []
     for _, _, count, stride in scopes:
         for banks in width:

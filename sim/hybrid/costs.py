@@ -17,7 +17,7 @@ from ...mapping.npu_side import npu_estimate
 from ...mapping.packing import Packing, pack, packed
 from ...mapping.pim_attention import CROSSED, PATH, Heads, RequestCosts, refreshed, request_costs, tile_cycles
 from ...mapping.pim_gemv import newton_shape, weights_s
-from ...mapping.placement import PIM, XPU, Room, is_decode_attention, is_linear
+from ...mapping.placement import PIM, PIM_LINEAR, XPU, Room, is_decode_attention, is_linear
 from ...mapping.tiled_side import tiled_estimate
 from ...workloads.graph import OpGraph
 from ...workloads.linear import with_dense_weights
@@ -28,9 +28,10 @@ from ..gpu_run import estimate_ops
 
 @dataclass(frozen=True)
 class PimCost:
-    """Cost on the units: the estimate, and for attention how requests lie in channels."""
+    """Cost on the units: the estimate, the device of the placement, and for attention how requests lie in channels."""
 
     estimate: Estimate
+    device: str = PIM
     packing: Packing | None = None
     requests: RequestCosts | None = None
 
@@ -101,7 +102,7 @@ def pim_costs(graph: OpGraph, system: HybridSystem, lengths: Sequence[int] | Non
             if is_decode_attention(op):
                 found[op.name] = _attention(op, system, lengths, channels)
             elif is_linear(op):
-                found[op.name] = PimCost(_linear(op, system.pim))
+                found[op.name] = PimCost(_linear(op, system.pim_linear or system.pim), PIM if system.pim_linear is None else PIM_LINEAR)
         except MappingError as error:
             notes[f"{op.kind}: stays on the processor: {error}"] = None
     return found, list(notes)
@@ -137,7 +138,7 @@ def _attention(op: Op, system: HybridSystem, lengths: Sequence[int] | None, chan
         bytes_moved={"pim": float(costs.read_bits.sum()) / 8.0, "link": float(costs.path_bits.sum()) / 8.0},
         energy_j={"pim cells": float(costs.read_bits.sum()) * read_j, "pim path": float(costs.path_bits.sum()) * path_j,
                   "pim mac": float(costs.macs.sum()) * energy.get("mac_j", 0.0)}, limiter="pim commands" if 2 * sent_s > busy_s else "pim")
-    return PimCost(estimate, packing, costs)
+    return PimCost(estimate, PIM, packing, costs)
 
 
 def _phase_s(side: PimSide, packing: Packing, cycles: npt.NDArray[np.float64], sent: npt.NDArray[np.float64]) -> float:
@@ -163,9 +164,9 @@ def _linear(op: Op, side: PimSide) -> Estimate:
     weight = next(o for o in op.operands if o.role == "weight")
     bits = weight.number_format.bits
     if side.kernel in ("aim", "attacc", "upmem"):
-        each_s = weights_s(device, side.kernel, math.ceil(d["n"] / side.count), d["k"], bits=bits, level=side.level,
-                           power_limited=side.power_limited)
-        cycles = rows * each_s / device.cycle_s
+        cycles = sum(times * weights_s(device, side.kernel, math.ceil(d["n"] / side.count), d["k"], bits=bits, level=side.level,
+                                       power_limited=side.power_limited, vectors=vectors)
+                     for vectors, times in _passes(op, side.vectors)) / device.cycle_s
     elif side.kernel == "newton":
         cycles = rows * _newton_cycles(side, d["n"], d["k"], bits)
     else:
@@ -174,8 +175,9 @@ def _linear(op: Op, side: PimSide) -> Estimate:
         size = op.operand_bytes("weight")
         cycles = max(size / rate, 2.0 * op.scalar_ops("mac") / (rate * side.op_per_byte))
     time_s = side.host_s + cycles * device.cycle_s
-    # Each vector reads one matrix, of its own expert where there are several.
-    read_bits = op.operand_bytes("weight") * 8.0 if side.kernel == "logic" else float(rows) * d["n"] * d["k"] * bits
+    # Each vector, or as many as units take at once, reads one matrix, of its own expert where there are several.
+    reads = sum(times for _, times in _passes(op, side.vectors))
+    read_bits = op.operand_bytes("weight") * 8.0 if side.kernel == "logic" else float(reads) * d["n"] * d["k"] * bits
     crossed = CROSSED["logic" if side.kernel == "logic" else side.level if side.kernel == "attacc" else "bank"]
     read_j = sum(device.energy.get(part, 0.0) for part in PATH[:crossed])
     path_bits = (op.operand_bytes("input") + op.bytes_written) * 8.0
@@ -184,6 +186,16 @@ def _linear(op: Op, side: PimSide) -> Estimate:
         bytes_moved={"pim": read_bits / 8.0, "link": path_bits / 8.0}, flops=op.flops, clock_hz=device.clock_hz,
         energy_j={"pim cells": read_bits * read_j, "pim path": path_bits * sum(device.energy.get(part, 0.0) for part in PATH[crossed:]),
                   "pim mac": op.scalar_ops("mac") * device.energy.get("mac_j", 0.0)})
+
+
+def _passes(op: Op, most: int) -> list[tuple[int, int]]:
+    """Passes over a matrix by the vectors that each takes, `most` at once: (vectors, how many such passes)."""
+    weight = next(o for o in op.operands if o.role == "weight")
+    own = {name for axis in weight.projection for name, _ in axis}
+    matrices = math.prod(extent for name, extent in op.dims.items() if name not in ("n", "k") and name in own)
+    each = math.prod(extent for name, extent in op.dims.items() if name not in ("n", "k")) // matrices
+    full, rest = divmod(each, most)
+    return [(vectors, matrices * times) for vectors, times in ((most, full), (rest, 1)) if vectors and times]
 
 
 def _newton_cycles(side: PimSide, outputs: int, inputs: int, bits: float) -> float:
@@ -204,13 +216,22 @@ def shares_of(system: HybridSystem) -> Shares | None:
 
 def seconds(costs: Mapping[str, tuple[Estimate, str, str]], units: Mapping[str, PimCost]) -> dict[str, dict[str, float]]:
     """Seconds by op and device, as `presilicon.mapping.placement` takes them."""
-    return {name: {"xpu": cost[0].time_s} | ({"pim": units[name].estimate.time_s} if name in units else {}) for name, cost in costs.items()}
+    return {name: {XPU: cost[0].time_s} | ({units[name].device: units[name].estimate.time_s} if name in units else {})
+            for name, cost in costs.items()}
+
+
+def home_of(system: HybridSystem) -> dict[str, str]:
+    """In whose memory each device works: units that share the processor's memory in that, others in one of their own."""
+    return {XPU: XPU} | {name: XPU if side.memory == "shared" else name for name, side in system.sides.items()}
 
 
 def room_of(graph: OpGraph, system: HybridSystem) -> Room:
     """What the weights and caches of each op take of one device's share, and what units and processor hold."""
     held = {op.name: op.count * (op.operand_bytes("weight") + op.operand_bytes("cache")) for op in graph}
-    one = system.memory_bytes / system.devices
-    if system.pim is None or (system.pim.memory == "shared" and system.pim.size_bytes >= one):
-        return Room(held, {})  # one memory, whatever runs where
-    return Room(held, {PIM: system.pim.size_bytes} | ({XPU: one - system.pim.size_bytes} if system.pim.memory == "separate" else {}))
+    separate = {name: side.size_bytes for name, side in system.sides.items() if side.memory == "separate"}
+    own = system.memory_bytes / system.devices - sum(separate.values())
+    if not separate and all(side.size_bytes >= own for side in system.sides.values()):
+        return Room(held, {}, home_of(system))  # one memory, whatever runs where
+    if not separate and system.pim_linear is None:
+        return Room(held, {PIM: sum(side.size_bytes for side in system.sides.values())})  # units in a part of the memory
+    return Room(held, {XPU: own, **separate}, home_of(system))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from ...arch import Estimate
-from ...mapping.placement import PIM, Placement
+from ...mapping.placement import XPU, Placement
 from ...workloads.graph import OpGraph
 from ..dram.neupims import Shares
 from .costs import PimCost
@@ -28,7 +28,7 @@ class Part:
 
     def chosen(self, name: str, device: str) -> Estimate:
         """Cost of an op where it runs."""
-        return self.pim[name].estimate if device == PIM else self.xpu[name][0]
+        return self.pim[name].estimate if device != XPU else self.xpu[name][0]
 
     def shared(self, name: str) -> tuple[Estimate, Estimate]:
         """Costs of the parts of an op that processor and units take so that both end at once, in the ratio of their speeds."""

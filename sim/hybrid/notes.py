@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 
@@ -10,13 +10,13 @@ import numpy as np
 
 from ...arch.hybrid_spec import HybridSystem
 from ...mapping.packing import Packing
-from ...mapping.placement import PIM, XPU, Room, crossover, is_decode_attention, is_linear
+from ...mapping.placement import PIM, XPU, Room, crossover, is_decode_attention, is_linear, taken_bytes
 from ...units import format_si
 from ...workloads.graph import OpGraph
 from ...workloads.op import Op
 from ...workloads.parallel_tensor import scaled
 from ..result import OpResult
-from .costs import pim_costs, room_of, xpu_costs
+from .costs import home_of, pim_costs, room_of, xpu_costs
 from .layout import TOKENS, Layout, Part
 
 #: Batches for which the crossover is sought at most.
@@ -30,12 +30,14 @@ def notes(laid: Layout, system: HybridSystem) -> list[str]:
     if system.devices > 1:
         lines.append(f"{system.devices} devices, each with its share of every layer (tensor parallel); times and lanes are those of one")
     lines += pim_costs(whole.graph, system, lengths)[1]
-    on_pim = [op for op in whole.graph if placement.device[op.name] == PIM]
-    lines.append(f"placed on the units: {', '.join(op.name for op in on_pim) or 'nothing'}"
-                 + ("" if placement.exhausted else " (search not exhausted)"))
+    on_pim = [op for op in whole.graph if placement.device[op.name] != XPU]
+    for name in system.sides or (PIM,):
+        there = ", ".join(op.name for op in on_pim if placement.device[op.name] == name)
+        what = "units" if len(system.sides) < 2 else f"units of {name}"
+        lines.append(f"placed on the {what}: {there or 'nothing'}" + ("" if placement.exhausted else " (search not exhausted)"))
     if laid.together:
         lines.append(f"processor and units take together: {', '.join(op.name for op in whole.graph if op.name in laid.together)}")
-    lines += _overfull(whole.graph, laid.placement.device, room_of(whole.graph, system))
+    lines += _overfull(whole, laid.placement.device, room_of(whole.graph, system))
     if len(parts) > 1:
         lines.append(f"two sub-batches of {' and '.join(str(round(p.share * len(lengths or ()))) for p in parts)} requests interleave")
     busy = ", ".join(f"{lane} {100 * s / played.time_s:.1f} %" for lane, s in sorted(played.busy_s.items())) if played.time_s else ""
@@ -62,19 +64,19 @@ def notes(laid: Layout, system: HybridSystem) -> list[str]:
     return lines + _crossovers(whole, system, lengths)
 
 
-def _overfull(graph: OpGraph, device: Mapping[str, str], room: Room) -> list[str]:
-    """What stays on the processor since the units' memory is full, and whether the processor's own memory holds what is placed there."""
+def _overfull(whole: Part, device: Mapping[str, str], room: Room) -> list[str]:
+    """What stays on the processor since the units' memory is full, and whether each memory holds what is placed there."""
     lines = []
-    could = [op for op in graph if device[op.name] == XPU and room.held[op.name] and (is_linear(op) or is_decode_attention(op))]
-    kept = [op.name for op in could if room.over({**device, op.name: PIM}, PIM)]
-    if kept and PIM in room.most:
-        used = sum(size for name, size in room.held.items() if device[name] == PIM)
-        lines.append(f"the units' memory holds {format_si(room.most[PIM], 'B', 3)} a device, {format_si(used, 'B', 3)} of it taken: "
-                     f"no room there for {', '.join(kept)}")
-    for where, what in ((PIM, "the units' memory"), (XPU, "the processor's own memory")):
-        over = room.over(device, where)
+    for memory, most in room.most.items():
+        what = "the processor's own memory" if memory == XPU else f"the units' memory{'' if memory == PIM else f' ({memory})'}"
+        could = [name for name, cost in whole.pim.items() if memory != XPU and device[name] == XPU and cost.device == memory]
+        kept = [name for name in could if room.held[name] and room.over({**device, name: memory}, memory)]
+        if kept:
+            lines.append(f"{what} holds {format_si(most, 'B', 3)} a device, {format_si(room.used(device, memory), 'B', 3)} of it taken: "
+                         f"no room there for {', '.join(kept)}")
+        over = room.over(device, memory)
         if over:
-            lines.append(f"{what} holds {format_si(room.most[where], 'B', 3)} a device; weights and caches of ops placed there are "
+            lines.append(f"{what} holds {format_si(most, 'B', 3)} a device; weights and caches of ops placed there are "
                          f"{format_si(over, 'B', 3)} more and DO NOT FIT")
     return lines
 
@@ -105,26 +107,33 @@ def energy(results: Sequence[OpResult]) -> list[str]:
 
 
 def _crossovers(part: Part, system: HybridSystem, lengths: Sequence[int] | None) -> list[str]:
-    """Batch from which the processor is as fast as the units, for attention and for the largest product with weights."""
+    """Batch from which the processor is as fast as the units, for attention and for all products with weights together."""
     lines = []
-    attention = next((op for op in part.graph if is_decode_attention(op) and op.name in part.pim), None)
+    attention = [op for op in part.graph if is_decode_attention(op) and op.name in part.pim][:1]
     products = [op for op in part.graph if is_linear(op) and op.name in part.pim]
-    linear = max(products, key=lambda op: op.operand_bytes("weight"), default=None)
-    for op, what in ((attention, "attention"), (linear, "products with weights")):
-        if op is None:
+    mean, home = round(sum(lengths) / len(lengths)) if lengths else 1, home_of(system)
+    for ops, what in ((attention, "attention"), (products, "products with weights")):
+        if not ops:
             continue
-        mean = round(sum(lengths) / len(lengths)) if lengths else 1
 
-        def pim_s(batch: int, op: Op = op, mean: int = mean) -> float:
-            one, contexts = _of_batch(op, batch, mean)
-            alone = pim_costs(OpGraph("crossover", [one]), system, contexts)[0][one.name].estimate.time_s
-            if system.link is None:
-                return alone
-            return alone + system.link.time_s(one.operand_bytes("input")) + system.link.time_s(one.bytes_written)
+        def of(batch: int, ops: Sequence[Op] = ops) -> tuple[OpGraph, list[int] | None]:
+            found = [_of_batch(op, batch, mean) for op in ops]
+            return OpGraph("crossover", [op for op, _ in found]), found[0][1]
 
-        def xpu_s(batch: int, op: Op = op, mean: int = mean) -> float:
-            one, contexts = _of_batch(op, batch, mean)
-            return xpu_costs(OpGraph("crossover", [one]), system, "analytic", contexts)[one.name][0].time_s
+        def pim_s(batch: int, of: Callable[[int], tuple[OpGraph, list[int] | None]] = of) -> float:
+            graph, contexts = of(batch)
+            total = 0.0
+            for name, cost in pim_costs(graph, system, contexts)[0].items():
+                op, moved_s = graph[name], 0.0
+                if system.link is not None and home[cost.device] != XPU:
+                    moved_s = system.link.time_s(taken_bytes(op)) + system.link.time_s(op.bytes_written)
+                total += op.count * (cost.estimate.time_s + moved_s)
+            return total
+
+        def xpu_s(batch: int, of: Callable[[int], tuple[OpGraph, list[int] | None]] = of) -> float:
+            graph, contexts = of(batch)
+            costs = xpu_costs(graph, system, "analytic", contexts)
+            return sum(op.count * costs[op.name][0].time_s for op in graph)
 
         below, least = crossover(pim_s, xpu_s, _MOST)
         if least is None:

@@ -16,13 +16,13 @@ from ...arch.hybrid_spec import HybridSystem, NpuSide
 from ...errors import MappingError, WorkloadError
 from ...mapping.fusion import fuse
 from ...mapping.packing import halves, pack, packed
-from ...mapping.placement import PIM, XPU, Placement, is_decode_attention, is_linear, place
+from ...mapping.placement import PIM, RULES, XPU, Placement, crossing_bytes, is_decode_attention, is_linear, place
 from ...workloads.graph import OpGraph
 from ...workloads.op import Op
 from ...workloads.parallel import parallelise
 from ...workloads.parallel_tensor import scaled
 from ..result import OpResult, Simulation, fit_memory
-from .costs import pim_costs, room_of, seconds, shares_of, xpu_costs
+from .costs import home_of, pim_costs, room_of, seconds, shares_of, xpu_costs
 from .engine import Played, Task, play
 from .layout import TOKENS, Layout, Part
 from .notes import energy, notes
@@ -83,10 +83,37 @@ def lay_out(graph: OpGraph, system: HybridSystem, fidelity: str = "tile", place:
     lengths = _lengths(local, requests)
     channels = _channels(requests, system, lengths)
     whole = _part(local, system, fidelity, lengths, channels)
-    placement = _placed(whole, system, place)
-    parts = _sub_batches(whole, system, fidelity, lengths, placement, channels)
-    played, known = _play(parts, system, placement), None if lengths is None else tuple(lengths)
-    return Layout(whole, placement, tuple(parts), played, known, _together(whole, system, placement))
+    known = None if lengths is None else tuple(lengths)
+
+    def laid(placement: Placement) -> Layout:
+        parts = _sub_batches(whole, system, fidelity, lengths, placement, channels)
+        return Layout(whole, placement, tuple(parts), _play(parts, system, placement), known, _together(whole, system, placement))
+
+    chosen = _placed(whole, system, place)
+    best = laid(chosen)
+    return best if place != "auto" else min([best, *map(laid, _rivals(whole, system, chosen))], key=lambda found: found.played.time_s)
+
+
+#: Critical path of a rule's placement over that of the least one, up to which the two are played out.
+_NEAR = 1.25
+
+
+def _rivals(part: Part, system: HybridSystem, chosen: Placement) -> list[Placement]:
+    """Placements by rules that may be faster than that of the least critical path: others, nearly as short, that fit as well.
+
+    What overlaps (prefetch, sub-batches, pieces of heads, shared products) shows only when a step is played out.
+    """
+    room = room_of(part.graph, system)
+    found = {tuple(chosen.device.values()): chosen}
+    for rule in RULES:
+        if rule == "auto":
+            continue
+        other = _placed(part, system, rule)
+        if other.critical_path_s <= _NEAR * chosen.critical_path_s and room.too_much(other.device) <= room.too_much(chosen.device):
+            said = f"rule {rule}, whose step is shorter when played out"
+            why = {name: text.replace(f"rule {rule}", said) for name, text in other.reason.items()}
+            found.setdefault(tuple(other.device.values()), replace(other, reason=why))
+    return list(found.values())[1:]
 
 
 def _share(graph: OpGraph, system: HybridSystem) -> OpGraph:
@@ -108,7 +135,7 @@ def _interval(part: Part, placement: Placement) -> tuple[float, float]:
 
 
 def _family(part: Part, op: Op, placement: Placement) -> str:
-    return f"pim.{op.kind}" if placement.device[op.name] == PIM else part.xpu[op.name][1]
+    return f"pim.{op.kind}" if placement.device[op.name] != XPU else part.xpu[op.name][1]
 
 
 def _ordered(graph: OpGraph) -> OpGraph:
@@ -164,12 +191,20 @@ def _part(graph: OpGraph, system: HybridSystem, fidelity: str, lengths: Sequence
 
 
 def _placed(part: Part, system: HybridSystem, rule: str) -> Placement:
+    home = home_of(system)
+
     def transfer(source: str, target: str, size: float) -> float:
-        if source == target or system.link is None:
+        if home[source] == home[target] or system.link is None:
             return 0.0
         return system.link.time_s(size)
 
-    return place(part.graph, seconds(part.xpu, part.pim), transfer, rule, room_of(part.graph, system))
+    lane = home.__getitem__ if _blocked(system) else str
+    return place(part.graph, seconds(part.xpu, part.pim), transfer, rule, room_of(part.graph, system), lane)
+
+
+def _blocked(system: HybridSystem) -> bool:
+    """Whether processor and units exclude each other from a memory that they share."""
+    return any(side.memory == "shared" and side.access == "blocked" for side in system.sides.values())
 
 
 def _sub_batches(whole: Part, system: HybridSystem, fidelity: str, lengths: Sequence[int] | None, placement: Placement,
@@ -217,7 +252,7 @@ def _play(parts: Sequence[Part], system: HybridSystem, placement: Placement) -> 
                 task = chain[position]
                 where[index][position] = len(tasks)
                 tasks.append(replace(task, after=tuple(where[index][other] for other in task.after)))
-    blocked = system.pim is not None and system.pim.memory == "shared" and system.pim.access == "blocked"
+    blocked = _blocked(system)
     ahead = system.plan.prefetch and not blocked and len(parts) == 1 and isinstance(system.xpu, NpuSide)
     scratchpad = system.xpu.scratchpad_bytes if ahead and isinstance(system.xpu, NpuSide) else 0.0
     return play(tasks, blocked=blocked, scratchpad_bytes=scratchpad)
@@ -264,7 +299,7 @@ def _pipelined(part: Part, system: HybridSystem, placement: Placement) -> dict[s
 
 def _together(part: Part, system: HybridSystem, placement: Placement) -> frozenset[str]:
     """Products with weights that processor and units share, where the plan has them do so and no rule leaves the units idle."""
-    if not system.plan.co_processing or PIM not in placement.device.values():
+    if not system.plan.co_processing or set(placement.device.values()) <= {XPU}:
         return frozenset()
     pieces = _pipelined(part, system, placement)
     return frozenset(op.name for op in part.graph if is_linear(op) and op.name in part.pim and pieces.get(op.name, 1) == 1)
@@ -279,17 +314,19 @@ def _append(tasks: list[Task], part: Part, system: HybridSystem, placement: Plac
         tasks.append(Task(f"{op.name}{mark}", op.name, "fabric", estimate.time_s, _all(sources)))
         return (len(tasks) - 1,)
     done: list[int] = []
+    own = home_of(system)[device] == XPU
     for piece in range(pieces):
         after = tuple(sorted({s[piece] if len(s) == pieces > 1 else i for s in sources for i in s}))
         after = _moved(tasks, part, system, op, after, device, pieces, mark)
         label = f"{op.name}{mark}" + (f" {piece + 1}/{pieces}" if pieces > 1 else "")
         if together:
             both = part.shared(op.name)[0].time_s
-            tasks += [Task(label, op.name, XPU, both, after, True), Task(f"{label} (share)", op.name, PIM, both, after, True)]
+            units = part.pim[op.name].device
+            tasks += [Task(label, op.name, XPU, both, after, True), Task(f"{label} (share)", op.name, units, both, after, True)]
             done += [len(tasks) - 2, len(tasks) - 1]
             continue
         fetch_s, fetch_bytes, run_s = _fetched(op, system, device, estimate)
-        tasks.append(Task(label, op.name, device, run_s / pieces, after, True, fetch_s / pieces, fetch_bytes / pieces,
+        tasks.append(Task(label, op.name, device, run_s / pieces, after, own, fetch_s / pieces, fetch_bytes / pieces,
                           estimate.time_s / pieces, _beside(part, op, device)))
         done.append(len(tasks) - 1)
     return tuple(done)
@@ -302,10 +339,11 @@ def _all(sources: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
 def _moved(tasks: list[Task], part: Part, system: HybridSystem, op: Op, after: tuple[int, ...], device: str, pieces: int, mark: str,
            ) -> tuple[int, ...]:
     """A transfer over the link, where what is needed lies on the other side of it; what the op then waits for."""
-    crossing = {tasks[i].op for i in after if _device(tasks[i].lane) != device} if system.link is not None else set()
+    home = home_of(system)
+    crossing = {tasks[i].op for i in after if home.get(tasks[i].lane, XPU) != home[device]} if system.link is not None else set()
     if not crossing or system.link is None:
         return after
-    size = sum(part.graph[name].bytes_written for name in crossing)
+    size = crossing_bytes(part.graph, op.name, crossing)
     tasks.append(Task(f"to {device}: {op.name}{mark}", op.name, "link", system.link.time_s(size / pieces), after))
     return (len(tasks) - 1,)
 
@@ -323,14 +361,10 @@ def _beside(part: Part, op: Op, device: str) -> float:
     """Time of an op while the other of processor and units uses the memory as well, over that by itself."""
     if part.shares is None:
         return 1.0
-    if device == PIM:
+    if device != XPU:
         return part.shares.units
     alone = part.xpu[op.name][0].time_s
     return part.slow[op.name][0].time_s / alone if alone else 1.0
-
-
-def _device(lane: str) -> str:
-    return PIM if lane == PIM else XPU
 
 
 def _any_busy(played: Played) -> float:

@@ -127,3 +127,13 @@ def test_products_with_weights_have_a_time_on_every_kernel(kernel: str, device: 
 def test_other_kernels_are_refused() -> None:
     with pytest.raises(MappingError, match="aim, attacc and upmem"):
         pim_gemv.weights_s(AIM, "newtons", 64, 64)
+
+
+@pytest.mark.parametrize("name", ["papi-attn-hbm3", "papi-fc-hbm3"])
+@pytest.mark.parametrize(("outputs", "inputs", "batch"), [(4096, 4096, 1), (1000, 3000, 2), (8192, 1024, 1)])
+def test_units_as_slow_as_a_precharge_stop_at_once_for_a_refresh(name: str, outputs: int, inputs: int, batch: int) -> None:
+    device = dram.load(name)
+    for refresh in (True, False):
+        closed = pim_gemv.attacc_gemv(device, outputs, inputs, batch=batch, refresh=refresh).cycles
+        played = attacc.gemv(device, outputs, inputs, batch=batch, refresh="all-bank" if refresh else "off").cycles
+        assert closed == pytest.approx(played, rel=0.01)

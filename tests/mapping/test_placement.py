@@ -16,7 +16,7 @@ from presilicon.errors import MappingError, UnknownNameError
 from presilicon.mapping.npu_side import gemv_cycles, npu_estimate
 from presilicon.mapping.packing import arrive, halves, pack, packed
 from presilicon.mapping.pim_attention import Heads, request_costs
-from presilicon.mapping.placement import PIM, XPU, Room, crossover, place
+from presilicon.mapping.placement import PIM, PIM_LINEAR, XPU, Room, crossing_bytes, crossover, place
 from presilicon.sim.dram import aim
 from presilicon.workloads.graph import OpGraph
 from presilicon.workloads.op import Op, tensor
@@ -262,3 +262,41 @@ def _npu() -> NpuSide:
 def _product(m: int, n: int, k: int) -> Op:
     operands = (tensor("a", "input", "m k", "fp16"), tensor("w", "weight", "k n", "fp16"), tensor("out", "output", "m n", "fp16"))
     return Op("p", "matmul", "linear", {"m": m, "n": n, "k": k}, operands, {"mac": 1.0})
+
+
+def test_what_an_op_needs_comes_in_one_transfer_no_larger_than_the_op_takes() -> None:
+    wide = Op("qkv", "elementwise", "qkv", {"n": 3000}, (tensor("x", "input", "n", "fp16"), tensor("out", "output", "n", "fp16")))
+    graph = OpGraph("join", [wide, _op("k"), _op("b")], [("qkv", "k", "out"), ("qkv", "b", "out"), ("k", "b", "out")])
+    assert crossing_bytes(graph, "b", ["k"]) == 2000.0
+    assert crossing_bytes(graph, "b", ["qkv", "k"]) == 2000.0  # b takes 1,000 numbers of 2 bytes, whatever others wrote
+    moved: list[float] = []
+
+    def transfer(source: str, target: str, size: float) -> float:
+        moved.append(size)
+        return size * 1e-3
+
+    found = place(graph, {"qkv": {XPU: 1.0}, "k": {XPU: 1.0}, "b": {XPU: 9.0, PIM: 1.0}}, transfer)
+    assert found.device["b"] == PIM
+    assert found.critical_path_s == pytest.approx(1.0 + 1.0 + 2.0 + 1.0)
+    assert max(moved) == 2000.0
+
+
+def test_devices_that_take_turns_are_no_gain_side_by_side() -> None:
+    graph = OpGraph("fork", [_op("a"), _op("b"), _op("c")], [("a", "b", "out"), ("a", "c", "out")])
+    costs = {"a": {XPU: 1.0}, "b": {XPU: 2.0, PIM: 2.5}, "c": {XPU: 2.0, PIM: 2.5}}
+    beside, in_turn = place(graph, costs, _free), place(graph, costs, _free, lane=lambda device: "memory")
+    assert sorted(beside.device.values()) == [PIM, XPU, XPU]
+    assert set(in_turn.device.values()) == {XPU}
+    assert in_turn.critical_path_s == pytest.approx(5.0)
+
+
+def test_three_devices_and_two_memories() -> None:
+    graph = _chain("ab")
+    costs = {"a": {XPU: 5.0, PIM: 1.0}, "b": {XPU: 5.0, PIM_LINEAR: 1.0}}
+    assert place(graph, costs, _free).device == {"a": PIM, "b": PIM_LINEAR}
+    # b's units work in the processor's memory, which has no room for a as well.
+    room = Room({"a": 10.0, "b": 10.0}, {XPU: 10.0, PIM: 10.0}, {PIM_LINEAR: XPU})
+    assert room.over({"a": XPU, "b": PIM_LINEAR}, PIM_LINEAR) == room.over({"a": XPU, "b": XPU}, XPU) == 10.0
+    fitted = place(graph, {"a": {XPU: 1.0, PIM: 5.0}, "b": {XPU: 5.0, PIM_LINEAR: 1.0}}, _free, room=room)
+    assert fitted.device == {"a": PIM, "b": PIM_LINEAR}
+    assert place(graph, costs, _free, "pim").reason["b"].startswith("pim-linear: 1 s on pim-linear")

@@ -88,6 +88,7 @@ def test_parquet_traces(tmp_path: Path) -> None:
         ("prompt,input,output\n1,2,3\n", TableError, "'prompt' and 'input' both mean prompt_tokens"),
         ("prompt,output\n1,x\n", WorkloadError, "output_tokens: expected numbers"),
         ("prompt,output\n", WorkloadError, "there are none"),
+        ("arrival,prompt,output\n", WorkloadError, "there are none"),
         ("arrival,prompt,output\nlater,1,2\n", TableError, "neither seconds nor dates"),
         ("arrival,prompt,output\n5,1,2\n3,1,2\n", WorkloadError, "sort the trace"),
         ("", TableError, "not a table"),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from ...arch import AnySystem, System
 from ...arch.hybrid_spec import HybridSystem
 from ...errors import CaseError
 from ...mapping.cent import Llama, Token, token
+from ...workloads import OpGraph
 from .registry import measures
 from .serving import MEMORY_SHARE, llama_config, llama_step, sizes
 from .simulated import _simulate, step_time, tensor_parallel_step_time
@@ -54,12 +57,24 @@ def gpu_batch(system: System, model: str, gpus: int) -> int:
     return max(1, int((MEMORY_SHARE * gpus * system.memory_bytes - weights) // (cache * _ALL)))
 
 
-def gpu_seconds(system: System, model: str, gpus: int, phase: str) -> tuple[float, int]:
-    """Seconds in which GPUs run a phase of a full batch, and the batch; prompts one after the other, each whole."""
-    batch, m = gpu_batch(system, model, gpus), _llama(model)
+def paged_step(model: str, gpus: int, requests: int, tokens: int, keys: int) -> OpGraph:
+    """One GPU's share of a step under vLLM's own paged attention, which reads keys and values again for every query head of a group.
+
+    Source: vLLM issue 1880 (its kernel "does not leverage the benefits of MQA/GQA"), issue 15351 (a thread block for each query head).
+    """
+    graph = llama_step(model, gpus, requests, tokens, keys)
+    if tokens > 1:
+        return graph
+    ops = [replace(op, dims={**op.dims, "h": op.dims["h"] * op.dims["g"], "g": 1}) if op.kind == "attention" else op for op in graph]
+    return OpGraph(graph.name, ops, [(u, v, d["tensor"]) for u, v, d in graph.nx.edges(data=True)], tokens=graph.tokens)
+
+
+def gpu_seconds(system: System, model: str, gpus: int, phase: str, requests: int = 0) -> tuple[float, int]:
+    """Seconds in which GPUs run a phase of a batch (0 requests: a full one), and the batch; prompts one after the other, each whole."""
+    batch, m = requests or gpu_batch(system, model, gpus), _llama(model)
 
     def step(requests: int, tokens: int, keys: int) -> float:
-        graph = llama_step(model, gpus, requests, tokens, keys)
+        graph = paged_step(model, gpus, requests, tokens, keys)
         if gpus == 1:
             return step_time(graph, system)
         return tensor_parallel_step_time(graph, gpus, 2 * m.blocks, 2.0 * requests * tokens * m.hidden, system, "vllm")
@@ -88,6 +103,12 @@ def cent_speedup(system: AnySystem, gpu: System, models: str, devices: list[int]
     return float(np.exp(np.mean(np.log(ratios))))
 
 
+@measures.add("s")
+def cent_gpu_query_time(gpu: System, model: str, gpus: int, requests: int) -> float:
+    """Seconds in which GPUs serve so many requests of 512 tokens in and 3,584 out at once."""
+    return gpu_seconds(gpu, model, gpus, "all", requests)[0]
+
+
 @measures.add("J")
 def cent_token_energy(system: AnySystem, model: str, devices: int, phase: str = "all") -> float:
     """Joules a token in CENT's memory: activates, all-bank products, open rows, controllers and PHYs; the mean of `cent_tokens_per_s`."""
@@ -101,7 +122,7 @@ def cent_energy_ratio(system: AnySystem, gpu: System, models: str, devices: list
     for name, cent, count in zip(models.replace(" ", "").split(","), devices, gpus, strict=True):
         seconds, batch = gpu_seconds(gpu, name, count, "decode")
         step_s = seconds / (_ALL - _PROMPT)
-        total = _simulate(llama_step(name, count, batch, 1, (_PROMPT + _ALL) // 2), gpu).total
+        total = _simulate(paged_step(name, count, batch, 1, (_PROMPT + _ALL) // 2), gpu).total
         joules = count * (total.total_energy_j + max(0.0, step_s - total.time_s) * gpu.idle_w) / batch
         ratios.append(joules / cent_token_energy(system, name, cent, "decode"))
     return float(np.exp(np.mean(np.log(ratios))))

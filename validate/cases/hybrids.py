@@ -18,34 +18,38 @@ from .registry import measures
 from .warm import Lengths, Warm, lengths_of, warm_batch
 
 
-def decoder_layers(hidden: int, heads: int, devices: int, contexts: tuple[int, ...], layers: int = 1) -> OpGraph:
-    """Decoder layers of a GPT-3 as one of `devices` devices runs it in decode, without collectives (as NeuPIMs' simulator)."""
+def decoder_layers(hidden: int, heads: int, devices: int, contexts: tuple[int, ...], layers: int = 1, tokens: int = 1) -> OpGraph:
+    """Decoder layers of a GPT-3 as one of `devices` devices runs it in decode, without collectives (as NeuPIMs' simulator).
+
+    `tokens`: tokens of each request that one step takes, more than one where speculated ones are verified.
+    """
     batch, own, share = len(contexts), heads // devices, hidden // devices
     if heads % devices or hidden % heads:
         raise CaseError(f"decoder layer: {heads} heads of {hidden} over {devices} devices do not divide")
 
     def linear(name: str, n: int, k: int) -> Op:
         operands = (tensor("a", "input", "m k", "fp16"), tensor("w", "weight", "k n", "fp16"), tensor("out", "output", "m n", "fp16"))
-        return Op(name, "matmul", "linear", {"m": batch, "n": n, "k": k}, operands, {"mac": 1.0}, count=layers)
+        return Op(name, "matmul", "linear", {"m": batch * tokens, "n": n, "k": k}, operands, {"mac": 1.0}, count=layers)
 
     def rows(name: str, kind: Any, width: int, body: dict[str, float], inputs: int = 1) -> Op:
         names = [tensor(f"x{i}", "input", "r c", "fp16") for i in range(inputs)]
-        return Op(name, kind, name, {"r": batch, "c": width}, (*names, tensor("out", "output", "r c", "fp16")), body, count=layers)
+        return Op(name, kind, name, {"r": batch * tokens, "c": width}, (*names, tensor("out", "output", "r c", "fp16")), body, count=layers)
 
     total, dim = sum(contexts), hidden // heads
     cache = [tensor(name, "cache", "b h s e", "fp16", total * own * dim) for name in ("k", "v")]
     attention = Op(
-        "attention", "attention", "sdpa", {"b": batch, "h": own, "g": 1, "q": 1, "s": max(contexts), "e": dim},
+        "attention", "attention", "sdpa", {"b": batch, "h": own, "g": 1, "q": tokens, "s": max(contexts), "e": dim},
         (tensor("q", "input", "b h g q e", "fp16"), *cache, tensor("out", "output", "b h g q e", "fp16")),
-        {"mac": 2.0, "exp": 1.0 / dim, "add": 2.0 / dim, "mul": 1.0 / dim}, {"phase": "decode"}, iterations=float(own * dim * total),
-        count=layers)
+        {"mac": 2.0, "exp": 1.0 / dim, "add": 2.0 / dim, "mul": 1.0 / dim}, {"phase": "decode"}, count=layers,
+        iterations=float(own * dim * total * tokens))
     norm = {"add": 4.0, "mul": 3.0, "rsqrt": 1.0 / hidden}
     ops = [rows("ln_1", "norm", hidden, norm), linear("qkv", 3 * share, hidden), attention, linear("proj", hidden, share),
            rows("residual_1", "elementwise", hidden, {"add": 1.0}, 2), rows("ln_2", "norm", hidden, norm),
            linear("fc_1", 4 * share, hidden), rows("gelu", "elementwise", 4 * share, {"mul": 1.0}), linear("fc_2", hidden, 4 * share),
            rows("residual_2", "elementwise", hidden, {"add": 1.0}, 2)]
     edges = [(a.name, b.name, "out") for a, b in pairwise(ops)]
-    return OpGraph("decoder layers", ops, edges, tokens=float(batch), meta={"parallel": {"tp": devices}, "batch": batch, "phase": "decode"})
+    return OpGraph("decoder layers", ops, edges, tokens=float(batch * tokens),
+                   meta={"parallel": {"tp": devices}, "batch": batch, "phase": "decode"})
 
 
 @lru_cache(maxsize=512)
@@ -200,3 +204,24 @@ def in_order(graph: OpGraph, system: AnySystem, second: AnySystem) -> float:
     times = [lay_out(graph, _hybrid(s), "analytic", rule).played.time_s
              for s, rule in ((system, "auto"), (second, "auto"), (system, "xpu"))]
     return float(times == sorted(times))
+
+
+@measures.add("1")
+def parallel_decode_speedup(
+    system: AnySystem, baseline: AnySystem, place: str, over: str, models: list[list[int]], keys: int, batches: list[int],
+    tokens: list[int],
+) -> float:
+    """Mean over models, batches and speculated tokens of a decode step's time on the baseline, placed by ``over``, over the system's.
+
+    `models` are (layers, hidden size, heads); every request has `keys` keys, and takes each of `tokens` tokens a step.
+    """
+    from ...sim.hybrid.run import lay_out
+
+    new, old, ratios = _hybrid(system), _hybrid(baseline), []
+    for layers, hidden, heads in models:
+        for batch in batches:
+            for each in tokens:
+                graph = decoder_layers(hidden, heads, new.devices, (keys,) * batch, layers, each)
+                times = [lay_out(graph, one, "analytic", rule).played.time_s for one, rule in ((old, over), (new, place))]
+                ratios.append(times[0] / times[1])
+    return float(np.mean(ratios))
