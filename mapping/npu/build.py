@@ -255,11 +255,14 @@ def host_segment(op: Op, system: NpuSystem) -> Segment:
     return Segment(op.name, {}, {}, {}, none, none, {"host": seconds}, {"dram": size * system.dram.j_per_byte}, host_s=seconds)
 
 
-def operand_moves(group: Group, scheduled: Schedule, system: NpuSystem) -> Moves:
-    """What the vector work of a group reads and writes in shared memories, beside the operands and the result of its matrix op."""
+def operand_moves(group: Group, scheduled: Schedule, system: NpuSystem, *, on_vector: bool = False) -> Moves:
+    """What the vector work of a group reads and writes in shared memories, beside the operands and the result of its matrix op.
+
+    With `on_vector` the matrix op is vector work as well.
+    """
     moves = Moves()
     members = {op.name for op in group.ops}
-    matrix = group.lead.kind in MATRIX_KINDS
+    matrix = group.lead.kind in MATRIX_KINDS and not on_vector
     stored = stored_by(group, scheduled) if matrix else None
 
     def place(on_chip: bool) -> str:

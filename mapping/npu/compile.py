@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ...arch.npu import NpuSystem, arithmetic_bits
 from ...errors import MappingError
+from ...units import format_si
 from ...workloads.graph import OpGraph
 from ...workloads.op import Op
 from . import build
+from .engine import groups_at_once, joined, on_vector
 from .group import MATRIX_KINDS, RESIDENT_SHARE, Group, Schedule, arithmetic_of, runs_on_host, schedule
 from .matrix import MatrixPlan, home, plan
 from .pipeline import pipeline_s
@@ -37,6 +40,8 @@ class Compiled:
         Of the matrix engine, and ``"npu.matmul"``, ``"npu.vector"``, ``"npu.dma"``, ``"npu.host"`` ...
     note
         What the report says of it, or nothing.
+    how
+        Why it does not run on the matrix engine as it stands, or nothing.
     """
 
     group: Group
@@ -45,6 +50,7 @@ class Compiled:
     arithmetic: str
     family: str
     note: str = ""
+    how: str = ""
 
 
 def compile_graph(graph: OpGraph, system: NpuSystem) -> list[Compiled]:
@@ -80,17 +86,22 @@ def _compile(group: Group, number: int, scheduled: Schedule, system: NpuSystem) 
     moves = build.operand_moves(group, scheduled, system)
     reserved = scheduled.reserved_bytes[number]
     out = "O" if scheduled.resident.get(build.stored_by(group, scheduled).name) else ""
+    how = ""
     if lead.kind == "attention":
         segments, plans = _attention(lead, scheduled, system, arithmetic, out, extra, moves)
     else:
-        segments, plans = _product(lead, scheduled, system, arithmetic, out, reserved, extra, moves)
+        segments, plans, how = _product(lead, scheduled, system, arithmetic, out, reserved, extra, moves)
+        other = on_vector(group, scheduled, system, segments[0])
+        if other is not None and (less := pipeline_s(other, system)) < (more := pipeline_s(segments[0], system)):
+            how = f"on the vector engine in {format_si(less, 's')}, as the array would take {format_si(more, 's')}"
+            return Compiled(group, (other,), (), arithmetic, "npu.vector", how=how)
     note = f"{lead.name}: its softmax runs on the host" if any(s.host_s for s in segments) else ""
-    return Compiled(group, segments, plans, arithmetic, f"npu.{lead.kind}", note)
+    return Compiled(group, segments, plans, arithmetic, f"npu.{lead.kind}", note, how)
 
 
 def _product(
     op: Op, scheduled: Schedule, system: NpuSystem, arithmetic: str, out: str, reserved: float, extra: build.VectorWork, moves: build.Moves
-) -> tuple[tuple[Segment, ...], tuple[MatrixPlan, ...]]:
+) -> tuple[tuple[Segment, ...], tuple[MatrixPlan, ...], str]:
     left, right = build.factors(op)
     weights = right.number_format
     packed = weights.dense.bits < arithmetic_bits(arithmetic) and right.role == "weight"
@@ -99,18 +110,27 @@ def _product(
         elements = op.elements(right)
         work = build.VectorWork({"mul": elements, "add": elements}, elements * (weights.bytes + arithmetic_bits(arithmetic) / 8))
         if system.coupling == "memory":
-            return _dequantised(op, system, arithmetic, work, elements * weights.bytes, resident | ({out} if out else set()), extra, moves)
+            kept = resident | ({out} if out else set())
+            return *_dequantised(op, system, arithmetic, work, elements * weights.bytes, kept, extra, moves), ""
         extra = extra + work
     shape = product(op, arithmetic, weight_format=weights.dense.name if packed else None)
     mapped = _planned(shape, system, arithmetic, frozenset(resident | ({out} if out else set())), reserved, op)
-    best = build.matrix_segment(op.name, mapped, system, extra, moves), mapped
+    best = _faster(op.name, mapped, system, extra, moves)
     for parts in _sum_splits(shape, mapped, system):
         other = _summed(op, shape, parts, system, arithmetic, frozenset(resident), out, reserved, extra, moves)
         if pipeline_s(other[0], system) < pipeline_s(best[0], system):
             best = other
+    how = ""
+    groups = groups_at_once(shape, system) if op.kind == "conv" and right.role == "weight" and weights.sparsity is None else 1
+    if groups > 1:
+        with suppress(MappingError):  # wider weights may not fit
+            side = _planned(joined(shape, groups), system, arithmetic, frozenset(resident | ({out} if out else set())), reserved, op)
+            other = _faster(op.name, side, system, extra, moves)
+            if pipeline_s(other[0], system) < pipeline_s(best[0], system):
+                best, how = other, f"{groups} groups at once, as block-diagonal weights"
     if weights.sparsity is not None:
         best = compressed(best[0], system, weights.sparsity, shape.formats[1]), best[1]
-    return (best[0],), (best[1],)
+    return (best[0],), (best[1],), how
 
 
 def _sum_splits(shape: Product, mapped: MatrixPlan, system: NpuSystem) -> list[int]:
@@ -154,7 +174,17 @@ def _summed(
     added.read[where if stays and where else "dram"] += 4 * results * parts
     added.written[where if out and where else "dram"] += results * arithmetic_bits(arithmetic) / 8
     work = extra + build.VectorWork({"add": results * (parts - 1)}, 4 * results * (parts + 1))
-    return build.matrix_segment(op.name, mapped, system, work, added), mapped
+    return _faster(op.name, mapped, system, work, added)
+
+
+def _faster(name: str, mapped: MatrixPlan, system: NpuSystem, work: build.VectorWork, moves: build.Moves) -> tuple[Segment, MatrixPlan]:
+    """A product's segment with the mapper's tiles or with finer ones, whichever takes less time."""
+    best = build.matrix_segment(name, mapped, system, work, moves), mapped
+    if mapped.finer is not None:
+        other = build.matrix_segment(name, mapped.finer, system, work, moves)
+        if pipeline_s(other, system) < pipeline_s(best[0], system):
+            return other, mapped.finer
+    return best
 
 
 def _planned(shape: Product, system: NpuSystem, arithmetic: str, resident: frozenset[str], reserved: float, op: Op) -> MatrixPlan:
@@ -187,7 +217,7 @@ def _dequantised(
     """
     shape = product(op, arithmetic)
     mapped = _planned(shape, system, arithmetic, frozenset(resident), 0.0, op)
-    whole = build.matrix_segment(op.name, mapped, system, extra + work, moves)
+    whole, mapped = _faster(op.name, mapped, system, extra + work, moves)
     best = _with_unpacking(whole, mapped, system, packed_bytes), mapped
     for parts in _sum_splits(shape, mapped, system):
         segment, split = _summed(op, shape, parts, system, arithmetic, frozenset(resident - {"O"}), "", 0.0, extra + work, moves)
@@ -254,8 +284,8 @@ def _attention(
     if system.coupling == "memory" and where is not None:
         moves.read[where.name] += softmax.local_bytes / 2
         moves.written[where.name] += softmax.local_bytes / 2
-    first = build.matrix_segment(op.name, scores, system, build.VectorWork(), build.Moves())
-    second = build.matrix_segment(op.name, result, system, build.VectorWork(), build.Moves())
+    first, scores = _faster(op.name, scores, system, build.VectorWork(), build.Moves())
+    second, result = _faster(op.name, result, system, build.VectorWork(), build.Moves())
     together = _together(op.name, first, second, parts, max(parts, heads), softmax + extra, moves, system)
     if host_s:
         together = replace(together, host_s=host_s, busy_s={**together.busy_s, "host": host_s})

@@ -11,7 +11,9 @@ from ...arch.hierarchy import Hierarchy, Memory
 from ...arch.npu import NpuSystem
 from ...errors import MappingError
 from ..nest.constraints import Constraints
-from ..nest.counts import port_cycles
+from ..nest.counts import evaluate, port_cycles
+from ..nest.nest import Keep, Loop, Spatial
+from ..nest.nest import Mapping as Nest
 from ..nest.result import MappingResult, map_op
 from .product import Product, Spread, spread
 from .traffic import Traffic, traffic
@@ -38,6 +40,9 @@ class MatrixPlan:
         Cycles of each memory's ports.
     energy_j
         Joules by memory and of the ``"mac"``.
+    finer
+        The same with smaller tiles in the innermost scratchpad, at no more cycles and no more energy, if there is one: tiles come in more
+        steps, and results leave sooner. Which of equally good nests the mapper finds says nothing about that.
     """
 
     product: Product
@@ -48,6 +53,7 @@ class MatrixPlan:
     matrix_clk: float
     port_clk: Mapping[str, float]
     energy_j: Mapping[str, float]
+    finer: MatrixPlan | None = None
 
 
 def home(system: NpuSystem) -> str | None:
@@ -116,10 +122,35 @@ def _plan(product: Product, key: _Key, arithmetic: str, resident: frozenset[str]
     if not found:
         raise MappingError(f"{system.name}: {dict(product.dims)}: {refused}") from None
     chosen, result = min(found, key=lambda each: each[1].counts.latency_s)
-    moves = traffic(result.mapping, result.problem, system.memories[-1].name)
-    if resident:
-        moves = moves.without(resident, "dram")
-    return _counted(product, chosen, result, resident, moves)
+    innermost = system.memories[-1].name
+    sunk = _sunk(result, innermost, resident if innermost == where else frozenset())
+    counted = _counted(product, chosen, result, resident, innermost)
+    return counted if sunk is None else replace(counted, finer=_counted(product, chosen, sunk, resident, innermost))
+
+
+def _sunk(result: MappingResult, level: str, pinned: frozenset[str]) -> MappingResult | None:
+    """The nest with the tiles of one memory below loops that they may as well stand above; None where there are no such loops."""
+    base, nodes = result.counts, list(result.mapping.nodes)
+    for at in reversed(range(len(nodes))):
+        keep = nodes[at]
+        if not isinstance(keep, Keep) or keep.level != level or keep.tensor in pinned:
+            continue
+        best = nodes
+        for below in range(at + 1, len(nodes)):
+            passed = nodes[below]
+            if isinstance(passed, Spatial) or (isinstance(passed, Keep) and passed.level != level):
+                break
+            other = [*nodes[:at], *nodes[at + 1 : below + 1], keep, *nodes[below + 1 :]]
+            counts = evaluate(Nest(tuple(other)), result.problem)
+            if counts.latency_s > base.latency_s * (1 + 1e-12) or counts.energy_j > base.energy_j * (1 + 1e-12):
+                break
+            if isinstance(passed, Loop) and passed.factor > 1:
+                best = other
+        nodes = best
+    if tuple(nodes) == result.mapping.nodes:
+        return None
+    nest = Nest(tuple(nodes))
+    return replace(result, mapping=nest, counts=evaluate(nest, result.problem))
 
 
 def _mapped(product: Product, chosen: Spread, hierarchy: Hierarchy, resident: frozenset[str], where: str | None) -> MappingResult:
@@ -139,7 +170,10 @@ def _with_less(hierarchy: Hierarchy, name: str, reserved: float) -> Hierarchy:
     return replace(hierarchy, levels=levels)
 
 
-def _counted(product: Product, chosen: Spread, result: MappingResult, resident: frozenset[str], moves: Traffic) -> MatrixPlan:
+def _counted(product: Product, chosen: Spread, result: MappingResult, resident: frozenset[str], innermost: str) -> MatrixPlan:
+    moves = traffic(result.mapping, result.problem, innermost)
+    if resident:
+        moves = moves.without(resident, "dram")
     instances, cycles = result.counts.instances, {}
     energy = {}
     for memory in result.problem.memories:

@@ -51,6 +51,10 @@ class Product:
         """Multiply-accumulates."""
         return math.prod(extent for _, extent in self.dims)
 
+    def size(self, kind: str) -> int:
+        """Extent of all dimensions of a class."""
+        return math.prod(extent for d, extent in self.dims if d in self.of_class(kind))
+
     def of_class(self, *kinds: str) -> list[str]:
         """Dimensions of the classes."""
         return [d for d, kind in self.classes if kind in kinds]
@@ -149,7 +153,8 @@ def spread(problem: Product, system: NpuSystem, *, padded: bool = True) -> Sprea
     """Dimensions in space: on each axis the factors that leave the fewest steps in time, innermost fanout first.
 
     The rows and columns of an array take the classes of dimensions that its dataflow says (see `presilicon.mapping.systolic`): those of a
-    row-stationary array filter rows, as many channels or filters as there is room for, and output rows. Engines and cores take outputs.
+    row-stationary array filter rows, as many channels or filters as there is room for, and output rows. Engines and cores take outputs;
+    those of systolic arrays split them so that what streams is not shorter than the shifting in of what is held (`_cycles`).
     Loop bounds with a large prime factor are padded (`smooth`) unless not `padded`.
     """
     matrix = system.matrix
@@ -174,7 +179,12 @@ def spread(problem: Product, system: NpuSystem, *, padded: bool = True) -> Sprea
     room = 0
     for fanout, size, dims in axes:
         places = size or room
-        chosen = _core_split(problem, left, dims, system) if fanout == "cores" else _fewest_steps(left, dims, places)
+        if fanout == "cores":
+            chosen = _core_split(problem, left, dims, system)
+        elif fanout == "engines":
+            chosen = _engine_split(problem, left, dims, system)
+        else:
+            chosen = _fewest_steps(left, dims, places)
         room = places // math.prod(chosen.values()) if size else 0
         for d, factor in chosen.items():
             left[d] = -(-left[d] // factor)
@@ -206,6 +216,36 @@ def _fewest_steps(left: Mapping[str, int], dims: Sequence[str], places: int) -> 
     return {d: -factor for d, factor in zip(names, best[2], strict=True)}
 
 
+def _cycles(problem: Product, left: Mapping[str, int], system: NpuSystem) -> tuple[float, float]:
+    """Cycles of an array for what is left in time, and the folds in it.
+
+    An array that holds an operand needs its number of rows in cycles to shift the next fold's in (`NpuSystem.hierarchy`), which passes
+    behind the streaming of this one's if that is as long.
+    """
+    steps = math.prod(left.values())
+    streams = {"ws": "p", "is": "f"}.get(system.matrix.dataflow)
+    if streams is None:
+        return steps, 0
+    length = math.prod(left[d] for d in problem.of_class(streams))
+    folds = steps / length
+    return folds * max(length, system.matrix.rows), folds
+
+
+def _engine_split(problem: Product, left: Mapping[str, int], dims: Sequence[str], system: NpuSystem) -> dict[str, int]:
+    """Parts of the outputs for the arrays of a core: those that take the fewest cycles; of equals those with the fewest folds."""
+    names = [d for d in dims if left.get(d, 1) > 1]
+    best: tuple[tuple[float, float, int], tuple[int, ...]] | None = None
+    for factors in itertools.product(*(_useful(left[d], system.matrix.engines) for d in names)):
+        used = math.prod(factors)
+        if used > system.matrix.engines:
+            continue
+        rest = {**left, **{d: -(-left[d] // factor) for d, factor in zip(names, factors, strict=True)}}
+        key = (*_cycles(problem, rest, system), used)
+        if best is None or key < best[0]:
+            best = key, factors
+    return {} if best is None else dict(zip(names, best[1], strict=True))
+
+
 def _core_split(problem: Product, left: Mapping[str, int], dims: Sequence[str], system: NpuSystem) -> dict[str, int]:
     """Parts of the outputs for the cores: the ones that take the least time, by multiply-accumulates and by the bytes that a core fetches.
 
@@ -216,16 +256,14 @@ def _core_split(problem: Product, left: Mapping[str, int], dims: Sequence[str], 
     kinds = dict(problem.classes)
     tiles = {d: _whole_tiles(problem, d, system) for d in names}
     sizes = [by_name(name).bytes for name in problem.formats]
-    whole = math.prod(left.values())
     rate = system.dma.bytes_per_clk * system.dma.queues
     best: tuple[tuple[float, float, int], tuple[int, ...]] | None = None
     for factors in itertools.product(*(_useful(left[d], min(system.cores, tiles[d])) for d in names)):
         used = math.prod(factors)
         if used > system.cores:
             continue
-        steps = float(whole)
-        for d, factor in zip(names, factors, strict=True):
-            steps = steps / left[d] * -(-left[d] // factor)
+        rest = {**left, **{d: -(-left[d] // factor) for d, factor in zip(names, factors, strict=True)}}
+        steps, _ = _cycles(problem, rest, system)
         fetched = 0.0
         for operand, size in (("pwg", sizes[0]), ("fwg", sizes[1]), ("pfg", sizes[2])):
             elements = math.prod(e for d, e in problem.dims if kinds[d] in operand)

@@ -32,7 +32,7 @@ class Retained:
     last
         By tensor: the last operator that finds it on chip; None: it does not wait there.
     runs
-        By tensor: how often it passes.
+        By operator: how often it runs.
     method
         ``"greedy"`` or ``"ilp"``.
     bound_bytes
@@ -52,12 +52,12 @@ class Retained:
     @property
     def total_bytes(self) -> float:
         """Bytes that would pass the DRAM if nothing waited on chip."""
-        return sum(_moved(self.problem, i, None) * self.runs[i] for i in range(len(self.last)))
+        return sum(moved_by(self.problem, i, None, self.runs) for i in range(len(self.last)))
 
     @property
     def moved_bytes(self) -> float:
         """Bytes of the tensors that pass the DRAM, written and read."""
-        return sum(_moved(self.problem, i, last) * self.runs[i] for i, last in enumerate(self.last))
+        return sum(moved_by(self.problem, i, last, self.runs) for i, last in enumerate(self.last))
 
     @property
     def proven(self) -> bool:
@@ -81,7 +81,8 @@ def retain(problem: Problem, capacity_bytes: float, runs: Sequence[float]) -> Re
     capacity_bytes
         Room for tensors that wait; tiles of the running operator come on top.
     runs
-        By tensor: how often it passes (repeated blocks stand once).
+        By operator: how often it runs (repeated blocks stand once). A tensor is written as often as its maker runs, and read as often as
+        each of its readers does.
 
     Returns
     -------
@@ -92,7 +93,7 @@ def retain(problem: Problem, capacity_bytes: float, runs: Sequence[float]) -> Re
     --------
     >>> from presilicon.mapping.scratchpad import Tensor
     >>> big, small = Tensor("big", 8, 0, (3,)), Tensor("small", 5, 1, (2, 3))
-    >>> found = retain(Problem("p", ("a", "b", "c", "d"), (big, small)), 12, (1, 1))
+    >>> found = retain(Problem("p", ("a", "b", "c", "d"), (big, small)), 12, (1, 1, 1, 1))
     >>> found.last, found.moved_bytes, found.proven
     ((3, None), 15.0, True)
     """
@@ -101,7 +102,7 @@ def retain(problem: Problem, capacity_bytes: float, runs: Sequence[float]) -> Re
 
 @lru_cache(maxsize=256)
 def _retain(problem: Problem, capacity: int, runs: tuple[float, ...]) -> Retained:
-    floor = sum(_moved(problem, i, max(t.consumers, default=None)) * runs[i] for i, t in enumerate(problem.tensors))
+    floor = sum(moved_by(problem, i, max(t.consumers, default=None), runs) for i, t in enumerate(problem.tensors))
     first = Retained(problem, capacity, runs, _greedy(problem, capacity), "greedy", floor)
     first = replace(first, greedy_bytes=first.moved_bytes)
     if first.proven:
@@ -123,11 +124,12 @@ def _retain(problem: Problem, capacity: int, runs: tuple[float, ...]) -> Retaine
     return replace(first, bound_bytes=bound)
 
 
-def _moved(problem: Problem, index: int, last: int | None) -> float:
-    """Bytes of one tensor that pass the DRAM if it waits until an operator."""
+def moved_by(problem: Problem, index: int, last: int | None, runs: Sequence[float]) -> float:
+    """Bytes of one tensor that pass the DRAM if it waits until an operator; see `retain`."""
     tensor = problem.tensors[index]
     late = [c for c in tensor.consumers if last is None or c > last]
-    return tensor.size_bytes * (len(late) + (tensor.output or bool(late)))
+    writes = runs[tensor.producer or 0] if tensor.output or late else 0.0
+    return tensor.size_bytes * (sum(runs[c] for c in late) + writes)
 
 
 def _greedy(problem: Problem, capacity: int) -> tuple[int | None, ...]:
@@ -150,11 +152,11 @@ def _solve(problem: Problem, room: int, runs: Sequence[float]) -> tuple[tuple[in
     unit = float(max(t.size_bytes for t in problem.tensors))
     choices: list[dict[int, int]] = []
     all_moved = 0.0
-    for i, (tensor, run) in enumerate(zip(problem.tensors, runs, strict=True)):
-        none = _moved(problem, i, None)
-        all_moved += none * run
+    for i, tensor in enumerate(problem.tensors):
+        none = moved_by(problem, i, None, runs)
+        all_moved += none
         fits = tensor.size_bytes <= room
-        mine = {c: program.variable((_moved(problem, i, c) - none) * run / unit) for c in sorted(tensor.consumers) if fits}
+        mine = {c: program.variable((moved_by(problem, i, c, runs) - none) / unit) for c in sorted(tensor.consumers) if fits}
         if len(mine) > 1:
             program.row([(v, 1.0) for v in mine.values()], high=1.0)
         choices.append(mine)

@@ -129,7 +129,7 @@ def _results(c: Compiled, seconds: float, system: NpuSystem) -> list[OpResult]:
         own = {name: min(joules, energy.get(name, 0.0)) for name, joules in own.items()}
         for name, joules in own.items():
             energy[name] -= joules
-        what = "folded into the weights of" if op.name in c.group.folded else "fused into"
+        what = "fused into" if op.name not in c.group.folded else "folded into" if op.kind == "copy" else "folded into the weights of"
         estimate = Estimate(0.0, 0.0, 0.0, own, {}, {}, op.flops, system.clock_hz, "fused")
         found.append(OpResult(op, estimate, "npu.fused", c.arithmetic, 0, system.name, f"{what} {lead.name}"))
     energy["static"] = system.static_w * seconds
@@ -152,8 +152,8 @@ def _moved(c: Compiled, system: NpuSystem) -> dict[str, float]:
 
 
 def _reason(c: Compiled) -> str:
-    plans = [p for p in c.plans if p.resident]
-    return "; ".join(f"{', '.join(sorted(p.resident))} on chip" for p in plans)
+    plans = [f"{', '.join(sorted(p.resident))} on chip" for p in c.plans if p.resident]
+    return "; ".join([*([c.how] if c.how else []), *plans])
 
 
 def _gap(compiled: Sequence[Compiled], total_s: float, system: NpuSystem) -> str:
@@ -191,11 +191,13 @@ def _notes(graph: OpGraph, compiled: Sequence[Compiled], scheduled: Schedule, sy
     fused = sum(len(c.group.ops) - 1 for c in compiled)
     if fused:
         groups = sum(len(c.group.ops) > 1 for c in compiled)
-        notes.append(f"{fused} ops fused into {groups} groups, {folded} of them batch normalisations folded away")
+        notes.append(f"{fused} ops fused into {groups} groups, {folded} of them batch normalisations and paddings folded away")
     kept = scheduled.retained
     if kept is not None:
         proof = "proven least" if kept.proven else f"at least {format_si(kept.bound_bytes, 'B')}"
         better = "" if kept.moved_bytes == kept.greedy_bytes else f"; first come, first kept: {format_si(kept.greedy_bytes, 'B')}"
+        if scheduled.program_bytes is not None:
+            better = f"; in the program's order: {format_si(scheduled.program_bytes, 'B')}{better}"
         between, moved = format_si(kept.total_bytes, "B"), format_si(kept.moved_bytes, "B")
         notes.append(f"of {between} between ops {moved} pass the DRAM, the rest waits on chip ({proof} for the room there is{better})")
     return tuple(notes)

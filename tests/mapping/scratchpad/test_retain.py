@@ -14,12 +14,12 @@ from presilicon.mapping.scratchpad.retain import Retained, retain
 
 def random_problem(seed: int, ops: int = 7) -> tuple[Problem, tuple[float, ...]]:
     rng = np.random.default_rng(seed)
-    tensors, runs = [], []
+    tensors = []
     for op in range(ops - 1):
         readers = sorted({int(r) for r in rng.integers(op + 1, ops, size=int(rng.integers(1, 4)))})
         tensors.append(Tensor(f"t{op}", int(rng.integers(1, 12)), op, tuple(readers), bool(rng.random() < 0.2)))
-        runs.append(float(rng.integers(1, 4)))
-    return Problem(f"random {seed}", tuple(f"op{i}" for i in range(ops)), tuple(tensors)), tuple(runs)
+    runs = tuple(float(r) for r in rng.integers(1, 4, size=ops))
+    return Problem(f"random {seed}", tuple(f"op{i}" for i in range(ops)), tuple(tensors)), runs
 
 
 def room(found: Retained) -> int:
@@ -57,8 +57,16 @@ def _args(seed: int) -> tuple[Problem, float, tuple[float, ...]]:
 
 def test_what_is_an_output_is_written_and_what_does_not_fit_streams() -> None:
     tensors = (Tensor("out", 4, 0, (1, 2), True), Tensor("huge", 100, 1, (2,)))
-    found = retain(Problem("p", ("a", "b", "c"), tensors), 10, (1, 2))
+    found = retain(Problem("p", ("a", "b", "c"), tensors), 10, (1, 2, 3))
     assert found.last == (2, None)
-    assert found.moved_bytes == 4 + 2 * 200
+    assert found.moved_bytes == 4 + 100 * 2 + 100 * 3, "written as often as its maker runs, read as often as its reader does"
     assert found.proven
-    assert retain(found.problem, 10, (1, 2)) is found, "solved once"
+    assert retain(found.problem, 10, (1, 2, 3)) is found, "solved once"
+
+
+def test_what_a_repeated_block_reads_each_time_is_kept_first() -> None:
+    """The reader of `often` runs five times, that of `once` once; there is room for one."""
+    tensors = (Tensor("once", 8, 0, (2,)), Tensor("often", 8, 1, (3,)))
+    found = retain(Problem("p", ("a", "b", "c", "d"), tensors), 8, (1, 1, 1, 5))
+    assert found.last == (None, 3)
+    assert found.moved_bytes == 16

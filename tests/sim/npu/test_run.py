@@ -87,6 +87,8 @@ def test_bytes_that_pass_the_ports_are_those_of_the_loop_nest(name: str, residua
         if op.kind not in ("conv", "matmul"):
             continue
         (compiled,) = compile_graph(OpGraph("alone", [op]), system)
+        if compiled.family == "npu.vector":  # faster there, and no loop nest
+            continue
         (segment,), (plan,) = compiled.segments, compiled.plans
         if plan.product.formats[2] == "fp32":  # cut sums, which the vector engines add
             continue
