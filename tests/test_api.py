@@ -196,6 +196,11 @@ def test_predict_traces_changes_and_simulates() -> None:
             ps.predict(llama_decode, "h100-sxm", **options)  # type: ignore[arg-type]
 
 
+def test_a_batch_of_none_is_no_default() -> None:
+    with pytest.raises(PresiliconError, match="batch must be a positive whole number, not 0"):
+        ps.predict("gpt2", "l4", phase="decode", batch=0, fidelity="analytic")
+
+
 def test_predict_takes_requests_of_different_lengths() -> None:
     from presilicon.predicting import drawn
 

@@ -87,6 +87,40 @@ def test_of_an_autotuned_kernel_the_fastest_config_is_taken(kernels: ModuleType)
     assert "BLOCK" in chosen.info.config
 
 
+def test_configs_that_cannot_run_are_left_out_and_named_as_an_autotuner_does(kernels: ModuleType) -> None:
+    import triton
+
+    def tuned(*threads: int) -> Any:
+        configs = [triton.Config({"BLOCK": 1024}, num_warps=warps) for warps in threads]
+        return triton.autotune(configs, key=["n"])(kernels.add)
+
+    report = ps.predict_kernel(tuned(64, 4, 2), (N // 1024,), vectors(kernels), "l4")
+    assert "num_warps: 64" not in report.info.config
+    (left_out,) = report.info.left_out
+    assert left_out.startswith("BLOCK: 1024, num_warps: 64")
+    assert "2048 threads a CTA, 1024 are the most" in left_out
+    assert "left out    BLOCK: 1024, num_warps: 64" in report.summary()
+    assert type(report).from_document(report.document()) == report
+    with pytest.raises(KernelError, match=r"none of 2 autotune configs can run on l4; the first: .*2048 threads"):
+        ps.predict_kernel(tuned(64, 128), (N // 1024,), vectors(kernels), "l4")
+
+
+def test_assumptions_of_one_line_and_cause_are_one_line_that_says_what_decides_them() -> None:
+    from presilicon.kernel_tables import joined_assumptions
+
+    made = joined_assumptions([
+        "k.py:9: branch depends on what LDG.E at 0x120 (line 8) reads: not taken (1 times)",
+        "k.py:9: loop depends on what LDG.E at 0x120 (line 8) reads: 1 trip (1 times)",
+        "k.py:9: branch depends on what LDG.E at 0x130 (line 8) reads: not taken (3 times)",
+        "k.py:9: branch depends on what LDG.E at 0x130 (line 7) reads: not taken (1 times)",
+    ])
+    assert made == [
+        "k.py:9: branch depends on what LDG.E (line 8) reads: not taken (4 times)",
+        "k.py:9: loop depends on what LDG.E at 0x120 (line 8) reads: 1 trip (1 times)",
+        "k.py:9: branch depends on what LDG.E at 0x130 (line 7) reads: not taken (1 times)",
+    ]
+
+
 def test_tuning(kernels: ModuleType) -> None:
     grid = lambda meta: (-(-N // meta["BLOCK"]),)  # noqa: E731
     args = (kernels.floats(N), kernels.floats(N), N)
@@ -98,7 +132,11 @@ def test_tuning(kernels: ModuleType) -> None:
     assert seen[-1] == (4, 4)
     assert result.best in result.worth_measuring
     assert all(row.time_s > 1.14 * result.rows[0].time_s for row in result.rows if not row.worth_measuring)
-    assert "worth measuring" in result.summary()
+    text = result.summary()
+    assert "worth measuring" in text
+    assert "all have" not in text
+    one = ps.tune(kernels.tuned, grid, args, "BLOCK=1024 num_warps=1,4", "l4").summary()
+    assert one.splitlines()[0].rstrip().endswith("2 of 2 configs can launch; all have BLOCK=1024"), "a column for what differs only"
     assert ps.tune(kernels.tuned, grid, args, None, "l4").to_frame().shape[0] == 2, "the kernel's own configs"
 
 
@@ -130,6 +168,12 @@ def test_intervals_come_from_a_calibration_where_there_is_one(kernels: ModuleTyp
 def test_bad_calls(kernels: ModuleType) -> None:
     with pytest.raises(KernelError, match="a grid is needed"):
         ps.predict_kernel(kernels.add)
+    with pytest.raises(KernelError, match="one launch at a time"):
+        ps.predict_kernel([kernels.add], (1,))
+    with pytest.raises(KernelError, match="args are the launch's positional arguments in a tuple or list, not None"):
+        ps.predict_kernel(kernels.add, (1,), None)
+    with pytest.raises(KernelError, match="config=3: the kernel is not autotuned"):
+        ps.predict_kernel(kernels.add, (1,), vectors(kernels), BLOCK=64, config=3)
     with pytest.raises(UnknownNameError, match="unknown fidelity 'tiles'; did you mean 'tile'"):
         ps.predict_kernel(kernels.add, (1,), vectors(kernels), fidelity="tiles", BLOCK=64)
     with pytest.raises(KernelError, match=r"not a @triton\.jit function"):

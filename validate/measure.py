@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 LOST, HUNG = 74, 75
 DEFAULT_BUDGET_S: Final = 500.0
 DEFAULT_POINT_S: Final = 120.0
+#: The compute capability that `list_suites` counts points for (some suites need Hopper).
+_LISTED_CAPABILITY: Final = 90
 
 
 def select(names: str) -> list[Suite]:
@@ -263,17 +265,42 @@ class _Progress:
             sys.stderr.flush()
 
 
-def list_suites() -> str:
-    """Names, numbers of points and summaries."""
-    select("all")  # says what is missing, if anything is
-    from .kernels import groups
-    from .kernels.loop import plan
+def list_suites(names: str = "all", most_shapes: int | None = None) -> str:
+    """The plan of a run: suites with their points and summaries by group, and what they take together.
 
-    lines = []
-    for group, names in groups().items():
-        lines.append(f"{group}:")
-        for suite in select(",".join(names)):
-            lines.append(f"  {suite.name:24} {len(plan([suite], 90)[0]):5} points  {suite.summary}")
+    Parameters
+    ----------
+    names
+        As `select` takes them; "all" lists every suite, also those that it leaves out.
+    most_shapes
+        At most so many shapes of a suite.
+
+    Raises
+    ------
+    MeasureError
+        As `select` does.
+    """
+    chosen = {suite.name for suite in select(names)}  # says what is missing, if anything is
+    from .kernels import groups
+    from .kernels.loop import plan, timers_of
+    from .kernels.machine import seconds_meant
+
+    lines, points, timings, seconds = [], 0, 0, 0.0
+    for group, members in groups().items():
+        shown = [suite for suite in select(",".join(members)) if names == "all" or suite.name in chosen]
+        if shown:
+            lines.append(f"{group}:")
+        for suite in shown:
+            mine = plan([suite], _LISTED_CAPABILITY, most_shapes=most_shapes)[0]
+            lines.append(f"  {suite.name:24} {len(mine):5} points  {suite.summary}")
+            if suite.name in chosen:
+                timers = [timer for point in mine for timer in timers_of(suite, point)]
+                points, timings = points + len(mine), timings + len(timers)
+                seconds += sum(map(seconds_meant, timers))
+    lines.append(
+        f"{names}: {len(chosen)} suites, {points} points, {timings} rows on a GPU of compute capability {_LISTED_CAPABILITY / 10}; about "
+        f"{seconds:.0f} s of timing, and inputs, references and compilation besides"
+    )
     return "\n".join(lines) + "\n"
 
 
@@ -295,7 +322,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--check", action="store_true", help="without a GPU: tiny sizes in Triton's interpreter, outputs checked, times meaningless"
     )
     parser.add_argument("--quiet", action="store_true", help="no progress")
-    parser.add_argument("--list", action="store_true", help="list the suites")
+    parser.add_argument("--list", action="store_true", help="list suites, points and the time that they take; measure nothing")
     for hidden in ("--child", "--compile"):
         parser.add_argument(hidden, action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--deadline", type=float, help=argparse.SUPPRESS)
@@ -309,7 +336,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             serve()
             return 0
         if options.list:
-            sys.stdout.write(list_suites())
+            sys.stdout.write(list_suites(options.suite, options.shapes))
             return 0
         if options.child:
             return _measure_here(options)

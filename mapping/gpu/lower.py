@@ -173,6 +173,8 @@ def _attention(op: Op, available: Mapping[str, Any]) -> Kernel:
         "window": a.get("window", 0) or 0,
         "v_head_dim": a.get("v_head_dim", d["e"]),
     }
+    if a.get("backward"):  # five products of the forward's sizes for its two: timed as so many more sequences of the forward kernel
+        sizes["batch"] *= op.body["mac"] / (1.0 + sizes["v_head_dim"] / d["e"])
     options: dict[str, Any] = {"arithmetic": arithmetic_of(q.number_format.arithmetic, available), "kv_bits": k.number_format.bits}
     if "kv_lengths" in a:  # requests of different lengths
         options["kv_lengths"] = tuple(a["kv_lengths"])

@@ -123,13 +123,13 @@ def measure(
     seed: Annotated[int, typer.Option(help="Of the random inputs.")] = 0,
     check: Annotated[bool, typer.Option("--check", help="Without a GPU: tiny sizes in Triton's interpreter, outputs checked.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
-    list_: Annotated[bool, typer.Option("--list", help="List the suites.")] = False,
+    list_: Annotated[bool, typer.Option("--list", help="List the suites, their points and time.")] = False,
 ) -> None:
     """Measure kernels, microbenchmarks and torch's operators on the GPU of this machine."""
     from .validate import measure as harness
 
     if list_:
-        sys.stdout.write(harness.list_suites())
+        sys.stdout.write(harness.list_suites(suite, shapes))
         return
     status = harness.measure(
         suite, out, budget_s=budget, jobs=jobs, check=check, point_s=point_limit, shapes=shapes, seed=seed, quiet=quiet

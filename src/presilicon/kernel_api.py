@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from . import kernel_memo
-from .errors import KernelError, SpecError, UnknownNameError
+from .errors import KernelError, SpecError, UnknownNameError, shown
 from .files import write_atomically
 from .units import format_si
 
@@ -53,6 +53,8 @@ class KernelInfo:
         Where the interval comes from, in words.
     config
         The autotune config that was taken, "" where there is no choice.
+    left_out
+        Autotune configs that cannot run on this system, each with the reason, as Triton's autotuner passes over them.
     """
 
     name: str
@@ -68,6 +70,7 @@ class KernelInfo:
     num_stages: int
     interval: str
     config: str = ""
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,7 @@ class KernelReport:
         run["spans"] = tuple(Span(**span) for span in run["spans"])
         for name in ("assumptions", "issued_by_instruction", "stalls_by_instruction"):
             run[name] = tuple(run[name])
-        info["grid"] = tuple(info["grid"])
+        info["grid"], info["left_out"] = tuple(info["grid"]), tuple(info.get("left_out", ()))
         return cls(KernelRun(**run), KernelInfo(**info))
 
     def to_frame(self) -> pd.DataFrame:
@@ -197,6 +200,7 @@ def predict_kernel(
         ``"tile"``, or ``"cycle"``: the machine code issued warp by warp.
     config
         For an autotuned kernel: a `triton.Config`, its number, or ``"first"``; by default all are predicted and the fastest is taken.
+        Configs that cannot run on this system are left out and named in the report (`KernelInfo.left_out`).
     record
         Keep one SM's timeline for `KernelReport.to_perfetto`.
 
@@ -220,17 +224,22 @@ def predict_kernel(
         if grid is not None or args or meta:
             raise KernelError("a recorded launch has its own grid and arguments; give it alone: predict_kernel(launch, system=...)")
         kernel, grid, args, meta = kernel.kernel, kernel.grid, kernel.args, dict(kernel.meta)
+    elif isinstance(kernel, list | tuple):
+        raise KernelError("one launch at a time: [predict_kernel(launch, system=...) for launch in launches]")
     elif grid is None:
         raise KernelError("a grid is needed: predict_kernel(kernel, grid, args, system, ...)")
+    elif not isinstance(args, list | tuple):
+        raise KernelError(f"args are the launch's positional arguments in a tuple or list, not {shown(args)}")
     gpu = gpu_of(system)
     if fidelity not in FIDELITIES:
         raise UnknownNameError("fidelity", fidelity, FIDELITIES)
     from .mapping.triton import bind_launch, configs_of
 
-    if config is None and len(configs := configs_of(kernel, args, meta)) > 1:
-        reports = [_predict(bind_launch(kernel, grid, args, meta, target=gpu.generation, config=each), gpu, fidelity, record, str(each))
-                   for each in configs]
-        return min(reports, key=lambda report: report.time_s)
+    configs = configs_of(kernel, args, meta)
+    if config is not None and not configs:
+        raise KernelError(f"config={config}: the kernel is not autotuned; name its constexprs and options (num_warps, ...) themselves")
+    if config is None and len(configs) > 1:
+        return _fastest(kernel, grid, args, meta, configs, gpu, fidelity, record)
     return _predict(bind_launch(kernel, grid, args, meta, target=gpu.generation, config=config), gpu, fidelity, record)
 
 
@@ -270,6 +279,25 @@ def gpu_of(system: System | str | Path) -> System:
         known = ", ".join(f"sm_{target}" for target in TARGETS)
         raise SpecError(f"{found.name}: generation {found.generation!r} is none that Triton kernels are compiled for ({known})") from None
     return found
+
+
+def _fastest(kernel: Any, grid: Any, args: Sequence[Any], meta: Mapping[str, Any], configs: Sequence[Any], gpu: System, fidelity: str,
+             record: bool) -> KernelReport:
+    """The fastest of the configs that can run, which names the others."""
+    from .mapping.triton import bind_launch
+
+    reports, left_out, first = [], [], None
+    for config in configs:
+        try:
+            launch = bind_launch(kernel, grid, args, meta, target=gpu.generation, config=config)
+            reports.append(_predict(launch, gpu, fidelity, record, str(config)))
+        except KernelError as error:
+            first = first or error
+            left_out.append(f"{config}: {' '.join(str(error).split())}")
+    if not reports:
+        raise KernelError(f"none of {len(configs)} autotune configs can run on {gpu.name}; the first: {first}") from first
+    best = min(reports, key=lambda report: report.time_s)
+    return replace(best, info=replace(best.info, left_out=tuple(left_out)))
 
 
 def _predict(launch: Launch, system: System, fidelity: str, record: bool, config: str = "") -> KernelReport:

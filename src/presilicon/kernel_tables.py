@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _SHOWN_ASSUMPTIONS = 12
+_SHOWN_LEFT_OUT = 4
+_TIMES = re.compile(r" \((\d+) times\)$")
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
 
 def head_lines(document: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -45,9 +49,36 @@ def head_lines(document: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
     if info["config"]:
         lines.insert(1, ("config", info["config"]))
-    said = run["assumptions"]
-    shown = [*said[:_SHOWN_ASSUMPTIONS], *([f"and {len(said) - _SHOWN_ASSUMPTIONS} more"] if len(said) > _SHOWN_ASSUMPTIONS else [])]
+        for number, text in enumerate(_first(info.get("left_out", ()), _SHOWN_LEFT_OUT)):
+            lines.insert(2 + number, ("" if number else "left out", text))
+    shown = _first(joined_assumptions(run["assumptions"]), _SHOWN_ASSUMPTIONS)
+    if any(" depends on what " in text for text in shown):
+        shown.append("a CPU tensor with its values in place of the meta tensor that is read there decides what depends on it")
     return lines + [("assumed" if i == 0 else "", text) for i, text in enumerate(shown)]
+
+
+def _first(texts: Sequence[str], most: int) -> list[str]:
+    """The first of the texts, and how many more there are."""
+    return [*texts[:most], *([f"and {len(texts) - most} more"] if len(texts) > most else [])]
+
+
+def joined_assumptions(texts: Sequence[str]) -> list[str]:
+    """Assumptions with those joined that differ in nothing but the instruction: one source line, one cause's line, one choice.
+
+    Examples
+    --------
+    >>> joined_assumptions(["a.py:3: branch depends on what LDG at 0x10 (line 2) reads: not taken (1 times)",
+    ...                     "a.py:3: branch depends on what LDG at 0x20 (line 2) reads: not taken (4 times)"])
+    ['a.py:3: branch depends on what LDG (line 2) reads: not taken (5 times)']
+    """
+    members: dict[str, list[str]] = {}
+    for text in texts:
+        members.setdefault(_ADDRESS.sub("", _TIMES.sub("", text)), []).append(text)
+    made = []
+    for key, same in members.items():
+        counts = [int(found[1]) for found in map(_TIMES.search, same) if found]
+        made.append(same[0] if len(same) == 1 else f"{key} ({sum(counts)} times)" if counts else key)
+    return made
 
 
 def print_kernel(document: Mapping[str, Any], console: Console, top: int = 10) -> None:

@@ -113,7 +113,9 @@ class TuneResult:
 
         runs = [row for row in self.rows if not row.problem]
         close, failed = [row for row in runs if row.worth_measuring], [row for row in self.rows if row.problem]
-        names = list(dict.fromkeys(name for row in self.rows for name in row.config))
+        every = list(dict.fromkeys(name for row in self.rows for name in row.config))
+        names = [name for name in every if len({repr(row.config.get(name, "")) for row in self.rows}) > 1]
+        same = text_of({name: self.rows[0].config[name] for name in every if name not in names})
         if runs:
             best = runs[0].time_s
             rows = [
@@ -122,10 +124,11 @@ class TuneResult:
                  row.stack_bytes or "-", f"{row.shared_bytes:,d}", row.limiter, "yes" if row.worth_measuring else "")
                 for i, row in enumerate(runs[: self.top])
             ]
-            columns = [("rank", "right"), *((name, "right") for name in names), ("time", "right"), ("to best", "right"),
+            columns = [("rank", "right"), *((_folded(name), "right") for name in names), ("time", "right"), ("to best", "right"),
                        ("interval", "right"), ("occup.", "right"), ("regs", "right"), ("spilled", "right"), ("smem B", "right"),
                        ("limited by", "left"), ("measure", "left")]
             title = f"{self.kernel} on {self.system}, {self.fidelity}: {len(runs)} of {len(self.rows)} configs can launch"
+            title += f"; all have {same}" if same else ""
             console.print(make_table(title, columns, rows))
         console.print(f"worth measuring: {len(close)} of {len(runs)}", highlight=False, markup=False)
         for row in close[self.top:]:
@@ -136,6 +139,12 @@ class TuneResult:
 
     def _repr_html_(self) -> str:
         return f"<p>{html.escape(self.rule)}</p>" + self.to_frame().head(max(self.top, 10)).to_html(index=False, escape=True)
+
+
+def _folded(name: str) -> str:
+    """A long name in two lines, parted at the underscore nearest to its middle."""
+    parts = [(abs(len(name) - 2 * at), at) for at, letter in enumerate(name) if letter == "_" and len(name) > 6]
+    return f"{name[:min(parts)[1]]}\n{name[min(parts)[1]:]}" if parts else name
 
 
 def text_of(config: Mapping[str, Any]) -> str:

@@ -100,7 +100,7 @@ def predict(
         return reformat(_graph(model, {"batch": sequences, "strict": strict, **chosen}), quant, sparsity)
 
     if requests is None:
-        graph = trace(batch or 1, None)
+        graph = trace(1 if batch is None else batch, None)
         return simulate(split(graph, microbatches), device, fidelity=fidelity, runtime=runtime, strict=strict, place=place)
     if options.get("phase") != "decode":
         raise PresiliconError("requests are decoded together: give phase='decode'")

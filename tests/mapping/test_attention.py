@@ -266,3 +266,21 @@ def test_error_on_measured_rows(system: str, table: str, bar: float) -> None:
         predicted[index] = times.time_s
     error = np.abs(predicted / frame["latency_s"].to_numpy() - 1)
     assert error.mean() < bar
+
+
+@pytest.mark.parametrize("name", ["rtx-3090", "a100-sxm-80gb"])
+def test_the_backward_pass_takes_the_time_of_its_five_products(name: str) -> None:
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    from presilicon.sim.run import simulate
+    from presilicon.workloads.models import trace_model
+
+    system = load(name)
+    results = simulate(trace_model("gpt2", phase="train", batch=4, seq=1024), system).results
+    attention = [r for r in results if r.op.kind == "attention"]
+    backward = [r for r in attention if r.op.attributes.get("backward")]
+    forward = [r for r in attention if not r.op.attributes.get("backward")]
+    for r in (*forward, *backward):
+        assert r.estimate.time_s > r.op.flops / system.peaks_flops_per_s[r.arithmetic], "no faster than the tensor cores"
+    ratio = max(r.estimate.time_s for r in backward) / max(r.estimate.time_s for r in forward)
+    assert 1.8 < ratio < 3.0, "dQ, dK, dV, dP and the scores again, for the forward's two products"

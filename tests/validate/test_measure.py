@@ -403,6 +403,22 @@ def test_selection_takes_names_groups_and_prefixes() -> None:
     assert everything | {"gemm_tutorial"} == set(all_suites())
 
 
+def test_the_list_is_the_plan_of_the_options(capsys: pytest.CaptureFixture[str]) -> None:
+    assert module.main(["--list", "--suite", "softmax,load", "--shapes", "1"]) == 0
+    *lines, total = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["memory:", "softmax", "torch:", "load"]
+    suites = module.select("softmax,load")
+    points = [plan([suite], 90, most_shapes=1)[0] for suite in suites]
+    assert [int(line.split()[1]) for line in lines if "points" in line] == [len(mine) for mine in points]
+    rows = sum(len(suite.timers) * len(mine) for suite, mine in zip(suites, points, strict=True))
+    assert total.startswith(f"softmax,load: 2 suites, {len(points[0]) + len(points[1])} points, {rows} rows ")
+    assert module.main(["--list"]) == 0
+    everything = capsys.readouterr().out
+    assert "gemm_tutorial" in everything, "listed, though not a part of all"
+    assert everything.splitlines()[-1].startswith(f"all: {len(module.select('all'))} suites, ")
+    assert module.main(["--list", "--suite", "gemmz"]) == 2
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_it_says_so(tmp_path: Path) -> None:
     run = subprocess.run(
@@ -414,6 +430,7 @@ def test_without_a_gpu_it_says_so(tmp_path: Path) -> None:
     )
     assert run.returncode == 2
     assert "no CUDA GPU here" in run.stderr
+    assert "--list" in run.stderr
     assert "Traceback" not in run.stderr
     assert not list(tmp_path.iterdir())
 

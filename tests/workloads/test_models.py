@@ -14,6 +14,7 @@ pytest.importorskip("transformers")
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from presilicon.errors import TraceError
 from presilicon.workloads import OpGraph
 from presilicon.workloads.fold import fold
 from presilicon.workloads.trace import huggingface, pretrained
@@ -160,6 +161,14 @@ def test_fused_scans_stand_for_the_torch_code(phase: str) -> None:
     assert sum(op.bytes_read for op in fused) < sum(op.bytes_read for op in plain)
     assert fused.flops == pytest.approx(plain.flops, rel=0.35)
     assert fused.memory.kv_cache_bytes == plain.memory.kv_cache_bytes
+
+
+def test_fused_scans_without_a_backward_pass_say_so() -> None:
+    with pytest.raises(TraceError, match=r"mamba-2\.8b: the fused kernel mamba1_scan has no backward pass here; give phase='prefill'"):
+        pretrained.trace_config(
+            "mamba-2.8b", config("mamba-2.8b"), phase="train", batch=1, seq=16, context=None, dtype="bf16", strict=False, folded=False,
+            attention="sdpa", scans="torch", front_end="auto",
+        )
 
 
 def test_names_are_unique_and_readable_and_say_where() -> None:

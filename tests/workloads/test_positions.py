@@ -24,3 +24,8 @@ def test_the_new_token_of_a_decode_step_has_a_position():
 def test_too_many_positions_are_named():
     with pytest.raises(TraceError, match=r"bert-base: 513 positions, but the configuration allows 512; give a shorter seq"):
         trace_model("bert-base", seq=513)
+
+
+def test_a_model_without_a_decode_step_is_not_told_to_shorten_the_context():
+    with pytest.raises(TraceError, match=r"^bert-base: BertForMaskedLM does not decode token by token; use phase='prefill'$"):
+        trace_model("bert-base", phase="decode", context=2048)

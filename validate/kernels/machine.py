@@ -34,6 +34,11 @@ METHOD: Final = {
 }
 
 
+def seconds_meant(timer: str) -> float:
+    """GPU seconds that the samples of one timer are meant to take together; a slow call takes longer, at least `RUNS[0]` times its own."""
+    return {"sustained": _SUSTAINED_S, "eager": RUNS[0] * _GRAPH_S}.get(timer, _POINT_S)
+
+
 @dataclass(frozen=True)
 class Health:
     """What the GPU says of itself; None where it does not."""
@@ -173,7 +178,8 @@ class CudaMachine:
 
         if not torch.cuda.is_available():
             raise MeasureError(
-                "no CUDA GPU here (torch.cuda.is_available() is false); --check runs tiny sizes in Triton's interpreter instead"
+                "no CUDA GPU here (torch.cuda.is_available() is false); --check runs tiny sizes in Triton's interpreter instead, "
+                "--list says what would be measured"
             )
         self.torch = torch
         torch.backends.cuda.matmul.allow_tf32 = False

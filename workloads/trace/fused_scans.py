@@ -15,6 +15,8 @@ from unittest import mock
 import torch
 from torch import Tensor
 
+from ...errors import TraceError
+
 
 def _operator(name: str, mutates: tuple[str, ...] = ()) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Define an operator by the shapes of its outputs."""
@@ -23,9 +25,14 @@ def _operator(name: str, mutates: tuple[str, ...] = ()) -> Callable[[Callable[..
         def no_arithmetic(*args: Any, **kwargs: Any) -> Any:
             raise NotImplementedError(f"presilicon::{name} has a shape but no arithmetic")
 
+        def no_backward(ctx: Any, *gradients: Any) -> Any:
+            raise TraceError(f"the fused kernel {name} has no backward pass here; give phase='prefill' or 'decode'")
+
         schema = torch.library.infer_schema(shapes, mutates_args=mutates)
         made = torch.library.custom_op(f"presilicon::{name}", no_arithmetic, mutates_args=mutates, schema=schema)
         made.register_fake(shapes)
+        if not mutates:  # a step of decoding, which torch allows no gradient
+            made.register_autograd(no_backward)
         return made
 
     return define

@@ -30,6 +30,10 @@ DEFAULT_SEQ: Final = 2048
 DEFAULT_CONTEXT: Final = 4096
 
 
+class _NoDecodingError(TraceError):
+    """The model has no decode step, however long its context."""
+
+
 def trace_config(
     name: str,
     data: Mapping[str, Any],
@@ -84,6 +88,8 @@ def trace_config(
                 else _decode(model, name, batch, seq, context, number, meta)
             )
             graph = finish(step, name, meta=meta, strict=strict, folded=folded, front_end=front_end, tokens=tokens)
+        except _NoDecodingError:
+            raise
         except TraceError as error:
             if beyond:
                 raise TraceError(f"{name}: {beyond}; give a shorter seq or context ({error})") from error
@@ -125,11 +131,11 @@ def _decode(
     if hf.is_encoder_decoder(model):
         kwargs["decoder_input_ids"] = torch.zeros(batch, context, dtype=torch.long, device="meta")
     if not hf.accepts(model, "use_cache") or not ({"input_ids", "decoder_input_ids"} & set(kwargs)):
-        raise TraceError(f"{name}: {type(model).__name__} does not decode token by token; use phase='prefill'")
+        raise _NoDecodingError(f"{name}: {type(model).__name__} does not decode token by token; use phase='prefill'")
     try:
         argument, cache, output = caches.filled(model, kwargs)
     except LookupError as error:
-        raise TraceError(
+        raise _NoDecodingError(
             f"{name}: {type(model).__name__} does not decode token by token: {error}; use phase='prefill'"
         ) from None
     except Exception as error:

@@ -101,8 +101,8 @@ def train_graph(
     model.train()
     try:
         program, gradients = record(model, args, kwargs)
-    except TraceError:
-        raise
+    except TraceError as error:
+        raise TraceError(f"{name}: {error}" if name not in str(error) else str(error)) from error
     except Exception as error:
         raise TraceError(f"{name}: the training step cannot be traced on meta tensors: {describe(error)}") from error
     finally:
