@@ -29,8 +29,7 @@ def least_over(shapes: Lattice, values: Floats, direction: Direction) -> Floats:
     values
         Shape (size,) or (size, k).
     """
-    # Axis i of the lattice adds axes[i].stride to an index, so that the first axis is the fastest.
-    grid = values.reshape((*(axis.most + 1 for axis in reversed(shapes.axes)), *values.shape[1:]))
+    grid = shapes.grid(values)
     for dimension in range(len(shapes.axes)):
         if direction == "inwards":
             grid = np.minimum.accumulate(grid, axis=dimension)
@@ -56,7 +55,7 @@ class Bounds:
                 assert slide.price is not None
                 np.minimum(found, np.where((usable & slide.valid)[:, None], slide.price[:, :columns], np.inf), out=found)
             return least_over(self.shapes, found, direction)
-        moved = self._moved(level, i, direction)
+        moved = self.moved_least(level, i, direction)
         with np.errstate(invalid="ignore"):
             found = moved[:, None] * group.cost.edge[edge][:columns]
         found[~np.isfinite(moved)] = np.inf
@@ -65,7 +64,8 @@ class Bounds:
             found += (moved <= limit * (1 + 1e-12))[:, None] * saved[:columns]
         return found
 
-    def _moved(self, level: Level, i: int, direction: Direction) -> Floats:
+    def moved_least(self, level: Level, i: int, direction: Direction) -> Floats:
+        """Fewest elements that the fetches of a level's tensor `i` move from each shape on; shape (size,)."""
         key = *level.edges[i], direction
         if key not in self.moved:
             usable = level.allowed[i] & (level.bytes_held[i] <= level.capacity)

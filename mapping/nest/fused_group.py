@@ -22,15 +22,14 @@ from numpy.typing import NDArray
 from .cascade import Cascade
 from .cost import ports
 from .fused import FusedNest, Held, inner_tensors, shared_dims, stored_bytes
-from .fused_join import Floats, Gate, Index, Pair, embedding, front_of, match, match_all, on_shared
+from .fused_join import Floats, Gate, Pair, embedding, front_of, match, match_all, on_shared
 from .fused_side import Side
 from .incumbent import TOLERANCE
 from .lattice import Lattice, lattice
 from .nest import Keep, Loop
 from .problem import Problem
-from .search import _outside, _point, _spread
+from .search import point, spread
 from .space import Group
-from .spread import combine
 from .sweep import Level, Meter, States, Sweep, Trail, best, joined
 
 #: Groups of spatial factors of each op that the first pass tries.
@@ -149,7 +148,7 @@ class GroupSearch:
         rest_energy, rest_cycles = self._rest(k)
         parts = []
         for group in groups:
-            outside = side.relaxed._above(group, 1, False)[0].cost[:, 0].min(initial=math.inf)
+            outside = side.relaxed._above(group, 1, False).states.cost[:, 0].min(initial=math.inf)
             least = np.array([max(float(group.least[0]), float(group.below[0] + outside)) + rest_energy])
             if not gate(least, group.floor + rest_cycles)[0]:
                 continue
@@ -170,18 +169,16 @@ class GroupSearch:
     def _inside(self, side: Side, group: Group, columns: int, gate: Gate) -> States:
         shapes, search = side.shapes, side.relaxed
         at = [position for position, _ in side.problem.fanouts]
-        states = _point(columns)
+        states = point(columns)
         last = len(side.problem.memories) - 1
         levels = [level for level in side.space.levels if level.number > self.backing]
         fewest = {edge: group.cost.edge[edge][:columns] * number for edge, number in side.space.fewest.items()}
         for level in reversed(levels):
             for i in reversed(range(len(at))):
                 if at[i] == level.number:
-                    states = _spread(shapes, states, side.trail, i, group.chosen[i].shapes)
+                    states = spread(shapes, states, side.trail, i, group.chosen[i].shapes)
             if level.number == last:
-                upper, _ = search._above(group, 1, False)
-                steps = combine(shapes, [group.chosen[i].shapes for i in search.joint])
-                cheapest = _outside(shapes, upper, steps)
+                cheapest = search._above(group, 1, False).outside(search._steps(group))
                 other = np.concatenate([cheapest, np.zeros((shapes.size, columns - 1))], axis=1)
                 other[:, 1:] += sum((v[1:] for (_, n), v in fewest.items() if n < last), start=np.zeros(columns - 1))
             else:
@@ -193,7 +190,7 @@ class GroupSearch:
             states = Sweep(shapes, level, edges, "outwards", keep, side.trail, self.meter).run(states)
         for i in reversed(range(len(at))):
             if at[i] == self.backing:
-                states = _spread(shapes, states, side.trail, i, group.chosen[i].shapes)
+                states = spread(shapes, states, side.trail, i, group.chosen[i].shapes)
         return states
 
     def _single(self, states: States, full: bool, gate: Gate) -> list[Point]:
@@ -236,8 +233,8 @@ class GroupSearch:
         for part in below:
             least += part.cost.min(axis=0)
 
-        def keep(_shape: Index, spent: Floats, _bits: int) -> NDArray[np.bool_]:
-            total = spent + least
+        def keep(states: States, _bits: int) -> NDArray[np.bool_]:
+            total = states.cost + least
             return gate(total[:, 0], self._cycles(total) if full else self.floor)
 
         for number in range(1, self.backing):
@@ -286,8 +283,8 @@ class GroupSearch:
         rest_energy, rest_cycles = self._rest(k)
         fewest = [side.space.fewest[name, self.backing] for name in part.names]
 
-        def keep(_shape: Index, spent: Floats, bits: int) -> NDArray[np.bool_]:
-            total = spent + sum((f * e for i, (f, e) in enumerate(zip(fewest, edges, strict=True)) if not bits >> i & 1), start=0.0)
+        def keep(states: States, bits: int) -> NDArray[np.bool_]:
+            total = states.cost + sum((f * e for i, (f, e) in enumerate(zip(fewest, edges, strict=True)) if not bits >> i & 1), start=0.0)
             return gate(total[:, 0] + rest_energy, self._cycles(total) + rest_cycles if full else self.floor)
 
         found = Sweep(side.shapes, part, edges, "outwards", keep, side.trail, self.meter).partial(start)
@@ -341,8 +338,8 @@ def _keeper(constant: Floats, rest: Sequence[Floats], other: Floats, compute: fl
         for bits in range(1 << len(rest))
     }
 
-    def keep(shape: Index, spent: Floats, bits: int) -> NDArray[np.bool_]:
-        total = spent + missing[bits] + other[shape]
+    def keep(states: States, bits: int) -> NDArray[np.bool_]:
+        total = states.cost + missing[bits] + other[states.shape]
         return gate(total[:, 0], np.maximum(compute, total[:, 1:].max(axis=1)) if total.shape[1] > 1 else compute)
 
     return keep

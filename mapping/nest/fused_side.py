@@ -64,11 +64,11 @@ class _LeastEnergy:
         search.incumbent.mapping = Mapping(())  # none in particular: its energy is what counts
         pending = sorted(search.groups, key=lambda g: float(g.least[0]))
         for narrow in (True, False):
-            for group in sorted(pending, key=search._promise)[:6] if narrow else pending:
-                if search._bound(group) < known:
-                    search.incumbent.energy = known
-                    met = search._meet(group, 1, narrow)
-                    known = min(known, met[0]) if met is not None else known
+            for batch in search.batches(sorted(pending, key=search._promise)[:6] if narrow else pending):
+                search.incumbent.energy = known
+                better = [group for group in batch if search._bound(group) < known]
+                met = search._meet(better, 1, narrow) if better else []
+                known = min([known, *(pair.energy for pair in met)])
             search.upper.clear()
         search.incumbent.energy, search.incumbent.mapping = math.inf, None
         return known

@@ -72,6 +72,11 @@ class Lattice:
         return np.array([(index // a.stride) % (a.most + 1) for a in self.axes], dtype=np.int8).reshape(len(self.axes), self.size)
 
     @cached_property
+    def most(self) -> NDArray[np.int8]:
+        """Exponents of the whole problem, one per axis."""
+        return np.array([axis.most for axis in self.axes], dtype=np.int8)
+
+    @cached_property
     def extents(self) -> dict[str, Index]:
         """Extent of every shape along each dimension."""
         found = {dim: np.ones(self.size, dtype=np.int64) for dim in self.dims}
@@ -110,6 +115,16 @@ class Lattice:
             if least:
                 allowed &= exponents[index] >= least
         return allowed
+
+    def grid(self, values: Floats) -> Floats:
+        """Values by shape, (size,) or (size, k), as an array with an axis for each prime axis, the last first."""
+        return values.reshape((*(axis.most + 1 for axis in reversed(self.axes)), *values.shape[1:]))
+
+    def least_of(self, found: Floats, values: Floats, by: int) -> None:
+        """Make `found` at each shape, (size,) or (size, k), no more than `values` at its product with shape `by`."""
+        extra = self.exponents[::-1, by].tolist()
+        kept = self.grid(found)[tuple(slice(0, axis.most + 1 - e) for axis, e in zip(reversed(self.axes), extra, strict=True))]
+        np.minimum(kept, self.grid(values)[tuple(slice(e, None) for e in extra)], out=kept)
 
     def factors(self, dim: str) -> Iterator[tuple[int, int]]:
         """Every divisor above 1 of a dimension's extent, with what it adds to an index."""

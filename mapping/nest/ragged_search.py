@@ -71,7 +71,7 @@ def search_ragged(problem: Problem, constraints: Constraints, incumbent: Incumbe
 def _solve(costs: RaggedCosts, constraints: Constraints, whole: Space, incumbent: Incumbent, meter: Meter, *, narrow: bool) -> None:
     if incumbent.can_improve(costs.floor_j(), costs.compute):
         searched = ragged_space(costs, constraints, whole)
-        _Search(searched, incumbent, meter)._solve(searched.group, narrow=narrow)
+        _Search(searched, incumbent, meter)._solve([searched.group], narrow=narrow)
 
 
 def _least_j(problem: Problem) -> float:

@@ -5,17 +5,18 @@ within a group the cost of a tile depends on its shape alone (`cost`). From the 
 of all memories but the innermost grow tile by tile and loop by loop, and of those at one shape the dominated are dropped
 (`sweep`, `pareto`), as are those that are excluded by the least that tiles of the shapes still possible can cost (`bounds`).
 What remains is, for each shape, the exact cost of everything above it: the bound under which the innermost memory is searched
-from a single point outwards. The halves meet where their shapes agree.
+from a single point outwards, for many groups at once (`inner`). The halves meet where their shapes agree.
 
-First a narrow pass, which keeps one partial mapping of each shape, gives a mapping to beat. A group is searched for energy
-alone, under the least latency that it allows; only where a memory's bandwidth makes its best mapping slower than that is it
-searched again, with the cycles of every port as further criteria.
+First a narrow pass, which keeps one partial mapping of each shape, gives a mapping to beat. Groups are searched for energy
+alone, under the least latency that they allow; only those in which a memory's bandwidth makes the best mapping slower than that are
+searched again, with the cycles of every port as further criteria. Where that is so for most, the others are searched so at once.
 """
 
 from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -23,15 +24,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import MappingError, UnknownNameError
-from .bounds import Bounds, Direction, least_over
+from .bounds import Bounds
 from .constraints import Constraints
 from .counts import Counts, evaluate
 from .incumbent import OBJECTIVES, TOLERANCE, Incumbent, Objective
+from .inner import Inner, Outer, Pair, independent, slowest
 from .lattice import Lattice
 from .nest import Keep, Loop, Mapping
 from .problem import Problem
 from .space import Group, Space, space
 from .spread import combine
+from .sweep import Keep as Bound
 from .sweep import Level, Meter, States, StoppedError, Sweep, Trail, best, joined
 
 Index = NDArray[np.int64]
@@ -39,6 +42,11 @@ Floats = NDArray[np.float64]
 
 #: Groups of spatial factors that the first, narrow pass tries.
 FIRST_GROUPS: Final = 6
+#: Groups that are searched at once: so many at first, when the best known is soon beaten, and at most.
+FIRST_BATCH: Final = 4
+MOST_AT_ONCE: Final = 128
+#: Entries of the table that a batch of groups makes: of costs by group and shape.
+BATCH_ENTRIES: Final = 2**21
 
 
 @dataclass(frozen=True)
@@ -136,12 +144,14 @@ class _Search:
         self.below = self.levels[max(0, len(self.levels) - inner) :]
         first = self.below[0].number if self.below else len(self.problem.memories)
         at = [position for position, _ in self.problem.fanouts]
-        #: Fanouts among the levels above, between the two halves, and among the levels below.
+        #: Fanouts among the levels above, and between the two halves.
         self.outer = [i for i, position in enumerate(at) if position < first - 1]
         self.joint = [i for i, position in enumerate(at) if position == first - 1]
-        self.inner = [i for i, position in enumerate(at) if position >= first]
         self.bounds = Bounds(searched)
-        self.upper: dict[object, tuple[States, Trail]] = {}
+        self.upper: dict[object, Outer] = {}
+        self.trail = Trail()
+        #: Groups searched for energy alone of which the best mapping was slower than the bound on cycles, less those where it was not.
+        self.slower = 0
 
     def run(self) -> Found:
         score = self.incumbent.score
@@ -152,18 +162,38 @@ class _Search:
         try:
             for group in sorted(pending, key=self._promise)[:FIRST_GROUPS]:
                 self.meter.armed = self.incumbent.mapping is not plain
-                self._solve(group, narrow=True)
+                self._solve([group], narrow=True)
             self.meter.armed = True
             self.upper.clear()
-            while pending:
-                self._solve(pending[0], narrow=False)
-                pending.pop(0)
+            for batch in self.batches(pending):
+                self._solve(batch, narrow=False)
+                done = set(map(id, batch))
+                pending = [group for group in pending if id(group) not in done]
         except (StoppedError, KeyboardInterrupt):
             pass
         bound = min([self.incumbent.best, *(self._bound(group) for group in pending)])
         scale = 1.0 if self.incumbent.objective == "energy" else 1.0 / self.problem.hierarchy.clock_hz
         best_of = self.incumbent
         return Found(best_of.mapping, best_of.counts, not pending, bound * scale, self.space.size(), self.meter.evaluated)
+
+    def batches(self, groups: Sequence[Group]) -> Iterator[list[Group]]:
+        """Groups in their order, by several that share what stands above; those that cannot be better by themselves."""
+        most = max(1, BATCH_ENTRIES // (self.shapes.size * len(self.groups[0].least))) if self.groups else 1
+        most, number = min(MOST_AT_ONCE, most), FIRST_BATCH
+        waiting = list(groups)
+        while waiting:
+            hopeless = [g for g in waiting if not self.incumbent.can_improve(float(g.least[0]), g.floor)]
+            if hopeless:
+                yield hopeless
+                done = set(map(id, hopeless))
+                waiting = [g for g in waiting if id(g) not in done]
+                continue
+            key = self._key(waiting[0], 1, False)
+            batch = [g for g in waiting if self._key(g, 1, False) == key][: min(number, most)]
+            yield batch
+            number *= 4
+            done = set(map(id, batch))
+            waiting = [g for g in waiting if id(g) not in done]
 
     def _plain(self) -> Mapping:
         """All loops above all tiles, nothing in space: what there is if a search is interrupted at once."""
@@ -182,144 +212,127 @@ class _Search:
     def _bound(self, group: Group) -> float:
         """Score that no mapping of a group falls below, by what is known so far."""
         energy = float(group.least[0])
-        known = self.upper.get(self._key(group, 1, False))
+        known = self.upper.get(self._key(group, 1, False)) or self.upper.get(self._key(group, len(group.least), False))
         if known is not None:
-            energy = max(energy, self._least(group, known[0]))
+            energy = max(energy, self._least(group, known))
         return float(self.incumbent.score(energy, group.floor))
 
-    def _least(self, group: Group, upper: States) -> float:
+    def _least(self, group: Group, upper: Outer) -> float:
         """Energy that no mapping of a group falls below, given all partial mappings of the levels above."""
         inside = self.bounds.rest(group, self.below, "inwards", 1)[:, 0]
         apart = np.full_like(inside, np.inf)
         everything = np.arange(self.shapes.size)
-        for by in combine(self.shapes, [group.chosen[i].shapes for i in self.joint]).tolist():
+        for by in self._steps(group).tolist():
             whole = everything[self.shapes.divides(everything, by)]
             apart[whole] = np.minimum(apart[whole], inside[whole - by])
-        return float(group.cost.constant[0] + (upper.cost[:, 0] + apart[upper.shape]).min(initial=math.inf))
+        return float(group.cost.constant[0] + (upper.states.cost[:, 0] + apart[upper.states.shape]).min(initial=math.inf))
 
-    def _solve(self, group: Group, *, narrow: bool) -> None:
-        """Search one group; offers its best mapping to the incumbent."""
-        if not self.incumbent.can_improve(float(group.least[0]), group.floor):
-            return
-        met = self._meet(group, 1, narrow)
-        if met is None:
-            return
-        energy, mapping = met
-        counts = self.incumbent.offer(mapping, self.problem)
-        if not math.isclose(counts.energy_j, energy, rel_tol=1e-6) and (counts.energy_j > energy or not narrow):
-            raise AssertionError(f"the search counted {energy} J for a mapping that takes {counts.energy_j} J")
-        settled = self.incumbent.objective == "energy" and counts.cycles <= self.incumbent.latest * (1 + TOLERANCE)
-        if narrow or settled or counts.cycles <= group.floor * (1 + TOLERANCE):
-            return
-        if self.incumbent.can_improve(energy, group.floor):
-            met = self._meet(group, len(group.least), False)
-            if met is not None:
-                self.incumbent.offer(met[1], self.problem)
+    def _steps(self, group: Group) -> Index:
+        """Factors of the fanouts between the halves, as shapes."""
+        return combine(self.shapes, [group.chosen[i].shapes for i in self.joint])
 
-    def _meet(self, group: Group, columns: int, narrow: bool) -> tuple[float, Mapping] | None:
-        """Best mapping of a group under the first `columns` costs, with its energy; None if the bound excludes all."""
-        upper, upper_trail = self._above(group, columns, narrow)
-        cycles = group.floor if columns == 1 else group.cost.compute
-        if not narrow and not self.incumbent.can_improve(self._least(group, upper), cycles):
-            return None
-        trail = Trail()
-        lower = _point(columns)
-        constant = group.cost.constant[:columns]
-        steps = combine(self.shapes, [group.chosen[i].shapes for i in self.joint])
-        other = _outside(self.shapes, upper, steps)
-        for level in reversed(self.below):
-            lower = self._spread_below(lower, trail, group, level.number)
-            later = tuple(outer for outer in self.below if outer.number < level.number)
-            missing = other + self.bounds.rest(group, later, "outwards", columns)
-            lower = self._sweep(group, level, "outwards", constant, missing, cycles, columns, trail, narrow).run(lower)
+    def _solve(self, groups: Sequence[Group], *, narrow: bool) -> None:
+        """Search groups that share what stands above; offers their best mappings to the incumbent."""
+        groups = [g for g in groups if self.incumbent.can_improve(float(g.least[0]), g.floor)]
+        if groups and (narrow or self.slower <= 0):
+            groups = self._frugal(groups, narrow)
+        groups = [] if narrow else [g for g in groups if self.incumbent.can_improve(float(g.least[0]), g.floor)]
+        if groups:
+            for pair in self._meet(groups, len(groups[0].least), False):
+                if self.incumbent.can_improve(pair.energy, pair.cycles):
+                    self._offer(pair, len(groups[0].least), narrow=False)
+
+    def _frugal(self, groups: Sequence[Group], narrow: bool) -> list[Group]:
+        """Offers the mapping of least energy of each group; groups that may have a faster one that is better."""
+        found = []
+        for pair in self._meet(groups, 1, narrow):
+            floor = pair.group.floor
+            if not self.incumbent.can_improve(pair.energy, floor):
+                continue
+            counts = self._offer(pair, 1, narrow)
+            settled = self.incumbent.objective == "energy" and counts.cycles <= self.incumbent.latest * (1 + TOLERANCE)
+            if not settled and counts.cycles > floor * (1 + TOLERANCE) and self.incumbent.can_improve(pair.energy, floor):
+                found.append(pair.group)
+        self.slower += 2 * len(found) - len(groups)
+        return found
+
+    def _offer(self, pair: Pair, columns: int, narrow: bool) -> Counts:
+        counts = self.incumbent.offer(self.mapping(pair, columns, narrow), self.problem)
+        if not math.isclose(counts.energy_j, pair.energy, rel_tol=1e-6) and (counts.energy_j > pair.energy or not narrow):
+            raise AssertionError(f"the search counted {pair.energy} J for a mapping that takes {counts.energy_j} J")
+        return counts
+
+    def _meet(self, groups: Sequence[Group], columns: int, narrow: bool) -> list[Pair]:
+        """Best pair of halves of each of some groups that share what stands above, under the first `columns` costs, as far as the bound
+        leaves one; the best first."""
+        outer = self._above(groups[0], columns, narrow)
+        if len(groups) == 1 and not narrow:  # no sweep to share: a bound by what stands above is worth its while
+            cycles = groups[0].floor if columns == 1 else groups[0].cost.compute
+            if not self.incumbent.can_improve(self._least(groups[0], outer), cycles):
+                return []
+        self.trail = Trail()
+        steps = [self._steps(group) for group in groups]
+        return Inner(self.bounds, self.incumbent, self.meter, self.trail, outer, self.below, groups, steps, columns, narrow).run()
+
+    def mapping(self, pair: Pair, columns: int, narrow: bool) -> Mapping:
+        """The nest of a pair of the last `_meet`, of which these are the arguments."""
+        outer = self._above(pair.group, columns, narrow)
+        at = States(np.array([pair.inside]), np.zeros(1), np.zeros((1, 1)), np.array([pair.low]))
         for i in reversed(self.joint):
-            lower = _spread(self.shapes, lower, trail, i, group.chosen[i].shapes)
-        pair = self._join(lower, upper, constant, cycles)
-        if pair is None:
-            return None
-        low, high, energy = pair
+            at = spread(self.shapes, at, self.trail, i, pair.group.chosen[i].shapes)
+        low = int(at.row[np.flatnonzero(at.shape == pair.outside)[0]])
         names = {level.number: level.names for level in self.levels}
-        return energy, self.space.written(upper_trail.follow(high, names)[::-1] + trail.follow(low, names))
+        return self.space.written(outer.trail.follow(pair.high, names)[::-1] + self.trail.follow(low, names))
 
     def _key(self, group: Group, columns: int, narrow: bool) -> object:
         """What the costs above the innermost memory depend on."""
         return columns, narrow, tuple((*group.chosen[i].shares.values(), group.chosen[i].total) for i in self.outer)
 
-    def _spread_below(self, states: States, trail: Trail, group: Group, memory: int) -> States:
-        """Factors of the fanouts directly below a memory added above partial mappings."""
-        for i in reversed(self.inner):
-            if self.problem.fanouts[i][0] == memory:
-                states = _spread(self.shapes, states, trail, i, group.chosen[i].shapes)
-        return states
-
-    def _above(self, group: Group, columns: int, narrow: bool) -> tuple[States, Trail]:
+    def _above(self, group: Group, columns: int, narrow: bool) -> Outer:
         """Partial mappings of the levels above; shared by groups that spread alike there."""
         key = self._key(group, columns, narrow)
         if key in self.upper:
             return self.upper[key]
         trail = Trail()
         if not self.above:
-            self.upper[key] = _everything(self.shapes, columns), trail
+            self.upper[key] = Outer(self.shapes, _everything(self.shapes, columns), trail)
             return self.upper[key]
         alike = [g for g in self.groups if self._key(g, columns, narrow) == key]
+        alike = [g for g in alike if g is group or self.incumbent.can_improve(float(g.least[0]), g.floor)]
         below = self.bounds.below(alike, self.below, columns)
         cycles = min(g.floor if columns == 1 else g.cost.compute for g in alike)
         states = _everything(self.shapes, columns).take(np.array([self.shapes.size - 1]))
-        for level in self.above:
+        for n, level in enumerate(self.above):
             for i in self.outer:
                 if self.problem.fanouts[i][0] == level.number - 1:
-                    states = _spread(self.shapes, states, trail, i, group.chosen[i].shapes, inwards=True)
-            later = [other for other in self.above if other.number > level.number]
-            missing = below + self.bounds.rest(group, later, "inwards", columns)
-            nothing = np.zeros(columns)
-            states = self._sweep(group, level, "inwards", nothing, missing, cycles, columns, trail, narrow).run(states)
-        self.upper[key] = states, trail
-        return states, trail
+                    states = spread(self.shapes, states, trail, i, group.chosen[i].shapes, inwards=True)
+            missing = below + self.bounds.rest(group, self.above[n + 1 :], "inwards", columns)
+            once = {
+                i: (np.array(group.cost.once[edge][0]), group.cost.once[edge][1][:columns])
+                for i, edge in enumerate(level.edges)
+                if edge in group.cost.once
+            }
+            states = Sweep(
+                self.shapes, level, [group.cost.edge[edge][:columns] for edge in level.edges], "inwards",
+                self._keep(group, level, missing, cycles), trail, self.meter, narrow, closed=n + 1 == len(self.above),
+                criteria=independent([group.cost], self.above[: n + 1], columns), once=once,
+            ).run(states)  # fmt: skip
+        self.upper[key] = Outer(self.shapes, states, trail)
+        return self.upper[key]
 
-    def _sweep(
-        self,
-        group: Group,
-        level: Level,
-        direction: Direction,
-        constant: Floats,
-        other: Floats,
-        cycles: float,
-        columns: int,
-        trail: Trail,
-        narrow: bool,
-    ) -> Sweep:
-        """The sweep of one level; `other` is what everything else costs at least, by shape."""
-        edges = [group.cost.edge[edge][:columns] for edge in level.edges]
-        least = [self.bounds.price(group, level, i, direction, columns) for i in range(len(level.names))]
+    def _keep(self, group: Group, level: Level, other: Floats, cycles: float) -> Bound:
+        """The bound of one level above; `other` is what everything but its tiles costs at least, by shape."""
+        columns = other.shape[1]
+        least = [self.bounds.price(group, level, i, "inwards", columns) for i in range(len(level.names))]
         missing: dict[int, Floats] = {}
 
-        def keep(shape: Index, spent: Floats, bits: int) -> NDArray[np.bool_]:
+        def keep(states: States, bits: int) -> NDArray[np.bool_]:
             if bits not in missing:
-                missing[bits] = constant + sum((each for i, each in enumerate(least) if not bits >> i & 1), start=other)
-            total = spent + missing[bits][shape]
-            return self.incumbent.improved_by(total[:, 0], _slowest(total, cycles))
+                missing[bits] = sum((each for i, each in enumerate(least) if not bits >> i & 1), start=other)
+            total = states.cost + missing[bits][states.shape]
+            return self.incumbent.improved_by(total[:, 0], slowest(total, cycles))
 
-        return Sweep(self.shapes, level, edges, direction, keep, trail, self.meter, narrow, once=_once(group, level, columns))
-
-    def _join(self, lower: States, upper: States, constant: Floats, cycles: float) -> tuple[int, int, float] | None:
-        """Rows of the pair of partial mappings that meet at a shape and are best together, and their energy."""
-        if not len(lower) or not len(upper):
-            return None
-        upper = upper.take(np.argsort(upper.shape, kind="stable"))
-        first = np.searchsorted(upper.shape, lower.shape, side="left")
-        number = np.searchsorted(upper.shape, lower.shape, side="right") - first
-        low = np.repeat(np.arange(len(lower)), number)
-        high = np.repeat(first - (np.cumsum(number) - number), number) + np.arange(number.sum())
-        total = lower.cost[low] + upper.cost[high] + constant
-        self.meter.add(len(total))
-        slowest = np.broadcast_to(_slowest(total, cycles), len(total))
-        possible = np.flatnonzero(self.incumbent.improved_by(total[:, 0], slowest))
-        if not len(possible):
-            return None
-        energy, slowest = total[possible, 0], slowest[possible]
-        least = np.lexsort((energy, np.asarray(self.incumbent.score(energy, slowest))))[0]
-        chosen = possible[least]
-        return int(lower.row[low[chosen]]), int(upper.row[high[chosen]]), float(total[chosen, 0])
+        return keep
 
 
 def _inner(searched: Space) -> int:
@@ -334,29 +347,18 @@ def _inner(searched: Space) -> int:
     return free + 1
 
 
-def _once(group: Group, level: Level, columns: int) -> dict[int, tuple[float, Floats]]:
-    """`Cost.once` of a level's tensors, by bit."""
-    found = ((i, group.cost.once.get(edge)) for i, edge in enumerate(level.edges))
-    return {i: (each[0], each[1][:columns]) for i, each in found if each is not None}
-
-
-def _slowest(total: Floats, cycles: float) -> Floats | float:
-    """Cycles of the slowest of the MACs and every port."""
-    return np.maximum(cycles, total[:, 1:].max(axis=1)) if total.shape[1] > 1 else cycles
-
-
 def _everything(shapes: Lattice, columns: int) -> States:
     """Every shape at no cost: loops over everything, nothing kept."""
     n = shapes.size
     return States(np.arange(n), np.zeros(n), np.zeros((n, columns)), np.full(n, -1, dtype=np.int64))
 
 
-def _point(columns: int) -> States:
+def point(columns: int) -> States:
     """A single point of the iteration space, nothing kept."""
     return States(np.zeros(1, dtype=np.int64), np.zeros(1), np.zeros((1, columns)), np.full(1, -1, dtype=np.int64))
 
 
-def _spread(shapes: Lattice, states: States, trail: Trail, fanout: int, options: Index, *, inwards: bool = False) -> States:
+def spread(shapes: Lattice, states: States, trail: Trail, fanout: int, options: Index, *, inwards: bool = False) -> States:
     """Factors in space added above partial mappings, or below them; rows of the trail hold the shape below the factors."""
     parts = []
     for by in options.tolist():
@@ -365,17 +367,3 @@ def _spread(shapes: Lattice, states: States, trail: Trail, fanout: int, options:
         row = trail.add(below, inside.row, tensors=0, level=fanout, spread=by)
         parts.append(States(below if inwards else below + by, inside.held, inside.cost, row))
     return best(joined(parts, states.cost.shape[1]))
-
-
-def _outside(shapes: Lattice, upper: States, steps: Index) -> Floats:
-    """Least cost outside of each shape: of the partial mappings above at its products with the shapes `steps`, and at their multiples,
-    for loops may come between."""
-    cheapest = np.full((shapes.size, upper.cost.shape[1]), np.inf)
-    for column in range(upper.cost.shape[1]):
-        np.minimum.at(cheapest[:, column], upper.shape, upper.cost[:, column])
-    found = np.full_like(cheapest, np.inf)
-    everything = np.arange(shapes.size)
-    for by in steps.tolist():
-        inside = everything[shapes.fits(everything, by)]
-        found[inside] = np.minimum(found[inside], cheapest[inside + by])
-    return least_over(shapes, found, "outwards")

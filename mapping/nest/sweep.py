@@ -19,12 +19,10 @@ from numpy.typing import NDArray
 
 from .cost import Edge
 from .lattice import Lattice, Slide, TensorTable
-from .pareto import nondominated
+from .pareto import cheapest, nondominated
 
 Index = NDArray[np.int64]
 Floats = NDArray[np.float64]
-#: (shapes, costs, tiles placed as bits) -> which may still lead to a mapping better than the best known.
-Keep = Callable[[Index, Floats, int], NDArray[np.bool_]]
 
 
 class StoppedError(Exception):
@@ -89,19 +87,36 @@ class Trail:
 
 @dataclass(frozen=True)
 class States:
-    """Partial mappings: shapes (n,), bytes of their tiles (n,), costs (n, k), and rows of the trail (n,)."""
+    """Partial mappings: shapes (n,), bytes of their tiles (n,), costs (n, k), rows of the trail (n,), and the groups that they belong to.
+
+    `group` numbers the groups of spatial factors that are searched together, shape (n,); None where there is one.
+    """
 
     shape: Index
     held: Floats
     cost: Floats
     row: Index
+    group: Index | None = None
 
     def take(self, index: NDArray[np.int64] | NDArray[np.bool_]) -> States:
         """Some of them."""
-        return States(self.shape[index], self.held[index], self.cost[index], self.row[index])
+        group = None if self.group is None else self.group[index]
+        return States(self.shape[index], self.held[index], self.cost[index], self.row[index], group)
+
+    def of(self, values: Floats) -> Floats:
+        """Each one's entry of values by group, or the one value of all."""
+        return values if self.group is None else values[self.group]
+
+    def place(self, size: int) -> Index:
+        """A number for each group and shape, of lattices of `size` shapes."""
+        return self.shape if self.group is None else self.group * size + self.shape
 
     def __len__(self) -> int:
         return len(self.shape)
+
+
+#: (partial mappings, tiles placed as bits) -> which may still lead to a mapping better than the best known.
+Keep = Callable[[States, int], NDArray[np.bool_]]
 
 
 def joined(parts: Sequence[States], columns: int) -> States:
@@ -109,12 +124,17 @@ def joined(parts: Sequence[States], columns: int) -> States:
     if not parts:
         none = np.zeros(0, dtype=np.int64)
         return States(none, np.zeros(0), np.zeros((0, columns)), none)
-    return States(*(np.concatenate([getattr(p, f) for p in parts]) for f in ("shape", "held", "cost", "row")))
+    if len(parts) == 1:
+        return parts[0]
+    group = None if parts[0].group is None else np.concatenate([p.group for p in parts if p.group is not None])
+    shape, held, cost, row = ([getattr(p, name) for p in parts] for name in ("shape", "held", "cost", "row"))
+    return States(np.concatenate(shape), np.concatenate(held), np.concatenate(cost), np.concatenate(row), group)
 
 
-def best(states: States) -> States:
-    """Without the dominated ones."""
-    return states.take(nondominated(states.shape, np.column_stack([states.cost, states.held])))
+def best(states: States, size: int = 0, criteria: Sequence[int] | None = None) -> States:
+    """Without the dominated ones, on a lattice of `size` shapes; of the costs only columns `criteria` are compared, if given."""
+    cost = states.cost if criteria is None else states.cost[:, criteria]
+    return states.take(nondominated(states.place(size), np.column_stack([cost, states.held])))
 
 
 @dataclass(frozen=True)
@@ -212,7 +232,7 @@ class Sweep:
     Attributes
     ----------
     shapes, level, edges
-        Lattice, level, and cost of an element moved of each tensor, (k,).
+        Lattice, level, and cost of an element moved of each tensor, (k,); (groups, k) where the partial mappings have groups.
     direction
         ``"inwards"`` from the whole problem, or ``"outwards"`` from a point.
     keep
@@ -221,8 +241,12 @@ class Sweep:
         Keep only the cheapest partial mapping of each shape and set of tiles: fast, and without proof.
     complete
         Every tile of the level is placed in this sweep, and so takes room in it.
+    closed
+        Loops are added after the last tile too. They can be left to what comes next: a loop costs nothing on either side of a fanout.
+    criteria
+        Columns of the costs that dominance compares: the others are in proportion to one of these. None: all.
     once
-        By bit, what a tensor saves when it moves no more than so many elements (`presilicon.mapping.nest.cost.Cost.once`).
+        By bit, what a tensor saves when it moves no more than so many elements (`presilicon.mapping.nest.cost.Cost.once`); also by group.
     """
 
     shapes: Lattice
@@ -234,7 +258,9 @@ class Sweep:
     meter: Meter
     narrow: bool = False
     complete: bool = True
-    once: Mapping[int, tuple[float, Floats]] = field(default_factory=dict)
+    closed: bool = True
+    criteria: Sequence[int] | None = None
+    once: Mapping[int, tuple[Floats, Floats]] = field(default_factory=dict)
 
     def run(self, start: States) -> States:
         """Partial mappings with all tiles of the level placed, closed under further loops, holding nothing."""
@@ -246,11 +272,11 @@ class Sweep:
                 if bits == level.full:
                     return base
                 continue
-            if bits == level.full:
-                base = States(base.shape, np.zeros(len(base)), base.cost, base.row)
-            closed = self.close(self._trim(base), bits)
-            if bits == level.full:
-                return closed
+            done = bits == level.full
+            base = self._trim(base, done)
+            closed = self.close(base, bits, done) if self.closed or not done else base
+            if done:
+                return States(closed.shape, np.zeros(len(closed)), closed.cost, closed.row, closed.group)
             if not len(closed):
                 continue
             for i in level.open(bits, self.direction):
@@ -273,14 +299,19 @@ class Sweep:
                 placed[bits | group].append(states)
         return found
 
-    def _trim(self, states: States) -> States:
-        states = best(states)
-        if self.narrow:
-            states = states.take(np.concatenate(([True], states.shape[1:] != states.shape[:-1]))[: len(states)])
-        return states
+    def _trim(self, states: States, done: bool) -> States:
+        """Without the dominated ones; once the level is `done`, what they hold only decides between equals: the less, the sooner filled."""
+        if self.narrow or (done and len(self.criteria or range(states.cost.shape[1])) == 1):
+            return states.take(cheapest(states.place(self.shapes.size), states.cost[:, 0], states.held if done else None))
+        if done:
+            states = States(states.shape, np.zeros(len(states)), states.cost, states.row, states.group)
+        return best(states, self.shapes.size, self.criteria)
 
-    def close(self, states: States, bits: int) -> States:
-        """Add loops: every shape that divides (inwards) or is a multiple of (outwards) a partial mapping's shape."""
+    def close(self, states: States, bits: int, done: bool = False) -> States:
+        """Add loops: every shape that divides (inwards) or is a multiple of (outwards) a partial mapping's shape.
+
+        `done`: nothing of this level is to come, so that what partial mappings hold is of no more account.
+        """
         states = self._viable(states, bits)
         if not len(states):
             return states
@@ -295,10 +326,10 @@ class Sweep:
                 if not len(moving):
                     break
                 step = -axis.stride if self.direction == "inwards" else axis.stride
-                moving = self._viable(States(moving.shape + step, moving.held, moving.cost, moving.row), bits)
+                moving = self._viable(States(moving.shape + step, moving.held, moving.cost, moving.row, moving.group), bits)
                 parts.append(moving)
             if len(parts) > 1:
-                states = self._trim(joined(parts, states.cost.shape[1]))
+                states = self._trim(joined(parts, states.cost.shape[1]), done)
                 self.meter.add(0)
         return states
 
@@ -306,7 +337,7 @@ class Sweep:
         """Those that leave room for the tiles to come and that the bound does not exclude."""
         if not len(states):
             return states
-        good = self.keep(states.shape, states.cost, bits)
+        good = self.keep(states, bits)
         level = self.level
         if bits != level.full and self.complete:
             rest = np.zeros(len(states))
@@ -320,28 +351,29 @@ class Sweep:
         """Tensor `i` kept at each shape."""
         level = self.level
         held = states.held + level.bytes_held[i][states.shape]
-        states = States(states.shape, held, states.cost, states.row).take((held <= level.capacity) & level.allowed[i][states.shape])
-        moved = level.tables[i].moved[states.shape]
-        cost = states.cost + self._price(level.tables[i], i, states.shape)
+        fits = (held <= level.capacity) & level.allowed[i][states.shape]
+        states = States(states.shape, held, states.cost, states.row, states.group).take(fits)
+        cost = states.cost + self._price(level.tables[i], i, states, states.shape)
         if i in self.once:
             limit, saved = self.once[i]
-            cost += (moved <= limit * (1 + 1e-12))[:, None] * saved
-        states = States(states.shape, states.held, cost, states.row)
+            moved = level.tables[i].moved[states.shape]
+            cost += (moved <= states.of(limit) * (1 + 1e-12))[:, None] * states.of(saved)
+        states = States(states.shape, states.held, cost, states.row, states.group)
         return self._recorded(states, states.shape, before=bits, bits=1 << i)
 
-    def _price(self, table: TensorTable | Slide, i: int, tile: Index) -> Floats:
+    def _price(self, table: TensorTable | Slide, i: int, states: States, tile: Index) -> Floats:
         """Cost of a tensor's fetches at each shape."""
         if table.price is not None:
-            return table.price[tile, : len(self.edges[i])]
-        return table.moved[tile][:, None] * self.edges[i]
+            return table.price[tile, : self.edges[i].shape[-1]]
+        return table.moved[tile][:, None] * states.of(self.edges[i])
 
     def _recorded(self, found: States, tile: Index, *, before: int, bits: int, slide: tuple[str, int] | None = None) -> States:
         """Drop what the bound excludes and give the rest a row in the trail."""
         self.meter.add(len(found))
-        good = self.keep(found.shape, found.cost, before | bits)
+        good = self.keep(found, before | bits)
         found, tile = found.take(good), tile[good]
         row = self.trail.add(tile, found.row, tensors=bits, level=self.level.number, slide=slide)
-        return States(found.shape, found.held, found.cost, row)
+        return States(found.shape, found.held, found.cost, row, found.group)
 
     def _slide(self, states: States, bits: int) -> list[tuple[int, States]]:
         """Tensors kept where they slide along a loop directly above, alone or several along the same loop."""
@@ -353,7 +385,7 @@ class Sweep:
             moving = states.take(inside)
             tile = moving.shape if self.direction == "outwards" else moving.shape - step
             after = moving.shape + step if self.direction == "outwards" else tile
-            moving = States(after, moving.held, moving.cost, moving.row)
+            moving = States(after, moving.held, moving.cost, moving.row, moving.group)
             able = [i for i, t in enumerate(level.tables) if not bits >> i & 1 and (dim, factor) in {(s.dim, s.factor) for s in t.slides}]
             for group in range(1, 1 << len(able)):
                 members = [i for n, i in enumerate(able) if group >> n & 1]
@@ -370,8 +402,8 @@ class Sweep:
         for i in members:
             slide = next(s for s in level.tables[i].slides if (s.dim, s.factor) == loop)
             held = held + level.bytes_held[i][tile]
-            cost = cost + self._price(slide, i, tile)
+            cost = cost + self._price(slide, i, states, tile)
             good &= slide.valid[tile] & level.allowed[i][tile]
         good &= held <= level.capacity
-        states = States(states.shape, held, cost, states.row).take(good)
+        states = States(states.shape, held, cost, states.row, states.group).take(good)
         return self._recorded(states, tile[good], before=bits, bits=sum(1 << i for i in members), slide=loop)
