@@ -18,6 +18,8 @@ from .result import Span
 
 Runtime = Literal["eager", "cudagraph", "compiled"]
 RUNTIMES: Final = ("eager", "cudagraph", "compiled")
+#: What other kinds of systems run under, whatever is asked for: the processor of a hybrid fuses elementwise chains and norms.
+RUNTIME_OF: Final = {"npu": "npu", "hybrid": "compiled"}
 
 
 def host_factors(system: System) -> tuple[float, float]:

@@ -21,6 +21,7 @@ from ...workloads.graph import OpGraph
 from ...workloads.op import Op
 from ...workloads.parallel import parallelise
 from ...workloads.parallel_tensor import scaled
+from ..host import RUNTIME_OF
 from ..result import OpResult, Simulation, fit_memory
 from .costs import home_of, pim_costs, room_of, seconds, shares_of, xpu_costs
 from .engine import Played, Task, play
@@ -63,9 +64,9 @@ def simulate_hybrid(graph: OpGraph, system: HybridSystem, fidelity: str = "tile"
     ends = _interval(whole, placement)
     total = sum(whole.chosen(op.name, placement.device[op.name]).time_s * op.count for op in local) or 1.0
     return Simulation(
-        graph=graph, system=system, fidelity=fidelity, runtime="", time_s=played.time_s, low_s=min(1.0, ends[0] / total) * played.time_s,
-        high_s=max(1.0, ends[1] / total) * played.time_s, device_busy_s=max(busy, _any_busy(played)), host_busy_s=0.0, first_kernel_s=0.0,
-        results=tuple(results), spans=played.spans, memory=fit_memory(graph, system), notes=tuple(told))
+        graph=graph, system=system, fidelity=fidelity, runtime=RUNTIME_OF["hybrid"], time_s=played.time_s,
+        low_s=min(1.0, ends[0] / total) * played.time_s, high_s=max(1.0, ends[1] / total) * played.time_s,
+        device_busy_s=max(busy, _any_busy(played)), host_busy_s=0.0, first_kernel_s=0.0, results=tuple(results), spans=played.spans, memory=fit_memory(graph, system), notes=tuple(told))
 
 
 def _of_all(estimate: Estimate, devices: int) -> Estimate:

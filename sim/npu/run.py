@@ -14,6 +14,7 @@ from ...mapping.npu.pipeline import pipeline_s, uncontended_s
 from ...mapping.npu.segment import Segment
 from ...units import format_si
 from ...workloads.graph import OpGraph
+from ..host import RUNTIME_OF
 from ..result import OpResult, Simulation, Span, fit_memory
 from .play import play
 
@@ -53,7 +54,7 @@ def simulate_npu(graph: OpGraph, system: NpuSystem, fidelity: str = "tile") -> S
         graph=graph,
         system=system,
         fidelity=fidelity,
-        runtime="npu",
+        runtime=RUNTIME_OF["npu"],
         time_s=total,
         low_s=total,
         high_s=total,

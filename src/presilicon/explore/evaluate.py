@@ -14,6 +14,7 @@ import numpy as np
 from .. import __version__
 from ..arch import AnySystem, System
 from ..errors import PresiliconError
+from ..sim.host import RUNTIME_OF
 from ..workloads.graph import OpGraph
 from .cache import Cache
 from .expand import Columns, config_hashes, config_prefix, digest
@@ -166,7 +167,7 @@ def _workload_columns(subject: Subject, count: int) -> dict[str, Any]:
         "model": w.name,
         "system": subject.system.name,
         "fidelity": subject.fidelity,
-        "runtime": subject.runtime,
+        "runtime": RUNTIME_OF.get(subject.system.kind, subject.runtime),
     }
     fields["uncovered_ops"] = None if subject.failure else sum(u.count for u in subject.graph.uncovered)
     found: dict[str, Any] = {}
