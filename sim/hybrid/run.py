@@ -66,7 +66,8 @@ def simulate_hybrid(graph: OpGraph, system: HybridSystem, fidelity: str = "tile"
     return Simulation(
         graph=graph, system=system, fidelity=fidelity, runtime=RUNTIME_OF["hybrid"], time_s=played.time_s,
         low_s=min(1.0, ends[0] / total) * played.time_s, high_s=max(1.0, ends[1] / total) * played.time_s,
-        device_busy_s=max(busy, _any_busy(played)), host_busy_s=0.0, first_kernel_s=0.0, results=tuple(results), spans=played.spans, memory=fit_memory(graph, system), notes=tuple(told))
+        device_busy_s=max(busy, _any_busy(played)), host_busy_s=0.0, first_kernel_s=0.0, results=tuple(results), spans=played.spans,
+        memory=fit_memory(graph, system), notes=tuple(told))
 
 
 def _of_all(estimate: Estimate, devices: int) -> Estimate:
