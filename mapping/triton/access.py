@@ -10,9 +10,16 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from .group import Lanes
+from .memory_ops import GLOBAL, LOAD, MemoryOp
+from .sass import Instruction
 from .values import Unknown, Value, settled
 
 SECTOR_BYTES, LINE_BYTES, BANKS, BANK_BYTES = 32, 128, 32, 4
+
+
+def in_l1(op: MemoryOp, ins: Instruction) -> bool:
+    """Whether an access looks into L1: loads of global memory, unless they ask for coherence or to bypass it."""
+    return op.space == GLOBAL and op.kind == LOAD and not ins.has("STRONG", "BYPASS", "NA")
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 from ...errors import UnknownNameError
 from .cfg import Loop
 from .values import Unknown
+
+_ADDRESS: Final = re.compile(r" at 0x[0-9a-f]+")
+#: Instructions with which a way ends, and trips of a loop when two ways are compared.
+_ENDS: Final = frozenset({"EXIT", "BRA", "NOP", "BSYNC", "RET", "WARPSYNC"})
+_TRIPS: Final = 16
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,8 @@ class Chooser:
     """Decides unknown branches and remembers every assumption.
 
     A loop whose end depends on data makes one trip (or as many as `given` says); a branch that depends on data falls
-    through, so that the code behind a skipped `if` is counted.
+    through, so that the code behind a skipped `if` is counted. Where the two ways of a branch do not meet before the kernel ends (an early
+    return), the one with more work is taken.
     """
 
     def __init__(self, program: Any, given: Mapping[str, int | bool] | None = None) -> None:
@@ -58,6 +65,7 @@ class Chooser:
         self.used: set[str] = set()
         #: Cause and count by instruction, kind and choice.
         self.made: dict[tuple[int, str, str], list[Any]] = {}
+        self._longer: dict[int, bool | None] = {}
 
     def name_of(self, index: int) -> str:
         """How an instruction's assumption is called."""
@@ -81,10 +89,12 @@ class Chooser:
     def branch(self, segment: Any, unknown: Unknown, group: Any) -> bool:
         """Whether a jump whose condition is unknown is taken."""
         index, asked = segment.last, self._asked(segment.last)
-        loop, leaves = self._exit_of(segment)
+        loop, leaves = self.exit_of(segment)
         if loop is None:
-            taken = bool(asked) if asked is not None else False
-            self.note("branch", index, unknown.cause, "taken" if taken else "not taken")
+            longer = self._longer_way(segment) if asked is None else None
+            taken = bool(longer) if asked is None else bool(asked)
+            why = "" if longer is None else ", the way with more work of two that end apart"
+            self.note("branch", index, unknown.cause, ("taken" if taken else "not taken") + why)
             return taken
         if loop.waits:
             return leaves
@@ -97,7 +107,37 @@ class Chooser:
             self.note("loop", index, unknown.cause, f"{wanted} trip{'s' if wanted != 1 else ''}")
         return leaves ^ stays
 
-    def _exit_of(self, segment: Any) -> tuple[Loop | None, bool]:
+    def _longer_way(self, segment: Any) -> bool | None:
+        """Whether the way of a jump that is taken has more work; None where both ways meet before the kernel ends."""
+        if segment.number not in self._longer:
+            self._longer[segment.number] = self._compare_ways(segment)
+        return self._longer[segment.number]
+
+    def _compare_ways(self, segment: Any) -> bool | None:
+        segments, flow = self.program.segments, self.program.flow
+        after: dict[int, list[int]] = {}
+        for one, other in flow.edges:
+            after.setdefault(one, []).append(other)
+        reached = []
+        for way in (segment.target, segment.next):
+            todo = [] if way is None else [segments[way].block]
+            seen = set(todo)
+            while todo:
+                more = set(after.get(todo.pop(), ())) - seen
+                seen |= more
+                todo += sorted(more)
+            reached.append(seen)
+        only_ends = {b.index for b in flow.blocks if all(i.base in _ENDS for i in b.instructions)}
+        if segment.target is None or (reached[0] & reached[1]) - only_ends:
+            return None
+        depth = dict.fromkeys(range(len(flow.blocks)), 0)
+        for loop in flow.loops:
+            for block in loop.blocks:
+                depth[block] = max(depth[block], loop.depth)
+        work = [sum(len(flow.blocks[b].instructions) * _TRIPS**depth[b] for b in side) for side in reached]
+        return work[0] > work[1]
+
+    def exit_of(self, segment: Any) -> tuple[Loop | None, bool]:
         """The innermost loop that one way of this jump leaves, and whether taking the jump leaves it."""
         segments = self.program.segments
         ways = [None if n is None else segments[n].block for n in (segment.target, segment.next)]
@@ -117,12 +157,16 @@ class Chooser:
             raise UnknownNameError("assumption", sorted(unused)[0], known, "assume=")
 
     def assumptions(self) -> tuple[Assumption, ...]:
-        """All that was assumed, in order of address; masks and addresses of one line for one cause are one assumption."""
+        """All that was assumed, in order of address; what is assumed in one line for one cause is one assumption."""
         made: dict[tuple[Any, ...], Assumption] = {}
         for (index, kind, choice), (cause, times) in sorted(self.made.items()):
             where, ins = self.program.where(index), self.program.listing.instructions[index]
-            key = (index,) if kind in ("loop", "branch") else (kind, where, cause, choice)
-            before = made[key].times if key in made else 0
-            name, address = (made[key].name, made[key].address) if key in made else (self.name_of(index), ins.address)
-            made[key] = Assumption(name, kind, where, address, cause, choice, before + times)
+            short, name = _ADDRESS.sub("", cause), self.name_of(index)
+            key = (kind, where, short, choice) if ins.source else (index, kind, choice)
+            if key not in made:
+                made[key] = Assumption(name, kind, where, ins.address, cause, choice, times)
+                continue
+            same = made[key]
+            made[key] = replace(same, name=same.name if same.name == name else same.name.split(" at ")[0],
+                                cause=cause if same.cause == cause else short, times=same.times + times)
         return tuple(made.values())

@@ -55,6 +55,8 @@ class Trace:
         complete on), with the warps that issue it; -1 for an address or a value that depends on data.
     repeats
         Steps that stand for more of their kind, in order; none overlap.
+    skipped
+        ``(step, warps)``: warps whose guard leaves out the barrier with which the step ends.
     """
 
     segments: list[int] = field(default_factory=list)
@@ -62,6 +64,7 @@ class Trace:
     accesses: list[tuple[int, int, int, int]] = field(default_factory=list)
     syncs: list[tuple[int, int, tuple[int, ...], int, int]] = field(default_factory=list)
     repeats: list[Repeat] = field(default_factory=list)
+    skipped: list[tuple[int, tuple[int, ...]]] = field(default_factory=list)
 
     def order(self) -> np.ndarray:
         """int64: the steps in the order in which they are executed, those that repeat as often as they do."""
@@ -130,21 +133,29 @@ class Effects:
             self.chooser.note("mask", index, guard.cause, "every thread taken as active")
         found = tally_access(tally, self.patterns, group.lanes, guard, address, op.thread_bytes, op.rows, op.space == SHARED)
         if type(address) is Unknown and guard is not False:
-            self.chooser.note("address", index, address.cause, "bytes counted, sectors not")
+            self.chooser.note("address", index, address.cause, "taken as bytes side by side that nothing else asks for")
         if found is not None and self.trace is not None:
             self.trace.accesses.append((len(self.trace.segments), index, *found))
         if op.kind in ("store", "atomic") and op.space == "global" and self.has_data:
             self._overwritten(guard, address)
 
-    def copied(self, index: int, group: Group, guard: Value, address: Value, counted: bool) -> None:
-        """Count what a cp.async writes to shared memory."""
+    def copied(self, index: int, group: Group, guard: Value, address: Value, counted: bool, source: Value = None,
+               condition: Value = True) -> None:
+        """Count what a cp.async writes to shared memory, and put there what is known of it; zeros where `condition` does not hold."""
         guard = settled(guard)
         address = settled(address, guard)
         size = self._ops[index].thread_bytes
         if counted:
             tally_access(self.copies.setdefault(index, Tally()), self.patterns, group.lanes, guard, address, size, 0, True)
-        if self.shared is not None:
-            self.shared.put(group.lanes, guard, address, (self.unknown(index),) * max(1, size // 4), size)
+        if self.shared is None:
+            return
+        words = (self.unknown(index),) * max(1, size // 4)
+        if self.has_data and source is not None and guard is not False:
+            condition = settled(condition)
+            on = condition if guard is True else guard if condition is True else guard & condition
+            words = self._get_global(index, on, settled(source, on), len(words), size)
+            words = words if condition is True else tuple(select(condition, word, 0) for word in words)
+        self.shared.put(group.lanes, guard, address, words, size)
 
     def _overwritten(self, guard: Value, address: Value) -> None:
         """Forget what tensors held that are now written to."""

@@ -131,6 +131,10 @@ class Execution(Effects):
             elif ends == BARRIER:
                 group.place = self._place(segment.next, segment)
                 guard = settled(result[0])
+                if trace is not None and (guard is False or type(guard) is np.ndarray):
+                    idle = np.ones(warps, dtype=bool) if guard is False else ~np.logical_or.reduceat(guard, group.lanes.starts)
+                    if idle.any():
+                        trace.skipped.append((len(trace.segments) - 1, tuple(group.lanes.warps[idle].tolist())))
                 if type(guard) is np.ndarray and not guard.all():
                     if guard.any():
                         ready.append(group.part(~guard, segment.live_after))

@@ -163,7 +163,7 @@ def alternatives(evaluation: Evaluation, *, assume: Mapping[str, int | bool] | N
     for item in evaluation.assumptions:
         if item.kind not in ("branch", "loop") or item.name in found:
             continue
-        other: int | bool = item.choice != "taken" if item.kind == "branch" else 2 * int(item.choice.split()[0]) or 1
+        other: int | bool = not item.choice.startswith("taken") if item.kind == "branch" else 2 * int(item.choice.split()[0]) or 1
         try:
             run = evaluate(evaluation.program.compiled, evaluation.launch, evaluation.program_ids, addresses=False,
                            assume={**base, item.name: other})

@@ -80,7 +80,7 @@ def _memory_lines(ins: Instruction, op: MemoryOp, plan: Slice, addresses: Addres
     i, counted = ins.index, wants_address(op, addresses)
     lines = [f"X.access({i}, g, {guard}{f' & {op.condition}' if op.condition != 'True' else ''}, {op.address})"] if counted else []
     if op.target and (addresses is True or plan.tracks_shared):
-        lines.append(f"X.copied({i}, g, {guard}, {op.target}, {addresses is True})")
+        lines.append(f"X.copied({i}, g, {guard}, {op.target}, {addresses is True}, {op.address}, {op.condition})")
     if op.space == "local" and not plan.tracks_local:
         lines = [f"X.access({i}, g, {guard}, 0)"] if counted else []
     tracked = (op.space == "shared" and plan.tracks_shared) or (op.space == "local" and plan.tracks_local)
@@ -150,7 +150,8 @@ def _plain_lines(ins: Instruction, lines: Lines) -> list[str]:
     return lines[ins.index]
 
 
-def _lines(ins: Instruction, op: MemoryOp | None, plan: Slice, lines: Lines, addresses: Addresses) -> list[str]:
+def lines_of_one(ins: Instruction, op: MemoryOp | None, plan: Slice, lines: Lines, addresses: Addresses) -> list[str]:
+    """Lines of Python that do what of an instruction is wanted, memory included."""
     if op is not None:
         wanted = plan.needed[ins.index] and bool(ins.writes)
         tracked = (op.space == "shared" and plan.tracks_shared) or (op.space == "local" and plan.tracks_local)
@@ -186,7 +187,8 @@ def _condition(ins: Instruction) -> str:
     return " & ".join(dict.fromkeys(parts))
 
 
-def _returned(ins: Instruction, ends: str) -> str:
+def returned_of(ins: Instruction, ends: str) -> str:
+    """Expression that a segment returns: the jump's condition, the barrier's guard and operands, the name of what is joined, an address."""
     if ends in (BRANCH, EXIT):
         return _condition(ins)
     if ends == BARRIER:
@@ -235,11 +237,11 @@ def _functions(named: Mapping[int, tuple[list[Instruction], str]], plan: Slice, 
     for n, (run, ends) in named.items():
         text.append(f"def s{n}(R, K, X, g):")
         for ins in run:
-            body = _lines(ins, ops.get(ins.index), plan, lines, addresses)
+            body = lines_of_one(ins, ops.get(ins.index), plan, lines, addresses)
             if extra is not None and body and plan.needed[ins.index] and ins.index not in ops:
                 body = extra(ins, body)
             text += [f"    {line}" for line in body]
-        text.append(f"    return {_returned(run[-1], ends)}")
+        text.append(f"    return {returned_of(run[-1], ends)}")
     namespace = dict(NAMESPACE)
     exec(compile("\n".join(text), f"<segments of {lines.listing.name}>", "exec"), namespace)
     return {n: namespace[f"s{n}"] for n in named}

@@ -14,7 +14,7 @@ import numpy as np
 
 from ...mapping.triton import CompiledKernel, Evaluation, Launch, evaluate, take_apart
 from ...mapping.triton.execute import Execution
-from .warps import followed_warps, one_warp
+from .warps import SAMPLED_LANES, followed_warps, one_warp
 
 #: CTAs that are followed at most (of a larger grid an even sample).
 _CTAS = 16_384
@@ -55,13 +55,13 @@ class Classes:
         return len(self.count)
 
 
-def paths(compiled: CompiledKernel, launch: Launch, ids: np.ndarray) -> np.ndarray:
+def paths(compiled: CompiledKernel, launch: Launch, ids: np.ndarray, lanes: tuple[int, ...] = SAMPLED_LANES) -> np.ndarray:
     """int64 of shape (CTAs, segments): how often the first warp of each CTA goes through each segment of the program."""
     program = one_warp(compiled, addresses=False)
     count = len(program.segments)
     found = np.zeros((len(ids), count), dtype=np.int64)
     warps = program.threads // 32
-    for start, run in followed_warps(program, launch, ids, partial(Execution, trace=True, close=True)):
+    for start, run in followed_warps(program, launch, ids, partial(Execution, trace=True, close=True), lanes):
         assert run.trace is not None
         times = np.zeros((len(run.lane_sets), count), dtype=np.int64)
         again = np.ones(len(run.trace.segments), dtype=np.int64)
@@ -75,29 +75,70 @@ def paths(compiled: CompiledKernel, launch: Launch, ids: np.ndarray) -> np.ndarr
 
 
 @lru_cache(maxsize=64)
-def _single(programs: int) -> Classes:
-    zero = np.zeros(1, dtype=np.int64)
-    return Classes(np.zeros(programs, dtype=np.int64), zero + programs // 2, zero + programs, np.ones(1), zero)
+def single(grid: tuple[int, int, int]) -> Classes:
+    """All CTAs of a grid in one class."""
+    zero, programs = np.zeros(1, dtype=np.int64), grid[0] * grid[1] * grid[2]
+    return Classes(np.zeros(programs, dtype=np.int64), zero + middle_cta(grid), zero + programs, np.ones(1), zero)
 
 
-def cta_classes(compiled: CompiledKernel, launch: Launch) -> Classes:
-    """The classes of a launch's CTAs."""
-    programs = launch.programs
-    if programs == 1 or not take_apart(compiled, addresses=False).plan.reads_program_id:
-        return _single(programs)
-    picks = np.unique(np.linspace(0, programs - 1, min(programs, _CTAS)).astype(np.int64))
-    found = paths(compiled, launch, program_ids(launch, picks))
-    ways, inverse, times = np.unique(found, axis=0, return_inverse=True, return_counts=True)
-    inverse = np.asarray(inverse).reshape(-1)
+def middle_cta(grid: tuple[int, int, int]) -> int:
+    """Number in order of launch of the CTA in the middle of every axis: on an edge, masks leave out what others do."""
+    x, y, z = grid
+    return x // 2 + x * (y // 2 + y * (z // 2))
+
+
+def cta_classes(compiled: CompiledKernel, launch: Launch, lanes: tuple[int, ...] = SAMPLED_LANES) -> Classes:
+    """The classes of a launch's CTAs; `lanes` stand for their warp."""
+    program = take_apart(compiled, addresses=False)
+    if launch.programs == 1 or not program.plan.reads_program_id:
+        return single(launch.grid)
+    picks = even_sample(launch.programs, _CTAS)
+    sizes = np.array([s.last - s.first + 1 for s in program.segments])
+    return classes_of(launch.grid, picks, paths(compiled, launch, program_ids(launch, picks), lanes), sizes)
+
+
+def even_sample(programs: int, most: int) -> np.ndarray:
+    """Numbers of CTAs, all or evenly spread."""
+    return np.unique(np.linspace(0, programs - 1, min(programs, most)).astype(np.int64))
+
+
+def classes_of(grid: tuple[int, int, int], picks: np.ndarray, found: np.ndarray, sizes: np.ndarray,
+               owner: np.ndarray | None = None) -> Classes:
+    """Classes of a grid's CTAs, from those that were followed.
+
+    Parameters
+    ----------
+    picks
+        Numbers of these in order of launch, rising.
+    found
+        How often each of them goes through each segment.
+    sizes
+        Instructions of the segments.
+    owner
+        Which of them each CTA does as; by default the one before it.
+    """
+    ways, inverse = _distinct_rows(found)
+    times = np.bincount(inverse)
     if len(ways) == 1:
-        return _single(programs)
-    owner = np.searchsorted(picks, np.arange(programs), side="right") - 1
+        return single(grid)
+    if owner is None:
+        owner = np.searchsorted(picks, np.arange(grid[0] * grid[1] * grid[2]), side="right") - 1
     number = inverse[owner]
     order = np.argsort(inverse, kind="stable")
     middle = np.cumsum(times) - times + times // 2
-    sizes = np.array([s.last - s.first + 1 for s in take_apart(compiled, addresses=False).segments])
     entered = np.asarray(np.unique(ways > 0, axis=0, return_inverse=True)[1]).reshape(-1)
     return Classes(number, picks[order[middle]], np.bincount(number, minlength=len(ways)), (ways @ sizes).astype(np.float64), entered)
+
+
+def _distinct_rows(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Distinct rows of int64, in order, and which of them each row is: ``np.unique(axis=0)``, sooner where few are distinct."""
+    mixed = rows.astype(np.uint64) @ (np.arange(1, 2 * rows.shape[1], 2, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15))
+    _, picks, back = np.unique(mixed, return_index=True, return_inverse=True)
+    few, back = rows[picks], back.reshape(-1)
+    if not np.array_equal(few[back], rows):
+        few, back = rows, np.arange(len(rows))
+    ways, order = np.unique(few, axis=0, return_inverse=True)
+    return ways, order.reshape(-1)[back]
 
 
 #: Classes of one way that are simulated, and ways.
@@ -148,10 +189,6 @@ def sample(classes: Classes) -> Samples:
     return Samples(tuple(int(c) for c in chosen), weights)
 
 
-#: Assumptions that concern memory alone.
-_OF_MEMORY = ("address", "mask", "box")
-
-
 def grid_of(compiled: CompiledKernel, launch: Launch, classes: Classes, samples: Samples, runs: Sequence[Evaluation]) -> Evaluation:
     """Counts of the whole grid from one CTA of each class, as `evaluate_grid` has them from every CTA; bulk copies are left out.
 
@@ -160,8 +197,7 @@ def grid_of(compiled: CompiledKernel, launch: Launch, classes: Classes, samples:
     runs
         The CTAs that stand for the classes of `samples`.
     """
-    parts = [replace(run, bulks=(), assumptions=tuple(a for a in run.assumptions if a.kind not in _OF_MEMORY)).scaled(
-        int(classes.count[number])) for number, run in zip(samples.classes, runs, strict=True)]
+    parts = [replace(run, bulks=()).scaled(int(classes.count[number])) for number, run in zip(samples.classes, runs, strict=True)]
     others = np.setdiff1d(np.arange(len(classes)), samples.classes)
     for count in np.unique(classes.count[others]).tolist():
         ids = program_ids(launch, classes.representative[others[classes.count[others] == count]])
@@ -172,7 +208,7 @@ def grid_of(compiled: CompiledKernel, launch: Launch, classes: Classes, samples:
 def _sum(one: Evaluation, other: Evaluation) -> Evaluation:
     edges = {pair: one.edge_counts.get(pair, 0) + other.edge_counts.get(pair, 0) for pair in {*one.edge_counts, *other.edge_counts}}
     matrices = {key: one.matrices.get(key, 0) + other.matrices.get(key, 0) for key in {*one.matrices, *other.matrices}}
-    names = {a.name for a in one.assumptions}
+    names = {(a.name, a.kind) for a in one.assumptions}
     return replace(one, program_ids=np.concatenate([one.program_ids, other.program_ids]),
                    block_counts=one.block_counts + other.block_counts, edge_counts=edges, matrices=matrices,
-                   assumptions=one.assumptions + tuple(a for a in other.assumptions if a.name not in names))
+                   assumptions=one.assumptions + tuple(a for a in other.assumptions if (a.name, a.kind) not in names))

@@ -18,6 +18,7 @@ The function is written for numba and runs as plain Python too, some hundred tim
 
 from __future__ import annotations
 
+import inspect
 from functools import lru_cache
 from typing import Any
 
@@ -402,8 +403,11 @@ def run_sm(code, access, stream_start, stream_length,  # type: ignore[no-untyped
                     l2_total += moved
                     far = dram_bytes[phase, row]
                     if far > 0.0:
-                        # short rows take as long as the activation of theirs
-                        takes = far * max(1.0, dram_access * tags[row] / moved) / (dram_rate * share)
+                        # short rows take as long as the activation of theirs (lines are those of all that is asked for, what L1 held
+                        # included); what is written L2 gathers into lines first
+                        takes = far / (dram_rate * share)
+                        if kd != STORE:
+                            takes *= max(1.0, dram_access * tags[row] / max(moved, data * 128.0))
                         dram_free = max(dram_free, turn) + takes
                         dram_total += far
                         come = max(come, dram_free)
@@ -673,11 +677,24 @@ def run_sm(code, access, stream_start, stream_length,  # type: ignore[no-untyped
     return DONE, final, issued, l2_total, dram_total, smem_total, l1_total
 
 
+#: How many parameters the machine has.
+NUMBERS = 20
+_AT = inspect.getfullargspec(run_sm).args.index("numbers")
+
+
 @lru_cache(maxsize=1)
 def compiled_core() -> Any:
-    """`run_sm` compiled by numba, or itself where numba is absent."""
+    """`run_sm` compiled by numba, or itself where numba is absent; it refuses parameters of another number, which it would read beyond."""
     try:
         from numba import njit
+
+        compiled: Any = njit(cache=True)(run_sm)
     except ImportError:
-        return run_sm
-    return njit(cache=True)(run_sm)
+        compiled = run_sm
+
+    def run(*arguments: Any) -> Any:
+        if arguments[_AT].shape != (NUMBERS,):
+            raise ValueError(f"numbers: {arguments[_AT].shape} given, {(NUMBERS,)} wanted")
+        return compiled(*arguments)
+
+    return run

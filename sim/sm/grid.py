@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,15 +12,16 @@ import numpy as np
 from ...arch import System
 from ...arch.sm_timing import SmTiming
 from ...errors import KernelError
-from ...mapping.triton import CompiledKernel, Evaluation, Launch, evaluate, take_apart
+from ...mapping.triton import CompiledKernel, Evaluation, Launch, evaluate
 from . import isa
 from .classes import Classes, Samples, program_ids
 from .core import DEADLOCK, REASONS, compiled_core
 from .core import run_sm as core_function
 from .dispatch import dispatch
+from .facts import CodeFacts, GridCounts
 from .isa import IsaTable
 from .memory import Sharing
-from .streams import Followed, Rows, pack_cta
+from .streams import CtaStreams, Rows
 
 #: Warp-instructions that are simulated one by one before loops and waves are cut.
 BUDGET = 400_000
@@ -96,24 +97,59 @@ class SmRun:
     idle: float = 0.0
 
 
-@dataclass(frozen=True)
-class Kernel:
-    """What does not change between runs of the core."""
+@dataclass(frozen=True, eq=False)
+class FollowedLaunch:
+    """A launch whose CTAs were followed.
 
-    compiled: CompiledKernel
-    launch: Launch
-    grid: Evaluation
-    system: System
-    timing: SmTiming
-    table: isa.IsaTable
-    lines: np.ndarray
-    runs: tuple[Followed, ...]
+    Attributes
+    ----------
+    grid
+        Counts of the whole grid.
+    runs
+        The CTAs that stand for the classes of `samples`.
+    classes, samples
+        CTAs by the way they go, and which stand for all.
+    share
+        What they share in L2.
+    facts
+        The code.
+    """
+
+    grid: GridCounts
+    runs: tuple[CtaStreams, ...]
     classes: Classes
     samples: Samples
     share: Sharing
-    write_share: float
+    facts: CodeFacts
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """What does not change between runs of the core; `made` keeps what was made of a CTA cut to so many stretches."""
+
+    compiled: CompiledKernel
+    launch: Launch
+    grid: GridCounts
+    system: System
+    timing: SmTiming
+    facts: CodeFacts
+    runs: tuple[CtaStreams, ...]
+    classes: Classes
+    samples: Samples
+    share: Sharing
     l1_bytes: float
     clock_hz: float
+    made: dict[tuple[CtaStreams, int], Any] = field(default_factory=dict)
+
+    @property
+    def table(self) -> IsaTable:
+        """Instructions as the SM sees them."""
+        return self.facts.table
+
+    @property
+    def lines(self) -> np.ndarray:
+        """The 128-byte line of code of each."""
+        return self.facts.lines
 
 
 def rates(kernel: Kernel) -> tuple[float, float]:
@@ -201,9 +237,8 @@ def access_columns(kernel: Kernel, rows: Rows) -> dict[str, np.ndarray]:
     made = {name: np.array([*getattr(rows, name), 0.0]) for name in names}
     made |= {name: np.array([*getattr(rows, name), 0], dtype=np.int64) for name in ("sync_slot", "sync_value")}
     index = np.array(rows.instruction, dtype=np.int64)
-    listing = take_apart(kernel.compiled).listing.instructions
     for number in np.flatnonzero(kernel.table.kind[index] == isa.TCGEN).tolist():
-        made["l1_passes"][number] /= 4 * isa.macs_per_clock(listing[index[number]], kernel.system)
+        made["l1_passes"][number] /= 4 * kernel.facts.rate[index[number]]
     costs = memory_costs(kernel, index, made["l2_bytes"][:-1])
     for name, cost in zip(("slice_bytes", "dram_bytes", "load_latency"), costs, strict=True):
         made[name] = np.concatenate([cost, np.zeros((3, 1))], axis=1)
@@ -213,7 +248,7 @@ def access_columns(kernel: Kernel, rows: Rows) -> dict[str, np.ndarray]:
 def run_ctas(kernel: Kernel, plan: Schedule, *, keep: int | None = None, record: bool = False) -> SmRun:
     """Simulate the CTAs of one SM, all like the first of `kernel.runs`; the longest run of stretches cut to `keep`."""
     followed = kernel.runs[0]
-    cta, table = pack_cta(followed, keep), kernel.table
+    cta, table = followed.pack(keep), kernel.table
     length = np.array([len(stream) for stream in cta.code], dtype=np.int64)
     columns = {name: getattr(table, name) for name in IsaTable.__dataclass_fields__}
     columns |= {**access_columns(kernel, followed.rows), "code": np.concatenate(cta.code), "access": np.concatenate(cta.access),
@@ -226,7 +261,7 @@ def memory_costs(kernel: Kernel, index: np.ndarray, l2_bytes: np.ndarray) -> tup
     """Bytes of L2's slices, bytes of DRAM, and load-to-use latency by phase and access row."""
     gpu, share = kernel.system.gpu, kernel.share
     store = np.isin(kernel.table.kind[index], (isa.STORE, isa.BULK_STORE))
-    dram = np.where(store, kernel.write_share, share.dram[:, index]) * l2_bytes
+    dram = share.dram[:, index] * l2_bytes
     ratio = kernel.clock_hz / gpu.clock.boost_hz
     far = kernel.system.dram.latency_clk * ratio + gpu.l2.latency_clk * (1 - ratio)
     behind = gpu.l2.latency_clk + share.missing[:, index] * (far - gpu.l2.latency_clk)
@@ -246,7 +281,7 @@ def run_sm(kernel: Kernel, plan: Schedule, *, record: bool = False) -> tuple[SmR
     Small launches are simulated whole. Of longer ones the loops are cut to `KEEP` iterations and to half as many, and the waves to three
     and to two: what an iteration and what a wave adds in the steady state is the difference.
     """
-    if kernel.runs[0].run.instructions * plan.ctas <= BUDGET:
+    if int(kernel.runs[0].counts.sum()) * plan.ctas <= BUDGET:
         whole = run_ctas(kernel, plan, record=record)
         return whole, round(whole.issued)
     waves = min(plan.waves, 3)

@@ -7,24 +7,32 @@ repeat, and its first address at each load names the stream of bytes that the CT
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from ...mapping.triton import CompiledKernel, Evaluation, Launch
+from ...mapping.triton import CompiledKernel, Evaluation, Launch, Program, evaluate, take_apart
 from ...mapping.triton.access import SECTOR_BYTES
 from ...mapping.triton.execute import Execution
 from ...mapping.triton.group import Group, Lanes, WholeWarpError
+from ...mapping.triton.memory_ops import COPY, GLOBAL, LOAD
+from ...mapping.triton.pointers import buffers_behind
 from ...mapping.triton.values import Unknown, Value, settled
 from .classes import program_ids
-from .warps import EnoughError, followed_warps, one_warp
+from .footprint import Footprint, fetched, footprint_of, joined, past_l1, size_of
+from .warps import SAMPLED_LANES, EnoughError, followed_warps, one_warp
+from .windows import through_windows
 
 #: Segments that are followed at most.
 _STEPS = 240
 #: Executions of one instruction after which its loop is known.
 _REPEATS = 3
+#: What comes from DRAM over what the buffer holds, from which it is looked at sector by sector.
+_MORE = 1.02
+#: The same, of a wave over all that lies between the lowest and the highest address.
+_DENSE = 1.2
 
 
 class _Peek(Execution):
@@ -63,8 +71,10 @@ class _Peek(Execution):
         if self._ops[index].space == "global":
             self._note(index, group, guard, address)
 
-    def copied(self, index: int, group: Group, guard: Value, address: Value, counted: bool) -> None:
-        return
+    def copied(self, index: int, group: Group, guard: Value, address: Value, counted: bool, source: Value = None,
+               condition: Value = True) -> None:
+        if self.shared is not None:
+            super().copied(index, group, guard, address, False, source, condition)
 
     def sync(self, index: int, group: Group, guard: Value, address: Value, value: Value) -> None:
         return
@@ -93,16 +103,29 @@ class _Walk(_Peek):
         at = lanes.first(guard if type(guard) is np.ndarray else None)
         on = self._on(guard, at, lanes)
         many = address[at].astype(np.int64) if type(address) is np.ndarray else np.full(len(at), address, dtype=np.int64)
-        self.touches.append((index, (lanes.ids[at] // self.threads)[on], many[on]))
+        ctas, leads = np.unique((lanes.ids[at] // self.threads)[on], return_index=True)  # one warp of each CTA counts
+        self.touches.append((index, ctas, many[on][leads]))
 
 
-def first_addresses(compiled: CompiledKernel, launch: Launch, ids: np.ndarray) -> dict[int, np.ndarray]:
-    """First address of warp 0 at each access to global memory, by instruction: int64 of shape (len(ids),), -1 where not known."""
+def first_addresses(compiled: CompiledKernel, launch: Launch, ids: np.ndarray, wanted: Iterable[int] = (),
+                    lanes: tuple[int, ...] = SAMPLED_LANES) -> dict[int, np.ndarray]:
+    """First address of a CTA at each access to global memory, by instruction: int64 of shape (len(ids),), -1 where not known.
+
+    Warp 0 is followed, and where it has not all that is `wanted`, the others too.
+    """
     found: dict[int, np.ndarray] = {}
-    for start, peek in followed_warps(one_warp(compiled, addresses="global"), launch, ids, _Peek):
-        for index, addresses in peek.first.items():
-            found.setdefault(index, np.full(len(ids), -1, dtype=np.int64))[start:start + len(addresses)] = addresses
+    for program in (one_warp(compiled, addresses="global"), take_apart(compiled, addresses="global")):
+        for start, peek in followed_warps(program, launch, ids, _Peek, lanes):
+            for index, addresses in peek.first.items():
+                found.setdefault(index, np.full(len(ids), -1, dtype=np.int64))[start:start + len(addresses)] = addresses
+        if not _missed(found, wanted):
+            break
     return found
+
+
+def _missed(found: Container[int], wanted: Iterable[int]) -> bool:
+    """Whether there is an access that warp 0 does not come to: other warps have to be followed too."""
+    return any(index not in found for index in wanted)
 
 
 @dataclass(frozen=True)
@@ -128,14 +151,67 @@ class Sharing:
     waves: tuple[str, ...] = ("first", "steady", "last")
 
 
-def sharing(compiled: CompiledKernel, launch: Launch, run: Evaluation, *, together: int, capacity_bytes: float,
-            merge: int = 2, warm: bool = False) -> Sharing:
+@dataclass(frozen=True)
+class Loads:
+    """What the CTAs of one class read.
+
+    Attributes
+    ----------
+    instructions
+        Instructions of the kernel.
+    sizes
+        Bytes (whole sectors) that a CTA asks for with each instruction that reads global memory.
+    times
+        How often all its warps execute each of these together.
+    boxes
+        Those that copy in bulk.
+    stores
+        Bytes (whole sectors) that a CTA sends to L2 with each instruction that writes global memory, atomics included.
+    storage
+        First byte and size of the memory behind a tensor, by instruction: what its addresses lie in, also where they depend on data.
+    footprint, cta
+        Gives what a CTA reads and writes, sector by sector, from its number in order of launch; number of the CTA that was followed.
+    extent
+        By instruction the lowest and the highest address at which this CTA begins an access, where it is sooner known than the footprint.
+    passed
+        Bytes for which this CTA asks L2 by instruction: what L1 held is left out.
+    others
+        Accesses of other warps than the first.
+    """
+
+    instructions: int
+    sizes: Mapping[int, float]
+    times: Mapping[int, float]
+    boxes: frozenset[int]
+    stores: Mapping[int, float] = field(default_factory=dict)
+    storage: Mapping[int, tuple[int, int]] = field(default_factory=dict)
+    footprint: Callable[[int], Footprint | None] | None = None
+    cta: int = 0
+    extent: Mapping[int, tuple[int, int]] = field(default_factory=dict)
+    passed: Mapping[int, float] = field(default_factory=dict)
+    others: frozenset[int] = frozenset()
+
+    def of_l2(self, sizes: Mapping[int, float]) -> dict[int, float]:
+        """Of bytes that a CTA asks for those that L2 is asked for."""
+        return {index: self.passed.get(index, size) for index, size in sizes.items()}
+
+
+#: First addresses of some CTAs (by number in order of launch) by instruction, -1 where not known; and of some waves of CTAs the
+#: instruction, CTA and sector (of bulk copies: box) of every access of warp 0, each CTA's in order.
+First = Callable[[np.ndarray], Mapping[int, np.ndarray]]
+Walks = Callable[[Sequence[np.ndarray], Sequence[int]], list[tuple[np.ndarray, np.ndarray, np.ndarray]]]
+
+
+def sharing(launch: Launch, asked: Loads, first: First, *, together: int, capacity_bytes: float, merge: int = 2, warm: bool = False,
+            most: int = 6000) -> Sharing:
     """Sharing of the waves of a launch.
 
     Parameters
     ----------
-    run
-        One CTA, followed to its end.
+    asked
+        What one CTA reads.
+    first
+        The first addresses with which CTAs read.
     together
         CTAs that the GPU holds at once.
     capacity_bytes
@@ -144,62 +220,167 @@ def sharing(compiled: CompiledKernel, launch: Launch, run: Evaluation, *, togeth
         SMs whose requests of one line are served once.
     warm
         Operands were used just before the launch, so that L2 still holds what of them fits.
+    most
+        CTAs that are followed; of longer launches the first two waves.
     """
-    programs, count = launch.programs, len(run.program.listing.instructions)
+    programs = launch.programs
     waves = -(-programs // together)
     picked = sorted({0, 1, *range(max(0, waves // 2 - 1), min(waves, waves // 2 + 2)), waves - 1} & set(range(waves)))
-    if together * len(picked) > 6000:
+    if together * len(picked) > most:
         picked = sorted({0, min(1, waves - 1)})
     numbers = [np.arange(w * together, min(programs, (w + 1) * together)) for w in picked]
-    addresses = first_addresses(compiled, launch, program_ids(launch, np.concatenate(numbers)))
-    loads, bytes_of = _loads(run)
+    ctas = np.concatenate([*numbers, np.array([asked.cta])])
+    addresses = first(ctas)
+    loads, bytes_of = sorted(asked.sizes), asked.of_l2(asked.sizes)
     edges = np.concatenate([[0], np.cumsum([len(n) for n in numbers])])
-    dram = np.ones((3, count))
-    missing = np.ones((3, count))
-    slices = np.ones((3, count))
-    found = np.zeros((len(picked), count, 3))
-    classes: dict[bytes, list[int]] = {}
-    for index in loads:
+    found = np.ones((len(picked), asked.instructions, 3))
+    classes: dict[tuple[bool, bytes], list[int]] = {}
+    for index in (*loads, *sorted(asked.stores)):
         if index in addresses:
-            keys = addresses[index] // SECTOR_BYTES if index in run.tallies else addresses[index]
-            classes.setdefault(np.unique(keys, return_inverse=True)[1].tobytes(), []).append(index)
-    last: list[dict[int, float]] = [{} for _ in classes]
+            keys = addresses[index] if index in asked.boxes else addresses[index] // SECTOR_BYTES
+            inverse = np.unique(keys[:edges[-1]], return_inverse=True)[1]
+            classes.setdefault((index in asked.stores, inverse.tobytes()), []).append(index)
+    every = [np.unique(addresses[members[0]][:edges[-1]] // SECTOR_BYTES) for members in classes.values()]
+    last = [np.full(len(keys), -1e30) for keys in every]
+    began, moved = np.zeros(len(picked)), np.zeros(len(picked))
     position = 0.0
     for n, _ in enumerate(picked):
         if n and picked[n] != picked[n - 1] + 1:
-            position += together * sum(bytes_of[i] for i in loads) * 0.1
-        moved = 0.0
-        for number, members in enumerate(classes.values()):
-            keys = addresses[members[0]][edges[n]:edges[n + 1]] // SECTOR_BYTES
+            position += together * sum(bytes_of.values()) * 0.1
+        began[n] = position
+        for number, ((writes, _), members) in enumerate(classes.items()):
+            keys = addresses[members[0]][edges[n]:edges[n + 1]]
+            keys = keys[keys >= 0] // SECTOR_BYTES
+            if not len(keys):
+                continue
             unique, times = np.unique(keys, return_counts=True)
-            size = sum(bytes_of[i] for i in members)
-            fresh = np.array([position - last[number].get(int(k), -1e30) > capacity_bytes for k in unique])
-            for k in unique.tolist():
-                last[number][k] = position
+            at = np.searchsorted(every[number], unique)
+            fresh = position - last[number][at] > capacity_bytes
+            last[number][at] = position
             found[n, members, 0] = fresh.sum() / len(keys)
             found[n, members, 1] = times[fresh].sum() / len(keys)
-            found[n, members, 2] = _merged(keys, merge)
-            moved += len(unique) * size
-        position += moved
-    known = [i for members in classes.values() for i in members]
-    weight = np.array([bytes_of[i] for i in known]) if known else np.zeros(0)
-    for phase, at in enumerate((0, max(0, len(picked) - 2), len(picked) - 1)):
-        if not known:
-            break
-        mean = (found[at, known] * weight[:, None]).sum(axis=0) / max(weight.sum(), 1e-9)
-        for n, part in enumerate((dram, missing, slices)):
-            part[phase] = mean[n]
-            part[phase, known] = found[at, known, n]
-    return _within_buffers(Sharing(dram, missing, slices), launch, addresses, loads, bytes_of, programs, waves, capacity_bytes, warm)
+            if not writes:
+                found[n, members, 2] = _merged(keys, merge)
+                moved[n] += len(unique) * sum(bytes_of[i] for i in members)
+        position += moved[n]
+    for side in (asked.sizes, asked.stores):
+        known = [i for (writes, _), members in classes.items() if writes == (side is asked.stores) for i in members]
+        _as_neighbours(found, known, sorted(set(side) - set(known)), side, asked.storage)
+    share = np.array([1.0, max(waves - 2, 0), 1.0 if waves > 1 else 0.0]) / max(waves, 1)
+    phases = [0, max(min(1, len(picked) - 1), len(picked) - 2), len(picked) - 1]
+    _windows_once(found, asked, addresses, edges, began, moved, capacity_bytes, programs * (share @ found[phases, :, 0]), ctas)
+    made = _sharing_from(found[phases])
+    return _within_buffers(made, launch, asked.storage, bytes_of, asked.stores, waves, capacity_bytes, warm)
+
+
+def _sharing_from(found: np.ndarray) -> Sharing:
+    """Sharing from an array of shape (phases, instructions, 3)."""
+    dram, missing, slices = (np.ascontiguousarray(found[:, :, n]) for n in range(3))
+    return Sharing(dram, missing, slices)
+
+
+def _as_neighbours(found: np.ndarray, known: Sequence[int], others: Sequence[int], sizes: Mapping[int, float],
+                   storage: Mapping[int, tuple[int, int]]) -> None:
+    """What is not known of an access: as those of the same buffer that are known, else bytes that nobody else asks for."""
+    for index in others:
+        mates = [i for i in known if i in storage and storage[i] == storage.get(index)]
+        weight = np.array([sizes[i] for i in mates])
+        if weight.sum() > 0:
+            found[:, index] = np.tensordot(found[:, mates], weight / weight.sum(), axes=(1, 0))
+
+
+def _windows_once(found: np.ndarray, asked: Loads, addresses: Mapping[int, np.ndarray], edges: np.ndarray, began: np.ndarray,
+                  moved: np.ndarray, capacity_bytes: float, ratio: np.ndarray, numbers: np.ndarray) -> None:
+    """Count bytes of a buffer for which several instructions ask once, where one by one they come to more than the buffer holds.
+
+    Parameters
+    ----------
+    found
+        By wave and instruction: share that comes from DRAM, share that waits for it, share of the slices' work; the first two are changed.
+    edges
+        Where the CTAs of each wave begin in `addresses`; the CTA that was followed stands behind them all.
+    ratio
+        By instruction: the share that comes from DRAM, times CTAs.
+    numbers
+        The CTAs of `addresses`, by number in order of launch.
+    """
+    doubtful = []
+    reading = asked.of_l2(asked.sizes)
+    for side in (reading, asked.stores):
+        members: dict[tuple[int, int], list[int]] = {}
+        for index in side:
+            if index in asked.storage and index not in asked.boxes and index in addresses and (addresses[index] >= 0).mean() > 0.5:
+                members.setdefault(asked.storage[index], []).append(index)
+        doubtful += [
+            alike for (_, size), alike in members.items() if sum(side[i] * ratio[i] for i in alike) > _MORE * size
+            and not (side is reading and _spread_out(asked, alike, side, addresses, edges, found))
+        ]
+    if not doubtful or asked.footprint is None:
+        return
+    like = _most_alike([addresses[i] for alike in doubtful for i in alike])
+    whole = asked.footprint(int(numbers[like])) if like >= 0 else None
+    if whole is None:
+        return
+    reads = whole.of([i for i in asked.sizes if i in whole.asked])
+    one_by_one = sum(reading[i] for i in reads.asked)
+    scale = SECTOR_BYTES * size_of(*joined(reads.start, reads.stop)) / one_by_one if one_by_one else 1.0
+    began, moved = began * scale, moved * scale  # what the loads one by one come to is more than what passes through L2
+    for alike in doubtful:
+        mine = whole.of(alike)
+        shifts = []
+        for n in range(len(edges) - 1):
+            here = slice(edges[n], edges[n + 1])
+            there = np.logical_and.reduce([addresses[i][here] >= 0 for i in alike])
+            shifts.append({i: (addresses[i][here][there] - addresses[i][like]) // SECTOR_BYTES for i in alike})
+        bytes_of = fetched(mine, shifts, began.tolist(), moved.tolist(), capacity_bytes)
+        own = min(1.0, SECTOR_BYTES * size_of(*joined(mine.start, mine.stop)) / max(sum(mine.asked.values()), 1.0))
+        for n, shift in enumerate(shifts):
+            passed = sum(found[n, i, 0] * asked.passed.get(i, mine.asked.get(i, 0.0)) for i in alike)
+            counted = float(passed) * len(shift[alike[0]])
+            factor = own if bytes_of is None else bytes_of[n] / counted if counted > 0 else 1.0
+            found[n, alike, 0] = np.minimum(found[n, alike, 0] * factor, 1.0)
+            found[n, alike, 1] *= own
+
+
+def _spread_out(asked: Loads, alike: Sequence[int], side: Mapping[int, float], addresses: Mapping[int, np.ndarray], edges: np.ndarray,
+                found: np.ndarray) -> bool:
+    """Whether what the first wave touches lies so far apart that no two of its bytes need be the same."""
+    if any(i not in asked.extent or addresses[i][-1] < 0 for i in alike):
+        return False
+    low, high, total = [], [], 0.0
+    for i in alike:
+        here = addresses[i][:edges[1]]
+        here = here[here >= 0] - addresses[i][-1]
+        if len(here):
+            low.append(asked.extent[i][0] + int(here.min()))
+            high.append(asked.extent[i][1] + int(here.max()))
+            total += asked.sizes.get(i, side[i]) * found[0, i, 0] * len(here)
+    return not low or total < _DENSE * (max(high) - min(low))
+
+
+def _most_alike(addresses: Sequence[np.ndarray]) -> int:
+    """Which CTA stands for most: all its accesses begin as far from one another as theirs do (CTAs on an edge leave out threads).
+
+    The last one where it is as good; -1 where none has all accesses.
+    """
+    table = np.stack(addresses)
+    known = np.flatnonzero((table >= 0).all(axis=0))
+    if not len(known):
+        return -1
+    _, inverse, times = np.unique(table[:, known] - table[0, known], axis=1, return_inverse=True, return_counts=True)
+    inverse = np.asarray(inverse).reshape(-1)
+    most, last = int(np.argmax(times)), int(known[-1]) == table.shape[1] - 1
+    return int(known[-1 if last and 2 * times[inverse[-1]] > times[most] else np.argmax(inverse == most)])
 
 
 #: Waves of CTAs that are walked through, by the share of the launch's work that is done when they begin; and windows in which those of a
-#: wave go on together, at most.
-_WALKED, _WINDOWS = (0.0, 0.35, 0.65, 1.0), 64
+#: wave go on together, at most; what keeps addresses of stores apart from those of loads.
+_WALKED, _WINDOWS, _APART = (0.0, 0.35, 0.65, 1.0), 64, 1 << 60
 
 
-def sharing_of_walks(compiled: CompiledKernel, launch: Launch, runs: Sequence[Evaluation], *, together: int, work: np.ndarray,
-                     capacity_bytes: float, merge: int = 2, warm: bool = False) -> Sharing:
+def sharing_of_walks(launch: Launch, asked: Sequence[Loads], walks_of: Walks, *, together: int, work: np.ndarray,
+                     capacity_bytes: float, merge: int = 2, warm: bool = False, shares: Sequence[float] = _WALKED,
+                     thinned: float = 1.0) -> Sharing:
     """Sharing where CTAs go different ways: from every address of some waves of CTAs, the first, the last and two between.
 
     The waves are those that begin when given shares of the launch's work are done: CTAs that leave at once do not stand for others.
@@ -209,51 +390,48 @@ def sharing_of_walks(compiled: CompiledKernel, launch: Launch, runs: Sequence[Ev
 
     Parameters
     ----------
-    runs
-        CTAs that were followed to their end, at least one of each way.
+    asked
+        What CTAs read, of each way at least one.
+    walks_of
+        Every address of some waves.
     work
         Instructions of each CTA, in order of launch.
     together, capacity_bytes, merge, warm
         As `sharing` takes them.
+    shares
+        Of the launch's work, done when the waves begin that are walked through.
+    thinned
+        Share of the sectors whose accesses `walks_of` gives.
     """
-    programs, count = launch.programs, len(runs[0].program.listing.instructions)
+    programs, count = launch.programs, asked[0].instructions
+    storage = {index: place for part in asked for index, place in part.storage.items()}
     waves = -(-programs // together)
     done = np.cumsum(np.add.reduceat(np.where(work > 0.05 * work.max(), work, 0.0), np.arange(0, programs, together)))
-    picked = sorted({int(np.searchsorted(done, share * done[-1] * (1.0 - 1e-9), side="right")) for share in _WALKED})
+    picked = sorted({int(np.searchsorted(done, share * done[-1] * (1.0 - 1e-9), side="right")) for share in shares})
     numbers = [np.arange(w * together, min(programs, (w + 1) * together)) for w in picked]
-    each, loads = _bytes_each(runs)
-    walks = _walks(compiled, launch, numbers, loads)
-    dram, missing, slices = np.ones((3, count)), np.ones((3, count)), np.ones((3, count))
-    distinct, inverse = np.unique(np.concatenate([walk[2] for walk in walks]), return_inverse=True)
+    each, written = _bytes_each(asked, lambda part: part.of_l2(part.sizes)), _bytes_each(asked, lambda part: part.stores)
+    walks = walks_of(numbers, sorted(each.keys() | written.keys()))
+    size_of_load = np.array([each.get(i, 0.0) for i in range(count)])
+    is_store = np.isin(np.arange(count), list(written))
+    found_once = np.ones((3, count, 3))
+    distinct, inverse = np.unique(np.concatenate([walk[2] + is_store[walk[0]] * _APART for walk in walks]), return_inverse=True)
     last = np.full(len(distinct), -1e30)
     parts = np.split(np.asarray(inverse).reshape(-1), np.cumsum([len(walk[2]) for walk in walks])[:-1])
     position = 0.0
     found = np.zeros((len(picked), count, 4))
     for n, ((index, cta, _), key) in enumerate(zip(walks, parts, strict=True)):
         if n and picked[n] != picked[n - 1] + 1:
-            position += capacity_bytes * 0.1 * (picked[n] - picked[n - 1] - 1)
-        size = each[index]
+            position += capacity_bytes * thinned * 0.1 * (picked[n] - picked[n - 1] - 1)
+        size = size_of_load[index]
         order = np.argsort(cta, kind="stable")
         so_far = np.cumsum(size[order])
         begins = np.searchsorted(cta[order], np.arange(len(numbers[n])))
         so_far -= np.concatenate([[0.0], so_far])[begins][cta[order]]
-        windows = min(_WINDOWS, max(1, int(4 * size.sum() / max(capacity_bytes, 1.0)) + 1))
+        windows = min(_WINDOWS, max(1, int(4 * size.sum() / max(capacity_bytes * thinned, 1.0)) + 1))
         window = np.empty(len(index), dtype=np.int64)
         pace = (so_far - size[order]) / max(float(so_far.max(initial=1.0)), 1.0)
         window[order] = np.minimum(windows - 1, (pace * windows).astype(np.int64))
-        for w in range(windows):
-            at = np.flatnonzero(window == w)
-            if not len(at):
-                continue
-            unique, back, times = np.unique(key[at], return_inverse=True, return_counts=True)
-            back = np.asarray(back).reshape(-1)
-            fresh = position - last[unique] > capacity_bytes
-            last[unique] = position
-            weight = fresh / times
-            np.add.at(found[n, :, 0], index[at], 1.0)
-            np.add.at(found[n, :, 1], index[at], weight[back])
-            np.add.at(found[n, :, 2], index[at], fresh[back].astype(float))
-            position += float((np.bincount(back, weights=size[at]) / times).sum())
+        position = through_windows(index, key, size, window, capacity_bytes * thinned, position, last, found[n])
         for i in np.unique(index).tolist():
             mine = index == i
             first = np.full(len(numbers[n]), -1, dtype=np.int64)
@@ -263,51 +441,58 @@ def sharing_of_walks(compiled: CompiledKernel, launch: Launch, runs: Sequence[Ev
     for phase, at_waves in enumerate(([0], between, [len(picked) - 1])):
         touches = found[at_waves].sum(axis=0)
         seen = touches[:, 0] > 0
-        if not seen.any():
-            continue
-        ratio = touches / np.maximum(touches[:, :1], 1.0)
-        weight = touches[:, 0] * each
-        mean = (ratio * weight[:, None]).sum(axis=0) / max(weight.sum(), 1e-9)
-        for column, part in ((1, dram), (2, missing)):
-            part[phase] = np.where(seen, ratio[:, column], mean[column])
-        slices[phase, seen] = np.mean([found[n, seen, 3] for n in at_waves], axis=0)
-    walked = {i: np.concatenate([walk[2][walk[0] == i] for walk in walks]) * SECTOR_BYTES for i in loads}
-    touched = np.bincount(np.concatenate([walk[0] for walk in walks]), minlength=count) / sum(len(chunk) for chunk in numbers)
-    mean_bytes = {i: float(touched[i] * each[i]) for i in loads}
-    return _within_buffers(Sharing(dram, missing, slices), launch, walked, loads, mean_bytes, programs, waves, capacity_bytes, warm)
+        found_once[phase, seen, :2] = touches[seen, 1:3] / touches[seen, :1]
+        reads = seen & ~is_store
+        found_once[phase, reads, 2] = np.mean([found[n, reads, 3] for n in at_waves], axis=0)
+        for sizes in (each, written):
+            _as_neighbours(found_once[phase:phase + 1], [i for i in sizes if seen[i]], [i for i in sizes if not seen[i]], sizes, storage)
+    touched = np.bincount(np.concatenate([walk[0] for walk in walks]), minlength=count) / (thinned * sum(len(chunk) for chunk in numbers))
+    mean_bytes = [{i: float(touched[i] * sizes[i]) if touched[i] else np.mean([side(part).get(i, 0.0) for part in asked]) for i in sizes}
+                  for sizes, side in ((each, lambda part: part.of_l2(part.sizes)), (written, lambda part: part.stores))]
+    return _within_buffers(_sharing_from(found_once), launch, storage, mean_bytes[0], mean_bytes[1], waves, capacity_bytes, warm)
 
 
-def _walks(compiled: CompiledKernel, launch: Launch, waves: Sequence[np.ndarray],
-           loads: Sequence[int]) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """By wave: instruction, CTA and sector (of bulk copies: box) of every access of warp 0 by `loads`, each CTA's in order."""
-    program, wanted = one_warp(compiled, addresses="global"), frozenset(loads)
+def walks(compiled: CompiledKernel, launch: Launch, others: frozenset[int], lanes: tuple[int, ...], waves: Sequence[np.ndarray],
+          loads: Sequence[int]) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """By wave: instruction, CTA and sector (of bulk copies: box) of every access of warp 0 by `loads`, each CTA's in order.
+
+    What only other warps do (`others`) comes from one of them.
+    """
+    wanted = set(loads)
     parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = [(np.zeros(0, np.int64),) * 3]
-    for start, walk in followed_warps(program, launch, program_ids(launch, np.concatenate(waves)), _Walk):
-        for index, ctas, addresses in walk.touches:
-            if index in wanted:
-                key = addresses // SECTOR_BYTES if index in program.memory_ops else addresses
-                parts.append((np.full(len(ctas), index, np.int64), start + ctas, key))
-    whole = [np.concatenate([part[n] for part in parts]) for n in range(3)]
+    for program in (one_warp(compiled, addresses="global"), take_apart(compiled, addresses="global")):
+        seen: set[int] = set()
+        for start, walk in followed_warps(program, launch, program_ids(launch, np.concatenate(waves)), _Walk, lanes):
+            for index, ctas, addresses in walk.touches:
+                if index in wanted:
+                    key = addresses // SECTOR_BYTES if index in program.memory_ops else addresses
+                    parts.append((np.full(len(ctas), index, np.int64), start + ctas, key))
+                    seen.add(index)
+        wanted = set(others - seen)
+        if not wanted:
+            break
+    return by_wave(np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts]),
+                   np.concatenate([part[2] for part in parts]), waves)
+
+
+def by_wave(index: np.ndarray, cta: np.ndarray, key: np.ndarray,
+            waves: Sequence[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Instruction, CTA (its place in the wave) and key of accesses by wave."""
     edges = np.cumsum([0, *map(len, waves)])
-    wave = np.searchsorted(edges, whole[1], side="right") - 1
+    wave = np.searchsorted(edges, cta, side="right") - 1
     picks = [np.flatnonzero(wave == n) for n in range(len(waves))]
-    return [(whole[0][at], whole[1][at] - edges[n], whole[2][at]) for n, at in enumerate(picks)]
+    return [(index[at], cta[at] - edges[n], key[at]) for n, at in enumerate(picks)]
 
 
-def _bytes_each(runs: Sequence[Evaluation]) -> tuple[np.ndarray, list[int]]:
-    """Bytes (whole sectors) that all warps of a CTA ask for in one execution of each instruction that reads global memory."""
-    count = len(runs[0].program.listing.instructions)
-    total, times = np.zeros(count), np.zeros(count)
-    loads: set[int] = set()
-    for run in runs:
-        mine, bytes_of = _loads(run)
-        loads.update(mine)
-        counts = run.instruction_counts
-        for index in mine:
-            total[index] += bytes_of[index]
-            bulk = sum(1 for each in run.bulks if each.instruction == index)
-            times[index] += bulk or counts[index] / max(run.program.threads // 32, 1)
-    return np.divide(total, times, out=np.zeros(count), where=times > 0), sorted(loads)
+def _bytes_each(asked: Sequence[Loads], side: Callable[[Loads], Mapping[int, float]]) -> dict[int, float]:
+    """Bytes (whole sectors) that all warps of a CTA ask for in one execution of each instruction of one side, reads or writes."""
+    total: dict[int, float] = {}
+    times: dict[int, float] = {}
+    for part in asked:
+        for index, size in side(part).items():
+            total[index] = total.get(index, 0.0) + size
+            times[index] = times.get(index, 0.0) + part.times[index]
+    return {index: total[index] / times[index] if times[index] > 0 else 0.0 for index in sorted(total)}
 
 
 def _merged(keys: np.ndarray, merge: int) -> float:
@@ -319,36 +504,72 @@ def _merged(keys: np.ndarray, merge: int) -> float:
     return float(1 + (rows[:, 1:] != rows[:, :-1]).sum(axis=1).mean()) / merge
 
 
-def _loads(run: Evaluation) -> tuple[list[int], Mapping[int, float]]:
-    """Instructions that read global memory, and the bytes (whole sectors) that a CTA asks for with each."""
-    sizes: dict[int, float] = {}
+def loads_of(run: Evaluation, *, l1_bytes: float = 0.0) -> Loads:
+    """What a CTA that was followed reads and writes.
+
+    Parameters
+    ----------
+    l1_bytes
+        L1 cache left beside shared memory.
+    """
+    sides: tuple[dict[int, float], dict[int, float]] = ({}, {})
+    code, x, y = run.program.listing.instructions, *run.launch.grid[:2]
     for index, tally in run.tallies.items():
         op = run.program.memory_ops[index]
-        if op.space == "global" and op.kind in ("load", "copy"):
-            sizes[index] = float(max(tally.sectors * SECTOR_BYTES, tally.bytes if tally.unknown else 0))
-    for bulk in run.bulks:
-        if run.program.listing.instructions[bulk.instruction].base in ("UTMALDG", "UBLKCP"):
-            sizes[bulk.instruction] = sizes.get(bulk.instruction, 0.0) + float(run.bulk_box(bulk)[1] or 0)
-    return sorted(sizes), sizes
+        if op.space == GLOBAL:
+            sides[op.kind not in (LOAD, COPY)][index] = float(max(tally.sectors * SECTOR_BYTES, tally.bytes if tally.unknown else 0))
+    bulk: dict[int, int] = {}
+    storage = storage_of(run.program, run.launch, [index for side in sides for index in side])
+    for each in run.bulks:
+        index, (found, size) = each.instruction, run.bulk_box(each)
+        side = sides[code[index].base not in ("UTMALDG", "UBLKCP")]
+        side[index] = side.get(index, 0.0) + float(size or 0)
+        bulk[index] = bulk.get(index, 0) + 1
+        if found is not None:
+            storage[index] = (found.buffer.start, found.buffer.size_bytes)
+    lead: set[int] = set()
+    for _, index, who, _, _ in run.trace.syncs if run.trace is not None else ():
+        lead |= {index} if 0 in who else set()
+    for _, index, pattern, _ in run.trace.accesses if run.trace is not None else ():
+        lead |= {index} if index not in lead and 0 in run.lane_sets[run.patterns[pattern].lanes].warps else set()
+    counts, warps = run.instruction_counts, max(run.program.threads // 32, 1)
+    times = {index: float(bulk.get(index) or counts[index] / warps) for side in sides for index in side}
+    first = run.program_ids[0].tolist()
+    cta = first[0] + x * (first[1] + y * first[2])
+
+    def footprint(number: int) -> Footprint | None:
+        return footprint_of(run, l1_bytes) if number == cta else followed_footprint(run.program.compiled, run.launch, l1_bytes, number)
+
+    others = frozenset(i for side in sides for i in side if i not in lead and not (i in run.tallies and run.tallies[i].unknown))
+    return Loads(len(code), sides[0], times, frozenset(bulk), sides[1], storage, footprint, cta, passed=past_l1(run, l1_bytes),
+                 others=others)
 
 
-def _within_buffers(share_of: Sharing, launch: Launch, addresses: Mapping[int, np.ndarray], loads: list[int],
-                    bytes_of: Mapping[int, float], programs: int, waves: int, capacity: float, warm: bool) -> Sharing:
-    """A tensor that L2 keeps is read from DRAM once at most; one that it held before the launch, not at all."""
+def followed_footprint(compiled: CompiledKernel, launch: Launch, l1_bytes: float, number: int) -> Footprint | None:
+    """What the CTA of this number in order of launch reads and writes."""
+    return footprint_of(evaluate(compiled, launch, program_ids(launch, [number]), trace=True, close=True), l1_bytes)
+
+
+def storage_of(program: Program, launch: Launch, accesses: Iterable[int]) -> dict[int, tuple[int, int]]:
+    """First byte and size of the memory that accesses lie in, by instruction, where all pointers in an address belong to one tensor."""
+    behind = {index: {(b.start, b.size_bytes) for b in buffers} for index, buffers in buffers_behind(program, launch, accesses).items()}
+    return {index: next(iter(places)) for index, places in behind.items() if len(places) == 1}
+
+
+def _within_buffers(share_of: Sharing, launch: Launch, storage: Mapping[int, tuple[int, int]], sizes: Mapping[int, float],
+                    stores: Mapping[int, float], waves: int, capacity: float, warm: bool) -> Sharing:
+    """A tensor that L2 keeps is read from DRAM and written to it once at most; one that it held before the launch, not at all."""
     dram, missing = share_of.dram.copy(), share_of.missing
-    total = sum(b.size_bytes for b in launch.buffers)
+    total = sum(size for _, size in {(b.start, b.size_bytes) for b in launch.buffers})
     resident = float(np.clip(2.0 - total / capacity, 0.0, 1.0)) if warm else 0.0
-    by_buffer: dict[int, list[int]] = {}
-    for index in loads:
-        known = addresses.get(index)
-        known = known[known >= 0] if known is not None else np.zeros(0)
-        for n, buffer in enumerate(launch.buffers):
-            if len(known) and buffer.start <= known[0] < buffer.start + buffer.size_bytes:
-                by_buffer.setdefault(n, []).append(index)
     share = np.array([1.0, max(waves - 2, 0), 1.0 if waves > 1 else 0.0]) / max(waves, 1)
-    for n, members in by_buffer.items():
-        size = launch.buffers[n].size_bytes
-        asked = sum(bytes_of[i] * programs * float(dram[:, i] @ share) for i in members)
-        if asked > size and size <= capacity:
-            dram[:, members] *= size / asked
+    for side in (sizes, stores):
+        by_buffer: dict[tuple[int, int], list[int]] = {}
+        for index in side:
+            if index in storage:
+                by_buffer.setdefault(storage[index], []).append(index)
+        for (_, size), members in by_buffer.items():
+            asked = sum(side[i] * launch.programs * float(dram[:, i] @ share) for i in members)
+            if asked > size and size <= capacity:
+                dram[:, members] *= size / asked
     return Sharing(dram * (1.0 - resident), missing * (1.0 - resident), share_of.l2)

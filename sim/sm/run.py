@@ -14,21 +14,21 @@ from ...arch.sm_timing import sm_timing
 from ...errors import KernelError, UnknownNameError
 from ...mapping.gpu.machine import Machine
 from ...mapping.gpu.power import clock_ratio, energy_joules, fma_joules, l2_joules, tensor_joules
-from ...mapping.triton import CompiledKernel, Evaluation, Launch, Occupancy, occupancy_of, take_apart
-from ...mapping.triton.tensor_core import TENSOR_CORE
+from ...mapping.triton import CompiledKernel, Launch, Occupancy, occupancy_of
+from ...mapping.triton.warp_runs import NotFollowedError
 from ..result import Span
 from . import isa
-from .classes import cta_classes, grid_of, sample
+from .classes import cta_classes, grid_of, program_ids, sample
 from .core import REASONS
-from .grid import Kernel, Schedule, SmRun, follow, rates, run_grid, run_sm, schedule
-from .memory import sharing, sharing_of_walks
+from .facts import CodeFacts, GridCounts, counts_of, facts_of
+from .grid import FollowedLaunch, Kernel, Schedule, SmRun, follow, rates, run_grid, run_sm, schedule
+from .light import follow_lightly
+from .memory import first_addresses, loads_of, sharing, sharing_of_walks, walks
 from .result import KernelRun, LineCost
 from .streams import follow_streams
+from .warps import SAMPLED_LANES, ends_decide
 
 FIDELITIES = ("cycle", "tile")
-#: Warps' fp32 work: FLOP of one warp-instruction of each opcode.
-_FLOPS = {"FADD": 32, "FMUL": 32, "FFMA": 64, "HADD2": 64, "HMUL2": 64, "HFMA2": 128, "DADD": 32, "DMUL": 32, "DFMA": 64, "FFMA2": 128,
-          "FADD2": 64, "FMUL2": 64, "MUFU": 32}
 
 
 def simulate_kernel(compiled: CompiledKernel, launch: Launch, system: System, *, fidelity: str = "cycle", record: bool = False,
@@ -72,39 +72,71 @@ def simulate_kernel(compiled: CompiledKernel, launch: Launch, system: System, *,
     return grid_result(kernel, plan, found, spent, occupancy)
 
 
-def prepare(compiled: CompiledKernel, launch: Launch, system: System, occupancy: Occupancy, warm_l2: bool) -> tuple[Kernel, Schedule]:
-    """Everything that the core needs, but for the clock's ratio."""
+def prepare(compiled: CompiledKernel, launch: Launch, system: System, occupancy: Occupancy, warm_l2: bool, *,
+            light: bool = False) -> tuple[Kernel, Schedule]:
+    """Everything that the core needs, but for the clock's ratio.
+
+    Parameters
+    ----------
+    light
+        Warps that stand for others, in compiled code, where the kernel allows it (see `light`).
+    """
     timing = sm_timing(system.generation)
-    program = take_apart(compiled)
     sms = int(system.gpu.sm.count)
-    plan = schedule(launch.programs, sms, occupancy.ctas)
-    classes = cta_classes(compiled, launch)
-    samples = sample(classes)
-    runs = follow(compiled, launch, classes, samples)
-    grid = grid_of(compiled, launch, classes, samples, runs)
     capacity = system.calibration["memory.l2_residency"] * system.gpu.l2.size_bytes
-    together, merge = sms * occupancy.ctas, int(timing.merged_sms)
-    if len(classes) == 1:
-        share = sharing(compiled, launch, runs[0], together=together, capacity_bytes=capacity, merge=merge, warm=warm_l2)
-    else:
-        work = classes.work[classes.number]
-        share = sharing_of_walks(
-            compiled, launch, runs, together=together, work=work, capacity_bytes=capacity, merge=merge, warm=warm_l2
-        )
-    total = sum(b.size_bytes for b in launch.buffers)
-    kept = float(np.clip(2.0 - total / capacity, 0.0, 1.0)) if warm_l2 else 0.0
     l1 = max(0.0, system.gpu.sm.shared_bytes + 28 * 1024 - occupancy.ctas * occupancy.shared_bytes_per_cta)
-    kernel = Kernel(compiled, launch, grid, system, timing, isa.instruction_table(program, system, timing), isa.code_lines(program),
-                    tuple(follow_streams(run, l1_bytes=l1) for run in runs),
-                    classes, samples, share, 1.0 - kept, l1, system.gpu.clock.boost_hz)
-    return kernel, plan
+    follow_launch = follow_lightly if light else follow_fully
+    try:
+        found = follow_launch(compiled, launch, system, together=sms * occupancy.ctas, capacity_bytes=capacity,
+                              merge=int(timing.merged_sms), warm=warm_l2,
+                       l1_bytes=l1)
+    except NotFollowedError:
+        return prepare(compiled, launch, system, occupancy, warm_l2)
+    kernel = Kernel(compiled, launch, found.grid, system, timing, found.facts, found.runs, found.classes, found.samples,
+                    found.share, l1, system.gpu.clock.boost_hz)
+    return kernel, schedule(launch.programs, sms, occupancy.ctas)
+
+
+def follow_fully(compiled: CompiledKernel, launch: Launch, system: System, *, together: int, capacity_bytes: float, merge: int, warm: bool,
+                 l1_bytes: float) -> FollowedLaunch:
+    """What the core needs of a launch, every thread of a CTA of each class followed.
+
+    Parameters
+    ----------
+    together, capacity_bytes, merge, warm
+        As `memory.sharing` takes them.
+    l1_bytes
+        L1 cache left beside shared memory.
+    """
+    lanes = SAMPLED_LANES
+    while True:
+        classes = cta_classes(compiled, launch, lanes)
+        samples = sample(classes)
+        runs = follow(compiled, launch, classes, samples)
+        if not lanes or all(ends_decide(run) for run in runs):
+            break
+        lanes = ()
+    grid = grid_of(compiled, launch, classes, samples, runs)
+    asked = [loads_of(run, l1_bytes=l1_bytes) for run in runs]
+    others = frozenset().union(*(part.others for part in asked))
+    if len(classes) == 1:
+        def first(numbers: np.ndarray) -> Mapping[int, np.ndarray]:
+            return first_addresses(compiled, launch, program_ids(launch, numbers), others, lanes)
+
+        share = sharing(launch, asked[0], first, together=together,
+                        capacity_bytes=capacity_bytes, merge=merge, warm=warm)
+    else:
+        share = sharing_of_walks(launch, asked, partial(walks, compiled, launch, others, lanes), together=together,
+                                 work=classes.work[classes.number], capacity_bytes=capacity_bytes, merge=merge, warm=warm)
+    return FollowedLaunch(counts_of(grid), tuple(follow_streams(run, l1_bytes=l1_bytes) for run in runs), classes, samples, share,
+                          facts_of(compiled, system, sm_timing(system.generation)))
 
 
 def grid_result(kernel: Kernel, plan: Schedule, found: SmRun, spent: int, occupancy: Occupancy) -> KernelRun:
     """The grid's numbers from those of its busiest SM, or of a mean one where CTAs differ."""
     system, launch, grid = kernel.system, kernel.launch, kernel.grid
     machine = Machine.of(system)
-    counts = grid.instruction_counts
+    counts, facts = grid.counts, kernel.facts
     cycles = found.cycles
     scale = np.divide(counts, found.stalls[:, 0], out=np.zeros(len(counts)), where=found.stalls[:, 0] > 0)
     stalls = np.maximum(found.stalls, 0.0) * scale[:, None]
@@ -114,12 +146,10 @@ def grid_result(kernel: Kernel, plan: Schedule, found: SmRun, spent: int, occupa
              "l2": found.l2_bytes * per_sm, "dram": found.dram_bytes * per_sm}
     launch_s = system.calibration["memory.floor"]
     clock = kernel.clock_hz
-    code = grid.program.listing.instructions
     tensor = float(grid.tensor_flops)
-    vector = float(sum(_FLOPS.get(ins.base, 0) * int(n) for ins, n in zip(code, counts, strict=True)))
+    vector = float(facts.vector @ counts)
     time_s = cycles / clock
-    arithmetic = next((isa.arithmetic_of(ins) for ins in code if ins.base in TENSOR_CORE), "fp16")
-    core_j = {"tensor": float(tensor_joules(machine, tensor, arithmetic)), "vector": float(fma_joules(machine, vector)),
+    core_j = {"tensor": float(tensor_joules(machine, tensor, facts.arithmetic)), "vector": float(fma_joules(machine, vector)),
               "l2": float(l2_joules(machine, moved["l2"]))}
     dram_j = machine["power.joule_per_dram_byte"] * moved["dram"]
     ratio = float(clock_ratio(machine, time_s, sum(core_j.values()), dram_j, launch_s))
@@ -135,27 +165,26 @@ def grid_result(kernel: Kernel, plan: Schedule, found: SmRun, spent: int, occupa
     wasted = found.idle if len(kernel.classes) > 1 else 1.0 - launch.programs / (plan.ctas * system.gpu.sm.count)
     names = {name: float(stalls[:, n].sum()) for n, name in enumerate(REASONS)}
     limiter = _limiter(busy, launch_s / total_s)
-    assumptions = tuple(str(a) for a in grid.assumptions)
+    issued = int(counts.sum())
     return KernelRun(
         name=launch.name, fidelity="cycle", time_s=total_s, low_s=total_s, high_s=total_s, cycles=math.ceil(time_s * clock * ratio),
         clock_hz=clock * ratio, launch_s=launch_s, ctas=launch.programs, ctas_per_sm=occupancy.ctas,
-        warps_per_cta=kernel.compiled.num_warps, occupancy=occupancy, waves=waves, tail_share=wasted, issued=grid.instructions,
+        warps_per_cta=kernel.compiled.num_warps, occupancy=occupancy, waves=waves, tail_share=wasted, issued=issued,
         simulated_issued=spent, flops=tensor + vector, tensor_flops=tensor, bytes_moved=moved, pipe_busy=busy,
-        stalls={name: value for name, value in names.items() if value}, lines=_lines(grid, stalls), limiter=limiter,
-        assumptions=assumptions, issued_by_instruction=tuple(counts.tolist()),
+        stalls={name: value for name, value in names.items() if value}, lines=_lines(facts, stalls), limiter=limiter,
+        assumptions=grid.assumptions, issued_by_instruction=tuple(counts.tolist()),
         stalls_by_instruction=tuple(stalls[:, 1:].sum(axis=1).tolist()), spans=_spans(kernel, found),
         energy_j={name: float(value) for name, value in energy.items()})
 
 
-def _roofline(kernel: Kernel, grid: Evaluation, moved: Mapping[str, float], clock_hz: float) -> float:
-    """Least time that the device's peaks allow."""
+def _roofline(kernel: Kernel, grid: GridCounts, moved: Mapping[str, float], clock_hz: float) -> float:
+    """Least time that the device's peaks allow, and DRAM's steady share of its own: no stream goes on at the data sheet's rate."""
     gpu = kernel.system.gpu
-    dram = moved["dram"] / kernel.system.dram.bandwidth_bytes_per_s
+    dram = moved["dram"] / (kernel.system.dram.bandwidth_bytes_per_s * kernel.timing.dram_steady)
     l2 = moved["l2"] / (gpu.l2.bytes_per_clk * clock_hz)
     tensor = 0.0
     if grid.tensor_flops:
-        rates_here = [2 * isa.macs_per_clock(ins, kernel.system) for ins in grid.program.listing.instructions if ins.base in TENSOR_CORE]
-        tensor = grid.tensor_flops / (max(rates_here) * 4 * gpu.sm.count * clock_hz)
+        tensor = grid.tensor_flops / (2 * float(kernel.facts.rate.max()) * 4 * gpu.sm.count * clock_hz)
     return max(dram, l2, tensor)
 
 
@@ -172,16 +201,15 @@ def _limiter(busy: Mapping[str, float], launch_share: float) -> str:
     return name if busy.get(name, 0.0) * (1 - launch_share) > 0.5 else "latency"
 
 
-def _lines(grid: Evaluation, stalls: np.ndarray) -> tuple[LineCost, ...]:
-    cost: dict[tuple[str, int], list[float]] = {}
-    for ins, row in zip(grid.program.listing.instructions, stalls, strict=True):
-        key = (ins.source.file, ins.source.line) if ins.source else (grid.program.compiled.source_file, 0)
-        entry = cost.setdefault(key, [0.0, 0.0])
-        entry[0] += row[0]
-        entry[1] += float(row[1:].sum())
-    whole = sum(a + b for a, b in cost.values()) or 1.0
-    made = [LineCost(file, line, linecache.getline(file, line).strip() if line else "", int(a), b, (a + b) / whole)
-            for (file, line), (a, b) in cost.items()]
+def _lines(facts: CodeFacts, stalls: np.ndarray) -> tuple[LineCost, ...]:
+    places, inverse = np.unique(facts.file << 32 | facts.line, return_inverse=True)
+    inverse = inverse.reshape(-1)
+    issued, waited = (np.bincount(inverse, part, len(places)) for part in (stalls[:, 0], stalls[:, 1:].sum(axis=1)))
+    whole = float((issued + waited).sum()) or 1.0
+    made = []
+    for place, a, b in zip(places.tolist(), issued.tolist(), waited.tolist(), strict=True):
+        file, line = facts.files[place >> 32], place & 0xFFFFFFFF
+        made.append(LineCost(file, line, linecache.getline(file, line).strip() if line else "", int(a), b, (a + b) / whole))
     return tuple(sorted(made, key=lambda item: (-item.share, item.file, item.line)))
 
 

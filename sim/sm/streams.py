@@ -8,12 +8,12 @@ a few, and simulated twice with different numbers of them, so that what an itera
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from ...mapping.triton import Evaluation
-from ...mapping.triton.access import BANK_BYTES, BANKS, LINE_BYTES, SECTOR_BYTES
+from ...mapping.triton.access import BANK_BYTES, BANKS, LINE_BYTES, SECTOR_BYTES, in_l1
 from ...mapping.triton.memory_ops import SHARED as SHARED_SPACE
 from ...mapping.triton.tensor_core import element_bits
 from . import isa
@@ -180,6 +180,34 @@ class Followed:
     period: Period | None
     order: np.ndarray
 
+    @property
+    def counts(self) -> np.ndarray:
+        """int64 by instruction: warp-instructions."""
+        return self.run.instruction_counts
+
+    def pack(self, keep: int | None = None) -> Cta:
+        """Streams, the longest run of stretches cut to `keep`."""
+        return pack_cta(self, keep)
+
+
+class CtaStreams(Protocol):
+    """One CTA, ready to be packed into streams: `Followed`, or what stands for it."""
+
+    @property
+    def rows(self) -> Rows:
+        """Costs of accesses."""
+
+    @property
+    def period(self) -> Period | None:
+        """The longest run of equal stretches."""
+
+    @property
+    def counts(self) -> np.ndarray:
+        """int64 by instruction: warp-instructions."""
+
+    def pack(self, keep: int | None = None) -> Cta:
+        """Streams, the longest run of stretches cut to `keep`."""
+
 
 def follow_streams(run: Evaluation, *, l1_bytes: float) -> Followed:
     """Costs and period of one CTA's trace.
@@ -199,10 +227,30 @@ def follow_streams(run: Evaluation, *, l1_bytes: float) -> Followed:
         of_events = np.array([(row, step) for step, _, _, row in events], dtype=np.int64)
         keys = step_keys(run, np.concatenate([numbers, of_events[:, 0]]), np.concatenate([steps, of_events[:, 1]]))[order]
         one, period = period, find_period(keys, at_least=_ROUNDS)
+        if period is not None and not _closed(run, rows, events, set(order[period.first:period.first + period.length].tolist())):
+            period = None
         if period is not None:
             period = replace(period, iterations=max(1, round(period.length / one.length)))
     by_step = np.argsort(steps, kind="stable")
     return Followed(run, rows, steps[by_step], instructions[by_step], numbers[by_step], events, period, order)
+
+
+def _closed(run: Evaluation, rows: Rows, events: list[tuple[int, int, tuple[int, ...], int]], steps: set[int]) -> bool:
+    """Whether these steps themselves complete every mbarrier that they wait at, and wait at every one that they complete.
+
+    Where warps of their own fetch and others compute, the one's loop cannot be cut without the other's.
+    """
+    code = run.program.listing.instructions
+    waits: set[int] = set()
+    arrives: set[int] = set()
+    for step, index, _, row in events:
+        if step in steps:
+            kind = isa.kind_of(code[index])
+            if kind == isa.SYNC_WAIT:
+                waits.add(rows.sync_slot[row])
+            elif kind in (isa.SYNC_ARRIVE, isa.BULK_LOAD, isa.TCGEN_COMMIT):
+                arrives.add(rows.sync_slot[row])
+    return waits == arrives
 
 
 def pack_cta(followed: Followed, keep: int | None = None) -> Cta:
@@ -233,7 +281,10 @@ def pack_cta(followed: Followed, keep: int | None = None) -> Cta:
     order = {index: n for n, index in enumerate(sorted({e[1] for e in events}))}
     for _, index, who, _ in events:
         issuers[order[index], list(who)] += 1
-    columns, roles = np.unique(np.concatenate([member[used].astype(np.int64), issuers]), axis=1, return_inverse=True)
+    absent = np.zeros((len(program.segments), warps), dtype=np.int64)
+    for step, who in trace.skipped:
+        absent[trace.segments[step], list(who)] += 1
+    columns, roles = np.unique(np.concatenate([member[used].astype(np.int64), issuers, absent]), axis=1, return_inverse=True)
     roles = np.asarray(roles).reshape(-1)
     first = np.array([s.first for s in program.segments], dtype=np.int64)
     sizes = np.array([s.last - s.first + 1 for s in program.segments], dtype=np.int64)
@@ -243,7 +294,9 @@ def pack_cta(followed: Followed, keep: int | None = None) -> Cta:
         mine[used] = columns[:len(used), role] > 0
         warp = int(np.flatnonzero(roles == role)[0])
         here = np.flatnonzero(mine[lanes])
-        lengths = sizes[segments[here]]
+        not_reached = np.zeros(len(trace.segments), dtype=np.int64)  # a barrier that the warp does not come to ends its segment
+        not_reached[[step for step, who in trace.skipped if warp in who]] = 1
+        lengths = sizes[segments[here]] - not_reached[chosen[here]]
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         stream = np.arange(offsets[-1]) - np.repeat(offsets[:-1] - first[segments[here]], lengths)
         entry = np.full(len(stream), -1, dtype=np.int32)
@@ -269,7 +322,7 @@ def _accesses(run: Evaluation, rows: Rows, l1_bytes: float) -> tuple[np.ndarray,
     program, trace = run.program, run.trace
     assert trace is not None
     code = program.listing.instructions
-    hits = _l1_misses(run, l1_bytes)
+    hits = l1_misses(run, l1_bytes)
     patterns = run.patterns
     table: dict[tuple[int, int, float], int] = {}
     copies = {i: (t.passes / max(t.executions, 1)) for i, t in run.copies.items()}
@@ -349,7 +402,7 @@ def _events(run: Evaluation, rows: Rows) -> list[tuple[int, int, tuple[int, ...]
     return found
 
 
-def _l1_misses(run: Evaluation, l1_bytes: float) -> list[float]:
+def l1_misses(run: Evaluation, l1_bytes: float) -> list[float]:
     """For each access, the share of its sectors that L1 does not hold (1 where it does not look there)."""
     program, trace = run.program, run.trace
     assert trace is not None
@@ -360,7 +413,7 @@ def _l1_misses(run: Evaluation, l1_bytes: float) -> list[float]:
     total = 0.0
     for n, (_, index, number, base) in enumerate(trace.accesses):
         op = program.memory_ops[index]
-        if op.space != "global" or op.kind != "load" or code[index].has("STRONG", "BYPASS", "NA"):
+        if not in_l1(op, code[index]):
             continue
         key = (number, base % LINE_BYTES)
         if key not in relative:

@@ -19,18 +19,14 @@ from ...arch import System
 from ...mapping.triton import CompiledKernel, Launch, compile_launch, occupancy_of
 from . import core, isa
 from .grid import Kernel, Schedule, SmRun, Streams, access_columns, add, kept, parameters, play, run_grid
+from .operations import PHASED, REAL, WHOLE, compiled_join
 from .result import KernelRun
 from .run import grid_result, prepare, simulate_kernel
-from .streams import Cta, Rows, pack_cta
+from .streams import Cta, Rows
 
 #: Iterations of a long loop that are played (twice: so many, and half as many), and waves.
-KEEP: Final = 16
+KEEP: Final = 8
 WAVES: Final = 2
-
-_PLAIN: Final = np.array([isa.MATH, isa.BRANCH])
-#: Kinds whose instructions go together; all others stand alone.
-_JOINED: Final = np.array([isa.MATH, isa.BRANCH, isa.SHARED, isa.LOAD, isa.STORE, isa.ASYNC_COPY, isa.QUEUED, isa.WGMMA, isa.LATENCY])
-_ARITHMETIC: Final = np.array([isa.PIPE[name] for name in ("none", "fma", "alu", "imad", "half", "uniform", "branch")])
 
 
 def simulate_tile(compiled: CompiledKernel, launch: Launch, system: System, *, warm_l2: bool = False) -> KernelRun:
@@ -47,7 +43,7 @@ def simulate_tile(compiled: CompiledKernel, launch: Launch, system: System, *, w
         Warps that wait for one another for ever.
     """
     occupancy = occupancy_of(compiled, system)
-    kernel, plan = prepare(compiled, launch, system, occupancy, warm_l2)
+    kernel, plan = prepare(compiled, launch, system, occupancy, warm_l2, light=True)
     found, spent = run_tiles(kernel, plan)
     return replace(grid_result(kernel, plan, found, spent, occupancy), fidelity="tile")
 
@@ -91,7 +87,7 @@ def compare_with_cycle(launches: Iterable[Launch], system: System) -> list[Agree
 def run_tiles(kernel: Kernel, plan: Schedule) -> tuple[SmRun, int]:
     """The whole grid, and how many operations were played for it: `grid.run_grid` with operations in place of instructions."""
     total, spent = run_grid(kernel, plan, _all_waves)
-    counts = kernel.grid.instruction_counts * (total.ctas / kernel.launch.programs)
+    counts = kernel.grid.counts * (total.ctas / kernel.launch.programs)
     stalls = total.stalls.copy()
     stalls[:, core.SELECTED] = counts
     busy = total.busy.copy()
@@ -104,22 +100,37 @@ def run_tiles(kernel: Kernel, plan: Schedule) -> tuple[SmRun, int]:
 def _all_waves(kernel: Kernel, plan: Schedule) -> tuple[SmRun, int]:
     """All waves and all iterations of CTAs that are alike.
 
-    What a wave adds comes from `WAVES` and one less, what iterations add from `KEEP` and half as many.
+    What a wave adds comes from `WAVES` and one less, what iterations add from `KEEP` and half as many; in a later wave as in the first,
+    unless L2 holds for it what the first one brought.
     """
     times, keep, fewer = kept(kernel, KEEP)
     waves = min(plan.waves, WAVES)
     total = _play(kernel, replace(plan, waves=waves), keep)
-    one, spent, at_once = total, round(total.issued), waves
+    one, two, spent, at_once = total, total, round(total.issued), waves
     if plan.waves > waves:
         one = _play(kernel, replace(plan, waves=waves - 1), keep)
         total, spent, at_once = add(total, add(total, one, -1.0), plan.waves - waves), spent + round(one.issued), waves - 1
     if times <= keep:
         return total, spent
     half = _play(kernel, replace(plan, waves=at_once), fewer)
-    extra = (times - keep) / (keep - fewer)
-    last = plan.last / plan.slots
-    extra *= (plan.waves + last) / (at_once + last)
-    return add(total, add(one, half, -1.0), extra), spent + round(half.issued)
+    spent += round(half.issued)
+    extra, last = (times - keep) / (keep - fewer), plan.last / plan.slots
+    first = add(one, half, -1.0)
+    if plan.waves == waves or not _later_waves_differ(kernel, plan):
+        return add(total, first, extra * (plan.waves + last) / (at_once + last)), spent
+    more = _play(kernel, replace(plan, waves=waves), fewer)
+    steady = add(add(two, more, -1.0), first, -1.0)
+    return add(add(total, first, extra), steady, extra * (plan.waves - at_once)), spent + round(more.issued)
+
+
+def _later_waves_differ(kernel: Kernel, plan: Schedule) -> bool:
+    """Whether CTAs of later waves bring more or less from DRAM than those of the first."""
+    rows = kernel.runs[0].rows
+    index = np.array(rows.instruction, dtype=np.int64)
+    count = len(kernel.grid.counts)
+    asked = np.bincount(index, rows.l2_bytes, count) / np.maximum(np.bincount(index, minlength=count), 1) * kernel.grid.counts
+    dram = kernel.share.dram[:3 if plan.last else 2] @ asked
+    return bool(np.ptp(dram) > 0.02 * dram.max())
 
 
 @dataclass(frozen=True)
@@ -142,6 +153,15 @@ class Operations:
     length: np.ndarray
 
 
+def make_operations(kernel: Kernel, cta: Cta, rows: Rows) -> Operations:
+    """The operations of every stream."""
+    parts = [_operations(kernel, code, access, table_rows) for table_rows in (access_columns(kernel, rows),)
+             for code, access in zip(cta.code, cta.access, strict=True)]
+    length = np.array([part["head"].shape[-1] for part in parts], dtype=np.int64)
+    columns = {name: np.concatenate([part[name] for part in parts], axis=-1) for name in parts[0]}
+    return Operations(columns, columns.pop("head"), np.cumsum(length) - length, length)
+
+
 def group_operations(table: isa.IsaTable, code: np.ndarray) -> np.ndarray:
     """Number of the operation that each position of one warp's stream belongs to, rising in order of first appearance.
 
@@ -150,101 +170,52 @@ def group_operations(table: isa.IsaTable, code: np.ndarray) -> np.ndarray:
     code
         int64: indices into the listing, as one warp issues them.
     """
-    kind, pipe = table.kind[code], table.pipe[code]
-    alone = ~np.isin(kind, _JOINED)
-    ends = alone | ((kind == isa.WGMMA) & (table.second[code] == 1))
-    opens = (table.wait_mask[code] != 0) | alone
-    opens[1:] |= ends[:-1]
-    window = np.cumsum(opens)
-    write, read = table.write_barrier[code] + 1, table.read_barrier[code] + 1
-    plain = np.isin(kind, _PLAIN) & np.isin(pipe, _ARITHMETIC) & (write == 0) & (read == 0)
-    others = np.cumsum(~plain)
-    starts = np.flatnonzero(np.diff(window, prepend=window[0] - 1))
-    behind = others - (others - ~plain)[starts][window - window[0]] > 0  # another operation of the window has begun
-    key = np.where(plain, behind.astype(np.int64), 2 + (((kind * len(isa.PIPES) + pipe) * 7 + write) * 7 + read))
-    _, first, inverse = np.unique(window * 100_000 + key, return_index=True, return_inverse=True)
-    rank = np.empty(len(first), dtype=np.int64)
-    rank[np.argsort(first, kind="stable")] = np.arange(len(first))
-    return rank[inverse.reshape(-1)]
+    nothing: dict[str, np.ndarray] = {name: np.zeros(1) for name in ("smem", "tags", "l2_bytes", "l1_passes")}
+    nothing |= {name: np.zeros((3, 1)) for name in PHASED} | {name: np.zeros(1, np.int64) for name in ("sync_slot", "sync_value")}
+    return _joined(table, np.zeros(len(table.kind), np.int64), 0.0, code, np.full(len(code), -1), nothing)[0]
 
 
-def make_operations(kernel: Kernel, cta: Cta, rows: Rows) -> Operations:
-    """The operations of every stream."""
-    table_rows = access_columns(kernel, rows)
-    parts = [_operations(kernel, code.astype(np.int64), access.astype(np.int64), table_rows)
-             for code, access in zip(cta.code, cta.access, strict=True)]
-    length = np.array([len(part["head"]) for part in parts], dtype=np.int64)
-    columns = {name: np.concatenate([part[name] for part in parts], axis=-1) for name in parts[0]}
-    return Operations(columns, columns.pop("head"), np.cumsum(length) - length, length)
+def _joined(table: isa.IsaTable, lines: np.ndarray, bubble: float, code: np.ndarray, access: np.ndarray,
+            rows: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    n = len(code)
+    number = np.empty(n, np.int64)
+    whole, real, phased = np.empty((n, len(WHOLE)), np.int64), np.empty((n, len(REAL))), np.empty((n, 3, 3))
+    count = compiled_join()(
+        code, access, table.kind, table.pipe, table.interval, table.latency, table.stall, table.yields, table.write_barrier,
+        table.read_barrier, table.wait_mask, table.first, table.second, lines, np.stack([rows[name] for name in REAL[1:]]),
+        np.stack([rows[name] for name in PHASED]), rows["sync_slot"], rows["sync_value"], bubble, number, whole, real, phased)
+    return number, whole[:count], real[:count], phased[:count]
 
 
 def _operations(kernel: Kernel, code: np.ndarray, access: np.ndarray, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Columns of one stream's operations."""
-    table, timing = kernel.table, kernel.timing
-    group = group_operations(table, code)
-    n = int(group.max()) + 1
-    order = np.argsort(group, kind="stable")
-    edges = np.searchsorted(group[order], np.arange(n))
-    kind, pipe = table.kind[code], table.pipe[code]
-    stall = table.stall[code].astype(np.float64)
-    stall[:-1] += np.where(code[1:] != code[:-1] + 1, timing.branch_bubble, 0.0)
-
-    def total(values: np.ndarray) -> np.ndarray:
-        return np.bincount(group, weights=values, minlength=n)
-
-    def last(values: np.ndarray) -> np.ndarray:
-        return values[order][np.append(edges[1:], len(order)) - 1]
-
-    def any_of(values: np.ndarray) -> np.ndarray:
-        return np.bitwise_or.reduceat(values[order], edges)
-
-    head = code[order][edges]
-    plain = np.isin(kind, _PLAIN) & np.isin(pipe, _ARITHMETIC) & (table.write_barrier[code] < 0) & (table.read_barrier[code] < 0)
-    is_plain = plain[order][edges]
-    interval = total(table.interval[code])
-    by_pipe = np.zeros(n)
-    for number in np.unique(pipe[plain]):
-        by_pipe = np.maximum(by_pipe, total(np.where(plain & (pipe == number), table.interval[code], 0.0)))
-    stalls = np.round(total(stall)).astype(np.int64)
-    # when the operation's last instruction really issues, against the operation's own start
-    offset = np.cumsum(stall) - stall
-    own = np.cumsum(stalls) - stalls
-    late = np.maximum(0, last(offset) - own - np.where(is_plain, 0.0, interval - last(table.interval[code]))).astype(np.int64)
-    made: dict[str, np.ndarray] = {
-        "head": head, "kind": kind[order][edges], "pipe": np.where(is_plain, isa.PIPE["fma"], pipe[order][edges]),
-        "interval": np.where(is_plain, np.maximum(by_pipe, total(np.ones(len(code)))), interval),
-        "latency": last(table.latency[code]) + late, "stall": stalls, "yields": last(table.yields[code]),
-        "write_barrier": table.write_barrier[head], "read_barrier": table.read_barrier[head], "wait_mask": any_of(table.wait_mask[code]),
-        "first": np.where(kind[order][edges] == isa.WGMMA, total(table.first[code].astype(float)).astype(np.int64), table.first[head]),
-        "second": last(table.second[code]), "code_line": kernel.lines[head],
-    }
-    has = access >= 0
-    row = np.where(has, access, len(rows["smem"]) - 1)
-    for name in ("smem", "tags", "l2_bytes", "l1_passes"):
-        made[name] = total(rows[name][row])
-    lead = row[order][edges]
-    made["sync_slot"] = np.where(lead < len(rows["smem"]) - 1, rows["sync_slot"][lead], -1)
-    made["sync_value"] = rows["sync_value"][lead]
-    made["load_latency"] = np.maximum.reduceat(rows["load_latency"][:, row][:, order], edges, axis=1) + late
-    for name in ("slice_bytes", "dram_bytes"):
-        made[name] = np.stack([total(rows[name][phase][row]) for phase in range(3)])
-    made["access"] = np.where(total(has.astype(float)) > 0, 0, -1).astype(np.int32)
-    return made
+    _, whole, real, phased = _joined(kernel.table, kernel.lines, kernel.timing.branch_bubble, code, access, rows)
+    made = {name: np.ascontiguousarray(whole[:, k]) for k, name in enumerate(WHOLE)}
+    made |= {name: np.ascontiguousarray(real[:, k]) for k, name in enumerate(REAL)}
+    return made | {name: np.ascontiguousarray(phased[:, k].T) for k, name in enumerate(PHASED)}
 
 
 def _play(kernel: Kernel, plan: Schedule, keep: int) -> SmRun:
     """Play the CTAs of one SM, the longest run of stretches cut to `keep`."""
+    key = (kernel.runs[0], keep)
+    if key not in kernel.made:
+        kernel.made[key] = _ready(kernel, keep)
+    streams, numbers, head = kernel.made[key]
+    run = play(kernel, plan, streams, numbers)
+    stalls = np.stack([np.bincount(head, column, len(kernel.table.kind)) for column in run.stalls.T], axis=1)
+    return replace(run, stalls=stalls)
+
+
+def _ready(kernel: Kernel, keep: int) -> tuple[Streams, np.ndarray, np.ndarray]:
+    """Operations as streams, the machine, and the instruction that each operation begins with."""
     followed = kernel.runs[0]
-    cta = pack_cta(followed, keep)
+    cta = followed.pack(keep)
     made = make_operations(kernel, cta, followed.rows)
     count = len(made.head)
     numbers = parameters(kernel)
     numbers[8] = 0.0  # bubbles stand in the operations' stalls
-    lines = len(np.unique(kernel.lines[followed.run.instruction_counts > 0]))
+    lines = len(np.unique(kernel.lines[followed.counts > 0]))
     numbers[9] *= lines / max(len(np.unique(made.columns["code_line"])), 1)  # only the first line of an operation is looked up
     access = np.where(made.columns["access"] >= 0, np.arange(count), -1).astype(np.int32)
     columns = {**made.columns, "code": np.arange(count, dtype=np.int32), "access": access}
-    run = play(kernel, plan, Streams(columns, made.start, made.length, cta.roles), numbers)
-    by_instruction = np.zeros((len(kernel.table.kind), len(core.REASONS)))
-    np.add.at(by_instruction, made.head, run.stalls)
-    return replace(run, stalls=by_instruction)
+    return Streams(columns, made.start, made.length, cta.roles), numbers, made.head

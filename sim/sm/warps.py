@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 import numpy as np
 
 from ...errors import KernelError
-from ...mapping.triton import CompiledKernel, Launch, Program, take_apart
+from ...mapping.triton import CompiledKernel, Evaluation, Launch, Program, take_apart
 from ...mapping.triton.assumptions import Chooser
 from ...mapping.triton.execute import Execution
 from ...mapping.triton.group import WholeWarpError
@@ -34,22 +34,40 @@ def one_warp(compiled: CompiledKernel, *, addresses: Addresses = True) -> Progra
     return replace(whole, compiled=replace(compiled, num_warps=1)) if compiled.target < 90 or compiled.num_warps > 1 else whole
 
 
-def followed_warps(program: Program, launch: Launch, ids: np.ndarray, make: Callable[..., Run]) -> Iterator[tuple[int, Run]]:
+def ends_decide(run: Evaluation) -> bool:
+    """Whether the first or the last lane takes part wherever a lane of a warp does: where not, these two do not stand for their warp."""
+    used = {pattern for _, _, pattern, _ in run.trace.accesses} if run.trace else set()
+    groups = [run.lane_sets[number] for number in set(run.trace.lanes)] if run.trace else []
+    masks = [(run.lane_sets[run.patterns[number].lanes], run.patterns[number].active) for number in used]
+    for lanes, active in [*((group, None) for group in groups), *masks]:
+        if lanes.full and active is None:
+            continue
+        on = lanes.ids if active is None else lanes.ids[active]
+        ended = np.isin(on & 31, SAMPLED_LANES)
+        if not np.array_equal(np.unique(on >> 5), np.unique(on[ended] >> 5)):
+            return False
+    return True
+
+
+def followed_warps(program: Program, launch: Launch, ids: np.ndarray, make: Callable[..., Run],
+                   lanes: tuple[int, ...] = SAMPLED_LANES) -> Iterator[tuple[int, Run]]:
     """The CTAs of a program, as if each had as many warps as it says, followed to their end in parts.
 
-    Of each warp two lanes stand for all, unless what they do depends on the others.
+    Of each warp `lanes` stand for all, unless what they do depends on the others.
 
     Parameters
     ----------
     make
         The `Execution`, from program, constants, program ids and its keywords.
+    lanes
+        Those that stand for their warp; () for all.
 
     Yields
     ------
     The place of the part's first CTA in `ids`, and the execution.
     """
     bank, _ = parameters_of(program.compiled, launch)
-    lanes, start = SAMPLED_LANES, 0
+    start = 0
     while start < len(ids):
         part = ids[start:start + max(1, _LANES // (program.threads // 32 * (len(lanes) or 32)))]
         run = make(program, bank, part, buffers=launch.buffers, chooser=Chooser(program, None), lanes=lanes)

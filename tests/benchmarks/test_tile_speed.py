@@ -23,8 +23,8 @@ from presilicon.validate.kernels import suite_named
 H100 = arch.load("h100-sxm")
 #: Kernels on which the ratio is printed: every kind of the suites that are no microbenchmarks.
 NAMES = ("gemm", "gemm_fp8", "gemm_tune", "gemm_split_k", "gemm_batched", "gemm_w4a16", "attention", "attention_decode",
-         "attention_block_sparse", "moe_gemm", "rms_norm", "layer_norm", "softmax", "elementwise", "swiglu", "reduce", "transpose", "gather",
-         "conv", "linear_attention", "bandwidth_copy")
+         "attention_block_sparse", "moe_gemm", "rms_norm", "layer_norm", "softmax", "elementwise", "swiglu", "reduce", "transpose",
+         "gather", "conv", "linear_attention", "bandwidth_copy")
 
 
 def _launch(name: str) -> Any:

@@ -1,0 +1,761 @@
+# ruff: noqa: N803, PLR1714, SIM102, SIM109  (plain comparisons are what numba compiles best)
+"""A warp of one CTA, followed through `bytecode`: written for numba, and run as plain Python where there is none.
+
+Lanes that stand at different places are taken lowest place first, as `execute` takes groups; lanes that come to a join wait until no other
+can go on. A value is 64 bits, bits that depend on data, and what it depends on; one that all lanes share is computed once.
+
+What depends on data is not decided here: where control does, or where something is needed that one warp does not know (another warp's
+shared memory, lanes that are not followed), the run ends with a reason, and the caller falls back to `execute`.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any, Final
+
+import numpy as np
+
+from .bytecode import ENDS, KINDS, NUMBER, REDUCTIONS, SHUFFLES, SPACES
+from .memory_ops import ATOMIC, COPY, GLOBAL, LOAD, LOCAL, SHARED, STORE
+from .sass import REGISTER_COUNT
+from .segments import BRANCH, EXIT, INDIRECT, JOIN, RETURN
+from .warp_alu import (
+    ADD,
+    AND,
+    B64,
+    EQ,
+    GE,
+    GT,
+    LE,
+    LSL,
+    LSR,
+    LT,
+    MIN,
+    MOV,
+    MUL,
+    NE,
+    ONE,
+    OR,
+    SAR64,
+    SEL,
+    SHL,
+    SHR,
+    SIGN32,
+    SUB,
+    UNKNOWN,
+    W32,
+    W64,
+    XOR,
+    Z,
+    alu,
+    bank_clocks,
+    distinct,
+)
+
+SPECIAL_, FIRST_LANE, ANY, ALL, BALLOT, ELECT, ELECTED_LANE, REDUCE, SHUFFLE, IN_RANGE, ACCESS, COPIED, LOAD_, STORE_, ARGUMENT, BULK, \
+    SYNC, MATRIX, REFUSE = range(31, 50)
+assert NUMBER["special"] == SPECIAL_
+assert NUMBER["refuse"] == REFUSE
+#: Why a run ended: all done, enough known, a reason to fall back, or room for more records wanted.
+DONE, ENOUGH, ON_DATA, WHOLE_WARP, NOT_MODELLED, ENDLESS, FULL = range(7)
+#: What a value depends on.
+NOTHING, ON_X, ON_Y, ON_Z, ON_THREAD = np.uint8(0), np.uint8(1), np.uint8(2), np.uint8(4), np.uint8(8)
+#: What is recorded: everything; addresses; the first address of each instruction and how often it has one; nothing but the way.
+RECORD, TOUCH, TALLY, COUNT = range(4)
+_BRANCH, _EXIT, _JOIN, _RETURN, _INDIRECT = (ENDS.index(name) for name in (BRANCH, EXIT, JOIN, RETURN, INDIRECT))
+_GLOBAL, _SHARED, _LOCAL = (SPACES.index(name) for name in (GLOBAL, SHARED, LOCAL))
+_LOADS, _STORES, _ATOMICS, _COPIES = (KINDS.index(name) for name in (LOAD, STORE, ATOMIC, COPY))
+_IDX, _BFLY, _UP = (SHUFFLES.index(name) for name in ("IDX", "BFLY", "UP"))
+_AND, _OR, _XOR, _SUM, _MIN = (REDUCTIONS.index(name) for name in ("AND", "OR", "XOR", "SUM", "MIN"))
+_REGISTERS = REGISTER_COUNT
+MIXER: Final = np.uint64(0x9E3779B97F4A7C15)
+#: Columns of what is recorded of an access: step, instruction, bank passes, sectors, lines, active lanes, first address,
+#: sectors that L1 does not hold, active lanes as bits.
+ACCESS_COLUMNS: Final = 9
+#: Columns of mbarrier records: step, instruction, lane, address, value; of bulk copies: step, instruction, shared address, descriptor,
+#: number of coordinates and up to five of them.
+SYNC_COLUMNS: Final = 5
+BULK_COLUMNS: Final = 10
+
+
+def run_warp(code, begin, end, condition, ends, after, target, forced, where, V, U, S, T, K, lanes, ctas, thread, ids,  # type: ignore[no-untyped-def]
+             space, kind, size, rows, signed, buffers, data, cached, l1_bytes, mode, wanted, repeats, most, thin, local,
+             steps, masks, accesses, pieces, syncs, bulks, counts, matrices, touched, tally,
+             memo, memo_base, memo_count, memo_cost, memo_sectors, out):
+    """Follow one warp to its end, or one lane of many CTAs.
+
+    Parameters
+    ----------
+    code, begin, end, condition
+        `bytecode.Bytecode`.
+    ends, after, target, forced, where
+        By segment: how it ends, which comes next, which is jumped to, which way a jump goes that depends on data (-1: none), and
+        its address.
+    V, U, S, T, K
+        The file of values: uint64 (and four rows more) and unknown bits by slot and lane; by slot whether lane 0's stands for
+        all, what it depends on of the program id and the thread's number in the CTA, and whether it has unknown bits.
+    lanes, ctas, thread, ids
+        Lane numbers that are followed, and whose CTA each is in (rows of `ids`, the program ids); thread number of each lane's
+        first thread of the warp. With more than one CTA each lane is a warp of its own.
+    space, kind, size, rows, signed
+        By instruction: its memory access.
+    buffers, data
+        Start, size and place in `data` of the tensors with values.
+    cached, l1_bytes
+        By instruction whether it looks into L1, and what L1 keeps for the warp.
+    mode, wanted, repeats, most
+        What is recorded; by instruction whether accesses of it are (if so, its place in `tally` and one);
+        executions of one instruction and segments after which it is enough.
+    thin
+        Of touches, those of one sector in ``1 << thin`` are recorded, whichever instruction touches it.
+    local
+        Room for words of local memory, a power of two: value, unknown bits and what it depends on, by lane.
+    steps ... memo_sectors
+        Filled; `counts` by CTA and segment, `touched` with CTA, instruction and address, `tally` by CTA and place with accesses
+        and the address of the first.
+    out
+        Filled with the numbers of steps, accesses, mbarrier records, bulk copies and touches, what control and guards depend on, segments,
+        and the number of pieces (access, first sector, the one behind the last) of global memory.
+
+    Returns
+    -------
+    Why it ended.
+    """
+    n_lanes = lanes.shape[0]
+    alone = ids.shape[0] > 1  # lanes are warps of their own
+    place = np.zeros(n_lanes, np.int64)
+    alive = np.ones(n_lanes, np.bool_)
+    parked = np.zeros(n_lanes, np.bool_)
+    active = np.zeros(n_lanes, np.int64)
+    picked = np.zeros(n_lanes, np.uint64)
+    owner = np.zeros(n_lanes, np.int64)
+    room = np.zeros(160, np.uint64)
+    table = np.zeros((32, 40), np.uint64)
+    taken = np.zeros(32, np.int64)
+    arguments = np.zeros((8, n_lanes), np.int64)
+    word = np.zeros(1, np.uint32)
+    real = word.view(np.float32)
+    held = np.zeros(n_lanes, np.uint64)
+    held_u = np.zeros(n_lanes, np.uint64)
+    slots = V.shape[0] - 4
+    seen = np.full(1 << 15 if mode == RECORD and cached.any() else 1, -1, np.int64)  # sectors in L1, by place, and bytes that had come in
+    when = np.zeros(seen.shape[0], np.int64)
+    passed = 0
+    n_arguments = 0
+    n_steps = 0
+    n_accesses = 0
+    n_pieces = 0
+    n_syncs = 0
+    n_bulks = 0
+    n_touches = 0
+    depends = NOTHING
+    executed = 0
+    has_data = buffers.shape[0] > 0
+    count_alive = n_lanes
+    together = True  # all lanes alive stand at `here`
+    here = 0
+    for k in range(n_lanes):
+        active[k] = k
+    n_active = n_lanes
+    status = DONE
+    while count_alive > 0 and status == DONE:
+        if not together:
+            here = -1
+            for k in range(n_lanes):
+                if alive[k] and not parked[k] and (here < 0 or place[k] < here):
+                    here = place[k]
+            if here < 0:
+                for k in range(n_lanes):
+                    if alive[k] and (here < 0 or place[k] < here):
+                        here = place[k]
+                for k in range(n_lanes):
+                    if alive[k] and place[k] == here:
+                        parked[k] = False
+            n_active = 0
+            for k in range(n_lanes):
+                if alive[k] and not parked[k] and place[k] == here:
+                    active[n_active] = k
+                    n_active += 1
+            together = n_active == count_alive
+        whole = n_active == count_alive
+        executed += 1
+        if executed > most:
+            status = ENOUGH if mode == TOUCH or mode == TALLY else ENDLESS
+            break
+        if alone:
+            for k in range(n_active):
+                counts[ctas[active[k]], here] += 1
+        else:
+            counts[0, here] += 1
+        if mode == RECORD:
+            if n_steps == steps.shape[0]:
+                return FULL
+            steps[n_steps] = here
+            mask = 0
+            for k in range(n_active):
+                mask |= 1 << lanes[active[k]]
+            masks[n_steps] = mask
+            n_steps += 1
+        lead = active[0]
+        for at in range(begin[here], end[here]):
+            op = code[at, 0]
+            d, a, b, c, extra = code[at, 1], code[at, 2], code[at, 3], code[at, 4], code[at, 5]
+            ma, mb, mc = 0 if S[a] else 1, 0 if S[b] else 1, 0 if S[c] else 1
+            all_lanes = whole or d >= _REGISTERS  # what lanes elsewhere hold may be written over
+            dependent = T[a] | T[b] | T[c]
+            scalar = False
+            v, u = Z, Z
+            if op <= UNKNOWN:
+                if ma + mb + mc == 0:
+                    v, u = alu(op, V[a, 0], U[a, 0], V[b, 0], U[b, 0], V[c, 0], U[c, 0], extra, word, real)
+                    scalar = True
+                elif op <= MIN and op != SAR64 and not (K[a] or K[b] or K[c]) and (all_lanes or 8 * n_active > n_lanes):
+                    if K[d] and all_lanes:
+                        K[d] = False
+                        U[d, :] = Z
+                    x, y, z, r = a, b, c, d  # rows; what all lanes share is spread out behind the slots
+                    if ma == 0:
+                        x = slots
+                        for k in range(n_lanes):
+                            V[x, k] = V[a, 0]
+                    if mb == 0 and op != LSL and op != LSR and op != SHL and op != SHR:
+                        y = slots + 1
+                        for k in range(n_lanes):
+                            V[y, k] = V[b, 0]
+                    if mc == 0 and op == SEL:
+                        z = slots + 2
+                        for k in range(n_lanes):
+                            V[z, k] = V[c, 0]
+                    if not all_lanes:
+                        r = slots + 3
+                    if op == ADD:
+                        for k in range(n_lanes):
+                            V[r, k] = V[x, k] + V[y, k]
+                    elif op == AND:
+                        for k in range(n_lanes):
+                            V[r, k] = V[x, k] & V[y, k]
+                    elif op == OR:
+                        for k in range(n_lanes):
+                            V[r, k] = V[x, k] | V[y, k]
+                    elif op == XOR:
+                        for k in range(n_lanes):
+                            V[r, k] = V[x, k] ^ V[y, k]
+                    elif op == MOV:
+                        for k in range(n_lanes):
+                            V[r, k] = V[x, k]
+                    elif op == MUL:
+                        for k in range(n_lanes):
+                            V[r, k] = V[x, k] * V[y, k]
+                    elif op == SUB:
+                        for k in range(n_lanes):
+                            V[r, k] = V[x, k] - V[y, k]
+                    elif op == LSL or op == SHL:
+                        if mb == 0:
+                            n = V[b, 0]
+                            for k in range(n_lanes):
+                                V[r, k] = V[x, k] << n
+                            if n >= B64:
+                                V[r, :] = Z
+                        else:
+                            for k in range(n_lanes):
+                                V[r, k] = Z if V[y, k] >= B64 else V[x, k] << V[y, k]
+                    elif op == LSR or op == SHR:
+                        if mb == 0:
+                            n = V[b, 0]
+                            for k in range(n_lanes):
+                                V[r, k] = V[x, k] >> n
+                            if n >= B64:
+                                V[r, :] = Z
+                        else:
+                            for k in range(n_lanes):
+                                V[r, k] = Z if V[y, k] >= B64 else V[x, k] >> V[y, k]
+                    elif op == LT:
+                        for k in range(n_lanes):
+                            V[r, k] = ONE if V[x, k] < V[y, k] else Z
+                    elif op == LE:
+                        for k in range(n_lanes):
+                            V[r, k] = ONE if V[x, k] <= V[y, k] else Z
+                    elif op == GT:
+                        for k in range(n_lanes):
+                            V[r, k] = ONE if V[x, k] > V[y, k] else Z
+                    elif op == GE:
+                        for k in range(n_lanes):
+                            V[r, k] = ONE if V[x, k] >= V[y, k] else Z
+                    elif op == EQ:
+                        for k in range(n_lanes):
+                            V[r, k] = ONE if V[x, k] == V[y, k] else Z
+                    elif op == NE:
+                        for k in range(n_lanes):
+                            V[r, k] = ONE if V[x, k] != V[y, k] else Z
+                    elif op == SEL:
+                        for k in range(n_lanes):
+                            V[r, k] = V[y, k] if V[x, k] != Z else V[z, k]
+                    else:  # MIN
+                        for k in range(n_lanes):
+                            V[r, k] = V[x, k] if V[x, k] < V[y, k] else V[y, k]
+                    if not all_lanes:
+                        if S[d]:
+                            for k in range(1, n_lanes):
+                                V[d, k], U[d, k] = V[d, 0], U[d, 0]
+                        for k in range(n_active):
+                            V[d, active[k]] = V[r, active[k]]
+                        if K[d]:
+                            for k in range(n_active):
+                                U[d, active[k]] = Z
+                    S[d] = False
+                    T[d] = dependent if all_lanes else dependent | T[d]
+                    continue
+                else:
+                    for k in range(n_active):
+                        lane = active[k]
+                        held[k], held_u[k] = alu(op, V[a, ma * lane], U[a, ma * lane], V[b, mb * lane], U[b, mb * lane], V[c, mc * lane],
+                                                 U[c, mc * lane], extra, word, real)
+            elif op == ACCESS or op == COPIED or op == LOAD_ or op == STORE_:
+                index = extra & 0xFFFFF
+                if op == ACCESS and mode != RECORD and (mode == COUNT or wanted[index] == 0):
+                    if not (has_data and space[index] == _GLOBAL and (kind[index] == _STORES or kind[index] == _ATOMICS)):
+                        continue
+                n = 0
+                chosen = 0
+                unknown = False
+                for k in range(n_active):
+                    lane = active[k]
+                    if U[a, ma * lane] & ONE:
+                        unknown = True
+                    elif V[a, ma * lane] & ONE:
+                        chosen |= 1 << lanes[lane]
+                        if U[b, mb * lane]:
+                            unknown = True
+                        picked[n] = V[b, mb * lane]
+                        owner[n] = ctas[lane]
+                        n += 1
+                if op == ACCESS or op == COPIED:
+                    depends |= T[a] & ON_THREAD
+                    if unknown:
+                        return ON_DATA
+                    if n == 0:
+                        continue
+                    if op == ACCESS and has_data and space[index] == _GLOBAL and (kind[index] == _STORES or kind[index] == _ATOMICS):
+                        for j in range(buffers.shape[0]):
+                            for k in range(n):
+                                if buffers[j, 0] <= picked[k] < buffers[j, 0] + buffers[j, 1]:
+                                    return ON_DATA
+                    if mode == COUNT:
+                        continue
+                    if mode != RECORD:
+                        if op == COPIED or wanted[index] == 0:
+                            continue
+                        for k in range(n):
+                            if mode == TALLY:
+                                if tally[owner[k], wanted[index] - 1, 0] == 0:
+                                    tally[owner[k], wanted[index] - 1, 1] = np.int64(picked[k])
+                                tally[owner[k], wanted[index] - 1, 0] += 1
+                                continue
+                            if thin and ((picked[k] >> np.uint64(5)) * MIXER) >> np.uint64(64 - thin) != Z:
+                                continue
+                            if n_touches == touched.shape[0]:
+                                return FULL
+                            touched[n_touches, 0] = owner[k]
+                            touched[n_touches, 1] = index
+                            touched[n_touches, 2] = np.int64(picked[k])
+                            n_touches += 1
+                        memo_count[index] += 1
+                        if memo_count[index] > repeats and executed > ends.shape[0]:
+                            status = ENOUGH
+                            break
+                        continue
+                    of_banks = op == COPIED or space[index] == _SHARED
+                    row = index if op == ACCESS else index + kind.shape[0]
+                    base = picked[0] & np.uint64(127)
+                    same = memo_count[row] == n and memo_base[row] == base
+                    if same:
+                        for k in range(n):
+                            if memo[row, k] != picked[k] - picked[0]:
+                                same = False
+                                break
+                    if not same:
+                        memo_count[row], memo_base[row] = n, base
+                        for k in range(n):
+                            memo[row, k] = picked[k] - picked[0]
+                        if of_banks:
+                            memo_cost[row, 0] = bank_clocks(picked, n, size[index], rows[index], table, taken)
+                            memo_cost[row, 1] = memo_cost[row, 2] = 0
+                        else:
+                            memo_cost[row, 0] = 0
+                            memo_cost[row, 2] = distinct(picked, n, size[index], np.uint64(7), room)
+                            memo_cost[row, 1] = distinct(picked, n, size[index], np.uint64(5), room)
+                            for k in range(memo_cost[row, 1]):
+                                memo_sectors[row, k] = np.int64(room[k] - (picked[0] >> np.uint64(5)))
+                    if n_accesses == accesses.shape[0]:
+                        return FULL
+                    missing = memo_cost[row, 1]
+                    if op == ACCESS and cached[index]:
+                        missing = 0
+                        for k in range(memo_cost[row, 1]):
+                            sector = memo_sectors[row, k] + np.int64(picked[0] >> np.uint64(5))
+                            spot = sector % seen.shape[0]
+                            if seen[spot] != sector or passed - when[spot] > l1_bytes:
+                                missing += 1
+                            seen[spot], when[spot] = sector, passed
+                        passed += 32 * missing
+                    accesses[n_accesses, 0] = n_steps - 1
+                    accesses[n_accesses, 1] = index if op == ACCESS else -1 - index
+                    accesses[n_accesses, 2] = memo_cost[row, 0]
+                    accesses[n_accesses, 3] = memo_cost[row, 1]
+                    accesses[n_accesses, 4] = memo_cost[row, 2]
+                    accesses[n_accesses, 5] = n
+                    accesses[n_accesses, 6] = np.int64(picked[0])
+                    accesses[n_accesses, 7] = missing
+                    accesses[n_accesses, 8] = chosen
+                    if pieces.shape[0] > 0 and space[index] == _GLOBAL and op == ACCESS:
+                        origin = np.int64(picked[0] >> np.uint64(5))
+                        for k in range(memo_cost[row, 1]):
+                            if k == 0 or memo_sectors[row, k] != memo_sectors[row, k - 1] + 1:
+                                if n_pieces == pieces.shape[0]:
+                                    return FULL
+                                pieces[n_pieces, 0], pieces[n_pieces, 1] = n_accesses, origin + memo_sectors[row, k]
+                                n_pieces += 1
+                            pieces[n_pieces - 1, 2] = origin + memo_sectors[row, k] + 1
+                    n_accesses += 1
+                    continue
+                if space[index] == _LOCAL:
+                    if not S[b] or U[b, 0] or (op == STORE_ and unknown):
+                        return NOT_MODELLED
+                    at_word = (np.int64(V[b, 0] >> np.uint64(2)) + (extra >> 20)) & (local.shape[0] - 1)
+                    for k in range(n_active):
+                        lane = active[k]
+                        if op == LOAD_:
+                            held[k], held_u[k] = V[c, mc * lane], U[c, mc * lane]
+                            if U[a, ma * lane] & ONE:
+                                held[k], held_u[k] = Z, W64
+                            elif V[a, ma * lane] & ONE:
+                                held[k], held_u[k] = local[at_word, lane, 0], local[at_word, lane, 1]
+                                dependent |= np.uint8(local[at_word, lane, 2])
+                        elif V[a, ma * lane] & ONE:
+                            local[at_word, lane, 0] = V[c, mc * lane]
+                            local[at_word, lane, 1] = U[c, mc * lane]
+                            local[at_word, lane, 2] = np.uint64(T[a] | T[c])
+                    if op == STORE_:
+                        continue
+                elif op == STORE_ or space[index] == _SHARED:
+                    return NOT_MODELLED
+                else:  # the word `extra >> 20` of what the address names; elsewhere what the register (slot c) held
+                    for k in range(n_active):
+                        lane = active[k]
+                        held[k], held_u[k] = V[c, mc * lane], U[c, mc * lane]
+                        if U[a, ma * lane] & ONE:
+                            held[k], held_u[k] = Z, W64
+                        elif V[a, ma * lane] & ONE:
+                            held[k], held_u[k] = Z, W64
+                            address = V[b, mb * lane]
+                            if U[b, mb * lane] == Z:
+                                for j in range(buffers.shape[0]):
+                                    if buffers[j, 0] <= address and address + np.uint64(size[index]) <= buffers[j, 0] + buffers[j, 1]:
+                                        from_byte = np.int64(address - buffers[j, 0] + buffers[j, 2]) + 4 * (extra >> 20)
+                                        width = min(size[index], 4)
+                                        v = Z
+                                        for i in range(width):
+                                            v |= np.uint64(data[from_byte + i]) << np.uint64(8 * i)
+                                        if signed[index] and (v >> np.uint64(8 * width - 1)) & ONE:
+                                            v |= W32 & ~((ONE << np.uint64(8 * width)) - ONE)
+                                        held[k], held_u[k] = v, Z
+            elif op == SPECIAL_:
+                dependent = ON_X << np.uint8(extra - 1) if 1 <= extra <= 3 else ON_THREAD if extra == 0 else NOTHING
+                if 1 <= extra <= 3 and not alone:
+                    v = np.uint64(ids[0, extra - 1])
+                    scalar = True
+                else:
+                    for k in range(n_active):
+                        at_lane = np.uint64(lanes[active[k]])
+                        v = at_lane
+                        if extra == 0:
+                            v = np.uint64(thread[active[k]]) + at_lane
+                        elif extra <= 3:
+                            v = np.uint64(ids[ctas[active[k]], extra - 1])
+                        elif extra == 5:
+                            v = ONE << at_lane
+                        elif extra == 6:
+                            v = (ONE << at_lane) - ONE
+                        elif extra == 7:
+                            v = (np.uint64(2) << at_lane) - ONE
+                        elif extra == 8:
+                            v = W32 & ~((np.uint64(2) << at_lane) - ONE)
+                        elif extra == 9:
+                            v = W32 & ~((ONE << at_lane) - ONE)
+                        held[k], held_u[k] = v, Z
+            elif op == ELECT or op == ELECTED_LANE:
+                dependent = NOTHING
+                for k in range(n_active):
+                    first = active[k] if alone else lead
+                    held[k] = np.uint64(lanes[first]) if op == ELECTED_LANE else (ONE if active[k] == first else Z)
+                    held_u[k] = Z
+            elif op == SHUFFLE or op == IN_RANGE:  # a value, b source, c clamp
+                if S[a]:
+                    v, u = V[a, 0], U[a, 0]
+                    if op == IN_RANGE:
+                        v, u = (ONE, Z) if u == Z and extra == _IDX else (Z, W64)
+                    scalar = True
+                else:
+                    if n_lanes < 32 or alone:
+                        return WHOLE_WARP
+                    if not S[c] or U[c, 0]:
+                        return NOT_MODELLED
+                    segment, bound = np.int64(V[c, 0] >> np.uint64(8)) & 31, np.int64(V[c, 0]) & 31
+                    for k in range(n_active):
+                        lane = active[k]
+                        step = np.int64(V[b, mb * lane])
+                        low = lane & segment
+                        high = low | (bound & ~segment)
+                        if extra == _IDX:
+                            source = low | (step & ~segment & 31)
+                            inside = source <= high
+                        elif extra == _BFLY:
+                            source = lane ^ (step & 31)
+                            inside = source <= high
+                        elif extra == _UP:
+                            source = lane - (step & 31)
+                            inside = source >= high
+                        else:
+                            source = lane + (step & 31)
+                            inside = source <= high
+                        if not inside:
+                            source = lane
+                        there = False
+                        for j in range(n_active):
+                            if active[j] == source:
+                                there = True
+                        if U[b, mb * lane] or not there:
+                            held[k], held_u[k] = Z, W64
+                        elif op == SHUFFLE:
+                            held[k], held_u[k] = V[a, source], U[a, source]
+                        else:
+                            held[k], held_u[k] = (ONE if inside else Z), Z
+            elif op == FIRST_LANE or op == ANY or op == ALL or op == BALLOT or op == REDUCE:
+                if alone and op != BALLOT and (op != REDUCE or S[a]):
+                    source, by = (b, mb) if op == FIRST_LANE else (a, ma)
+                    for k in range(n_active):
+                        held[k], held_u[k] = V[source, by * active[k]], U[source, by * active[k]]
+                elif op == FIRST_LANE:
+                    chosen = -1
+                    for k in range(n_active):
+                        if chosen < 0 and U[a, ma * active[k]] & ONE == Z and V[a, ma * active[k]] & ONE:
+                            chosen = active[k]
+                    if chosen < 0:
+                        chosen = lead
+                    v, u = V[b, mb * chosen], U[b, mb * chosen]
+                    scalar = True
+                elif op == REDUCE and S[a] and (extra & 0xFF == _AND or extra & 0xFF >= _MIN or extra & 0xFF == _OR):
+                    v, u = V[a, 0], U[a, 0]
+                    scalar = True
+                else:
+                    scalar = True
+                    flip = SIGN32 if extra >> 8 & 1 and extra & 0xFF >= _MIN else Z
+                    for k in range(n_active):
+                        lane = active[k]
+                        value = V[a, ma * lane]
+                        if U[a, ma * lane]:
+                            u = W64
+                        elif op == ANY:
+                            if value:
+                                v = ONE
+                        elif op == ALL:
+                            if value == Z:
+                                v = ONE  # one that fails
+                        elif op == BALLOT:
+                            if value:
+                                v |= ONE << np.uint64(lanes[lane])
+                        else:
+                            how = extra & 0xFF
+                            value ^= flip
+                            if k == 0:
+                                v = value
+                            elif how == _AND:
+                                v &= value
+                            elif how == _OR:
+                                v |= value
+                            elif how == _XOR:
+                                v ^= value
+                            elif how == _SUM:
+                                v += value
+                            elif (value < v) == (how == _MIN):
+                                v = value
+                    if op == ALL:
+                        v = Z if v else ONE
+                    if op == REDUCE:
+                        v = (v ^ flip) & W32
+                    if u:
+                        v = Z
+                    elif (n_lanes < 32 or alone) and (op == BALLOT or op == REDUCE):
+                        return WHOLE_WARP
+            elif op == ARGUMENT:
+                for k in range(n_active):
+                    if U[a, ma * active[k]]:
+                        return ON_DATA
+                    arguments[n_arguments, k] = np.int64(V[a, ma * active[k]])
+                n_arguments = min(n_arguments + 1, 5)
+                continue
+            elif op == BULK or op == SYNC or op == MATRIX:
+                number = n_arguments
+                n_arguments = 0
+                depends |= T[a] & ON_THREAD
+                for k in range(n_active):
+                    lane = active[k]
+                    if U[a, ma * lane] & ONE:
+                        return ON_DATA
+                    if V[a, ma * lane] & ONE == Z:
+                        continue
+                    if op == BULK:
+                        if U[b, mb * lane] or U[c, mc * lane]:
+                            return ON_DATA
+                        if mode == TOUCH and wanted[extra]:
+                            key = Z
+                            for j in range(number):
+                                key = (key * np.uint64(1_000_003) + np.uint64(arguments[j, k])) & np.uint64(0x7FFFFFFFFFFF)
+                            key = (key * np.uint64(1_000_003) + V[c, mc * lane]) & np.uint64(0x7FFFFFFFFFFF)
+                            if n_touches == touched.shape[0]:
+                                return FULL
+                            touched[n_touches, 0] = ctas[lane]
+                            touched[n_touches, 1] = extra
+                            touched[n_touches, 2] = np.int64(key)
+                            n_touches += 1
+                        elif mode == RECORD:
+                            if n_bulks == bulks.shape[0]:
+                                return FULL
+                            bulks[n_bulks, 0], bulks[n_bulks, 1] = n_steps - 1, extra
+                            bulks[n_bulks, 2], bulks[n_bulks, 3] = np.int64(V[b, mb * lane]), np.int64(V[c, mc * lane])
+                            bulks[n_bulks, 4] = number
+                            for j in range(number):
+                                bulks[n_bulks, 5 + j] = arguments[j, k]
+                            n_bulks += 1
+                    elif mode == RECORD and op == SYNC:
+                        if n_syncs == syncs.shape[0]:
+                            return FULL
+                        syncs[n_syncs, 0], syncs[n_syncs, 1], syncs[n_syncs, 2] = n_steps - 1, extra, lanes[lane]
+                        syncs[n_syncs, 3] = np.int64(V[b, mb * lane] & W32) if U[b, mb * lane] == Z else -1
+                        syncs[n_syncs, 4] = np.int64(V[c, mc * lane] & W32) if U[c, mc * lane] == Z else -1
+                        n_syncs += 1
+                    elif mode == RECORD:
+                        matrices[extra] += 1
+                    if not alone:
+                        break
+                if op == BULK and mode == TOUCH and wanted[extra]:
+                    memo_count[extra] += 1
+                    if memo_count[extra] > repeats and executed > ends.shape[0]:
+                        status = ENOUGH
+                        break
+                continue
+            else:
+                return NOT_MODELLED
+            # the result: `v` for all lanes, or `held` by place in `active`
+            if scalar and all_lanes:
+                if K[d]:
+                    U[d, :] = Z
+                V[d, 0], U[d, 0] = v, u
+                S[d], T[d], K[d] = True, dependent, u != Z
+                continue
+            if S[d] and not all_lanes:
+                for k in range(1, n_lanes):
+                    V[d, k], U[d, k] = V[d, 0], U[d, 0]
+            if all_lanes and K[d]:
+                U[d, :] = Z
+                K[d] = False
+            for k in range(n_active):
+                if not scalar:
+                    v, u = held[k], held_u[k]
+                V[d, active[k]], U[d, active[k]] = v, u
+                if u:
+                    K[d] = True
+            S[d] = False
+            T[d] = dependent if all_lanes else dependent | T[d]
+        if status != DONE:
+            break
+        # where control goes
+        n_arguments = 0
+        way = ends[here]
+        c = condition[here]
+        mc = 0 if S[c] else 1
+        if way == _BRANCH or way == _EXIT:
+            differs = False
+            unknown = False
+            flag = V[c, mc * lead] & ONE
+            for k in range(n_active):
+                if U[c, mc * active[k]] & ONE:
+                    unknown = True
+                if V[c, mc * active[k]] & ONE != flag:
+                    differs = True
+            if unknown:
+                if forced[here] < 0:
+                    return ON_DATA
+                flag = np.uint64(forced[here])
+                differs = False
+            depends |= T[c]
+            if not differs:
+                if way == _EXIT and flag:
+                    for k in range(n_active):
+                        alive[active[k]] = False
+                    count_alive -= n_active
+                    together = False
+                    continue
+                goes = target[here] if flag else after[here]
+                if goes < 0:
+                    return NOT_MODELLED
+                if together:
+                    here = goes
+                else:
+                    for k in range(n_active):
+                        place[active[k]] = goes
+                continue
+            if way == _BRANCH and (target[here] < 0 or after[here] < 0):
+                return NOT_MODELLED
+            for k in range(n_active):
+                lane = active[k]
+                if V[c, mc * lane] & ONE:
+                    if way == _EXIT:
+                        alive[lane] = False
+                        count_alive -= 1
+                    else:
+                        place[lane] = target[here]
+                else:
+                    place[lane] = after[here]
+            together = False
+            continue
+        if way == _RETURN or way == _INDIRECT:
+            depends |= T[c]
+            for k in range(n_active):
+                if U[c, mc * active[k]]:
+                    return ON_DATA
+                goes = -1
+                for j in range(where.shape[0]):
+                    if where[j] == np.int64(V[c, mc * active[k]]):
+                        goes = j
+                        break
+                if goes < 0:
+                    return NOT_MODELLED
+                place[active[k]] = goes
+            together = False
+            continue
+        goes = after[here]
+        if goes < 0:
+            return NOT_MODELLED
+        if together:
+            here = goes
+            continue
+        for k in range(n_active):
+            place[active[k]] = goes
+            parked[active[k]] = way == _JOIN
+    out[0], out[1], out[2], out[3], out[4], out[5], out[6] = n_steps, n_accesses, n_syncs, n_bulks, n_touches, depends, executed
+    out[7] = n_pieces
+    return status
+
+
+@lru_cache(maxsize=1)
+def compiled_machine() -> Any:
+    """`run_warp` compiled by numba; None where numba is absent."""
+    try:
+        from numba import njit
+    except ImportError:
+        return None
+    here = globals()
+    for name in ("alu", "distinct", "bank_clocks"):
+        here[name] = njit(cache=True)(here[name])
+    return njit(cache=True)(run_warp)

@@ -1,0 +1,288 @@
+"""Warps of CTAs followed in compiled code: what `warp_machine` needs of a kernel and a launch, and what it says of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from .access import in_l1
+from .assumptions import Chooser
+from .bytecode import ENDS, KINDS, SPACES, Bytecode, bytecode_of
+from .launch import Launch
+from .program import Program
+from .warp_machine import (
+    ACCESS_COLUMNS,
+    BULK_COLUMNS,
+    DONE,
+    ENOUGH,
+    FULL,
+    ON_THREAD,
+    ON_X,
+    ON_Y,
+    ON_Z,
+    RECORD,
+    SYNC_COLUMNS,
+    TALLY,
+    TOUCH,
+    compiled_machine,
+)
+
+_ROOM: Final = 4096
+
+
+class NotFollowedError(Exception):
+    """The compiled interpreter does not know how to go on: `follow.evaluate` does."""
+
+
+@dataclass(frozen=True, eq=False)
+class WarpCode:
+    """A kernel as the interpreter takes it.
+
+    Attributes
+    ----------
+    bytecode
+        Its operations.
+    ends, after, target, forced, where
+        By segment; see `warp_machine.run_warp`.
+    space, kind, size, rows, signed
+        By instruction: its memory access, `space` -1 for none.
+    cached
+        By instruction: it looks into L1.
+    spills
+        Words of local memory that values may come back from, a power of two.
+    """
+
+    bytecode: Bytecode
+    ends: np.ndarray
+    after: np.ndarray
+    target: np.ndarray
+    forced: np.ndarray
+    where: np.ndarray
+    space: np.ndarray
+    kind: np.ndarray
+    size: np.ndarray
+    rows: np.ndarray
+    signed: np.ndarray
+    cached: np.ndarray
+    spills: int
+
+
+def warp_code(program: Program) -> WarpCode:
+    """The arrays of a program.
+
+    Raises
+    ------
+    NotFollowedError
+        Values that warps leave one another in shared memory decide control or addresses, or there is no numba.
+    """
+    if program.plan.tracks_shared or program.compiled.num_ctas > 1 or compiled_machine() is None:
+        raise NotFollowedError
+    segments, code = program.segments, program.listing.instructions
+    chooser = Chooser(program)
+    forced = np.full(len(segments), -1, np.int64)
+    for segment in segments:
+        loop, leaves = chooser.exit_of(segment)
+        if loop is not None and loop.waits:
+            forced[segment.number] = leaves
+    count = len(code)
+    space, cached = np.full(count, -1, np.int64), np.zeros(count, np.bool_)
+    kind, size, rows, signed = (np.zeros(count, np.int64) for _ in range(4))
+    for index, op in program.memory_ops.items():
+        space[index], kind[index] = SPACES.index(op.space), KINDS.index(op.kind)
+        size[index], rows[index], signed[index] = op.thread_bytes, op.rows, code[index].has("S8", "S16")
+        cached[index] = in_l1(op, code[index])
+    return WarpCode(
+        bytecode_of(program), np.array([ENDS.index(s.ends) for s in segments]),
+        np.array([-1 if s.next is None else s.next for s in segments]),
+        np.array([-1 if s.target is None else s.target for s in segments]), forced,
+        np.array([code[s.first].address for s in segments]), space, kind, size, rows, signed, cached,
+                    1 << (program.compiled.stack_bytes // 4 + 1).bit_length() if program.plan.tracks_local else 1)
+
+
+@dataclass(frozen=True, eq=False)
+class WarpRun:
+    """One warp of one CTA.
+
+    Attributes
+    ----------
+    steps, masks
+        int32 and int64: segments in order, and the lanes that execute each.
+    accesses, syncs, bulks
+        int64: columns as `warp_machine` names them.
+    matrices
+        int64 by instruction: executions of matrix instructions whose guard is dynamic.
+    counts
+        int64 by segment: how often the warp goes through it.
+    pieces
+        int64 of shape (n, 3), if asked for: access, first sector of a stretch in global memory, and the one behind its last.
+    on_program, on_thread
+        Whether its way depends on the program id's parts; whether that, or who takes part in an access, depends on the thread's
+        number in the CTA.
+    """
+
+    steps: np.ndarray
+    masks: np.ndarray
+    accesses: np.ndarray
+    syncs: np.ndarray
+    bulks: np.ndarray
+    matrices: np.ndarray
+    counts: np.ndarray
+    pieces: np.ndarray
+    on_program: tuple[bool, bool, bool]
+    on_thread: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Lanes:
+    """Lanes that were followed each for itself.
+
+    Attributes
+    ----------
+    counts
+        int64 of shape (lanes, segments): how often each goes through each segment.
+    touched
+        int64 of shape (n, 3): lane, instruction and address of accesses (of bulk copies a number for the box), in order.
+    tally
+        int64 of shape (lanes, instructions wanted, 2): accesses, and the address of the first.
+    """
+
+    counts: np.ndarray
+    touched: np.ndarray
+    tally: np.ndarray
+
+
+class Warps:
+    """Follows warps of one launch.
+
+    Parameters
+    ----------
+    code, launch
+        The kernel and its launch.
+    constants
+        Words of constant bank 0, from `parameters.parameters_of`.
+    """
+
+    def __init__(self, code: WarpCode, launch: Launch, constants: Any) -> None:
+        self.code, self.launch = code, launch
+        made = code.bytecode
+        held = [(b.start, b.size_bytes, b.data) for b in launch.buffers if b.data is not None]
+        places = np.cumsum([0, *(len(data) for _, _, data in held)])
+        known = [(start, len(data), at) for (start, _, data), at in zip(held, places, strict=False)]
+        self.buffers = np.array(known, np.uint64).reshape(-1, 3)
+        self.data = np.concatenate([np.zeros(0, np.uint8), *(data for _, _, data in held)])
+        self.values, self.unknown = np.zeros(made.slots, np.uint64), np.zeros(made.slots, np.uint64)
+        self.values[made.first_number:made.first_number + len(made.numbers)] = made.numbers
+        for slot, offset in made.words.tolist():
+            word = constants[offset]
+            if type(word) is int:
+                self.values[slot] = word
+            else:
+                self.unknown[slot] = ~np.uint64(0)
+
+    def _run(self, lanes: np.ndarray, ctas: np.ndarray, thread: np.ndarray, ids: np.ndarray, mode: int, wanted: np.ndarray, repeats: int,
+             most: int, room: tuple[int, int, int], l1_bytes: float = 0.0, thin: int = 0,
+             pieces: bool = False) -> tuple[int, dict[str, np.ndarray]]:
+        """One run of the machine, with room for so many steps (and a few times as many other records), touches and CTAs' counts."""
+        c, compiled = self.code, compiled_machine()
+        made, slots, count, width = c.bytecode, c.bytecode.slots, len(c.space), len(lanes)
+        values, unknown = np.empty((slots + 4, width), np.uint64), np.zeros((slots, width), np.uint64)
+        values[:slots, 0], unknown[:, 0] = self.values, self.unknown
+        same, taint, dark = np.ones(slots, np.bool_), np.zeros(slots, np.uint8), self.unknown != 0
+        steps, touches, ctas_counted = room
+        got: dict[str, np.ndarray] = {
+            "steps": np.empty(steps, np.int32), "masks": np.empty(steps, np.int64),
+            "accesses": np.empty((4 * steps, ACCESS_COLUMNS), np.int64),
+            "pieces": np.empty((16 * steps if pieces else 0, 3), np.int64),
+            "syncs": np.empty((steps, SYNC_COLUMNS), np.int64), "bulks": np.empty((steps, BULK_COLUMNS), np.int64),
+            "counts": np.zeros((ctas_counted, len(c.ends)), np.int64), "matrices": np.zeros(count, np.int64),
+            "touched": np.empty((touches, 3), np.int64),
+            "tally": np.zeros((ctas_counted, int(wanted.max(initial=0)) if mode == TALLY else 0, 2), np.int64),
+        }
+        memo, base, times, cost = (np.empty((2 * count, 32), np.uint64), np.empty(2 * count, np.uint64), np.zeros(2 * count, np.int64),
+                                   np.empty((2 * count, 3), np.int64))
+        sectors = np.empty((2 * count, 160), np.int64)
+        local = np.zeros((c.spills, width, 3), np.uint64)
+        out = np.zeros(8, np.int64)
+        status = compiled(
+            made.code, made.begin, made.end, made.condition, c.ends, c.after, c.target, c.forced, c.where, values, unknown, same, taint,
+            dark, lanes, ctas, thread, ids, c.space, c.kind, c.size, c.rows, c.signed, self.buffers, self.data, c.cached, l1_bytes, mode,
+            wanted, repeats, most, thin, local,
+            *got.values(), memo, base, times, cost, sectors, out)
+        for name, number in zip(("steps", "accesses", "syncs", "bulks", "touched"), out[:5].tolist(), strict=True):
+            got[name] = got[name][:number]
+        got["pieces"] = got["pieces"][:out[7]]
+        got["masks"], got["out"] = got["masks"][:out[0]], out
+        return status, got
+
+    def one(self, ids: np.ndarray, warp: int, *, l1_bytes: float = 0.0, most: int = 1_000_000, pieces: bool = False) -> WarpRun:
+        """A warp of one CTA, with every step and access.
+
+        Raises
+        ------
+        NotFollowedError
+            See there.
+        """
+        room = _ROOM
+        while True:
+            nothing = np.zeros(1, np.int64)
+            status, got = self._run(np.arange(32), np.zeros(32, np.int64), np.full(32, 32 * warp), ids.reshape(1, 3), RECORD, nothing, 0,
+                                    most, (room, 1, 1), l1_bytes, pieces=pieces)
+            if status != FULL:
+                break
+            room *= 8
+        if status != DONE:
+            raise NotFollowedError(status)
+        on = got["out"][5]
+        return WarpRun(got["steps"], got["masks"], got["accesses"], got["syncs"], got["bulks"], got["matrices"], got["counts"][0],
+                       got["pieces"],
+                       (bool(on & ON_X), bool(on & ON_Y), bool(on & ON_Z)), bool(on & ON_THREAD))
+
+    def many(self, ids: np.ndarray, mode: int, wanted: Iterable[int] = (), *, lane: int = 0, repeats: int = 1 << 30, most: int = 1_000_000,
+             thin: int = 0) -> Lanes:
+        """One lane of the first warp of many CTAs.
+
+        Parameters
+        ----------
+        ids, mode, wanted
+            Program ids; `COUNT`, `TALLY` or `TOUCH`; instructions whose accesses are recorded.
+        lane
+            Its number.
+        repeats, most
+            Executions of an instruction, and segments, after which it is enough.
+        thin
+            Of touches, those of one sector in ``1 << thin`` are recorded.
+
+        Raises
+        ------
+        NotFollowedError
+            See there.
+        """
+        return self._lanes(np.full(len(ids), lane), np.zeros(len(ids), np.int64), ids, mode, wanted, repeats, most, thin)
+
+    def across(self, ids: np.ndarray, warps: int, *, most: int = 1_000_000) -> Lanes:
+        """The first and the last lane of every warp of one CTA, two rows a warp, and how often they access memory."""
+        lanes, threads = np.tile([0, 31], warps), np.repeat(np.arange(warps) * 32, 2)
+        wanted = np.flatnonzero(self.code.space >= 0).tolist()
+        return self._lanes(lanes, threads, np.tile(ids.reshape(1, 3), (2 * warps, 1)), TALLY, wanted, 1 << 30, most)
+
+    def _lanes(self, lanes: np.ndarray, threads: np.ndarray, ids: np.ndarray, mode: int, wanted: Iterable[int], repeats: int,
+               most: int, thin: int = 0) -> Lanes:
+        count = len(ids)
+        mask = np.zeros(len(self.code.space), np.int64)
+        chosen = list(wanted)
+        mask[chosen] = np.arange(1, len(chosen) + 1)
+        if count == 1:  # two at least, so that lanes count as warps
+            lanes, threads, ids = np.tile(lanes, 2), np.tile(threads, 2), np.tile(ids, (2, 1))
+        room = 64 * len(ids) + 4096 if mode == TOUCH else 1
+        while True:
+            status, got = self._run(lanes, np.arange(len(ids)), threads, ids, mode, mask, repeats, most, (1, room, len(ids)), thin=thin)
+            if status != FULL:
+                break
+            room *= 8
+        if status > ENOUGH:
+            raise NotFollowedError(status)
+        touched = got["touched"]
+        return Lanes(got["counts"][:count], touched if count == len(ids) else touched[touched[:, 0] < count], got["tally"][:count])

@@ -1,0 +1,210 @@
+"""Which bytes of a buffer the CTAs of a wave read together: what several loads ask for, shifted windows of one buffer say, counts once.
+
+The sectors of one CTA are known from its trace. CTAs that are alike read the same sectors further on, each by what its first address at a
+load differs from that CTA's. What comes from DRAM is the union of them all, as far as L2 keeps it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from ...mapping.triton import Evaluation
+from ...mapping.triton.access import LINE_BYTES, SECTOR_BYTES
+from ...mapping.triton.memory_ops import GLOBAL
+from .streams import l1_misses
+
+#: Stretches of sectors of a wave's CTAs that are put together at most, and windows in which the CTAs of a wave go on together.
+STRETCHES: Final = 4_000_000
+_WINDOWS: Final = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Footprint:
+    """What one CTA reads and writes, access by access, in order.
+
+    Attributes
+    ----------
+    load
+        int64: instruction of each stretch of sectors.
+    pace
+        float64: share of the CTA's bytes that it asked for before.
+    start, stop
+        int64: first sector of the stretch, and the one behind its last.
+    asked
+        Bytes that L2 is asked for by each instruction: what L1 held is left out.
+    """
+
+    load: np.ndarray
+    pace: np.ndarray
+    start: np.ndarray
+    stop: np.ndarray
+    asked: Mapping[int, float]
+
+    def of(self, loads: Sequence[int]) -> Footprint:
+        """The stretches of some loads alone."""
+        at = np.isin(self.load, np.array(loads, dtype=np.int64))
+        return Footprint(self.load[at], self.pace[at], self.start[at], self.stop[at], {i: self.asked.get(i, 0.0) for i in loads})
+
+
+def joined(start: np.ndarray, stop: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The union of stretches, as stretches that do not touch.
+
+    Examples
+    --------
+    >>> [part.tolist() for part in joined(np.array([5, 0, 2]), np.array([9, 3, 4]))]
+    [[0, 5], [4, 9]]
+    """
+    if not len(start):
+        return start, stop
+    order = np.argsort(start, kind="stable")
+    low, high = start[order], np.maximum.accumulate(stop[order])
+    apart = low[1:] > high[:-1]
+    return low[np.append(True, apart)], high[np.append(apart, True)]
+
+
+def size_of(start: np.ndarray, stop: np.ndarray) -> int:
+    """Sectors of stretches that do not overlap."""
+    return int((stop - start).sum())
+
+
+def footprint_of(run: Evaluation, l1_bytes: float) -> Footprint | None:
+    """What a CTA that was followed reads and writes by instructions of its threads; None where its trace does not say.
+
+    Parameters
+    ----------
+    run
+        One CTA with its trace.
+    l1_bytes
+        L1 cache left beside shared memory.
+    """
+    program, trace = run.program, run.trace
+    if trace is None:
+        return None
+    wanted = [n for n, access in enumerate(trace.accesses)
+              if program.memory_ops[access[1]].space == GLOBAL]
+    if not wanted:
+        return None
+    table = np.array([trace.accesses[n] for n in wanted], dtype=np.int64).reshape(-1, 4)
+    step, index, number, base = table[:, 0] - 1, table[:, 1], table[:, 2], table[:, 3]
+    # those of steps that the trace leaves out: each some bytes further on than in the period before
+    again, move = np.zeros(len(step), dtype=np.int64), np.zeros(len(step), dtype=np.int64)
+    for repeat in trace.repeats:
+        here = np.flatnonzero((step >= repeat.first) & (step < repeat.end))
+        before = np.flatnonzero((step >= 2 * repeat.first - repeat.end) & (step < repeat.first))
+        if len(here) != len(before) or (index[here] != index[before]).any():
+            return None
+        again[here], move[here] = repeat.times, base[here] - base[before]
+    misses = l1_misses(run, l1_bytes)
+    shapes: dict[tuple[int, int], tuple[np.ndarray, np.ndarray, int]] = {}
+    loads: list[np.ndarray] = []
+    paces: list[np.ndarray] = []
+    starts: list[np.ndarray] = []
+    stops: list[np.ndarray] = []
+    count = 0
+    asked: dict[int, float] = {}
+    done = 0
+    for n, at in enumerate(wanted):
+        key = (int(number[n]), int(base[n]) % LINE_BYTES)
+        if key not in shapes:
+            shapes[key] = _stretches(run, int(index[n]), *key)
+        low, high, size = shapes[key]
+        times = 1 + int(again[n])
+        count += len(low) * times
+        if count > STRETCHES:
+            return None
+        origin = (int(base[n]) + int(move[n]) * np.arange(times)) // LINE_BYTES * (LINE_BYTES // SECTOR_BYTES)
+        starts.append((origin[:, None] + low).reshape(-1))
+        stops.append((origin[:, None] + high).reshape(-1))
+        loads.append(np.full(len(starts[-1]), index[n]))
+        paces.append(np.repeat(np.linspace(0.0, 1.0, times, endpoint=False), len(low)) * (size * times) + done)
+        done += size * times
+        asked[int(index[n])] = asked.get(int(index[n]), 0.0) + misses[at] * run.patterns[key[0]].sectors * times * SECTOR_BYTES
+    return Footprint(np.concatenate(loads), np.concatenate(paces) / max(done, 1), np.concatenate(starts), np.concatenate(stops), asked)
+
+
+def past_l1(run: Evaluation, l1_bytes: float) -> dict[int, float]:
+    """Bytes for which a CTA asks L2 by instruction, where L1 holds some of what it reads."""
+    trace = run.trace
+    if trace is None:
+        return {}
+    again = np.ones(len(trace.segments) + 1)
+    for repeat in trace.repeats:
+        again[repeat.first + 1:repeat.end + 1] += repeat.times
+    misses = l1_misses(run, l1_bytes)
+    made = {index: 0.0 for (_, index, _, _), miss in zip(trace.accesses, misses, strict=True) if miss < 1.0}
+    for (step, index, number, _), miss in zip(trace.accesses, misses, strict=True):
+        if index in made:
+            made[index] += miss * run.patterns[number].sectors * SECTOR_BYTES * float(again[step])
+    return made
+
+
+def _stretches(run: Evaluation, index: int, number: int, offset: int) -> tuple[np.ndarray, np.ndarray, int]:
+    """Stretches of sectors of a pattern whose first address lies `offset` bytes into its line, and how many sectors they hold."""
+    pattern, size = run.patterns[number], run.program.memory_ops[index].thread_bytes
+    count = run.lane_sets[pattern.lanes].count
+    offsets = np.zeros(count, dtype=np.int64) if pattern.offsets is None else pattern.offsets.astype(np.int64)
+    at = offsets + offset
+    at = at if pattern.active is None else at[pattern.active]
+    low, high = joined(at // SECTOR_BYTES, (at + max(size - 1, 0)) // SECTOR_BYTES + 1)
+    return low, high, size_of(low, high)
+
+
+def fetched(footprint: Footprint, shifts: Sequence[Mapping[int, np.ndarray]], began: Sequence[float], moved: Sequence[float],
+            capacity_bytes: float) -> list[float] | None:
+    """Bytes of one buffer that each of some waves of CTAs brings from DRAM; None where there are too many stretches to say.
+
+    Parameters
+    ----------
+    footprint
+        What one CTA reads of the buffer.
+    shifts
+        By wave and load: int64 by CTA, sectors by which it reads further on than that CTA.
+    began, moved
+        By wave: bytes that came from DRAM before it, and those that it brings itself, about.
+    capacity_bytes
+        What L2 keeps.
+    """
+    loads = sorted(footprint.asked)
+    kinds = [_alike(loads, wave) for wave in shifts]
+    if sum(len(footprint.start) * max((len(unique) for unique, _ in wave), default=0) for wave in kinds) > STRETCHES:
+        return None
+    kept: list[tuple[float, np.ndarray, np.ndarray]] = []
+    total = []
+    for n, wave in enumerate(kinds):
+        windows = min(_WINDOWS, max(1, int(4 * moved[n] / max(capacity_bytes, 1.0)) + 1))
+        window = np.minimum((footprint.pace * windows).astype(np.int64), windows - 1)
+        fresh = 0
+        for w in range(windows):
+            now = began[n] + moved[n] * w / windows
+            kept = [entry for entry in kept if now - entry[0] <= capacity_bytes]
+            low, high = _placed(footprint, wave, window == w)
+            if not len(low):
+                continue
+            before = joined(*(np.concatenate([entry[k] for entry in kept]) for k in (1, 2))) if kept else (low[:0], low[:0])
+            fresh += size_of(*joined(np.append(before[0], low), np.append(before[1], high))) - size_of(*before)
+            kept.append((now, low, high))
+        total.append(float(fresh * SECTOR_BYTES))
+    return total
+
+
+def _alike(loads: Sequence[int], shifts: Mapping[int, np.ndarray]) -> list[tuple[np.ndarray, list[int]]]:
+    """Loads that move together from CTA to CTA, and by how much, each distance once."""
+    groups: dict[bytes, list[int]] = {}
+    for load in loads:
+        groups.setdefault(shifts[load].tobytes(), []).append(load)
+    return [(np.unique(shifts[members[0]]), members) for members in groups.values()]
+
+
+def _placed(footprint: Footprint, wave: Sequence[tuple[np.ndarray, list[int]]], chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The chosen stretches of all CTAs of a wave."""
+    lows, highs = [np.zeros(0, dtype=np.int64)], [np.zeros(0, dtype=np.int64)]
+    for unique, members in wave:
+        at = chosen & np.isin(footprint.load, members)
+        low, high = joined(footprint.start[at], footprint.stop[at])
+        lows.append((unique[:, None] + low).reshape(-1))
+        highs.append((unique[:, None] + high).reshape(-1))
+    return joined(np.concatenate(lows), np.concatenate(highs))

@@ -1,0 +1,339 @@
+"""What `tile` needs of a launch, without following every thread: warps that stand for all, in compiled code.
+
+One warp of one CTA is followed with all its lanes; two lanes of each other warp say which warps do as it does. A lane that takes part in
+everything stands for its warp in other CTAs. If its way does not depend on
+the program id, all CTAs go the same way; else one lane of each is followed for control. What CTAs share in L2 is found from one lane of
+each CTA. A kernel that the interpreter of `mapping.triton.warp_machine` does not know (see there) is followed as `cycle` does it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+import numpy as np
+
+from ...arch import System
+from ...arch.sm_timing import sm_timing
+from ...mapping.triton import CompiledKernel, Launch
+from ...mapping.triton.access import BANK_BYTES, BANKS, LINE_BYTES, SECTOR_BYTES
+from ...mapping.triton.bytecode import KINDS, SPACES
+from ...mapping.triton.memory_ops import COPY, GLOBAL, LOAD, LOCAL
+from ...mapping.triton.memory_ops import SHARED as SHARED_SPACE
+from ...mapping.triton.parameters import parameters_of
+from ...mapping.triton.warp_machine import COUNT, TALLY, TOUCH
+from ...mapping.triton.warp_runs import NotFollowedError, WarpRun, Warps
+from .classes import Classes, classes_of, even_sample, middle_cta, program_ids, sample, single
+from .facts import CodeFacts, GridCounts, tensor_flops
+from .footprint import STRETCHES, Footprint
+from .grid import FollowedLaunch
+from .light_code import light_code
+from .memory import Loads, by_wave, sharing, sharing_of_walks
+from .streams import Cta, Period, Rows, find_period
+
+#: CTAs that are followed for control, and for what they share in L2.
+CLASS_CTAS: Final = 1024
+SHARING_CTAS: Final = 1600
+#: Accesses of warps that stand for all of a launch.
+WALKED: Final = 16_384
+#: Shares of the work that are done when the waves begin whose CTAs are walked through.
+_SHARES: Final = (0.0, 0.5)
+_SPACE: Final = {name: n for n, name in enumerate(SPACES)}
+_READING: Final = [KINDS.index(name) for name in (LOAD, COPY)]
+
+
+@dataclass(frozen=True, eq=False)
+class _Warp:
+    """One warp, for those that do as it does.
+
+    Attributes
+    ----------
+    steps
+        int64: segments in order.
+    at, instruction, row
+        int64, by rising step: step, instruction and row of each access.
+    period
+        The longest run of equal stretches.
+    """
+
+    steps: np.ndarray
+    at: np.ndarray
+    instruction: np.ndarray
+    row: np.ndarray
+    period: Period | None
+
+
+@dataclass(frozen=True, eq=False)
+class WarpStreams:
+    """One CTA's streams, from warps that stand for others; see `streams.Followed`.
+
+    Attributes
+    ----------
+    facts
+        The kernel.
+    rows, period, counts
+        Costs of accesses; the longest run of equal stretches; warp-instructions of the CTA by instruction.
+    roles, warps
+        By warp the one that stands for it, and those.
+    """
+
+    facts: CodeFacts
+    rows: Rows
+    period: Period | None
+    counts: np.ndarray
+    roles: tuple[int, ...]
+    warps: tuple[_Warp, ...]
+
+    def pack(self, keep: int | None = None) -> Cta:
+        """Streams, the longest run of stretches cut to `keep`."""
+        first, sizes = self.facts.first, self.facts.size
+        code, access = [], []
+        for warp in self.warps:
+            chosen = np.arange(len(warp.steps))
+            if self.period is not None and warp.period is not None and keep is not None and keep < warp.period.times:
+                p = warp.period
+                chosen = np.delete(chosen, slice(p.first + keep * p.length, p.first + p.times * p.length))
+            segments = warp.steps[chosen]
+            lengths = sizes[segments]
+            offsets = np.cumsum(lengths) - lengths
+            stream = np.arange(int(lengths.sum())) - np.repeat(offsets - first[segments], lengths)
+            place = np.full(len(warp.steps), -1, dtype=np.int64)
+            place[chosen] = offsets - first[segments]
+            here = place[warp.at] + warp.instruction
+            kept = np.isin(warp.at, chosen) if len(chosen) < len(warp.steps) else np.ones(len(here), dtype=bool)
+            entry = np.full(len(stream), -1, dtype=np.int32)
+            entry[here[kept]] = warp.row[kept]
+            code.append(stream.astype(np.int32))
+            access.append(entry)
+        return Cta(self.roles, tuple(code), tuple(access))
+
+
+class LightLaunch:
+    """A launch whose warps are followed in compiled code.
+
+    Raises
+    ------
+    NotFollowedError
+        The interpreter does not know the kernel.
+    """
+
+    def __init__(self, compiled: CompiledKernel, launch: Launch, system: System) -> None:
+        self.compiled, self.launch, self.made = compiled, launch, light_code(compiled, system, sm_timing(system.generation))
+        self.facts, self.code = self.made.facts, self.made.full
+        self.bank, _ = parameters_of(compiled, launch)
+        self.full = Warps(self.code, launch, self.bank)
+        self.axes, self.lanes = np.zeros(3, dtype=bool), (1 << 32) - 1
+
+    # -- one CTA -----------------------------------------------------------------------------------------------------------
+
+    def cta(self, number: int, l1_bytes: float) -> tuple[WarpStreams, Loads, np.ndarray, dict[int, int]]:
+        """The CTA's streams, what it reads, how often its warps enter each segment, and its matrix instructions with a guard."""
+        count, ids = self.compiled.num_warps, program_ids(self.launch, [number])[0]
+        lead = self.full.one(ids, 0, l1_bytes=l1_bytes / count)
+        roles, distinct = (0,) * count, np.ones(len(self.code.space))
+        if count > 1 and (lead.on_thread or self.code.cached[np.maximum(lead.accesses[:, 1], 0)].any()):
+            roles, distinct = self._alike(ids, count)
+        runs = [lead if warp == 0 else self.full.one(ids, warp, l1_bytes=l1_bytes / count) for warp in dict.fromkeys(roles)]
+        self.axes |= np.any([run.on_program for run in runs], axis=0)
+        self.lanes &= self._lanes_of(lead)
+        if any(len(run.syncs) for run in runs) or not self.lanes:
+            raise NotFollowedError
+        leaders = list(dict.fromkeys(roles))
+        times = [roles.count(warp) for warp in leaders]
+        rows = Rows()
+        warps = tuple(self._warp(run, rows, distinct) for run in runs)
+        periods = {warp.period.times for warp in warps if warp.period is not None}
+        period = warps[0].period if len(periods) == 1 else None
+        entered = sum((run.counts * n for run, n in zip(runs, times, strict=True)), np.zeros(len(self.facts.first), dtype=np.int64))
+        streams = WarpStreams(self.facts, rows, period, self._counts(entered), tuple(leaders.index(warp) for warp in roles), warps)
+        return streams, self._loads(number, runs, times, l1_bytes, distinct), entered, self._matrices(runs, times)
+
+    def _lanes_of(self, run: WarpRun) -> int:
+        """Lanes, as bits, that take part wherever one does that touches global memory."""
+        index = run.accesses[:, 1]
+        reads = run.accesses[(index >= 0) & (self.code.space[np.maximum(index, 0)] == _SPACE[GLOBAL]), 8]
+        return int(np.bitwise_and.reduce(reads, initial=(1 << 32) - 1))
+
+    def _alike(self, ids: np.ndarray, count: int) -> tuple[tuple[int, ...], np.ndarray]:
+        """By warp the first that does the same; and by instruction the share of the warps that begin with an address of their own."""
+        found = self.full.across(ids, count)
+        times, begins = found.tally[:, :, 0], found.tally[::2, :, 1]
+        whole = np.concatenate([found.counts, times], axis=1).reshape(count, -1)
+        first = {row.tobytes(): n for n, row in reversed(list(enumerate(whole)))}
+        distinct = np.ones(len(self.code.space))
+        for place, instruction in enumerate(np.flatnonzero(self.code.space >= 0).tolist()):
+            mine = begins[times[::2, place] > 0, place]
+            if self.code.cached[instruction] and len(mine):
+                distinct[instruction] = len(np.unique(mine // LINE_BYTES)) / len(mine)
+        return tuple(first[row.tobytes()] for row in whole), distinct
+
+    def _counts(self, entered: np.ndarray) -> np.ndarray:
+        return self.facts.by_instruction(np.round(self.facts.by_block(entered)).astype(np.int64))
+
+    def _warp(self, run: WarpRun, rows: Rows, distinct: np.ndarray) -> _Warp:
+        """Accesses of a warp as rows of costs."""
+        c = self.code
+        step, instruction, passes, sectors, lines, lanes, _, missing, _ = run.accesses.T
+        copied = instruction < 0
+        behind = np.zeros(len(c.space))
+        if copied.any():
+            which = -1 - instruction[copied]
+            behind = np.bincount(which, passes[copied], len(c.space)) / np.maximum(np.bincount(which, minlength=len(c.space)), 1)
+        main = np.flatnonzero(~copied)
+        step, instruction = step[main], instruction[main]
+        columns = np.stack([instruction, passes[main], sectors[main], lines[main], lanes[main], missing[main]], axis=1)
+        key = columns @ np.array([0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB, 0xD6E8FEB86659FD93, 0xA0761D6478BD642F,
+                                  0xE7037ED1A0B428DB], dtype=np.uint64).astype(np.int64)
+        _, picks, inverse = np.unique(key, return_index=True, return_inverse=True)
+        numbers = []
+        for index, pass_, sector, line, lane, miss in columns[picks].tolist():
+            space, size = c.space[index], float(c.size[index])
+            if space == _SPACE[SHARED_SPACE]:
+                numbers.append(rows.find(index, smem=float(pass_)))
+            elif space == _SPACE[LOCAL]:
+                numbers.append(rows.find(index, tags=1.0, l1_passes=size * 32 / LINE_BYTES))
+            elif behind[index]:
+                numbers.append(rows.find(index, smem=behind[index], tags=float(line), l2_bytes=float(sector * SECTOR_BYTES)))
+            else:
+                data = max(lane * size / (BANKS * BANK_BYTES), sector * SECTOR_BYTES / LINE_BYTES)
+                numbers.append(rows.find(index, tags=float(line), l2_bytes=float(miss * SECTOR_BYTES) * distinct[index], l1_passes=data))
+        row = np.array(numbers, dtype=np.int64)[inverse.reshape(-1)]
+        mixed = np.zeros(len(run.steps), dtype=np.uint64)
+        weight = (row.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+        np.add.at(mixed, step, (weight ^ (weight >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9))
+        mixed += run.steps.astype(np.uint64) * np.uint64(0x94D049BB133111EB) + run.masks.astype(np.uint64) * np.uint64(0xD6E8FEB86659FD93)
+        return _Warp(run.steps.astype(np.int64), step, instruction, row, find_period(mixed.view(np.int64)))
+
+    def _loads(self, number: int, runs: Sequence[WarpRun], times: Sequence[int], l1_bytes: float, distinct: np.ndarray) -> Loads:
+        """What the CTA of this number reads and writes."""
+        c, buffers = self.code, self.launch.buffers
+        count = len(c.space)
+        sectors, executed, begins = np.zeros(count), np.zeros(count), np.full(count, -1)
+        passed = np.zeros(count)
+        low, high = np.full(count, np.iinfo(np.int64).max), np.full(count, -1)
+        for run, n in zip(reversed(runs), reversed(times), strict=True):
+            index, size, first = run.accesses[:, 1], run.accesses[:, 3], run.accesses[:, 6]
+            mine = index >= 0
+            sectors += n * np.bincount(index[mine], size[mine], count)
+            passed += n * np.bincount(index[mine], np.where(c.cached[index[mine]], run.accesses[mine, 7], size[mine]), count)
+            executed += n * self._counts(run.counts)
+            begins[index[mine][::-1]] = first[mine][::-1]
+            np.minimum.at(low, index[mine], first[mine])
+            np.maximum.at(high, index[mine], first[mine])
+        sides: tuple[dict[int, float], dict[int, float]] = ({}, {})
+        storage: dict[int, tuple[int, int]] = {}
+        for at in np.flatnonzero((c.space == _SPACE[GLOBAL]) & (sectors > 0)).tolist():
+            sides[int(c.kind[at] not in _READING)][at] = float(sectors[at]) * SECTOR_BYTES
+            behind = next((b for b in buffers if b.start <= begins[at] < b.start + b.size_bytes), None)
+            if behind is not None:
+                storage[at] = (behind.start, behind.size_bytes)
+        warps = self.compiled.num_warps
+        return Loads(count, sides[0], {at: float(executed[at]) / warps for side in sides for at in side}, frozenset(), sides[1], storage,
+                     partial(self.footprint, l1_bytes), number,
+                     {at: (int(low[at]), int(high[at])) for side in sides for at in side},
+                     {at: float(passed[at] * distinct[at]) * SECTOR_BYTES for side in sides for at in side})
+
+    def footprint(self, l1_bytes: float, number: int) -> Footprint | None:
+        """What the CTA of this number in order of launch reads and writes, all its warps at one pace."""
+        count, ids = self.compiled.num_warps, program_ids(self.launch, [number])[0]
+        load, pace, start, stop = [], [], [], []
+        asked = np.zeros(len(self.code.space))
+        for warp in range(count):
+            run = self.full.one(ids, warp, l1_bytes=l1_bytes / count, pieces=True)
+            if not len(run.pieces):
+                continue
+            access, low, high = run.pieces.T
+            done = np.cumsum(high - low)
+            load.append(run.accesses[access, 1])
+            pace.append((done - (high - low)) / done[-1])
+            start.append(low)
+            stop.append(high)
+            index = load[-1]
+            first = np.append(True, access[1:] != access[:-1])
+            asked += np.bincount(index[first], run.accesses[access[first], 7], len(asked)) * SECTOR_BYTES
+        if not load or sum(map(len, load)) > STRETCHES:
+            return None
+        order = np.argsort(np.concatenate(pace), kind="stable")
+        whole = [np.concatenate(part)[order] for part in (load, pace, start, stop)]
+        return Footprint(whole[0], whole[1], whole[2], whole[3], {int(i): float(asked[i]) for i in np.unique(whole[0])})
+
+    def _matrices(self, runs: Sequence[WarpRun], times: Sequence[int]) -> dict[int, int]:
+        """Executions of matrix instructions that have a guard."""
+        which = np.flatnonzero((self.facts.matrix > 0) & self.facts.guarded).tolist()
+        return {index: sum(int(run.matrices[index]) * n for run, n in zip(runs, times, strict=True)) for index in which}
+
+    @property
+    def lane(self) -> int:
+        """The lane that stands for its warp in other CTAs."""
+        return (self.lanes & -self.lanes).bit_length() - 1
+
+    # -- all CTAs ----------------------------------------------------------------------------------------------------------
+
+    def classes(self) -> Classes:
+        """CTAs by their way: followed is one of each place on the axes of the grid on which the way depends."""
+        grid = self.launch.grid
+        short = (grid[0] if self.axes[0] else 1, grid[1] if self.axes[1] else 1, grid[2] if self.axes[2] else 1)
+        picks = even_sample(short[0] * short[1] * short[2], CLASS_CTAS)
+        x, y, z = (np.where(on, place, n // 2) for on, place, n in zip(
+            self.axes, (picks % short[0], picks // short[0] % short[1], picks // (short[0] * short[1])), grid, strict=True))
+        found = Warps(self.made.control, self.launch, self.bank).many(np.stack([x, y, z], axis=1), COUNT, lane=self.lane).counts
+        at = program_ids(self.launch, np.arange(self.launch.programs)) * self.axes
+        owner = np.searchsorted(picks, at[:, 0] + short[0] * (at[:, 1] + short[1] * at[:, 2]), side="right") - 1
+        return classes_of(grid, x + grid[0] * (y + grid[1] * z), found, self.facts.size, owner)
+
+    def first(self, numbers: np.ndarray, loads: Sequence[int]) -> dict[int, np.ndarray]:
+        """First addresses of CTAs, by instruction."""
+        warps = Warps(self.made.reads, self.launch, self.bank)
+        tally = warps.many(program_ids(self.launch, numbers), TALLY, loads, lane=self.lane, repeats=1, most=240).tally
+        return {index: np.where(tally[:, n, 0] > 0, tally[:, n, 1], -1) for n, index in enumerate(loads)}
+
+    def walks(self, waves: Sequence[np.ndarray], loads: Sequence[int], *, thin: int) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Addresses of some waves of CTAs, as `memory.walks` has them, of one sector in ``1 << thin``."""
+        warps = Warps(self.made.reads, self.launch, self.bank)
+        touched = warps.many(program_ids(self.launch, np.concatenate(waves)), TOUCH, loads, lane=self.lane, thin=thin).touched
+        touched = touched[np.argsort(touched[:, 0], kind="stable")]
+        return by_wave(touched[:, 1], touched[:, 0], touched[:, 2] // SECTOR_BYTES, waves)
+
+
+def follow_lightly(compiled: CompiledKernel, launch: Launch, system: System, *, together: int, capacity_bytes: float, merge: int,
+                   warm: bool, l1_bytes: float) -> FollowedLaunch:
+    """What the core needs of a launch.
+
+    Raises
+    ------
+    NotFollowedError
+        The interpreter does not know the kernel.
+    """
+    light = LightLaunch(compiled, launch, system)
+    middle = middle_cta(launch.grid)
+    found = [light.cta(middle, l1_bytes)]
+    classes = single(launch.grid)
+    if light.axes.any() and launch.programs > 1:
+        classes = light.classes()
+    samples = sample(classes)
+    chosen = [int(classes.representative[number]) for number in samples.classes]
+    found = [found[0] if number == middle else light.cta(number, l1_bytes) for number in chosen]
+    counted = classes.count @ samples.weights
+    if len(classes) == 1:
+        wanted = [*found[0][1].sizes, *found[0][1].stores]
+        share = sharing(launch, found[0][1], lambda numbers: light.first(numbers, wanted), together=together,
+                        capacity_bytes=capacity_bytes, merge=merge, warm=warm, most=SHARING_CTAS)
+    else:
+        asked = [part[1] for part in found]
+        accesses = max(sum(part.times.values()) for part in asked) * together * len(_SHARES)
+        thin = max(0, int(np.log2(max(accesses / WALKED, 1.0))))
+        share = sharing_of_walks(launch, asked, partial(light.walks, thin=thin), thinned=0.5**thin, together=together,
+                                 work=classes.work[classes.number],
+                                 capacity_bytes=capacity_bytes, merge=merge, warm=warm, shares=_SHARES)
+    guarded: dict[int, int] = {}
+    entered = np.zeros(len(light.facts.first))
+    for part, n in zip(found, counted.tolist(), strict=True):
+        entered += part[2] * n
+        for index, times in part[3].items():
+            guarded[index] = guarded.get(index, 0) + round(times * n)
+    counts = light.facts.by_instruction(np.round(light.facts.by_block(entered)).astype(np.int64))
+    return FollowedLaunch(GridCounts(counts, tensor_flops(light.facts, counts, guarded), ()), tuple(part[0] for part in found), classes,
+                          samples,
+                          share, light.facts)

@@ -1,0 +1,139 @@
+"""A kernel's code as `light` takes it, kept beside the compiled kernel: it depends on the machine code and on the SM alone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from functools import cache as once
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from ...arch import System
+from ...arch.sm_timing import SmTiming
+from ...mapping.triton import CompiledKernel, cache, take_apart
+from ...mapping.triton.bytecode import Bytecode
+from ...mapping.triton.warp_runs import NotFollowedError, WarpCode, warp_code
+from . import isa
+from .facts import CodeFacts, code_facts
+
+_PARTS: Final = ("full", "reads", "control")
+
+
+@dataclass(frozen=True, eq=False)
+class LightCode:
+    """A kernel for the interpreter.
+
+    Attributes
+    ----------
+    full, reads, control
+        What decides control and all addresses; those of global memory; control alone.
+    facts
+        What issuing its instructions takes.
+    """
+
+    full: WarpCode
+    reads: WarpCode
+    control: WarpCode
+    facts: CodeFacts
+
+
+def light_code(compiled: CompiledKernel, system: System, timing: SmTiming) -> LightCode:
+    """A kernel's code: from this process, from the cache of kernels, or made anew.
+
+    Raises
+    ------
+    NotFollowedError
+        The interpreter does not know it.
+    """
+    found = _light_code(compiled.key, repr((system.gpu.sm, timing)), _Made(compiled, system, timing))
+    if found is None:
+        raise NotFollowedError
+    return found
+
+
+class _Made:
+    """What code is made from; equal to every other, so that the cache goes by the keys alone."""
+
+    def __init__(self, compiled: CompiledKernel, system: System, timing: SmTiming) -> None:
+        self.compiled, self.system, self.timing = compiled, system, timing
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Made)
+
+    def __hash__(self) -> int:
+        return 0
+
+
+@lru_cache(maxsize=128)
+def _light_code(key: str, about: str, made: _Made) -> LightCode | None:
+    folder = cache.kernel_folder()
+    name = hashlib.sha256(f"{key}\n{about}\n{_version()}".encode()).hexdigest()
+    entry = cache.load(folder, name) if folder else None
+    if entry is not None and "light" in entry[0]:
+        return _unpacked(entry[0]["light"], entry[1]["arrays"]) if entry[0]["light"] else None
+    try:
+        full = take_apart(made.compiled)
+        facts = code_facts(full, made.system, made.timing)
+        if (facts.table.kind == isa.TCGEN).any():
+            raise NotFollowedError
+        found: LightCode | None = LightCode(warp_code(full), warp_code(take_apart(made.compiled, addresses="global")),
+                                            warp_code(take_apart(made.compiled, addresses=False)), facts)
+    except NotFollowedError:
+        found = None
+    if folder:
+        head, arrays = _packed(found) if found else ({}, b"")
+        cache.store(folder, name, {"light": head}, {"arrays": arrays})
+    return found
+
+
+@once
+def _version() -> str:
+    """Changes with the sources that code is made by."""
+    here = Path(__file__).parent
+    folders = (here, Path(str(cache.__file__)).parent)
+    states = [(path.name, (state := path.stat()).st_mtime_ns, state.st_size) for folder in folders for path in sorted(folder.glob("*.py"))]
+    return hashlib.sha256(json.dumps(states).encode()).hexdigest()
+
+
+def _flat(item: Any, prefix: str) -> dict[str, Any]:
+    """Fields by dotted name, those of dataclasses inside too."""
+    made: dict[str, Any] = {}
+    for each in fields(item):
+        value = getattr(item, each.name)
+        made |= _flat(value, f"{prefix}{each.name}.") if hasattr(value, "__dataclass_fields__") else {prefix + each.name: value}
+    return made
+
+
+def _packed(code: LightCode) -> tuple[dict[str, Any], bytes]:
+    plain: dict[str, Any] = {}
+    arrays: list[tuple[str, str, list[int]]] = []
+    parts: list[bytes] = []
+    for name, value in _flat(code, "").items():
+        if isinstance(value, np.ndarray):
+            arrays.append((name, value.dtype.str, list(value.shape)))
+            parts.append(np.ascontiguousarray(value).tobytes())
+        else:
+            plain[name] = value
+    return {"plain": plain, "arrays": arrays}, b"".join(parts)
+
+
+def _unpacked(head: Mapping[str, Any], raw: bytes) -> LightCode:
+    values, at = dict(head["plain"]), 0
+    for name, kind, shape in head["arrays"]:
+        dtype = np.dtype(kind)
+        count = int(np.prod(shape))
+        values[name] = np.frombuffer(raw, dtype, count, at).reshape(shape)
+        at += count * dtype.itemsize
+    values["facts.files"] = tuple(values["facts.files"])
+
+    def build(kind: Any, prefix: str, inner: Mapping[str, Any]) -> Any:
+        return kind(**{each.name: build(inner[each.name], f"{prefix}{each.name}.", {}) if each.name in inner else values[prefix + each.name]
+                       for each in fields(kind)})
+
+    full, reads, control = (build(WarpCode, f"{name}.", {"bytecode": Bytecode}) for name in _PARTS)
+    return LightCode(full, reads, control, build(CodeFacts, "facts.", {"table": isa.IsaTable}))

@@ -1,0 +1,149 @@
+# ruff: noqa: PLR1730  (plain comparisons are what numba compiles best)
+"""Instructions of a warp joined into operations on tiles: one pass over its stream, for numba."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any, Final
+
+import numpy as np
+
+from . import isa
+from .isa import BRANCH, MATH, WGMMA
+
+#: Kinds whose instructions go together; all others stand alone.
+_JOINED: Final = np.isin(np.arange(32), [MATH, BRANCH, isa.SHARED, isa.LOAD, isa.STORE, isa.ASYNC_COPY, isa.QUEUED, WGMMA, isa.LATENCY])
+_ARITHMETIC: Final = np.isin(isa.PIPES, ("none", "fma", "alu", "imad", "half", "uniform", "branch"))
+_FMA: Final = isa.PIPE["fma"]
+_PIPES: Final = len(isa.PIPES)
+#: Columns of an operation, by the name of the core's parameter, and those of them that its access row has.
+WHOLE: Final = ("kind", "pipe", "latency", "stall", "yields", "write_barrier", "read_barrier", "wait_mask", "first", "second", "code_line",
+                "sync_slot", "sync_value", "access", "head")
+REAL: Final = ("interval", "smem", "tags", "l2_bytes", "l1_passes")
+PHASED: Final = ("slice_bytes", "dram_bytes", "load_latency")
+(_KIND, _PIPE, _LATENCY, _STALL, _YIELDS, _WRITE, _READ, _WAIT, _FIRST, _SECOND, _LINE, _SLOT, _VALUE, _ACCESS, _HEAD) = range(len(WHOLE))
+
+
+def join_stream(code, access, kind, pipe, interval, latency, stall, yields, write, read, wait, first, second, lines,  # type: ignore[no-untyped-def]
+                amounts, phased, slot, value, bubble, number, whole, real, by_phase):
+    """Fill the columns of one stream's operations; `number` with the operation of each position.
+
+    Parameters
+    ----------
+    code, access
+        The stream: instructions, and rows of the access table or -1.
+    kind ... lines
+        `isa.IsaTable` and the lines of code.
+    amounts, phased, slot, value
+        The access table: float64 of shape (4, rows) and (3, 3, rows), int64.
+    bubble
+        Clocks of a taken jump.
+    whole, real, by_phase
+        Filled: int64, float64 and float64 of shapes (operations, 15), (operations, 5) and (operations, 3, 3).
+
+    Returns
+    -------
+    How many operations there are.
+    """
+    n = code.shape[0]
+    keys = np.zeros(256, np.int64)
+    places = np.zeros(256, np.int64)
+    members = 0
+    others = 0  # operations of this window that are not plain
+    count = 0
+    closed = True
+    sums = np.zeros((n, _PIPES))
+    stalls = np.zeros(n)
+    behind = np.zeros(n)
+    last_interval = np.zeros(n)
+    size = np.zeros(n)
+    passed = 0.0
+    for at in range(n):
+        i = code[at]
+        alone = not _JOINED[kind[i]]
+        if closed or wait[i] != 0 or alone:
+            members = 0
+            others = 0
+        closed = alone or (kind[i] == WGMMA and second[i] == 1)
+        plain = (kind[i] == MATH or kind[i] == BRANCH) and _ARITHMETIC[pipe[i]] and write[i] < 0 and read[i] < 0
+        key = (1 if others else 0) if plain else 2 + ((kind[i] * _PIPES + pipe[i]) * 7 + write[i] + 1) * 7 + read[i] + 1
+        if not plain:
+            others = 1
+        found = -1
+        for k in range(members):
+            if keys[k] == key:
+                found = places[k]
+                break
+        row = access[at]
+        if found < 0:
+            found = count
+            count += 1
+            if members < 256:
+                keys[members], places[members] = key, found
+                members += 1
+            o = whole[found]
+            o[_HEAD], o[_KIND], o[_PIPE] = i, kind[i], _FMA if plain else pipe[i]
+            o[_WRITE], o[_READ], o[_LINE] = write[i], read[i], lines[i]
+            o[_FIRST] = first[i] if kind[i] != WGMMA else 0
+            o[_WAIT] = 0
+            o[_SLOT], o[_VALUE] = (slot[row], value[row]) if row >= 0 else (-1, 0)
+            o[_ACCESS] = -1
+            for k in range(5):
+                real[found, k] = 0.0
+            for k in range(9):
+                by_phase[found, k // 3, k % 3] = 0.0
+        number[at] = found
+        taken = float(stall[i])
+        if at + 1 < n and code[at + 1] != i + 1:
+            taken += bubble
+        stalls[found] += taken
+        behind[found] = passed
+        passed += taken
+        size[found] += 1.0
+        real[found, 0] += interval[i]
+        if plain:
+            sums[found, pipe[i]] += interval[i]
+        else:
+            sums[found, 0] = -1.0
+        last_interval[found] = interval[i]
+        whole[found, _LATENCY], whole[found, _YIELDS], whole[found, _SECOND] = latency[i], yields[i], second[i]
+        whole[found, _WAIT] |= wait[i]
+        if kind[i] == WGMMA:
+            whole[found, _FIRST] += first[i]
+        if row >= 0:
+            whole[found, _ACCESS] = 0
+            for k in range(4):
+                real[found, 1 + k] += amounts[k, row]
+            for k in range(3):
+                by_phase[found, 0, k] += phased[0, k, row]
+                by_phase[found, 1, k] += phased[1, k, row]
+                if phased[2, k, row] > by_phase[found, 2, k]:
+                    by_phase[found, 2, k] = phased[2, k, row]
+    begun = 0
+    for o in range(count):
+        whole[o, _STALL] = round(stalls[o])
+        late = behind[o] - begun  # when the operation's last instruction really issues, against the operation's own start
+        if sums[o, 0] < 0.0:
+            late -= real[o, 0] - last_interval[o]
+        else:
+            most = size[o]
+            for k in range(_PIPES):
+                if sums[o, k] > most:
+                    most = sums[o, k]
+            real[o, 0] = most
+        late = max(0, int(late))
+        whole[o, _LATENCY] += late
+        for k in range(3):
+            by_phase[o, 2, k] += late
+        begun += whole[o, _STALL]
+    return count
+
+
+@lru_cache(maxsize=1)
+def compiled_join() -> Any:
+    """`join_stream` compiled by numba, or itself where numba is absent."""
+    try:
+        from numba import njit
+    except ImportError:
+        return join_stream
+    return njit(cache=True)(join_stream)

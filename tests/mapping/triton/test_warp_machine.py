@@ -1,0 +1,135 @@
+"""Warps followed in compiled code, against the interpreter that follows every thread."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("triton", reason="needs Triton (the extra `kernels`)")
+pytest.importorskip("numba", reason="needs numba (the extra `fast`)")
+pytest.importorskip("torch", reason="needs torch for meta tensors")
+
+from presilicon.mapping.triton import bind_launch, bytecode, compile_launch, evaluate, take_apart, values
+from presilicon.mapping.triton.parameters import parameters_of
+from presilicon.mapping.triton.warp_alu import alu
+from presilicon.mapping.triton.warp_machine import COUNT, TALLY
+from presilicon.mapping.triton.warp_runs import NotFollowedError, Warps, warp_code
+from presilicon.validate.kernels import suite_named
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    patch = pytest.MonkeyPatch()
+    patch.setenv("PRESILICON_CACHE", str(tmp_path_factory.mktemp("cache")))
+    yield
+    patch.undo()
+
+
+def launched(name: str, capability: int) -> Any:
+    suite = suite_named(name)
+    sizes = suite.shapes[0]
+    one = suite.predict(sizes, suite.configs(sizes)[0], sm_count=108 if capability == 80 else 132, capability=capability)[0]
+    launch = bind_launch(one.kernel, one.grid, one.args, one.meta, target=capability)
+    return compile_launch(launch), launch
+
+
+@pytest.mark.parametrize(("name", "capability"), [
+    ("gemm_tune", 80), ("gemm_tma", 90), ("gemm_split_k", 90), ("reduce", 80), ("moe_gemm", 80)])
+def test_all_warps_of_a_cta_count_what_its_threads_do(name: str, capability: int) -> None:
+    """Loads whose data decide, spilled registers, warps that go different ways, TMA: the same counts, sectors and bank passes."""
+    compiled, launch = launched(name, capability)
+    program = take_apart(compiled)
+    warps = Warps(warp_code(program), launch, parameters_of(compiled, launch)[0])
+    last = np.array(launch.grid) - 1
+    whole = evaluate(compiled, launch, tuple(last), trace=True)
+    runs = [warps.one(last, warp) for warp in range(compiled.num_warps)]
+    entered = sum(run.counts for run in runs)
+    blocks = np.zeros(len(program.flow.blocks), np.int64)
+    for segment in program.segments:
+        blocks[segment.block] += entered[segment.number] if segment.opens_block else 0
+    assert np.array_equal(blocks, whole.block_counts)
+    accesses = np.concatenate([run.accesses for run in runs])
+    for shift, side in ((0, whole.tallies), (1, whole.copies)):
+        for index, tally in side.items():
+            mine = accesses[accesses[:, 1] == (index if shift == 0 else -1 - index)]
+            assert (len(mine), *mine[:, [5, 2]].sum(axis=0)) == (tally.executions, tally.threads, tally.passes)
+            if shift == 0:
+                assert tuple(mine[:, [3, 4]].sum(axis=0)) == (tally.sectors, tally.lines)
+    assert sum(len(run.bulks) for run in runs) == len(whole.bulks)
+    assert whole.trace is not None
+    assert sum(len(run.syncs) for run in runs) == sum(len(sync[2]) for sync in whole.trace.syncs)
+
+
+def test_one_lane_of_many_ctas_goes_their_way() -> None:
+    compiled, launch = launched("attention", 80)
+    program = take_apart(compiled, addresses=False)
+    bank = parameters_of(compiled, launch)[0]
+    ids = np.array([(x, y, 0) for x in range(0, launch.grid[0], 5) for y in range(2)])
+    counts = Warps(warp_code(program), launch, bank).many(ids, COUNT).counts
+    for place, found in zip(ids, counts, strict=True):
+        one = evaluate(compiled, launch, tuple(place), addresses=False)
+        opened = {s.block: int(found[s.number]) for s in program.segments if s.opens_block}
+        trips = {block: count for block, count in opened.items() if one.block_counts[block] != count * compiled.num_warps}
+        assert not {block for block in trips if block in {loop.header for loop in program.flow.loops}}
+    assert len({tuple(row) for row in counts.tolist()}) > 3
+
+
+def test_first_addresses_are_those_of_the_walk() -> None:
+    compiled, launch = launched("gemm_tune", 80)
+    program = take_apart(compiled)
+    warps = Warps(warp_code(program), launch, parameters_of(compiled, launch)[0])
+    wanted = [i for i, op in program.memory_ops.items() if op.space == "global" and op.kind == "copy"]
+    tally = warps.many(np.array([(3, 0, 0), (77, 0, 0)]), TALLY, wanted, repeats=1).tally
+    for row, place in zip(tally, (3, 77), strict=True):
+        begins: dict[int, int] = {}
+        for touch in evaluate(compiled, launch, (place, 0, 0), trace=True).walk():
+            begins.setdefault(touch.instruction, int(touch.addresses[touch.active][0]))
+        found = [(index, address) for index, (times, address) in zip(wanted, row.tolist(), strict=True) if times]
+        assert found
+        assert all(begins[index] == address for index, address in found)
+
+
+def test_what_warps_leave_one_another_is_refused() -> None:
+    compiled, _ = launched("latency_shared", 90)
+    with pytest.raises(NotFollowedError):
+        warp_code(take_apart(compiled))
+
+
+_ONES = np.uint64(0xFFFFFFFFFFFFFFFF)
+
+
+@pytest.mark.parametrize(("name", "arguments"), [
+    ("sar64", 2), ("absolute", 1), ("prmt", 3), ("popc", 1), ("brev", 1), ("bmsk", 2), ("rcp", 1)])
+def test_operations_against_their_python_meaning(name: str, arguments: int) -> None:
+    function: Any = {"sar64": values.arithmetic_right64, "absolute": values.absolute, "prmt": values.permute_bytes,
+                     "popc": values.count_ones, "brev": values.reverse_bits, "bmsk": values.bit_mask, "rcp": values.reciprocal}[name]
+    rng = np.random.default_rng(5)
+    word = np.zeros(1, np.uint32)
+    real, zero = word.view(np.float32), np.uint64(0)
+    for _ in range(300):
+        wide = 64 if name == "sar64" else 32
+        given = [int(rng.integers(0, 1 << wide, dtype=np.uint64)) if wide == 64 and n == 0 else int(rng.integers(0, 1 << (6 if n else 32)))
+                 for n in range(arguments)]
+        padded = [np.uint64(x) for x in (*given, 0, 0)[:3]]
+        got, unknown = alu(bytecode.NUMBER[name], padded[0], zero, padded[1], zero, padded[2], zero, 0, word, real)
+        assert unknown == 0
+        assert int(got) == function(*given), (name, given)
+
+
+def test_bits_that_are_known_stay_known() -> None:
+    word = np.zeros(1, np.uint32)
+    zero, real = np.uint64(0), word.view(np.float32)
+
+    def run(name: str, a: int, ua: int, b: int, ub: int) -> tuple[int, int]:
+        v, u = alu(bytecode.NUMBER[name], np.uint64(a), np.uint64(ua), np.uint64(b), np.uint64(ub), zero, zero, 0, word, real)
+        return int(v), int(u)
+
+    assert run("and", 0, 0xFF, 0x0F, 0) == (0, 0x0F)
+    assert run("or", 0, 0xFF, 0x0F, 0) == (0x0F, 0xF0)
+    assert run("ne", 0x100, 0xFF, 0, 0) == (1, 0), "a bit that is known differs"
+    assert run("ne", 0, 0xFF, 0, 0)[1] != 0
+    assert run("mul", 0, int(_ONES), 0, 0) == (0, 0)
+    assert run("add", 0, 1, 1, 0)[1] == int(_ONES)
