@@ -20,7 +20,7 @@ from .core import run_sm as core_function
 from .dispatch import dispatch
 from .facts import CodeFacts, GridCounts
 from .isa import IsaTable
-from .memory import Sharing
+from .sharing import Sharing
 from .streams import CtaStreams, Rows
 
 #: Warp-instructions that are simulated one by one before loops and waves are cut.

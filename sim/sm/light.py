@@ -25,12 +25,14 @@ from ...mapping.triton.memory_ops import SHARED as SHARED_SPACE
 from ...mapping.triton.parameters import parameters_of
 from ...mapping.triton.warp_machine import COUNT, TALLY, TOUCH
 from ...mapping.triton.warp_runs import NotFollowedError, WarpRun, Warps
+from .addresses import by_wave
 from .classes import Classes, classes_of, even_sample, middle_cta, program_ids, sample, single
 from .facts import CodeFacts, GridCounts, tensor_flops
 from .footprint import STRETCHES, Footprint
 from .grid import FollowedLaunch
 from .light_code import light_code
-from .memory import Loads, by_wave, sharing, sharing_of_walks
+from .loads import Loads
+from .sharing import sharing, sharing_of_walks
 from .streams import Cta, Period, Rows, find_period
 
 #: CTAs that are followed for control, and for what they share in L2.

@@ -18,13 +18,15 @@ from ...mapping.triton import CompiledKernel, Launch, Occupancy, occupancy_of
 from ...mapping.triton.warp_runs import NotFollowedError
 from ..result import Span
 from . import isa
+from .addresses import first_addresses, walks
 from .classes import cta_classes, grid_of, program_ids, sample
 from .core import REASONS
 from .facts import CodeFacts, GridCounts, counts_of, facts_of
 from .grid import FollowedLaunch, Kernel, Schedule, SmRun, follow, rates, run_grid, run_sm, schedule
 from .light import follow_lightly
-from .memory import first_addresses, loads_of, sharing, sharing_of_walks, walks
+from .loads import loads_of
 from .result import KernelRun, LineCost
+from .sharing import sharing, sharing_of_walks
 from .streams import follow_streams
 from .warps import SAMPLED_LANES, ends_decide
 

@@ -20,8 +20,8 @@ from presilicon import arch  # noqa: E402
 from presilicon.arch.sm_timing import sm_timing  # noqa: E402
 from presilicon.mapping.triton import bind_launch, compile_launch, evaluate, occupancy_of, warp_runs  # noqa: E402
 from presilicon.sim.sm import core, light, light_code, run, tile  # noqa: E402
+from presilicon.sim.sm.addresses import first_addresses  # noqa: E402
 from presilicon.sim.sm.facts import counts_of  # noqa: E402
-from presilicon.sim.sm.memory import first_addresses  # noqa: E402
 from presilicon.sim.sm.warps import ends_decide  # noqa: E402
 from presilicon.validate.kernels import suite_named  # noqa: E402
 

@@ -7,125 +7,21 @@ repeat, and its first address at each load names the stream of bytes that the CT
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from ...mapping.triton import CompiledKernel, Evaluation, Launch, Program, evaluate, take_apart
+from ...mapping.triton import Launch
 from ...mapping.triton.access import SECTOR_BYTES
-from ...mapping.triton.execute import Execution
-from ...mapping.triton.group import Group, Lanes, WholeWarpError
-from ...mapping.triton.memory_ops import COPY, GLOBAL, LOAD
-from ...mapping.triton.pointers import buffers_behind
-from ...mapping.triton.values import Unknown, Value, settled
-from .classes import program_ids
-from .footprint import Footprint, fetched, footprint_of, joined, past_l1, size_of
-from .warps import SAMPLED_LANES, EnoughError, followed_warps, one_warp
+from .footprint import fetched, joined, size_of
+from .loads import Loads
 from .windows import through_windows
 
-#: Segments that are followed at most.
-_STEPS = 240
-#: Executions of one instruction after which its loop is known.
-_REPEATS = 3
 #: What comes from DRAM over what the buffer holds, from which it is looked at sector by sector.
 _MORE = 1.02
 #: The same, of a wave over all that lies between the lowest and the highest address.
 _DENSE = 1.2
-
-
-class _Peek(Execution):
-    """Follows one warp a CTA and keeps the first address of each access."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.first: dict[int, np.ndarray] = {}
-        self.times: dict[int, int] = {}
-
-    def _on(self, guard: Value, at: np.ndarray, lanes: Lanes) -> np.ndarray:
-        """Which warps have an active lane, `at`; of sampled lanes the first is the one that counts."""
-        if type(guard) is not np.ndarray:
-            return np.ones(len(at), dtype=bool)
-        if self.sampled and (at != lanes.starts).any():
-            raise WholeWarpError
-        return guard[at]
-
-    def _note(self, index: int, group: Group, guard: Value, address: Value) -> None:
-        self.times[index] = self.times.get(index, 0) + 1
-        if self.steps > _STEPS or (self.times[index] > _REPEATS and self.steps > len(self.segments)):
-            raise EnoughError
-        guard, address = settled(guard), settled(address, settled(guard))
-        if type(address) is Unknown or type(guard) is Unknown or guard is False:
-            return
-        lanes = group.lanes
-        at = lanes.first(guard if type(guard) is np.ndarray else None)
-        on = self._on(guard, at, lanes)
-        many = address[at] if type(address) is np.ndarray else np.full(len(at), address, dtype=np.uint64)
-        kept = self.first.setdefault(index, np.full(len(self.program_ids), -1, dtype=np.int64))
-        ctas = lanes.ids[at] // self.threads
-        new = on & (kept[ctas] < 0)
-        kept[ctas[new]] = many[new].astype(np.int64)
-
-    def access(self, index: int, group: Group, guard: Value, address: Value) -> None:
-        if self._ops[index].space == "global":
-            self._note(index, group, guard, address)
-
-    def copied(self, index: int, group: Group, guard: Value, address: Value, counted: bool, source: Value = None,
-               condition: Value = True) -> None:
-        if self.shared is not None:
-            super().copied(index, group, guard, address, False, source, condition)
-
-    def sync(self, index: int, group: Group, guard: Value, address: Value, value: Value) -> None:
-        return
-
-    def bulk(self, index: int, group: Group, guard: Value, shared: Value, coordinates: tuple[Value, ...], descriptor: Value) -> None:
-        key: Value = 0
-        for part in (*coordinates, descriptor):
-            if type(part) is Unknown:
-                return
-            key = (key * 1_000_003 + part) & 0x7FFFFFFFFFFF
-        self._note(index, group, guard, key)
-
-
-class _Walk(_Peek):
-    """Follows one warp a CTA to its end and keeps every address that it begins an access with."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.touches: list[tuple[int, np.ndarray, np.ndarray]] = []
-
-    def _note(self, index: int, group: Group, guard: Value, address: Value) -> None:
-        guard, address = settled(guard), settled(address, settled(guard))
-        if type(address) is Unknown or type(guard) is Unknown or guard is False:
-            return
-        lanes = group.lanes
-        at = lanes.first(guard if type(guard) is np.ndarray else None)
-        on = self._on(guard, at, lanes)
-        many = address[at].astype(np.int64) if type(address) is np.ndarray else np.full(len(at), address, dtype=np.int64)
-        ctas, leads = np.unique((lanes.ids[at] // self.threads)[on], return_index=True)  # one warp of each CTA counts
-        self.touches.append((index, ctas, many[on][leads]))
-
-
-def first_addresses(compiled: CompiledKernel, launch: Launch, ids: np.ndarray, wanted: Iterable[int] = (),
-                    lanes: tuple[int, ...] = SAMPLED_LANES) -> dict[int, np.ndarray]:
-    """First address of a CTA at each access to global memory, by instruction: int64 of shape (len(ids),), -1 where not known.
-
-    Warp 0 is followed, and where it has not all that is `wanted`, the others too.
-    """
-    found: dict[int, np.ndarray] = {}
-    for program in (one_warp(compiled, addresses="global"), take_apart(compiled, addresses="global")):
-        for start, peek in followed_warps(program, launch, ids, _Peek, lanes):
-            for index, addresses in peek.first.items():
-                found.setdefault(index, np.full(len(ids), -1, dtype=np.int64))[start:start + len(addresses)] = addresses
-        if not _missed(found, wanted):
-            break
-    return found
-
-
-def _missed(found: Container[int], wanted: Iterable[int]) -> bool:
-    """Whether there is an access that warp 0 does not come to: other warps have to be followed too."""
-    return any(index not in found for index in wanted)
 
 
 @dataclass(frozen=True)
@@ -149,51 +45,6 @@ class Sharing:
     missing: np.ndarray
     l2: np.ndarray
     waves: tuple[str, ...] = ("first", "steady", "last")
-
-
-@dataclass(frozen=True)
-class Loads:
-    """What the CTAs of one class read.
-
-    Attributes
-    ----------
-    instructions
-        Instructions of the kernel.
-    sizes
-        Bytes (whole sectors) that a CTA asks for with each instruction that reads global memory.
-    times
-        How often all its warps execute each of these together.
-    boxes
-        Those that copy in bulk.
-    stores
-        Bytes (whole sectors) that a CTA sends to L2 with each instruction that writes global memory, atomics included.
-    storage
-        First byte and size of the memory behind a tensor, by instruction: what its addresses lie in, also where they depend on data.
-    footprint, cta
-        Gives what a CTA reads and writes, sector by sector, from its number in order of launch; number of the CTA that was followed.
-    extent
-        By instruction the lowest and the highest address at which this CTA begins an access, where it is sooner known than the footprint.
-    passed
-        Bytes for which this CTA asks L2 by instruction: what L1 held is left out.
-    others
-        Accesses of other warps than the first.
-    """
-
-    instructions: int
-    sizes: Mapping[int, float]
-    times: Mapping[int, float]
-    boxes: frozenset[int]
-    stores: Mapping[int, float] = field(default_factory=dict)
-    storage: Mapping[int, tuple[int, int]] = field(default_factory=dict)
-    footprint: Callable[[int], Footprint | None] | None = None
-    cta: int = 0
-    extent: Mapping[int, tuple[int, int]] = field(default_factory=dict)
-    passed: Mapping[int, float] = field(default_factory=dict)
-    others: frozenset[int] = frozenset()
-
-    def of_l2(self, sizes: Mapping[int, float]) -> dict[int, float]:
-        """Of bytes that a CTA asks for those that L2 is asked for."""
-        return {index: self.passed.get(index, size) for index, size in sizes.items()}
 
 
 #: First addresses of some CTAs (by number in order of launch) by instruction, -1 where not known; and of some waves of CTAs the
@@ -452,38 +303,6 @@ def sharing_of_walks(launch: Launch, asked: Sequence[Loads], walks_of: Walks, *,
     return _within_buffers(_sharing_from(found_once), launch, storage, mean_bytes[0], mean_bytes[1], waves, capacity_bytes, warm)
 
 
-def walks(compiled: CompiledKernel, launch: Launch, others: frozenset[int], lanes: tuple[int, ...], waves: Sequence[np.ndarray],
-          loads: Sequence[int]) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """By wave: instruction, CTA and sector (of bulk copies: box) of every access of warp 0 by `loads`, each CTA's in order.
-
-    What only other warps do (`others`) comes from one of them.
-    """
-    wanted = set(loads)
-    parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = [(np.zeros(0, np.int64),) * 3]
-    for program in (one_warp(compiled, addresses="global"), take_apart(compiled, addresses="global")):
-        seen: set[int] = set()
-        for start, walk in followed_warps(program, launch, program_ids(launch, np.concatenate(waves)), _Walk, lanes):
-            for index, ctas, addresses in walk.touches:
-                if index in wanted:
-                    key = addresses // SECTOR_BYTES if index in program.memory_ops else addresses
-                    parts.append((np.full(len(ctas), index, np.int64), start + ctas, key))
-                    seen.add(index)
-        wanted = set(others - seen)
-        if not wanted:
-            break
-    return by_wave(np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts]),
-                   np.concatenate([part[2] for part in parts]), waves)
-
-
-def by_wave(index: np.ndarray, cta: np.ndarray, key: np.ndarray,
-            waves: Sequence[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Instruction, CTA (its place in the wave) and key of accesses by wave."""
-    edges = np.cumsum([0, *map(len, waves)])
-    wave = np.searchsorted(edges, cta, side="right") - 1
-    picks = [np.flatnonzero(wave == n) for n in range(len(waves))]
-    return [(index[at], cta[at] - edges[n], key[at]) for n, at in enumerate(picks)]
-
-
 def _bytes_each(asked: Sequence[Loads], side: Callable[[Loads], Mapping[int, float]]) -> dict[int, float]:
     """Bytes (whole sectors) that all warps of a CTA ask for in one execution of each instruction of one side, reads or writes."""
     total: dict[int, float] = {}
@@ -502,58 +321,6 @@ def _merged(keys: np.ndarray, merge: int) -> float:
         return 1.0
     rows = np.sort(keys[:whole].reshape(-1, merge), axis=1)
     return float(1 + (rows[:, 1:] != rows[:, :-1]).sum(axis=1).mean()) / merge
-
-
-def loads_of(run: Evaluation, *, l1_bytes: float = 0.0) -> Loads:
-    """What a CTA that was followed reads and writes.
-
-    Parameters
-    ----------
-    l1_bytes
-        L1 cache left beside shared memory.
-    """
-    sides: tuple[dict[int, float], dict[int, float]] = ({}, {})
-    code, x, y = run.program.listing.instructions, *run.launch.grid[:2]
-    for index, tally in run.tallies.items():
-        op = run.program.memory_ops[index]
-        if op.space == GLOBAL:
-            sides[op.kind not in (LOAD, COPY)][index] = float(max(tally.sectors * SECTOR_BYTES, tally.bytes if tally.unknown else 0))
-    bulk: dict[int, int] = {}
-    storage = storage_of(run.program, run.launch, [index for side in sides for index in side])
-    for each in run.bulks:
-        index, (found, size) = each.instruction, run.bulk_box(each)
-        side = sides[code[index].base not in ("UTMALDG", "UBLKCP")]
-        side[index] = side.get(index, 0.0) + float(size or 0)
-        bulk[index] = bulk.get(index, 0) + 1
-        if found is not None:
-            storage[index] = (found.buffer.start, found.buffer.size_bytes)
-    lead: set[int] = set()
-    for _, index, who, _, _ in run.trace.syncs if run.trace is not None else ():
-        lead |= {index} if 0 in who else set()
-    for _, index, pattern, _ in run.trace.accesses if run.trace is not None else ():
-        lead |= {index} if index not in lead and 0 in run.lane_sets[run.patterns[pattern].lanes].warps else set()
-    counts, warps = run.instruction_counts, max(run.program.threads // 32, 1)
-    times = {index: float(bulk.get(index) or counts[index] / warps) for side in sides for index in side}
-    first = run.program_ids[0].tolist()
-    cta = first[0] + x * (first[1] + y * first[2])
-
-    def footprint(number: int) -> Footprint | None:
-        return footprint_of(run, l1_bytes) if number == cta else followed_footprint(run.program.compiled, run.launch, l1_bytes, number)
-
-    others = frozenset(i for side in sides for i in side if i not in lead and not (i in run.tallies and run.tallies[i].unknown))
-    return Loads(len(code), sides[0], times, frozenset(bulk), sides[1], storage, footprint, cta, passed=past_l1(run, l1_bytes),
-                 others=others)
-
-
-def followed_footprint(compiled: CompiledKernel, launch: Launch, l1_bytes: float, number: int) -> Footprint | None:
-    """What the CTA of this number in order of launch reads and writes."""
-    return footprint_of(evaluate(compiled, launch, program_ids(launch, [number]), trace=True, close=True), l1_bytes)
-
-
-def storage_of(program: Program, launch: Launch, accesses: Iterable[int]) -> dict[int, tuple[int, int]]:
-    """First byte and size of the memory that accesses lie in, by instruction, where all pointers in an address belong to one tensor."""
-    behind = {index: {(b.start, b.size_bytes) for b in buffers} for index, buffers in buffers_behind(program, launch, accesses).items()}
-    return {index: next(iter(places)) for index, places in behind.items() if len(places) == 1}
 
 
 def _within_buffers(share_of: Sharing, launch: Launch, storage: Mapping[int, tuple[int, int]], sizes: Mapping[int, float],
