@@ -11,34 +11,18 @@ import typer
 
 from . import cli_accelerators, cli_explore, cli_kernels, cli_npu, cli_validate, cli_workload
 from .cli_options import (
-    Attention,
-    AttentionName,
-    Batch,
-    Context,
-    Cp,
-    Dp,
-    Dtype,
-    Ep,
     FidelityName,
     FidelityOption,
-    Microbatches,
     Model,
-    Phase,
-    PhaseOption,
-    Pp,
-    Quant,
     RequestsOption,
     RuntimeName,
     RuntimeOption,
-    ScanName,
-    Scans,
-    Seq,
-    SequenceParallel,
-    SparsityOption,
     Strict,
     SystemOption,
-    Tp,
     assignments,
+    how_split,
+    takes,
+    what_runs,
 )
 from .errors import PresiliconError
 from .explore import commands
@@ -63,26 +47,11 @@ def _options(debug: Annotated[bool, typer.Option("--debug", help="Show the trace
 
 
 @app.command()
+@takes(what_runs, how_split)
 def predict(
     call: typer.Context,
     model: Model,
     system: Annotated[list[str], typer.Option("--system", help="Name or device file; repeat to compare.")],
-    phase: PhaseOption = Phase.PREFILL,
-    batch: Batch = 1,
-    seq: Seq = None,
-    context: Context = None,
-    dtype: Dtype = "bfloat16",
-    attention: Attention = AttentionName.SDPA,
-    scans: Scans = ScanName.TORCH,
-    quant: Quant = None,
-    sparsity: SparsityOption = None,
-    tp: Tp = 1,
-    pp: Pp = 1,
-    dp: Dp = 1,
-    ep: Ep = 1,
-    cp: Cp = 1,
-    microbatches: Microbatches = None,
-    sequence_parallel: SequenceParallel = False,
     requests: RequestsOption = None,
     runtime: RuntimeOption = RuntimeName.CUDAGRAPH,
     fidelity: FidelityOption = FidelityName.TILE,
@@ -116,21 +85,13 @@ def predict(
 
 
 @app.command()
+@takes(what_runs)
 def compare(
     call: typer.Context,
     model: Model,
     first: Annotated[str, typer.Argument(metavar="A", help="System whose budget counts: a name or device file.")],
     second: Annotated[str, typer.Argument(metavar="B", help="System whose PEs are scaled to that budget.")],
     iso: Annotated[cli_npu.BudgetName, typer.Option("--iso", help="area: equal silicon; power: equal peak power.")],
-    phase: PhaseOption = Phase.PREFILL,
-    batch: Batch = 1,
-    seq: Seq = None,
-    context: Context = None,
-    dtype: Dtype = "bfloat16",
-    attention: Attention = AttentionName.SDPA,
-    scans: Scans = ScanName.TORCH,
-    quant: Quant = None,
-    sparsity: SparsityOption = None,
     fidelity: FidelityOption = FidelityName.TILE,
 ) -> None:
     """Two systems at equal area or power: B with as many PEs as A's budget holds."""
@@ -161,26 +122,11 @@ def _write_outputs(report: Report, folder: Path) -> None:
 
 
 @app.command()
+@takes(what_runs, how_split)
 def trace(
     call: typer.Context,
     model: Model,
     out: Annotated[Path, typer.Option("-o", "--out", help="Graph file to write (.json or .json.gz).")],
-    phase: PhaseOption = Phase.PREFILL,
-    batch: Batch = 1,
-    seq: Seq = None,
-    context: Context = None,
-    dtype: Dtype = "bfloat16",
-    attention: Attention = AttentionName.SDPA,
-    scans: Scans = ScanName.TORCH,
-    quant: Quant = None,
-    sparsity: SparsityOption = None,
-    tp: Tp = 1,
-    pp: Pp = 1,
-    dp: Dp = 1,
-    ep: Ep = 1,
-    cp: Cp = 1,
-    microbatches: Microbatches = None,
-    sequence_parallel: SequenceParallel = False,
     strict: Strict = False,
 ) -> None:
     """Trace a model into a graph file, which every command takes in place of MODEL without importing torch."""
@@ -194,6 +140,7 @@ def trace(
 
 
 @app.command()
+@takes(what_runs)
 def sensitivity(
     call: typer.Context,
     model: Model,
@@ -202,15 +149,6 @@ def sensitivity(
     calibration: Annotated[bool, typer.Option("--calibration", help="The constants of the models too.")] = False,
     top: Annotated[int, typer.Option(help="Numbers to print.", min=1)] = 20,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Picture (.svg, .pdf, .png), or CSV of every number.")] = None,
-    phase: PhaseOption = Phase.PREFILL,
-    batch: Batch = 1,
-    seq: Seq = None,
-    context: Context = None,
-    dtype: Dtype = "bfloat16",
-    attention: Attention = AttentionName.SDPA,
-    scans: Scans = ScanName.TORCH,
-    quant: Quant = None,
-    sparsity: SparsityOption = None,
     fidelity: FidelityOption = FidelityName.ANALYTIC,
     runtime: RuntimeOption = RuntimeName.CUDAGRAPH,
 ) -> None:

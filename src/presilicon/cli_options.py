@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from enum import StrEnum
+from functools import wraps
 from typing import Annotated, Any, Final
 
 import typer
@@ -98,6 +101,52 @@ RequestsOption = Annotated[
         "Without --batch, memory decides how many.",
     ),
 ]
+
+
+def what_runs(
+    phase: PhaseOption = Phase.PREFILL,
+    batch: Batch = 1,
+    seq: Seq = None,
+    context: Context = None,
+    dtype: Dtype = "bfloat16",
+    attention: Attention = AttentionName.SDPA,
+    scans: Scans = ScanName.TORCH,
+    quant: Quant = None,
+    sparsity: SparsityOption = None,
+) -> None:
+    """Options that say what one step is and in which formats."""
+
+
+def how_split(
+    tp: Tp = 1,
+    pp: Pp = 1,
+    dp: Dp = 1,
+    ep: Ep = 1,
+    cp: Cp = 1,
+    microbatches: Microbatches = None,
+    sequence_parallel: SequenceParallel = False,
+) -> None:
+    """Options that say how a model is split over devices."""
+
+
+def takes(*options: Callable[..., None]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the options of `what_runs` or `how_split`, found in `call.params`; help lists them behind its required ones."""
+
+    def given(command: Callable[..., None]) -> Callable[..., None]:
+        own = inspect.signature(command, eval_str=True).parameters
+        shared = {name: p for each in options for name, p in inspect.signature(each, eval_str=True).parameters.items()}
+        required = {name: p for name, p in own.items() if p.default is p.empty}
+        parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (required | shared | own).values()]
+
+        @wraps(command)
+        def run(**values: Any) -> None:
+            command(**{name: value for name, value in values.items() if name in own})
+
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {p.name: p.annotation for p in parameters}
+        return run
+
+    return given
 
 
 def assignments(items: list[str] | None) -> dict[str, Any]:
