@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import math
+import operator
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -125,6 +126,9 @@ class _Memory:
         self.alive: list[Any] = []
 
     def buffer(self, tensor: Any, where: str) -> Buffer:
+        layout = str(getattr(tensor, "layout", "torch.strided"))
+        if layout != "torch.strided":
+            raise KernelError(f"{where}: a tensor of layout {layout}; a kernel takes the address of a dense one")
         item = tensor.element_size() if hasattr(tensor, "element_size") else tensor.dtype.itemsize
         offset = tensor.storage_offset() if hasattr(tensor, "storage_offset") else 0
         if hasattr(tensor, "untyped_storage"):
@@ -291,9 +295,9 @@ def _evaluate_grid(grid: Grid, bound: dict[str, Any], where: str) -> tuple[int, 
     full = []
     for axis, size in enumerate((*sizes, 1, 1)[:3]):
         try:
-            number = int(size)
+            number = operator.index(size)
         except Exception as error:
-            raise KernelError(f"{where}: grid size {axis} is {shown(size)}, not a number ({error})") from None
+            raise KernelError(f"{where}: grid size {axis} is {shown(size)}, not a whole number ({error})") from None
         if not 1 <= number <= _GRID_LIMITS[axis]:
             raise KernelError(f"{where}: grid size {axis} is {number}; allowed are 1 to {_GRID_LIMITS[axis]}")
         full.append(number)
@@ -344,7 +348,7 @@ def bind_launch(kernel: Any, grid: Grid, args: Sequence[Any], meta: Mapping[str,
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             options, signature, constexprs, attributes = function._pack_args(backend, keyword, bound, specialization, extra)
-    except (TypeError, KeyError, ValueError, AssertionError) as error:
+    except (TypeError, KeyError, ValueError, OverflowError, AssertionError) as error:
         message = str(error.args[0] if error.args else error).replace("dynamic_func()", "it")
         raise KernelError(f"{where} cannot be launched with these arguments: {message}\n"
                           f"  its signature: ({', '.join(names)})") from error

@@ -292,7 +292,7 @@ class LightLaunch:
         return {index: np.where(tally[:, n, 0] > 0, tally[:, n, 1], -1) for n, index in enumerate(loads)}
 
     def walks(self, waves: Sequence[np.ndarray], loads: Sequence[int], *, thin: int) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Addresses of some waves of CTAs, as `memory.walks` has them, of one sector in ``1 << thin``."""
+        """Addresses of some waves of CTAs, as `addresses.walks` has them, of one sector in ``1 << thin``."""
         warps = Warps(self.made.reads, self.launch, self.bank)
         touched = warps.many(program_ids(self.launch, np.concatenate(waves)), TOUCH, loads, lane=self.lane, thin=thin).touched
         touched = touched[np.argsort(touched[:, 0], kind="stable")]

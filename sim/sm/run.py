@@ -54,7 +54,8 @@ def simulate_kernel(compiled: CompiledKernel, launch: Launch, system: System, *,
     Raises
     ------
     KernelError
-        Code for another compute capability, a kernel that does not fit an SM, or one whose warps wait for one another.
+        Code for another compute capability, a kernel that does not fit an SM, one that launches clusters of CTAs (``num_ctas``), or
+        one whose warps wait for one another.
     UnknownNameError
         An unknown fidelity.
     """
@@ -62,6 +63,8 @@ def simulate_kernel(compiled: CompiledKernel, launch: Launch, system: System, *,
         raise UnknownNameError("fidelity", fidelity, FIDELITIES)
     if f"sm_{compiled.target}" != system.generation:
         raise KernelError(f"{launch.name} is compiled for sm_{compiled.target}, {system.name} is {system.generation}")
+    if compiled.num_ctas > 1:
+        raise KernelError(f"{launch.name}: num_ctas={compiled.num_ctas}, but clusters of CTAs are not modelled")
     occupancy = occupancy_of(compiled, system)
     if occupancy.problem or not occupancy.ctas:
         raise KernelError(f"{launch.name} cannot launch on {system.name}: {occupancy.problem or 'no CTA fits an SM'}")
@@ -106,7 +109,7 @@ def follow_fully(compiled: CompiledKernel, launch: Launch, system: System, *, to
     Parameters
     ----------
     together, capacity_bytes, merge, warm
-        As `memory.sharing` takes them.
+        As `sharing.sharing` takes them.
     l1_bytes
         L1 cache left beside shared memory.
     """

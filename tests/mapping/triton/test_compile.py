@@ -160,6 +160,17 @@ class TestBadInput:
             bind((1, 65536))
         with pytest.raises(KernelError, match="grid size 0 is 0"):
             bind((0,))
+        with pytest.raises(KernelError, match=r"grid size 0 is 1\.5, not a whole number"):
+            bind((1.5,))
+
+    def test_arguments_that_no_kernel_takes(self, kernels: ModuleType, lab: ModuleType) -> None:
+        import torch
+
+        x = lab.floats(8)
+        with pytest.raises(KernelError, match=r"cannot be launched with these arguments: .*too (big|large)"):
+            bind_launch(kernels.add, (1,), (x, x, x, 2**70), {"BLOCK": 8}, target=90)
+        with pytest.raises(KernelError, match=r"layout torch\.sparse_coo"):
+            bind_launch(kernels.add, (1,), (x, torch.zeros(4, 4).to_sparse(), x, 8), {"BLOCK": 8}, target=90)
 
     def test_cuda_tensor_without_cuda(self, kernels: ModuleType, lab: ModuleType) -> None:
         import torch

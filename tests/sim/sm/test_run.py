@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -174,6 +175,8 @@ def test_bad_input() -> None:
         simulate_kernel(compiled, launch, arch.load("h100-sxm"))
     with pytest.raises(UnknownNameError, match="fidelity"):
         simulate_kernel(compiled, launch, arch.load("a100-sxm-80gb"), fidelity="cycles")
+    with pytest.raises(KernelError, match="num_ctas=2, but clusters of CTAs are not modelled"):
+        simulate_kernel(replace(compiled, num_ctas=2), launch, arch.load("a100-sxm-80gb"))
     big = gemm(1024, (128, 128, 128), 4, 4, "sm_80")
     with pytest.raises(KernelError, match="cannot launch"):
         simulate_kernel(*big, arch.load("a100-sxm-80gb"))
