@@ -12,9 +12,9 @@ from ..arch.intervals import bounds, interval_key
 from ..mapping.fusion import fuse
 from ..mapping.gpu.analytic import evaluate_all
 from ..mapping.gpu.energy import kernel_energy
-from ..mapping.gpu.lower import Kernel, lower
+from ..mapping.gpu.lower import FALLBACK, Kernel, lower
 from ..mapping.gpu.machine import KernelTimes, Machine
-from ..mapping.gpu.sparse import arithmetic_label
+from ..mapping.gpu.sparse import SUFFIX, arithmetic_label
 from ..workloads.graph import OpGraph
 from . import parallel
 from .gpu_tile import refine
@@ -48,7 +48,7 @@ def simulate_gpu(graph: OpGraph, system: System, fidelity: str, runtime: Runtime
         results=parallel.repeated(step),
         spans=parallel.shifted(played.spans, waits[0]),
         memory=fit_memory(graph, system),
-        notes=parallel.notes(step, played.time_s, graph),
+        notes=(*parallel.notes(step, played.time_s, graph), *_borrowed_rates(parallel.repeated(step), system)),
     )
 
 
@@ -93,6 +93,19 @@ def _estimates(kernels: Sequence[Kernel], times: KernelTimes, system: System, ma
         )
         for i in range(len(kernels))
     ]
+
+
+def _borrowed_rates(results: Sequence[OpResult], system: System) -> Iterator[str]:
+    """A line for each number format that the GPU's tensor cores lack, and whose products are taken at another one's rate."""
+    borrowed = {}
+    for r in results:
+        inputs = [o.number_format for o in r.op.operands if o.role != "output"]
+        if r.arithmetic and inputs:
+            asked = max(inputs, key=lambda f: f.element_bits).arithmetic
+            if asked in FALLBACK and r.arithmetic.removesuffix(SUFFIX) in FALLBACK[asked]:
+                borrowed[asked] = r.arithmetic.removesuffix(SUFFIX)
+    for asked, taken in sorted(borrowed.items()):
+        yield f"{system.name} has no tensor cores for {asked}: its products are predicted at the rate of {taken}"
 
 
 def _launches(step: parallel.Step, which: str) -> Iterator[Launch]:

@@ -16,6 +16,7 @@ CANDIDATES: tuple[tuple[int, int, tuple[int, ...]], ...] = (
     (64, 128, (1,)),
     (64, 64, (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)),
     (32, 64, (1,)),
+    (16, 64, (1, 2, 4, 8)),  # operands swapped: the eight or sixteen columns that one tensor instruction takes
 )
 
 #: How the tile is chosen; see `gemm`.

@@ -12,7 +12,7 @@ from ...workloads.op import SPECIAL, Op, Operand
 from .sparse import sparse_options
 
 #: Arithmetic that a GPU falls back to when it lacks the wanted one, nearest first.
-_FALLBACK: Final = {
+FALLBACK: Final = {
     "bf16": ("fp16",),
     "fp8": ("fp16",),
     "fp4": ("fp8", "fp16"),
@@ -73,7 +73,7 @@ def arithmetic_of(name: str, available: Mapping[str, Any]) -> str:
     >>> arithmetic_of("bf16", {"fp16": 1024.0})
     'fp16'
     """
-    for candidate in (name, *_FALLBACK.get(name, ())):
+    for candidate in (name, *FALLBACK.get(name, ())):
         if candidate in available:
             return candidate
     return "fma"

@@ -103,6 +103,14 @@ def test_long_narrow_products_split_k_and_large_ones_do_not() -> None:
     assert large.limiter() == "tensor"
 
 
+def test_a_product_of_one_row_is_bound_by_its_weights_on_a_gpu_of_little_compute() -> None:
+    h20 = Machine.of(load("h20"))  # 37 bf16 operations a byte: a tile of 64 rows, 63 of them padding, would ask for 64
+    times = gemm(h20, 1, 28672, 4096, weight_copies=np.inf)
+    assert times.limiter() == "dram"
+    assert 1.0 < times.time_s / (28672 * 4096 * 2 / h20.dram_bytes_per_s) < 1.3
+    assert times.choice["tile_m"] == 16
+
+
 def test_weights_that_fit_in_l2_are_read_from_dram_only_when_cold() -> None:
     gpu = GPUS["l40s"]
     warm, cold = gemm(gpu, 8, 4096, 1024, weight_copies=6.0), gemm(gpu, 8, 4096, 1024)
