@@ -125,6 +125,21 @@ def test_experts_are_grouped_products_with_all_their_weights() -> None:
     assert up.attributes["distribution"] == "balanced"
 
 
+@pytest.mark.parametrize("phase", ["prefill", "decode", "train"])
+def test_experts_in_float16_do_what_those_in_bfloat16_do(phase: str) -> None:
+    def products(dtype: str) -> list[tuple[Any, ...]]:
+        graph = pretrained.trace_config(
+            "mixtral-8x7b", config("mixtral-8x7b"), phase=phase, batch=2, seq=SEQ, context=SEQ, dtype=dtype,
+            strict=True, folded=False, attention="sdpa", scans="fused", front_end="auto",
+        )
+        roles = ("input", "weight", "output")
+        found = [(sorted(op.dims.values()), op.flops, op.operand_bytes(*roles), op.attributes) for op in graph if op.kind == "matmul"]
+        return sorted(found, key=repr)
+
+    assert products("float16") == products("bfloat16")
+    assert sum("groups" in attributes for *_, attributes in products("float16")) == {"prefill": 6, "decode": 6, "train": 12}[phase]
+
+
 def test_latent_attention_keeps_its_two_head_widths() -> None:
     step, tokens = prepare("deepseek-v3", "prefill")
     op = next(op for op in graph_of(step, "deepseek", tokens) if op.kind == "attention")

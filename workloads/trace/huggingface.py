@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
+from unittest import mock
 
 import torch
 
@@ -131,6 +132,20 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
+
+
+@contextmanager
+def grouped_products() -> Iterator[None]:
+    """Products of experts in other formats than bf16 take transformers' own operator: torch's takes bf16 alone on meta tensors."""
+    try:
+        from transformers.integrations import moe
+
+        takes = moe._can_use_grouped_mm
+    except (ImportError, AttributeError):  # a transformers of another layout
+        yield
+        return
+    with mock.patch.object(moe, "_can_use_grouped_mm", lambda a, w, offs: w.dtype == torch.bfloat16 and takes(a, w, offs)):
+        yield
 
 
 def is_encoder_decoder(model: Any) -> bool:

@@ -174,6 +174,21 @@ def grouped_mm(call: Call) -> Draft:
     return Draft("matmul", {"b": 1, "m": m, "n": n, "k": k}, ports, {"mac": 1.0}, attributes)
 
 
+@formula("transformers.grouped_mm_fallback_backward")
+def grouped_mm_backward(call: Call) -> list[Draft]:
+    """Gradients of rows in groups and of each group's matrix, as `grouped_mm` has them."""
+    a, w, gradient = call["input"], call["weight"], call["grad_output"]
+    (m, k), (groups, _, n) = a.shape, w.shape
+    ports = [read("a", gradient, "b m k", m * n), read("w", w, "k n", min(groups, m) * k * n)]
+    ports.append(write(call.outputs[0], "b m n", elements=m * k))
+    attributes: dict[str, Any] = {"groups": groups, "distribution": "balanced"}
+    rows = Draft("matmul", {"b": 1, "m": m, "n": k, "k": n}, ports, {"mac": 1.0}, attributes, suffix="input")
+    attributes = {"split_groups": groups, "distribution": "balanced"}
+    weights = product(groups, k, n, max(m // groups, 1), a, gradient, call.outputs[1], attributes=attributes)
+    weights.suffix = "weight"
+    return [rows, weights]
+
+
 @formula("aten.linalg_solve_triangular", "aten.triangular_solve")
 def solve_triangular(call: Call) -> Draft:
     """X of A X = B with A (.., m, m) triangular: half of a product of A with B (.., m, n)."""

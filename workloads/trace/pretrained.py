@@ -78,7 +78,7 @@ def trace_config(
     beyond = f"{length} positions, but the configuration allows {limit}" if limit and length > limit else ""
     if beyond:
         meta["note"] = beyond
-    with hf.quiet(), fused_scans(every=scans == "fused"):
+    with hf.quiet(), hf.grouped_products(), fused_scans(every=scans == "fused"):
         try:
             if phase == "train":
                 return _train(model, name, meta, batch, seq, number, strict, folded)
