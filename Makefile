@@ -22,7 +22,7 @@ export OMP_NUM_THREADS := 1
 export MPLBACKEND := Agg
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast test-all notebooks bench accuracy triton-accuracy lint format typings wheel docs docs-serve constraints clean distclean
+.PHONY: help install demo test test-fast test-all notebooks bench accuracy kernel-accuracy triton-accuracy lint format typings wheel docs docs-serve constraints clean distclean
 
 help: ## list the tasks
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -70,6 +70,12 @@ accuracy: $(STAMP) ## error tables from measured op tables, into docs/ and READM
 	@{ sed '/<!-- accuracy:begin/q' README.md; awk '/^## Overview/ {on = 1; next} on && /^## / {exit} on && /^\|/' docs/error-tables.md; \
 	  printf '\nBy data type and size, and the worst rows: [error tables](docs/error-tables.md).\n'; \
 	  sed -n '/<!-- accuracy:end/,$$p' README.md; } >README.new && mv README.new README.md
+
+kernel-accuracy: $(STAMP) ## fit and error tables of measured kernels, into docs/accuracy.md: make kernel-accuracy MEASURED=h100.csv SYSTEM=h100-sxm
+	@mkdir -p build
+	$(BIN)/presilicon calibrate $(or $(MEASURED),$(error name a file of presilicon measure: make kernel-accuracy MEASURED=h100.csv SYSTEM=h100-sxm)) \
+	  --system $(or $(SYSTEM),$(error name its GPU: SYSTEM=h100-sxm)) -o build/$(basename $(notdir $(MEASURED))).yaml
+	$(BIN)/presilicon validate $(MEASURED) --system build/$(basename $(notdir $(MEASURED))).yaml --into $(or $(PAGE),docs/accuracy.md) $(OPTIONS)
 
 # The tutorials' figures were published with Triton 3.0: its kernels are compiled in an environment of their own (wheels for Python 3.8 to
 # 3.12). OLDER= leaves them out.

@@ -92,6 +92,16 @@ def _shipped(name: str) -> DramDevice:
     return from_document(_based(path, path.name), path.name)
 
 
+#: Energies a bit along the path of a read, of a multiply-add, and power of a channel that only stands by.
+_ENERGY: Final = ("activate", "cell", "column", "bankgroup", "tsv", "io", "mac_j", "standby_w")
+
+
+def _energy(key: str, where: str) -> str:
+    if key not in _ENERGY:
+        raise UnknownNameError("energy", key, _ENERGY, where=f"{where}: energy")
+    return key
+
+
 def _based(path: Path, where: str, depth: int = 0) -> dict[str, Any]:
     """Content of a file, laid over that of its `base`, a shipped device or a file beside it."""
     own = read_yaml(path)
@@ -104,7 +114,7 @@ def _based(path: Path, where: str, depth: int = 0) -> dict[str, Any]:
     if not name.endswith((".yaml", ".yml")) and name not in names():
         raise UnknownNameError("DRAM device", name, names(), f"{where}: base")
     base = _based(beside, where, depth + 1) if name not in names() else _based(FOLDER / f"{name}.yaml", name, depth + 1)
-    whole = {**_spelt(base), **own}
+    whole = {**_spelt(base), **({"title": own["name"]} if "name" in own else {}), **own}
     for key in _SECTIONS:
         mine = own.get(key, {})
         if key in base and isinstance(mine, dict):
@@ -243,7 +253,7 @@ def from_document(document: Mapping[str, Any], where: str) -> DramDevice:
             key: reader.count(f"controller.{key}", value)
             for key, value in reader.section("controller", document.get("controller", {})).items()},
         energy={
-            key: reader.quantity(f"energy.{key}", value, "J" if key.endswith("_j") else "J/bit")
+            _energy(key, where): reader.quantity(f"energy.{key}", value, {"_j": "J", "_w": "W"}.get(key[-2:], "J/bit"))
             for key, value in reader.section("energy", document.get("energy", {})).items()},
         gemv=_roles(reader, document), sources=dict(reader.sources), seconds=dict(reader.seconds), statuses=dict(reader.statuses))
 

@@ -29,6 +29,7 @@ from .hybrid_spec import (
     Plan,
     TiledSide,
     Wire,
+    suits,
 )
 from .spec import Provenance, System
 
@@ -52,7 +53,7 @@ _PIM: Final[Mapping[str, Kind]] = {
 _WIRE: Final[Mapping[str, Kind]] = {"bandwidth": "B/s", "latency": "0 s", "energy": "0 J/B"}
 _PLAN: Final[Mapping[str, Kind]] = {
     "packing": PACKINGS, "sub_batches": _WHOLE, "sub_batch_least": _WHOLE, "prefetch": _FLAG, "head_pipeline": _FLAG,
-    "co_processing": _FLAG}
+    "co_processing": _FLAG, "fuse": _FLAG}
 #: Entries that a section may leave out.
 _OPTIONAL: Final = {
     "channels", "level", "power_limited", "host", "scale", "op_per_byte", "issue", "composite", "vectors", "energy", "idle", "system",
@@ -208,6 +209,11 @@ def _pim(reader: _Reader, document: Mapping[str, Any], key: str, folder: Path | 
         raise SpecError(f"{key}.op_per_byte: missing; units on the logic die need their operations per byte")
     if side.kernel != "logic" and device.pim is None:
         raise SpecError(f"{key}.dram: {device.name} has no processing units; kernel {side.kernel!r} needs them")
+    if not suits(side.kernel, device):
+        fitting = [kernel for kernel in KERNELS if kernel != "logic" and suits(kernel, device)]
+        raise SpecError(f"{key}.kernel: {side.kernel!r} needs commands that {device.name} has not; "
+                        + (f"its units run {' or '.join(map(repr, fitting))}" if fitting else "tell its own by their roles "
+                           "(gemv: mac, write, read), and give kernel 'gemv'"))
     if side.vectors > 1 and side.kernel != "attacc":
         raise SpecError(f"{key}.vectors: {side.vectors}; units of kernel {side.kernel!r} take one vector at a time, those of 'attacc' may "
                         "take several")
@@ -236,6 +242,16 @@ def _capacity(reader: _Reader, document: Mapping[str, Any], xpu: System | NpuSid
     return max(own, shared) + sum(side.size_bytes for side in sides if side.memory == "separate")
 
 
+def _left_out(document: Mapping[str, Any]) -> list[str]:
+    """Paths of the entries that a file may have and leaves out, of the sections that it has; of the plan always."""
+    sections: dict[str, Mapping[str, Kind]] = {"plan": _PLAN, "pim": _PIM, "pim_linear": _PIM, "link": _WIRE, "fabric": _WIRE}
+    there = {name: document.get(name, {} if name == "plan" else None) for name in sections}
+    sections |= {"xpu.npu": _NPU, "xpu.tiled": _TILED}
+    there |= {f"xpu.{form}": document["xpu"].get(form) for form in ("npu", "tiled")}
+    return [f"{name}.{key}" for name, node in there.items() if node is not None
+            for key in sections[name] if key in _OPTIONAL and key not in node]
+
+
 def override(system: HybridSystem, changes: Mapping[str, Any]) -> HybridSystem:
     """See `HybridSystem.override`. Paths below ``xpu.system`` are those of the processor's own device file."""
     document: dict[str, Any] = copy.deepcopy(dict(system.document))
@@ -248,11 +264,14 @@ def override(system: HybridSystem, changes: Mapping[str, Any]) -> HybridSystem:
             node.update({"value": value, "source": "set by the user", "status": "override"})
         elif isinstance(system.xpu, System) and path.startswith("xpu."):
             inner[path.removeprefix("xpu.")] = value
-        elif path.startswith("plan.") and path.removeprefix("plan.") in _PLAN:
-            entry = {"value": value, "source": "set by the user", "status": "override"}
-            document.setdefault("plan", {})[path.removeprefix("plan.")] = entry
+        elif path in (optional := _left_out(document)):
+            *sections, last = path.split(".")
+            node = document
+            for step in sections:
+                node = node.setdefault(step, {})
+            node[last] = {"value": value, "source": "set by the user", "status": "override"}
         else:
-            raise UnknownNameError("path", path, [*system.values, *(f"plan.{key}" for key in _PLAN)], where=system.name)
+            raise UnknownNameError("path", path, [*system.values, *optional], where=system.name)
     changed = hybrid_from_document(document)
     if isinstance(system.xpu, System) and isinstance(changed.xpu, System) and "xpu.system" not in changes:
         changed = replace(changed, xpu=system.xpu.override(inner))

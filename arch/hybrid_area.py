@@ -11,7 +11,7 @@ from typing import Final
 from .area import Die, chip, link_area_mm2, logic_area_mm2, peak_power_w, phy_area_mm2, sram_area_mm2
 from .area_table import nanometres, value
 from .die_cost import price
-from .hybrid_spec import HybridSystem, NpuSide, PimSide, TiledSide, internal_bytes_per_s
+from .hybrid_spec import HybridSystem, NpuSide, PimSide, TiledSide, crossed, internal_bytes_per_s
 from .npu_area import pe_transistors
 from .spec import System
 
@@ -21,7 +21,7 @@ _LINK_BYTES_PER_S: Final = 25e9
 _KIB: Final = 1024.0
 #: Energies of a read by the units, from the row to where they are; the rest of the way to the processor.
 _PATH: Final = ("activate", "cell", "column", "bankgroup", "tsv", "io")
-_CROSSED: Final = {"bank": 2, "bg": 3, "buffer": 5}
+_CROSSED: Final = {"bank": 2, "bg": 3, "buffer": 5, "logic": 5}
 
 
 @dataclass(frozen=True)
@@ -60,18 +60,16 @@ def hybrid_device(system: HybridSystem) -> Device:
     """
     node = value("hybrid", "node")
     links = sum(wire.bandwidth_bytes_per_s for wire in (system.link, system.fabric) if wire is not None) / _LINK_BYTES_PER_S
-    own_bytes, pim = system.memory_bytes / system.devices, system.pim
-    shared = pim is not None and pim.memory == "shared"
-    if pim is not None and not shared:
-        own_bytes -= pim.size_bytes
-    memory = _INTERFACES.get(pim.device.standard, "hbm2") if pim is not None and shared else "hbm2"
-    unit_mm2 = 0.0 if pim is None else units_area_mm2(pim)
-    factor = 1.0 + (unit_mm2 / _dram_mm2(pim) if pim is not None else 0.0)
+    sides = list(system.sides.values())
+    shared, apart = ([side for side in sides if side.memory == memory] for memory in ("shared", "separate"))
+    own_bytes = system.memory_bytes / system.devices - sum(side.size_bytes for side in apart)
+    memory = _INTERFACES.get(shared[0].device.standard, "hbm2") if shared else "hbm2"
+    factor = 1.0 + sum(units_area_mm2(side) / _dram_mm2(side) for side in shared)
     if isinstance(system.xpu, System):
         found = chip(system.xpu)
         areas = {name: float(area) for name, area in found.areas_mm2.items()}
         power = float(peak_power_w(system.xpu))
-        dearer = (factor - 1.0) * (1.0 + value("package", "test_share")) if shared else 0.0
+        dearer = (factor - 1.0) * (1.0 + value("package", "test_share"))
         cost = float(found.cost_usd) + dearer * float(found.memory_usd)
     else:
         areas = _npu_side(system.xpu, memory) if isinstance(system.xpu, NpuSide) else _tiled_side(system.xpu)
@@ -79,17 +77,18 @@ def hybrid_device(system: HybridSystem) -> Device:
         areas["links"] = float(link_area_mm2(links, value("npu", "pcie_lanes"), node))
         rest = value("npu", "rest") if isinstance(system.xpu, NpuSide) else 0.0
         areas["rest"] = areas.get("rest", 0.0) + sum(areas.values()) * rest / (1.0 - rest)
-        made = price(areas, node, memory, own_bytes, system.bandwidth_bytes_per_s, memory_factor=factor if shared else 1.0)
-        cost, power = float(made.cost_usd), _side_power_w(system.xpu, pim)
-    if pim is not None:
-        areas["units"] = unit_mm2
-        power += units_power_w(pim)
-        if not shared:
-            standard = _INTERFACES.get(pim.device.standard, "hbm2")
-            bandwidth = external_bytes_per_s(pim)
-            areas["controllers"] = float(phy_area_mm2(standard, bandwidth, node) + link_area_mm2(0.0, value("npu", "pcie_lanes"), node))
-            made = price({"controllers": areas["controllers"]}, node, standard, pim.size_bytes, bandwidth, memory_factor=factor)
-            cost += float(made.cost_usd)
+        made = price(areas, node, memory, own_bytes, system.bandwidth_bytes_per_s, memory_factor=factor)
+        cost, power = float(made.cost_usd), _side_power_w(system.xpu, system.pim)
+    if sides:
+        areas["units"] = sum(units_area_mm2(side) for side in sides)
+        power += sum(units_power_w(side) for side in sides)
+    for side in apart:
+        standard, bandwidth = _INTERFACES.get(side.device.standard, "hbm2"), external_bytes_per_s(side)
+        controller = float(phy_area_mm2(standard, bandwidth, node) + link_area_mm2(0.0, value("npu", "pcie_lanes"), node))
+        areas["controllers"] = areas.get("controllers", 0.0) + controller
+        made = price({"controllers": controller}, node, standard, side.size_bytes, bandwidth,
+                     memory_factor=1.0 + units_area_mm2(side) / _dram_mm2(side))
+        cost += float(made.cost_usd)
     return Device(areas, power, cost)
 
 
@@ -113,12 +112,12 @@ def external_bytes_per_s(pim: PimSide) -> float:
 
 
 def units_power_w(pim: PimSide) -> float:
-    """Power of all units of one device reading at their rate; energies of the memory's file, none where it gives none."""
+    """Power of all units of one device reading at their rate, and standby of their memories; none that the memory's file does not give."""
     energy = pim.device.energy
-    crossed = _CROSSED["buffer"] if pim.kernel == "logic" else _CROSSED[pim.level if pim.kernel == "attacc" else "bank"]
-    per_bit = sum(energy.get(part, 0.0) for part in _PATH[:crossed])
-    per_byte = 8.0 * per_bit + energy.get("mac_j", 0.0) / 2.0  # a multiply-add for each two bytes
-    return internal_bytes_per_s(pim) * per_byte
+    per_bit = sum(energy.get(part, 0.0) for part in _PATH[:_CROSSED[crossed(pim)]])
+    # A multiply-add for each two bytes and vector, or as many operations a byte as units on the logic die do.
+    per_byte = 8.0 * per_bit + energy.get("mac_j", 0.0) / 2.0 * max(1.0, float(pim.vectors), pim.op_per_byte)
+    return internal_bytes_per_s(pim) * per_byte + pim.channels * energy.get("standby_w", 0.0)
 
 
 def _npu_side(side: NpuSide, memory: str) -> dict[str, float]:

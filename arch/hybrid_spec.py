@@ -15,8 +15,9 @@ MEMORIES: Final = ("shared", "separate")
 ACCESSES: Final = ("concurrent", "blocked")
 #: How requests are given channels: in turn, or to the least loaded one, longest first.
 PACKINGS: Final = ("round-robin", "greedy")
-#: Command sets and placements of units, each with a closed form of its own in `presilicon.mapping.pim_attention`.
-KERNELS: Final = ("newton", "aim", "attacc", "logic", "upmem")
+#: Command sets and placements of units, each with a closed form of its own in `presilicon.mapping.pim_attention` or, of ``"gemv"``, devices
+#: whose file tells its commands by their roles, and ``"samsung"``, in `presilicon.mapping.pim_products`.
+KERNELS: Final = ("newton", "aim", "attacc", "logic", "upmem", "samsung", "gemv")
 STATIONARY: Final = ("inputs", "weights")
 #: How the arrays of a processor multiply vectors with matrices of their own: one array a matrix, or all arrays one matrix after the other.
 GEMV: Final = ("spread", "in-turn")
@@ -181,6 +182,9 @@ class Plan:
         Whether attention of one head overlaps the projections of others.
     co_processing
         Whether the units take a share of the feed-forward products.
+    fuse
+        Whether chains of elementwise ops and norms, and what follows a product, run as one; otherwise norms, chains of elementwise ops
+        between them, and products read and write memory on their own.
     """
 
     packing: str = "round-robin"
@@ -189,6 +193,7 @@ class Plan:
     prefetch: bool = False
     head_pipeline: bool = False
     co_processing: bool = False
+    fuse: bool = True
 
 
 @dataclass(frozen=True)
@@ -298,6 +303,24 @@ class HybridSystem:
         from .hybrid import override
 
         return override(self, changes)
+
+
+def suits(kernel: str, device: DramDevice) -> bool:
+    """Whether a memory has the units and commands that a kernel needs; ``"logic"`` needs none in the memory's dies."""
+    commands = {command.name for command in device.commands}
+    return kernel == "logic" or (device.pim is not None and {
+        "newton": "GACT" in commands, "aim": "MAC16" in commands, "attacc": "MACAB" in commands, "upmem": "mac_int8" in device.controller,
+        "samsung": device.pim.placement == "bank-pair" and device.gemv is None and not {"MACAB", "MAC16", "GACT"} & commands,
+        "gemv": device.gemv is not None}[kernel])
+
+
+def crossed(pim: PimSide) -> str:
+    """How far a read by the units comes: ``"bank"``, ``"bg"``, ``"buffer"``, or ``"logic"``."""
+    if pim.kernel == "attacc":
+        return pim.level
+    if pim.kernel == "logic" or pim.device.pim is None:
+        return "logic"
+    return {"bankgroup": "bg", "pseudochannel": "buffer"}.get(pim.device.pim.placement, "bank")
 
 
 def internal_bytes_per_s(pim: PimSide) -> float:

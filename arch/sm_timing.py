@@ -46,6 +46,10 @@ class SmTiming:
         Bytes that a DRAM channel could move between two activations: what a shorter piece of a line costs.
     merged_sms
         Reads of one line by different SMs, under way together, that L2 serves once.
+    l2_kept
+        Share of L2 that one kernel can fill before it loses what it used least recently.
+    atomic_interval, atomic_block
+        Clocks for which a sector of a warp's atomics takes a slice of L2; bytes of consecutive addresses that lie in one slice.
     async_launch, tma_latency, mbarrier_latency
         Bulk copies: gap between two, latency beyond an L2 hit; an mbarrier's arrival to a waiting warp's release.
     wgmma_latency
@@ -86,6 +90,9 @@ class SmTiming:
     dram_steady: float
     dram_access: float
     merged_sms: float
+    l2_kept: float
+    atomic_interval: float
+    atomic_block: float
     async_launch: float
     tma_latency: float
     mbarrier_latency: float

@@ -94,7 +94,14 @@ class L2:
     size_bytes: Annotated[Bytes, Field(alias="size", description="L2 capacity")]
     bytes_per_clk: Annotated[BytesPerClock, Field(
         alias="bandwidth", description="Peak L2 read bandwidth of the whole GPU per SM clock")]
-    latency_clk: Annotated[Clocks, Field(alias="latency", description="Load-to-use latency of an L2 hit, in SM clocks")]
+    latency_clk: Annotated[Clocks, Field(
+        alias="latency", description="Load-to-use latency of an L2 hit, in SM clocks; of several partitions, in the SM's own")]
+    partitions: Annotated[Count, Field(alias="partitions", description=(
+        "Parts that L2 consists of: an SM asks the near one, which keeps a copy of what it had to fetch from the other"))]
+    far_latency_clk: Annotated[Clocks, Field(
+        alias="far_latency", description="Load-to-use latency of a hit in the other partition, in SM clocks")]
+    far_bytes_per_clk: Annotated[BytesPerClock, Field(
+        alias="far_bandwidth", description="Bandwidth between the partitions, both ways together, per SM clock")]
 
 
 @dataclass(frozen=True)

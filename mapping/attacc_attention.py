@@ -12,7 +12,6 @@ import math
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from heapq import heappop, heappush
 
 from ..arch.dram import DramDevice
 from .attacc_time import _PAST, MOVED, AttaccClock
@@ -34,13 +33,14 @@ class _Clock(AttaccClock):
         Cycles at which what lately stood in the queue left it.
     moved, last_move
         Last move of each bank group, and of all.
-    rows
-        Busy cycles of the row bus, where MACs take all banks in turn.
+    rows, alone
+        Busy cycles of the row bus, and those of them that a precharge has for itself, where MACs take all banks in turn.
     """
 
     left: list[int] = field(default_factory=list)
     moved: dict[int, int] = field(default_factory=dict)
     rows: set[int] = field(default_factory=set)
+    alone: set[int] = field(default_factory=set)
     last_move: int = _PAST
 
     def stretch(self, before: Sequence[int], first: int, count: int, behind: Sequence[int], after: Stretch | None) -> None:
@@ -97,44 +97,68 @@ class _Clock(AttaccClock):
         return macs
 
     def _opened(self, first: int, count: int, ahead: list[int], begin: int) -> list[int]:
-        """Cycles of the first MACs, two to each bank at most: those whose bank opens sooner go sooner."""
-        t = self.device.timings
-        few, opening = min(count, self.turn), False
-        ready = []
-        for index in range(few):
-            bank, row = self._place(first + index)
-            if self.open.get(bank) == row:
-                ready.append(begin)
-                continue
-            opening = True
-            cycle = max(1, self._seen(ahead, index), self.refreshed)
-            if bank in self.open:
-                cycle = max(cycle, self.used[bank] + self.settle, self.opened.get(bank, cycle) + t["tRAS"])
-                cycle = self._row_bus(cycle, 1) + self.closing
-            self.opened[bank] = self.act = self._row_bus(cycle, t["tACT2"])
-            ready.append(self.act + self.opening)
-        if opening:
-            ready += ready[:count - few]
-        # Of those that are ready the oldest goes.
-        coming = sorted(range(len(ready)), key=ready.__getitem__)
-        waiting: list[int] = []
-        now, at = begin, 0
-        while at < len(coming) or waiting:
-            if not waiting:
-                now = max(now, ready[coming[at]])
-            while at < len(coming) and ready[coming[at]] <= now:
-                heappush(waiting, coming[at])
-                at += 1
-            ready[heappop(waiting)] = now
-            now += self.step
-        return ready
+        """Cycles of the first MACs, two to each bank at most: of what is ready, the oldest goes.
 
-    def _row_bus(self, cycle: int, length: int) -> int:
-        """First cycle from `cycle` on in which the row bus is free for so many; then it is taken."""
-        while any(cycle + i in self.rows for i in range(length)):
-            cycle += 1
-        self.rows.update(range(cycle, cycle + length))
-        return cycle
+        A cycle takes a command of each bus, but a precharge goes alone (`presilicon.sim.dram.queues.barrier_queue`); an activate takes
+        two of the row bus.
+        """
+        t, few = self.device.timings, min(count, self.turn)
+        # What the bank of each MAC needs next (a precharge, an activate, nothing) and from when on.
+        needs, free, places = [0] * few, [begin] * few, [self._place(first + index) for index in range(few)]
+        for index, (bank, row) in enumerate(places):
+            if self.open.get(bank) == row:
+                continue
+            free[index] = max(1, self._seen(ahead, index), self.refreshed)
+            needs[index] = 1
+            if bank in self.open:
+                free[index] = max(free[index], self.used[bank] + self.settle, self.opened.get(bank, _PAST) + t["tRAS"])
+                needs[index] = 2
+        total = min(count, 2 * few) if any(needs) else few
+        done: list[int] = [0] * total
+        left, columns = list(range(total)), set(ahead)
+        group: dict[int, int] = {}
+        now, mac_free = min(free), begin
+        while left:
+            taken, soonest = "alone" if now in self.alone else "column" if now in columns else "", 1 << 62
+            again = True
+            while again:
+                again = False
+                for at in left:
+                    index = at % few
+                    bank = places[index][0]
+                    need = needs[index]
+                    if at >= few and need:
+                        continue  # the bank's first MAC sees to its row
+                    if need:
+                        when = free[index]
+                        while when in self.rows or (need == 1 and when + 1 in self.rows):
+                            when += 1
+                    else:
+                        when = max(free[index], mac_free, group.get(bank // self.device.organisation.banks, _PAST) + t["tCCD_L"])
+                    if when > now:
+                        soonest = min(soonest, when)
+                        continue
+                    kind = "column" if not need else "row" if need == 1 else "alone"
+                    if taken and (kind in ("alone", taken) or taken == "alone"):
+                        soonest = min(soonest, now + 1)
+                        break
+                    if need == 2:
+                        free[index], needs[index] = now + self.closing, 1
+                        self.rows.add(now)
+                        self.alone.add(now)
+                    elif need == 1:
+                        free[index], needs[index] = max(begin, now + self.opening), 0
+                        self.rows.update(range(now, now + t["tACT2"]))
+                        self.opened[bank] = self.act = now
+                    else:
+                        done[at], mac_free = now, now + self.step
+                        group[bank // self.device.organisation.banks] = now
+                        left.remove(at)
+                    again, taken = not taken and kind != "alone", kind
+                    soonest = now + 1
+                    break
+            now = max(now + 1, soonest)
+        return done
 
     def _latest(self) -> list[int]:
         """Cycles of the last MACs, as many as the queue may hold."""

@@ -21,20 +21,25 @@ FUSABLE: Final = frozenset({"elementwise", "norm", "softmax", "reduce", "copy"})
 _ROWWISE: Final = ("softmax", "norm", "reduce")
 
 
-def fuse(graph: OpGraph) -> OpGraph:
+def fuse(graph: OpGraph, kinds: frozenset[str] = FUSABLE, epilogues: bool = True) -> OpGraph:
     """The graph that a fusing compiler runs: same arithmetic, fewer kernels, less traffic.
 
     Parameters
     ----------
     graph
         Ops in program order; edge labels name the consumer's operands.
+    kinds
+        What may share a kernel, of `FUSABLE`.
+    epilogues
+        Whether elementwise work joins the matmul that it follows.
 
     Returns
     -------
     OpGraph
         Ops of one group replaced by one op whose attribute ``fused`` lists them.
     """
-    group_of = _join_epilogues(graph, _groups(graph))
+    group_of = _groups(graph, kinds)
+    group_of = _join_epilogues(graph, group_of) if epilogues else group_of
     members = _members(graph, group_of)
     fused = {group: _merge(graph, ops) if len(ops) > 1 else ops[0] for group, ops in members.items()}
     name_of = {op.name: fused[group_of[op.name]].name for op in graph}
@@ -85,16 +90,16 @@ def _join_epilogues(graph: OpGraph, group_of: dict[str, int]) -> dict[str, int]:
     return joined
 
 
-def _groups(graph: OpGraph) -> dict[str, int]:
+def _groups(graph: OpGraph, kinds: frozenset[str]) -> dict[str, int]:
     """A group number per op. Ops at equal depth of unfusable ops on their longest path in may share a group: no path between them
     can then pass through an unfusable op, so that merging makes no cycle."""
     depth: dict[str, int] = {}
     for name in nx.topological_sort(graph.nx):
-        depth[name] = max((depth[u] + (graph[u].kind not in FUSABLE) for u in graph.nx.predecessors(name)), default=0)
+        depth[name] = max((depth[u] + (graph[u].kind not in kinds) for u in graph.nx.predecessors(name)), default=0)
     parts = nx.utils.UnionFind(op.name for op in graph)
     for u, v in graph.nx.edges:
         a, b = graph[u], graph[v]
-        if a.kind in FUSABLE and b.kind in FUSABLE and depth[u] == depth[v] and a.count == b.count:
+        if a.kind in kinds and b.kind in kinds and depth[u] == depth[v] and a.count == b.count:
             parts.union(u, v)
     numbers: dict[str, int] = {}
     group_of: dict[str, int] = {}

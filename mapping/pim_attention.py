@@ -7,7 +7,8 @@ other, since these units multiply one vector at a time.
 Newton and NeuPIMs: a tile is one row in every bank of a channel. Scores: banks hold one key each, a row as many heads as fit; context:
 banks hold one dimension each, a row as many keys as fit. A tile of n columns and r
 results costs (w - 1) tFAW + tRCD + tCCD_L n + tCCD_S (r - 1) + tRP and two command slots, w activates of four banks per rank; that is 184
-cycles for a full one with one result (NeuPIMs, scheduler constants). A vector goes into the global buffer in tGWRITE.
+cycles for a full one with one result (NeuPIMs, scheduler constants). A vector goes into the global buffer in tGWRITE. Refresh stops the
+units for longer than it takes (`presilicon.mapping.newton_refresh`).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import numpy.typing as npt
 from ..arch.dram import DramDevice
 from ..arch.hybrid_spec import PimSide
 from ..errors import MappingError
+from . import newton_refresh
 from . import pim as forms
 
 Floats = npt.NDArray[np.float64]
@@ -149,14 +151,27 @@ def _newton(side: PimSide, heads: Heads, lengths: npt.NDArray[np.int64]) -> Requ
     last = heads.kv_heads - (chunks - 1) * in_row
     full, short = (tile_cycles(device, head_columns * n, n) for n in (in_row, last))
     key_tiles = np.ceil(lengths / banks)
-    score = heads.vectors * (chunks * gwrite + key_tiles * ((chunks - 1) * full + short))
+    ones = np.ones(len(lengths))
+    vectors = (float(gwrite), newton_refresh.waiting(gwrite, newton_refresh.vector_estimate(device), 0.0))
+
+    def shaped(length: int, columns: int, results: int = 1) -> tuple[float, float]:
+        ahead = newton_refresh.seen_before(device, length, columns, results)
+        return length, newton_refresh.waiting(length, newton_refresh.tile_estimate(device, columns, results), ahead)
+
+    rows: Floats = heads.vectors * key_tiles
+    score = newton_refresh.refreshed(device, [
+        (heads.vectors * chunks * ones, *vectors), ((chunks - 1) * rows, *shaped(full, head_columns * in_row, in_row)),
+        (rows, *shaped(short, head_columns * last, last))])
     pages = lengths // per_row
     rest = lengths - pages * per_row
     dimension_tiles = math.ceil(heads.head_dim / banks)
-    whole = gwrite + dimension_tiles * tile_cycles(device, math.ceil(per_row / per_column))
-    part = np.array([gwrite + dimension_tiles * tile_cycles(device, math.ceil(n / per_column)) if n else 0 for n in rest.tolist()])
-    context = heads.vectors * heads.kv_heads * (pages * whole + part)
     value_chunks = pages + (rest > 0)
+    wide = np.ceil(rest / per_column).astype(np.int64)
+    widest, each = math.ceil(per_row / per_column), heads.vectors * heads.kv_heads
+    shapes = {columns: shaped(tile_cycles(device, columns), columns) for columns in {widest, *wide.tolist()} - {0}}
+    context = newton_refresh.refreshed(device, [
+        (each * value_chunks * ones, *vectors), *((each * dimension_tiles * (pages * (columns == widest) + (wide == columns)), *shape)
+                                           for columns, shape in shapes.items())])
     tiles = heads.vectors * (chunks * key_tiles + heads.kv_heads * dimension_tiles * value_chunks)
     results = heads.vectors * (heads.kv_heads * key_tiles + heads.kv_heads * dimension_tiles * value_chunks)
     columns = heads.vectors * heads.kv_heads * (
@@ -170,7 +185,7 @@ def _newton(side: PimSide, heads: Heads, lengths: npt.NDArray[np.int64]) -> Requ
     score_sent = heads.vectors * chunks + score_tiles + score_results + (0.0 if side.composite else score_columns)
     sent = commands["GWRITE"] + tiles + results + (0.0 if side.composite else columns)
     return RequestCosts(
-        1, refreshed(device, score + context), refreshed(device, score.astype(np.float64)), columns * unit.width_bytes * 8.0 * banks,
+        1, score + context, score, columns * unit.width_bytes * 8.0 * banks,
         results * banks * 16.0 + commands["GWRITE"] * org.row_bytes * 8.0, _macs(heads, lengths),
         {name: np.asarray(values, dtype=np.float64) for name, values in commands.items()}, score_sent, sent - score_sent)
 

@@ -16,6 +16,7 @@ from typing import Final, Literal
 from ..arch.dram import DramDevice
 from ..errors import MappingError, UnknownNameError
 from .attacc_time import AttaccClock
+from .newton_refresh import TileClock
 from .pim import PimEstimate, best_gemv, positive, weights_in_column
 from .pim_attention import tile_cycles
 
@@ -133,38 +134,13 @@ def newton_gemv(device: DramDevice, outputs: int, inputs: int, *, batch: int = 1
     """
     groups, blocks = newton_shape(device, outputs, inputs)
     positive(device, batch=batch)
-    org, t = device.organisation, device.timings
-    parts = org.pseudo_channels * org.ranks
-    opened = (org.bank_groups - 1) * t["tFAW"] + parts - 1
-    interval = t[device.refresh.interval] if refresh and device.refresh is not None else 0
-    # First activate of a tile, last precharge, and the cycle after the last result, in which the next vector goes to the buffer.
-    start, shut, free, due = 0, -1, 0, interval
-
-    def refresh_first(length: int) -> bool:
-        """Whether a refresh that would fall into the tile goes before it: it begins as the last precharge is done."""
-        nonlocal due
-        if not interval or shut + 1 + length <= due:
-            return False
-        due += interval
-        while due <= shut + t["tRP"] + parts:
-            due += interval
-        return True
-
+    org = device.organisation
+    clock = TileClock(device, refresh)
     for _ in range(batch):
         for columns in blocks:
-            tile, left = tile_cycles(device, columns), groups - 1
-            write = shut + t["tRP"] + t["tRFC"] if refresh_first(tile + t["tGWRITE"]) else free
-            start = write + t["tGWRITE"]
-            shut = start + tile - t["tRP"]
-            while left:
-                if refresh_first(tile):
-                    start, left = start + tile + t["tRFC"], left - 1
-                else:
-                    fit = max(1, left if not interval else min(left, (due - shut - 1) // tile))
-                    start, left = start + fit * tile, left - fit
-                shut = start + tile - t["tRP"]
-            free = start + opened + t["tRCDRD"] + columns * t["tCCD_L"] + 1
-    cycles = shut + 1
+            clock.vector()
+            clock.tiles(groups, tile_cycles(device, columns), columns)
+    cycles = clock.shut + 1
     assert device.pim is not None
     time_s, units = math.ceil(cycles) * device.cycle_s, org.channels * org.banks_per_channel
     read = batch * groups * sum(blocks) * device.pim.width_bytes * units

@@ -18,7 +18,7 @@ from typing import Final
 from ..arch.dram import LEVELS, DramDevice
 from ..arch.dram_spec import Roles
 from ..errors import MappingError, UnknownNameError
-from .pim import ORDERS, GemvShape, Order, PimEstimate, positive, refreshed, weights_in_column
+from .pim import ORDERS, GemvShape, Order, PimEstimate, gap, positive, refreshed, weights_in_column
 
 #: Command, bank that it is sent to, how often, row or -1.
 Step = tuple[str, int, int, int]
@@ -249,6 +249,23 @@ def row_cycles(layout: RowLayout, order: Order, batch: int = 1) -> int:
     return clock.last[layout.roles.read, layout.reads[-1]] + device.expand(device.command(layout.roles.read).latency)
 
 
+def _beside_refresh(layout: RowLayout, batch: int, cycles: int) -> int:
+    """Cycles of a refresh beyond tRFC, or below it, where commands reach the units one after the other.
+
+    It closes all rows at once: of those that were opened since the last refresh, each would have been closed alone, tRP before its next
+    activate, but for the row in work. A matrix of one row has nothing to change: its rows open again.
+    """
+    device, each = layout.device, len(layout.macs[0])
+    if each == 1 or device.refresh is None:
+        return 0
+    mac = device.command(layout.roles.mac)
+    places = layout.shape.groups * layout.shape.blocks
+    if places == 1:
+        return each * gap(device, mac.opener, mac.name) if batch > 1 else 0
+    opened = min(each, int(device.timings[device.refresh.interval] * places * batch * each // cycles))
+    return -max(0, opened - 1) * gap(device, mac.closer, mac.opener)
+
+
 def row_gemv(device: DramDevice, outputs: int, inputs: int, *, batch: int = 1, order: Order | None = None, refresh: bool = True,
              bits: float | None = None) -> PimEstimate:
     """GEMV in closed form, one vector of a batch after the other; `order` None tries both.
@@ -264,7 +281,7 @@ def row_gemv(device: DramDevice, outputs: int, inputs: int, *, batch: int = 1, o
     cycles, best = min((row_cycles(layout, each, batch), each) for each in orders)
     if refresh:
         latency = device.expand(device.command(layout.roles.read).latency)  # what falls due while data arrives is another's
-        cycles = math.ceil(refreshed(device, cycles - latency)) + latency
+        cycles = math.ceil(refreshed(device, cycles - latency, _beside_refresh(layout, batch, cycles))) + latency
     pim, units = device.pim, device.organisation.channels * device.units_per_channel
     assert pim is not None
     time_s, wanted = cycles * device.cycle_s, outputs * inputs * batch

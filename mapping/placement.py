@@ -85,6 +85,12 @@ def is_decode_attention(op: Op) -> bool:
     return op.kind == "attention" and op.dims["q"] <= 8 and op.attributes.get("phase", "decode") == "decode"
 
 
+def keys_of(op: Op) -> tuple[int, ...]:
+    """Keys that each request of a decode attention attends to, in the order of the requests."""
+    known = op.attributes.get("kv_lengths")
+    return (op.dims["s"],) * op.dims["b"] if known is None else tuple(known)
+
+
 def is_linear(op: Op) -> bool:
     """A product with constant weights."""
     return op.kind == "matmul" and op.operand_bytes("weight") > 0

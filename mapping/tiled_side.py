@@ -100,8 +100,11 @@ def tiled_estimate(op: Op, side: TiledSide) -> Estimate:
     element_bytes = 1 if op.operands and max(o.number_format.bits for o in op.operands) <= 8 else 2
     if op.kind == "matmul":
         copies = math.prod(extent for name, extent in d.items() if name not in ("m", "n", "k"))
-        groups = int(op.attributes.get("groups") or 1)  # experts: each has weights of its own and its share of the rows
-        return product(side, math.ceil(d["m"] / groups), d["n"], d["k"], copies * groups, element_bytes, op.operand_bytes("weight") > 0)
+        groups = int(op.attributes.get("groups") or 1)  # experts: each has weights of its own and its share of the rows, if any
+        few, more = divmod(d["m"], groups)
+        shares = [product(side, rows, d["n"], d["k"], copies * times, element_bytes, op.operand_bytes("weight") > 0)
+                 for rows, times in ((few + 1, more), (few, groups - more)) if rows and times]
+        return sum(shares[1:], start=shares[0])
     if op.kind == "attention":
         copies, rows = d["b"] * d["h"], d["g"] * d["q"]
         parts = (product(side, rows, d["s"], d["e"], copies, element_bytes, False),

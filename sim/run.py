@@ -63,7 +63,8 @@ def simulate(
     if isinstance(system, System):
         return with_sparsity(simulate_gpu(graph, system, fidelity, runtime))
     if devices(graph) > 1:
-        raise MappingError(f"{graph.name} on {system.name}: {devices(graph)} devices; only GPUs run a graph that is split over several")
+        told = "; hybrid systems take whole models and share them" if system.kind == "hybrid" else ""
+        raise MappingError(f"{graph.name} on {system.name}: {devices(graph)} devices; only GPUs run graphs split over several{told}")
     found = _accelerator(system.kind)(graph, system, fidelity=fidelity, **({"place": place} if system.kind == "hybrid" else {}))
     return with_sparsity(found)
 

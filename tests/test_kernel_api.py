@@ -121,6 +121,35 @@ def test_assumptions_of_one_line_and_cause_are_one_line_that_says_what_decides_t
     ]
 
 
+def test_what_data_decides_can_be_told(kernels: ModuleType) -> None:
+    args = (torch.empty(1, dtype=torch.int32, device="meta"), kernels.floats(1 << 20))
+    blind = ps.predict_kernel(kernels.by_data, (64,), args, "l4", BLOCK=1024)
+    told = ps.predict_kernel(kernels.by_data, (64,), args, "l4", BLOCK=1024, assume={"count_ptr": 200})
+    known = ps.predict_kernel(kernels.by_data, (64,), (torch.tensor([200], dtype=torch.int32), args[1]), "l4", BLOCK=1024)
+    assert blind.run.assumptions
+    assert told.run.assumptions == ()
+    assert told.time_s == known.time_s > 3 * blind.time_s
+    line = next(int(text.split(":")[1]) for text in blind.run.assumptions if "loop depends" in text)
+    assert f"--assume {line}=TRIPS" in " ".join(blind.summary().split())
+    by_line = ps.predict_kernel(kernels.by_data, (64,), args, "l4", BLOCK=1024, assume={line: 50})
+    assert by_line.time_s > 2 * blind.time_s, "the cache tells what was given apart"
+    assert "50 trips, as given" in " ".join(by_line.summary().split())
+    with pytest.raises(UnknownNameError, match="unknown argument 'counts_ptr'; did you mean 'count_ptr'"):
+        ps.predict_kernel(kernels.by_data, (64,), args, "l4", BLOCK=1024, assume={"counts_ptr": 200})
+    with pytest.raises(UnknownNameError, match="unknown assumption 'line 1'"):
+        ps.predict_kernel(kernels.by_data, (64,), args, "l4", BLOCK=1024, assume={1: 200})
+    ranked = ps.tune(kernels.by_data, (64,), args, "num_warps=2,4", "l4", BLOCK=1024, assume={"count_ptr": 200})
+    assert {row.config["num_warps"]: row.time_s for row in ranked.rows}[4] == told.time_s
+    assert "assumed: " not in ranked.summary()
+    assert "assumed: " in ps.tune(kernels.by_data, (64,), args, "num_warps=2,4", "l4", BLOCK=1024).summary()
+
+
+def test_a_call_of_the_system_is_named(kernels: ModuleType) -> None:
+    report = ps.predict_kernel(kernels.talking, (64,), (kernels.floats(1 << 16),), "h100-sxm", BLOCK=1024)
+    (text,) = report.run.assumptions
+    assert text.endswith("time depends on what vprintf of the CUDA system does: left out")
+
+
 def test_tuning(kernels: ModuleType) -> None:
     grid = lambda meta: (-(-N // meta["BLOCK"]),)  # noqa: E731
     args = (kernels.floats(N), kernels.floats(N), N)

@@ -60,6 +60,7 @@ def test_the_frame_has_a_row_for_each_op(report: ps.Report) -> None:
         "energy_j",
         "source",
         "place",
+        "reason",
     ]
     assert len(frame) == len(report.simulation.results)
     assert set(frame["count"]) == {3}

@@ -47,7 +47,7 @@ class MoeRow:
     tp, ep
         GPUs over which each expert's intermediate size, and the experts, are divided.
     distribution
-        ``"balanced"`` or ``"power_law_A"``.
+        ``"balanced"``, ``"power_law_A"``, or ``"uniform"``: every token draws its experts at random.
     measured_s
         Seconds a call.
     """
@@ -163,6 +163,8 @@ def _chosen(row: MoeRow, seed: int) -> np.ndarray:
         token = np.arange(row.tokens)[:, None]
         first = token if row.tokens >= stride else (token * stride / row.tokens)
         return np.asarray((first + stride * np.arange(row.top_k)) % row.experts).astype(np.int64)
+    if row.distribution == "uniform":
+        return np.random.default_rng(seed).random((row.tokens, row.experts)).argsort(axis=1)[:, :row.top_k]
     exponent = float(row.distribution.rpartition("_")[2])
     counts = expert_counts(row.tokens, row.experts, row.top_k, row.ep, exponent, seed)
     order = np.argsort(-counts, kind="stable")
@@ -248,7 +250,7 @@ def sample(rows: list[MoeRow], count: int) -> list[MoeRow]:
     return [order[int((n + 0.5) * len(order) / count)] for n in range(count)]
 
 
-def _grouped_gemm(row: MoeRow, routing: Routing, tile: Tile, system: System, sizes: tuple[int, int, int], weighted: bool) -> Any:
+def grouped_gemm(row: MoeRow, routing: Routing, tile: Tile, system: System, sizes: tuple[int, int, int], weighted: bool) -> Any:
     """The bound launch of one grouped GEMM; `sizes` are n, k and how many pairs share a row of the input."""
     import torch
 
@@ -316,8 +318,8 @@ def _is_warm(row: MoeRow, routing: Routing, system: System, inter: int) -> bool:
     return bool(_weight_bytes(row, routing, inter) + streams < 1.5 * capacity)
 
 
-def predict_row(row: MoeRow, system: System, *, fidelity: str = "tile") -> MoePrediction:
-    """Seconds of one row.
+def predict_row(row: MoeRow, system: System, *, fidelity: str = "tile", tile: Tile | None = None) -> MoePrediction:
+    """Seconds of one row; `tile` where it is known, by default the framework's.
 
     Raises
     ------
@@ -328,9 +330,9 @@ def predict_row(row: MoeRow, system: System, *, fidelity: str = "tile") -> MoePr
     implementation = implementation_of(row.framework, row.version, row.moe_dtype)
     fp8 = FORMATS[row.moe_dtype] == "fp8_e4m3"
     present = len(_local(row, _chosen(row, 0)).experts_of)
-    rule = default_tile(implementation["library"], present, local, fp8=fp8)
+    rule = tile or default_tile(implementation["library"], present, local, fp8=fp8)
     first = (rule.m, rule.n, rule.k, rule.group, rule.warps, rule.stages)
-    tuned = has_tuned_file(row, system)
+    tuned = tile is None and has_tuned_file(row, system)
     tiles = [tuple(int(v) for v in first)] + (list(TUNED_TILES) if tuned else [])
     best: MoePrediction | None = None
     for numbers in dict.fromkeys(tiles):
@@ -349,7 +351,7 @@ def _predict(row: MoeRow, tile: Tile, numbers: tuple[int, ...], tuned: bool, int
     up = ((2 if row.gated else 1) * inter, row.hidden, row.top_k)
     runs = []
     for sizes, weighted in ((up, False), ((row.hidden, inter, 1), True)):
-        launch = _grouped_gemm(row, routing, tile, system, sizes, weighted)
+        launch = grouped_gemm(row, routing, tile, system, sizes, weighted)
         compiled = compile_launch(launch)
         if occupancy_of(compiled, system).ctas == 0:
             return None

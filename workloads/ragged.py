@@ -60,7 +60,7 @@ def with_contexts(graph: OpGraph, contexts: Sequence[int] | np.ndarray) -> OpGra
         if op.dims["s"] != min(traced, window or traced) and op.dims["s"] != traced:
             continue  # attention over an encoder's output
         seen = np.minimum(lengths, window) if window else lengths
-        changed[op.name] = _ragged(op, seen, window)
+        changed[op.name] = with_keys(op, seen)
         before, after = before + op.count * _cached(op), after + op.count * _cached(changed[op.name])
         around |= nx.ancestors(graph.nx, op.name)
     ratio = Fraction(int(lengths.sum()), batch * traced)
@@ -83,8 +83,9 @@ def _cached(op: Op) -> int:
     return sum(op.elements(o) for o in op.operands if o.name in ("k", "v"))
 
 
-def _ragged(op: Op, seen: np.ndarray, window: int) -> Op:
-    """Attention over caches of the given lengths."""
+def with_keys(op: Op, seen: Sequence[int] | np.ndarray) -> Op:
+    """Decode attention whose requests attend to so many keys each, the new token's among them."""
+    seen = np.asarray(seen, dtype=np.int64)
     total, longest = int(seen.sum()), int(seen.max())
     heads = op.dims["h"]
     sizes = {"k": total * heads * op.dims["e"], "v": total * heads * op.attributes.get("v_head_dim", op.dims["e"])}

@@ -7,7 +7,7 @@ each has in its cache, or prompts that enter together.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -342,6 +342,7 @@ def decode_batches(
     samples: int = 10,
     reserve: Literal["final", "current"] = "final",
     seed: int = 0,
+    kept: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> list[Batch]:
     """Steady-state decode batches as large as the memory for caches allows.
 
@@ -358,6 +359,8 @@ def decode_batches(
     reserve
         ``"final"``: a request holds the cache of its last step from the start, so none is ever thrown out.
         ``"current"``: it holds what it has now (paged caches with pre-emption).
+    kept
+        From tokens of requests to tokens whose bytes their caches take, fewer where sliding windows forget; None: all.
 
     Raises
     ------
@@ -371,8 +374,9 @@ def decode_batches(
     if not bytes_per_token > 0:
         raise WorkloadError(f"requests: bytes_per_token must be above 0, not {bytes_per_token!r}")
     room = capacity_bytes / bytes_per_token
+    keep = kept if kept is not None else np.asarray
     longest = int(np.argmax(requests.total_tokens))
-    if requests.total_tokens[longest] > room:
+    if keep(requests.total_tokens)[longest] > room:
         raise WorkloadError(
             f"requests: request {longest} needs a cache of {int(requests.total_tokens[longest])} tokens, "
             f"and the memory holds {max(int(room), 0)} ({capacity_bytes:.4g} B at {bytes_per_token:.4g} B a token)"
@@ -385,7 +389,7 @@ def decode_batches(
     for _ in range(samples):
         who = rng.choice(len(requests), size=max_batch, p=steps / steps.sum())
         contexts = requests.prompt_tokens[who] + np.floor(rng.random(max_batch) * steps[who]).astype(np.int64)
-        held = np.cumsum(requests.total_tokens[who] if reserve == "final" else contexts + 1)
+        held = np.cumsum(keep(requests.total_tokens[who] if reserve == "final" else contexts + 1))
         batches.append(Batch(contexts[: max(1, int(np.searchsorted(held, room, side="right")))]))
     return batches
 

@@ -24,7 +24,7 @@ def _gemm(machine: Machine, link: LinkSpec, sizes: Sizes, options: Mapping[str, 
 
 
 def _grouped(machine: Machine, link: LinkSpec, sizes: Sizes, options: Mapping[str, Any]) -> KernelTimes:
-    return moe.grouped_gemm(machine, sizes["rows"], sizes["n"], sizes["k"], sizes["groups"], **options)
+    return moe.grouped_gemm(machine, sizes["rows"], sizes["n"], sizes["k"], sizes["groups"], active=sizes.get("active"), **options)
 
 
 def _moe(machine: Machine, link: LinkSpec, sizes: Sizes, options: Mapping[str, Any]) -> KernelTimes:

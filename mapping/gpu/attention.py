@@ -276,6 +276,7 @@ def attention_decode(
     arithmetic: str = "bf16",
     kv_bits: Number = 16,
     implementation: str | None = None,
+    cold: bool = False,
 ) -> KernelTimes:
     """Flash decoding: a few query tokens (`q_len`) over a KV cache of `kv_len` tokens, split along the cache.
 
@@ -283,6 +284,8 @@ def attention_decode(
     a launch that combines the pieces. The bandwidth of DRAM grows with the KV bytes in flight.
     With one KV head, a `head_dim` above 256 and a smaller `v_head_dim`, the cache is latent (multi-head latent
     attention): values are a part of the keys and are read once.
+
+    Where the cache is `cold` (other layers ran since it was read), all of it comes from DRAM; else L2 keeps what fits from call to call.
 
     Parameters and result as `attention_prefill`; the matrix products run at `arithmetic`, on 16-bit queries.
 
@@ -305,7 +308,7 @@ def attention_decode(
         "v_dim": head_dim if v_head_dim is None else v_head_dim,
         "window": window,
     }
-    work = replace(_arrays(sizes, causal=True, arithmetic=arithmetic, kv_bits=kv_bits), element=2.0)
+    work = replace(_arrays(sizes, causal=True, arithmetic=arithmetic, kv_bits=kv_bits), element=2.0, cold=cold)
     found, launches, moved = _decode(machine, imp, work)
     projection_s = _latent_projection_s(machine, imp, work, work.batch * work.q_len, np.asarray(128.0))
     return _finish(machine, imp, work, found, launches, moved, projection_s)

@@ -25,7 +25,7 @@ Found = dict[str, Any]
 
 @dataclass(frozen=True)
 class Work:
-    """Sizes of the calls as float arrays; `element` and `kv_element` in bytes."""
+    """Sizes of the calls as float arrays; `element` and `kv_element` in bytes; `cold`: L2 holds nothing of the cache."""
 
     batch: Any
     q_len: Any
@@ -39,6 +39,7 @@ class Work:
     arithmetic: str
     element: float
     kv_element: Any
+    cold: Any = False
 
     @property
     def group(self) -> Any:
@@ -165,6 +166,8 @@ def _dram_bytes(
     keep = machine["attention.l2_resident"] * machine.l2_bytes
     footprint = kv_bytes + io_bytes
     dram_bytes = footprint * np.clip(RAMP * (1.0 - keep / footprint), 0.0, 1.0)
+    if work.cold:
+        dram_bytes = np.maximum(dram_bytes, kv_bytes)
     if kernel.heads_outermost:
         one_pass = kv_bytes / work.kv_heads + io_bytes / work.q_heads
         again = np.clip(RAMP * (1.0 - keep / one_pass), 0.0, 1.0) * (heads / work.kv_heads - 1.0)

@@ -140,6 +140,8 @@ def _matmul(op: Op, available: Mapping[str, Any]) -> Kernel:
     d = op.dims
     if "groups" in op.attributes:
         sizes = {"rows": d["m"], "n": d["n"], "k": d["k"], "groups": op.attributes["groups"]}
+        if op.attributes.get("distribution") == "balanced":
+            sizes["active"] = min(d["m"], sizes["groups"])
         options = {name: options[name] for name in ("arithmetic", "w_bits", "pruned") if name in options}
         return Kernel(op.name, "grouped_gemm", sizes, options, op.attributes.get("launches", 1), op.flops)
     batch = math.prod(extent for name, extent in d.items() if name not in ("m", "n", "k"))
@@ -179,6 +181,7 @@ def _attention(op: Op, available: Mapping[str, Any]) -> Kernel:
     if "kv_lengths" in a:  # requests of different lengths
         options["kv_lengths"] = tuple(a["kv_lengths"])
     if d["q"] <= 8 and a.get("phase", "decode") == "decode":
+        options["cold"] = op.operand_bytes("cache") > 0
         return Kernel(op.name, "attention_decode", sizes, options, a.get("launches", 1), op.flops)
     options["causal"] = bool(a.get("causal", False))
     return Kernel(op.name, "attention_prefill", sizes, options, a.get("launches", 1), op.flops)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -15,6 +16,11 @@ _ADDRESS: Final = re.compile(r" at 0x[0-9a-f]+")
 #: Instructions with which a way ends, and trips of a loop when two ways are compared.
 _ENDS: Final = frozenset({"EXIT", "BRA", "NOP", "BSYNC", "RET", "WARPSYNC"})
 _TRIPS: Final = 16
+#: Names of functions that ptxas links in for the rare operands of divisions, roots and angles.
+_INTERNAL: Final = ("__internal_", "__cuda_sm")
+#: Constant bank 4 holds addresses of the module's own data; instructions back to it from an address, at most.
+_TABLES: Final = "c[0x4]"
+_NEAR: Final = 24
 
 
 @dataclass(frozen=True)
@@ -25,7 +31,8 @@ class Assumption:
     ----------
     name
         ``"line 34"``; with its address behind it where a line has several. Pass it in ``assume=`` to decide it: for a
-        loop a number of trips, for a branch whether it is taken.
+        loop a number of trips, for a branch whether the line is executed that `choice` names, the first of the two ways' that differ
+        (where no source line tells them apart: whether the jump is taken).
     kind
         ``"loop"``, ``"branch"``, ``"mask"`` (which threads of an access are active), ``"address"``, ``"shape"``,
         ``"barrier"`` or ``"sample"`` (counts scaled up from some program ids).
@@ -47,6 +54,11 @@ class Assumption:
     choice: str
     times: int
 
+    @property
+    def holds(self) -> bool:
+        """Of a branch: what ``assume=`` would have to say to have the same."""
+        return self.choice.startswith("taken") or " is executed" in self.choice
+
     def __str__(self) -> str:
         return f"{self.where}: {self.kind} depends on {self.cause}: {self.choice} ({self.times} times)"
 
@@ -54,9 +66,9 @@ class Assumption:
 class Chooser:
     """Decides unknown branches and remembers every assumption.
 
-    A loop whose end depends on data makes one trip (or as many as `given` says); a branch that depends on data falls
-    through, so that the code behind a skipped `if` is counted. Where the two ways of a branch do not meet before the kernel ends (an early
-    return), the one with more work is taken.
+    A loop whose end depends on data makes one trip (or as many as `given` says); of a branch that depends on data the way is taken that
+    executes the line below it, so that the body of an `if` is counted. Where the two ways of a branch do not meet before the kernel ends
+    (an early return), the one with more work is taken; assertions hold; library functions (sine, division) meet no rare operands.
     """
 
     def __init__(self, program: Any, given: Mapping[str, int | bool] | None = None) -> None:
@@ -66,6 +78,12 @@ class Chooser:
         #: Cause and count by instruction, kind and choice.
         self.made: dict[tuple[int, str, str], list[Any]] = {}
         self._longer: dict[int, bool | None] = {}
+        #: Blocks from which control may come to the kernel's end, and not only to a failed assertion.
+        self._exits = _blocks_before(program, "EXIT") if any(i.base == "KILL" for i in program.listing.instructions) else None
+        self._apart: dict[int, list[set[int]]] = {}
+        self._after: dict[int, list[int]] = {}
+        for one, other in program.flow.edges:
+            self._after.setdefault(one, []).append(other)
 
     def name_of(self, index: int) -> str:
         """How an instruction's assumption is called."""
@@ -74,8 +92,9 @@ class Chooser:
         return f"{line} at {ins.address:#x}" if line else f"at {ins.address:#x}"
 
     def _asked(self, index: int) -> int | bool | None:
-        full = self.name_of(index)
-        for name in (full, full.split(" at ")[0]):
+        full, where = self.name_of(index), self.program.where(index)
+        short = where.rpartition("/")[2]
+        for name in (full, full.split(" at ")[0], where, short):
             if name in self.given:
                 self.used.add(name)
                 return self.given[name]
@@ -91,10 +110,8 @@ class Chooser:
         index, asked = segment.last, self._asked(segment.last)
         loop, leaves = self.exit_of(segment)
         if loop is None:
-            longer = self._longer_way(segment) if asked is None else None
-            taken = bool(longer) if asked is None else bool(asked)
-            why = "" if longer is None else ", the way with more work of two that end apart"
-            self.note("branch", index, unknown.cause, ("taken" if taken else "not taken") + why)
+            taken, choice = self._way(segment, asked)
+            self.note("branch", index, unknown.cause, choice)
             return taken
         if loop.waits:
             return leaves
@@ -104,8 +121,93 @@ class Chooser:
         stays = done <= wanted if at_top else done < wanted
         if not stays:
             group.trips[segment.number] = 0
-            self.note("loop", index, unknown.cause, f"{wanted} trip{'s' if wanted != 1 else ''}")
+            given = "" if asked is None else ", as given"
+            self.note("loop", index, unknown.cause, f"{wanted} trip{'s' if wanted != 1 else ''}{given}")
         return leaves ^ stays
+
+    def _way(self, segment: Any, asked: int | bool | None) -> tuple[bool, str]:
+        """Whether a jump that is no loop's end is taken, and the choice in words."""
+        why = ""
+        sides = self._sides(segment)
+        lines = [self._first_line(segment, side) for side in sides]
+        body = None if lines[0] == lines[1] else lines[1] is None or (lines[0] is not None and lines[0] < lines[1])
+        ends = self._exits if asked is None else None
+        stops = [ends is not None and bool(side) and not side & ends for side in sides]
+        if stops[0] != stops[1]:
+            return stops[1], "an assertion, taken to hold"
+        rare = [asked is None and self._is_rare(side) for side in sides]
+        if rare[0] != rare[1]:
+            return rare[1], "the usual way of a library function"
+        if asked is None:
+            longer = self._longer_way(segment)
+            taken = bool(body if longer is None else longer)
+            why = "" if longer is None else ", the way with more work of two that end apart"
+        else:
+            into = [any(loop.header in side and segment.block not in loop.blocks for loop in self.program.flow.loops) for side in sides]
+            why = ", as given"
+            if type(asked) is int and into[0] != into[1]:  # a loop of that many trips lies behind one way
+                taken = into[0] == (asked > 0)
+            else:
+                taken = bool(asked) if body is None else bool(asked) == body
+        if body is None:
+            return taken, ("taken" if taken else "not taken") + why
+        return taken, f"line {lines[0 if body else 1]} is {'executed' if taken == body else 'passed over'}{why}"
+
+    def _sides(self, segment: Any) -> list[set[int]]:
+        """The blocks that only one way of a jump reaches, before control comes back to it: of the way taken, and of the other."""
+        if segment.number not in self._apart:
+            segments = self.program.segments
+            reached = [self._reached(None if way is None else segments[way].block, segment.block)
+                       for way in (segment.target, segment.next)]
+            self._apart[segment.number] = [reached[0] - reached[1], reached[1] - reached[0]]
+        return self._apart[segment.number]
+
+    def _reached(self, start: int | None, without: int) -> set[int]:
+        todo = [] if start is None or start == without else [start]
+        seen = set(todo)
+        while todo:
+            more = set(self._after.get(todo.pop(), ())) - seen - {without}
+            seen |= more
+            todo += sorted(more)
+        return seen
+
+    def _is_rare(self, blocks: set[int]) -> bool:
+        """Whether blocks are the way of a CUDA library function for rare operands (large angles, denormals): it calls an internal function
+        or reads a table of the library's.
+        """
+        for block in sorted(blocks):
+            for ins in self.program.flow.blocks[block].instructions:
+                if ins.base == "CALL" and any(name in op for op in ins.operands for name in _INTERNAL):
+                    return True
+                if ins.base == "LDG" and self._from_table(ins.index):
+                    return True
+        return False
+
+    def _from_table(self, index: int) -> bool:
+        """Whether an address comes from the constants in which the library's tables have theirs."""
+        code, writers = self.program.listing.instructions, self.program.writers
+        todo, seen = [index], {index}
+        while todo and len(seen) < _NEAR:
+            at = todo.pop()
+            if any(op.startswith(_TABLES) for op in code[at].operands):
+                return True
+            for register in code[at].reads:
+                before = writers.get(register, ())
+                place = bisect_left(before, at)
+                if place and before[place - 1] not in seen and before[place - 1] not in self.program.memory_ops:
+                    seen.add(before[place - 1])
+                    todo.append(before[place - 1])
+        return False
+
+    def _first_line(self, segment: Any, blocks: set[int]) -> int | None:
+        """The first source line below a jump's that blocks hold, in the same file."""
+        code, flow = self.program.listing.instructions, self.program.flow
+        source = code[segment.last].source
+        if source is None:
+            return None
+        found = [ins.source.line for block in blocks for ins in flow.blocks[block].instructions
+                 if ins.source is not None and ins.source.file == source.file and ins.source.line > source.line]
+        return min(found, default=None)
 
     def _longer_way(self, segment: Any) -> bool | None:
         """Whether the way of a jump that is taken has more work; None where both ways meet before the kernel ends."""
@@ -115,18 +217,7 @@ class Chooser:
 
     def _compare_ways(self, segment: Any) -> bool | None:
         segments, flow = self.program.segments, self.program.flow
-        after: dict[int, list[int]] = {}
-        for one, other in flow.edges:
-            after.setdefault(one, []).append(other)
-        reached = []
-        for way in (segment.target, segment.next):
-            todo = [] if way is None else [segments[way].block]
-            seen = set(todo)
-            while todo:
-                more = set(after.get(todo.pop(), ())) - seen
-                seen |= more
-                todo += sorted(more)
-            reached.append(seen)
+        reached = [self._reached(None if way is None else segments[way].block, -1) for way in (segment.target, segment.next)]
         only_ends = {b.index for b in flow.blocks if all(i.base in _ENDS for i in b.instructions)}
         if segment.target is None or (reached[0] & reached[1]) - only_ends:
             return None
@@ -148,9 +239,9 @@ class Chooser:
                 return loop, stay[1]
         return None, False
 
-    def check_used(self) -> None:
-        """Raise for names in `given` that named nothing unknown."""
-        unused = self.given.keys() - self.used
+    def check_used(self, names: Iterable[str]) -> None:
+        """Raise for decisions that named nothing unknown."""
+        unused = set(names) - self.used
         if unused:
             known = {name for index, kind, _ in self.made if kind in ("loop", "branch")
                      for name in (self.name_of(index), self.name_of(index).split(" at ")[0])}
@@ -170,3 +261,17 @@ class Chooser:
             made[key] = replace(same, name=same.name if same.name == name else same.name.split(" at ")[0],
                                 cause=cause if same.cause == cause else short, times=same.times + times)
         return tuple(made.values())
+
+
+def _blocks_before(program: Any, base: str) -> set[int]:
+    """Blocks from which control may reach an instruction of this opcode."""
+    before: dict[int, list[int]] = {}
+    for one, other in program.flow.edges:
+        before.setdefault(other, []).append(one)
+    todo = [block.index for block in program.flow.blocks if any(ins.base == base for ins in block.instructions)]
+    seen = set(todo)
+    while todo:
+        more = set(before.get(todo.pop(), ())) - seen
+        seen |= more
+        todo += sorted(more)
+    return seen

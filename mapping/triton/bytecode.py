@@ -32,7 +32,7 @@ REDUCTIONS: Final = ("AND", "OR", "XOR", "SUM", "MIN", "MAX")
 ENDS: Final = (FALL, BRANCH, EXIT, BARRIER, JOIN, RETURN, INDIRECT)
 SPACES: Final = (GLOBAL, SHARED, LOCAL)
 KINDS: Final = (LOAD, STORE, ATOMIC, COPY)
-#: Slots of temporaries behind the registers, the last of them for what is thrown away.
+#: Temporaries behind the registers, the last of them for what is thrown away.
 TEMPORARIES: Final = 128
 #: Slots from here down stand for words of constant bank 0 until all are known, those between for numbers.
 _WORDS: Final = -1_000_001
@@ -56,6 +56,8 @@ class Bytecode:
         uint64: values of the slots behind the temporaries.
     words
         int32 of shape (n, 2): slot and byte offset of the words of constant bank 0 that are read.
+    registers, first_number
+        Slots of registers, which come first; the slot of the first of `numbers`, before which temporaries stand.
     slots
         All slots.
     """
@@ -66,12 +68,9 @@ class Bytecode:
     condition: np.ndarray
     numbers: np.ndarray
     words: np.ndarray
+    registers: int
+    first_number: int
     slots: int
-
-    @property
-    def first_number(self) -> int:
-        """Slot of the first of `numbers`."""
-        return REGISTER_COUNT + TEMPORARIES
 
 
 class _Writer:
@@ -278,14 +277,18 @@ def bytecode_of(program: Program) -> Bytecode:
 
 
 def _laid_out(writer: _Writer, begin: list[int], end: list[int], condition: list[int]) -> Bytecode:
-    """Slots of numbers and words behind the temporaries."""
-    first = REGISTER_COUNT + TEMPORARIES
+    """Slots without gaps: the registers that are used, temporaries, numbers and words."""
     code = np.array(writer.code, dtype=np.int64).reshape(-1, 6)
     taken = np.array(condition, dtype=np.int64)
-    for slots in (code[:, 2:5], taken):
+    used = np.unique(np.concatenate([code[:, 1:5].reshape(-1), taken]))
+    used = used[used >= 0]
+    registers, first = int(np.searchsorted(used, REGISTER_COUNT)), len(used)
+    for slots in (code[:, 1:5], taken):
         of_number, of_word = (slots < 0) & (slots > _WORDS), slots <= _WORDS
+        of_rest = slots >= 0
+        slots[of_rest] = np.searchsorted(used, slots[of_rest])
         slots[of_number] = first - 1 - slots[of_number]
         slots[of_word] = first + len(writer.numbers) + _WORDS - slots[of_word]
     words = np.array([(first + len(writer.numbers) + n, offset) for offset, n in writer.words.items()], dtype=np.int64).reshape(-1, 2)
-    return Bytecode(code, np.array(begin), np.array(end), taken, np.array(list(writer.numbers), dtype=np.uint64), words,
+    return Bytecode(code, np.array(begin), np.array(end), taken, np.array(list(writer.numbers), dtype=np.uint64), words, registers, first,
                     first + len(writer.numbers) + len(writer.words))

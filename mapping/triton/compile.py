@@ -27,6 +27,7 @@ from ...errors import KernelError
 from . import cache
 from .cubin import CubinInfo, read_cubin
 from .launch import Grid, Launch, bind_launch, place_of
+from .patience import HEAVY, VARIABLE, limit_s, numbers_a_thread, within
 from .tools import require_triton, run_on_cubin
 
 _SCHEMA = "5"
@@ -121,9 +122,16 @@ def content_key(launch: Launch) -> str:
         source = _source(launch).hash()
     except Exception as error:
         raise KernelError(f"{place_of(launch.function)} does not compile: {type(error).__name__}: {error}") from error
+    kinds = sorted((str(path), _kind(value)) for path, value in launch.constexprs.items())  # the source's hash takes 1024 for "1024"
     parts = [_SCHEMA, triton.__version__, str(launch.target), source, launch.options.hash(), launch.function.file_name,
-             json.dumps(sorted(_environment().items()))]
+             json.dumps(sorted(_environment().items())), json.dumps(kinds)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _kind(value: Any) -> str:
+    """The type of a constexpr, and those inside a tuple."""
+    inner = getattr(value, "value", value) if type(value).__name__ == "constexpr" else value
+    return f"({' '.join(map(_kind, inner))})" if isinstance(inner, tuple | list) else type(inner).__name__
 
 
 def _run_stages(launch: Launch) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -141,12 +149,32 @@ def _run_stages(launch: Launch) -> tuple[dict[str, Any], dict[str, Any]]:
     stages: dict[str, Any] = {}
     backend.add_stages(stages, options, source.language)
     made: dict[str, Any] = {}
-    for name, stage in stages.items():
-        module = stage(module, metadata)
-        if name == "ptx":
-            module = _one_line_each(module)
-        made[name] = module if isinstance(module, bytes) else str(module)
-    return made, metadata
+
+    def go_on(module: Any, names: Sequence[str]) -> Any:
+        for name in names:
+            module = stages[name](module, metadata)
+            if name == "ptx":
+                module = _one_line_each(module)
+            made[name] = module if isinstance(module, bytes) else str(module)
+        return module
+
+    def rest() -> tuple[dict[str, Any], dict[str, Any]]:
+        go_on(module, names[early:])
+        return made, json.loads(json.dumps(metadata, default=str))
+
+    names = list(stages)
+    early = names.index("ttgir") + 1 if "ttgir" in names else 0
+    module = go_on(module, names[:early])
+    limit, (numbers, shape) = limit_s(), numbers_a_thread(made.get("ttgir", ""), 32 * int(options.num_warps))
+    if numbers < HEAVY or not limit or not hasattr(os, "fork"):
+        go_on(module, names[early:])
+        return made, metadata
+    try:
+        done: tuple[dict[str, Any], dict[str, Any]] = within(limit, rest)
+    except TimeoutError:
+        raise RuntimeError(f"still compiling after {limit:g} s: each thread holds {numbers:,d} numbers of one tensor ({shape}) and has 255 "
+                           f"registers; smaller tiles or more warps, or set {VARIABLE} to more seconds (0: no limit)") from None
+    return done
 
 
 def _one_line_each(ptx: str) -> str:

@@ -7,11 +7,12 @@ bytes of value, or of size before the value).
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ...errors import KernelError
 
 _NOBITS = 8
+_FUNCTION = 2
 _SIZED = 4
 _PARAM_CBANK, _KPARAM_INFO, _REGCOUNT, _REQNTID, _FRAME_SIZE = 0x0A, 0x17, 0x2F, 0x10, 0x11
 
@@ -38,6 +39,8 @@ class CubinInfo:
         Threads a CTA, as the code requires them.
     constants
         Contents of the constant banks other than 0, by bank.
+    functions
+        Functions of the CUDA system whose addresses stand in constant bank 4, by offset: ``vprintf``, ``__assertfail``.
     """
 
     name: str
@@ -48,6 +51,7 @@ class CubinInfo:
     static_shared_bytes: int
     threads: int
     constants: dict[int, bytes]
+    functions: dict[int, str] = field(default_factory=dict)
 
 
 def _sections(cubin: bytes) -> dict[str, tuple[int, bytes, int]]:
@@ -70,6 +74,20 @@ def _attributes(data: bytes) -> list[tuple[int, bytes]]:
         size = struct.unpack_from("<H", data, at + 2)[0] if form == _SIZED else 0
         found.append((kind, data[at + 4:at + 4 + size] if form == _SIZED else data[at + 2:at + 4]))
         at += 4 + size
+    return found
+
+
+def _functions(sections: dict[str, tuple[int, bytes, int]]) -> dict[int, str]:
+    """Symbols of functions to which the relocations of constant bank 4 refer, by offset."""
+    symbols, names = sections.get(".symtab", (0, b"", 0))[1], sections.get(".strtab", (0, b"", 0))[1]
+    found = {}
+    for section, width in ((".rel.nv.constant4", 16), (".rela.nv.constant4", 24)):
+        data = sections.get(section, (0, b"", 0))[1]
+        for at in range(0, len(data) - width + 1, width):
+            offset, info = struct.unpack_from("<QQ", data, at)
+            name, kind = struct.unpack_from("<IB", symbols, (info >> 32) * 24)
+            if kind & 15 == _FUNCTION:
+                found[offset] = names[name:names.index(b"\0", name)].decode()
     return found
 
 
@@ -106,4 +124,5 @@ def read_cubin(cubin: bytes) -> CubinInfo:
     banks = {int(section[len(".nv.constant"):].split(".")[0]): contents for section, (_, contents, _) in sections.items()
              if section.startswith(".nv.constant") and section.endswith((f".{name}", "3", "4"))}
     banks.pop(0, None)
-    return CubinInfo(name, tuple(parameters[i] for i in sorted(parameters)), base, registers, stack, shared, threads, banks)
+    return CubinInfo(name, tuple(parameters[i] for i in sorted(parameters)), base, registers, stack, shared, threads, banks,
+                     _functions(sections))

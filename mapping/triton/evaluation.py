@@ -13,10 +13,10 @@ import numpy as np
 from ...errors import KernelError
 from .access import Pattern, Tally
 from .assumptions import Assumption
+from .boxes import box_shape, bytes_inside, map_of
 from .effects import Bulk, Trace
 from .group import Lanes
 from .launch import Launch, TensorMap
-from .parameters import CONSTANT_WINDOW
 from .program import Program
 from .tensor_core import TENSOR_CORE, MatrixShape, static_shape
 from .ttgir import COPIES, TileProgram, parse_ttgir
@@ -156,27 +156,18 @@ class Evaluation:
         """
         found = None
         if type(bulk.descriptor) is int:
-            found = self.maps.get(bulk.descriptor - CONSTANT_WINDOW + self.program.compiled.layout.parameter_base)
+            found = map_of(self.program.compiled, self.maps, bulk.descriptor)
         if found is None:
             return None, self._tile_box(bulk)
+        box = box_shape(self.program.compiled, self.maps, found)
         if any(type(c) is not int for c in bulk.coordinates):
-            return found, math.prod(self._box_shape(found)) * found.element_bytes
-        box = self._box_shape(found)
-        starts = [c - (1 << 32) if c >> 31 else c for c in reversed(bulk.coordinates)]
-        inside = [max(0, min(at + n, size) - max(at, 0)) for at, n, size in zip(starts, box, found.shape, strict=False)]
-        return found, math.prod(inside) * found.element_bytes
+            return found, math.prod(box) * found.element_bytes
+        return found, int(bytes_inside(found, box, np.array([bulk.coordinates], dtype=np.int64))[0])
 
     def bulk_bytes(self, bulk: Bulk) -> int:
         """Bytes that a bulk load reports to its mbarrier: the whole box, what lies outside of the tensor filled in; 0 if not known."""
         found, inside = self.bulk_box(bulk)
-        return inside or 0 if found is None else math.prod(self._box_shape(found)) * found.element_bytes
-
-    def _box_shape(self, found: TensorMap) -> tuple[int, ...]:
-        """Box of a descriptor: its block, cut along the last axis as the swizzle asks."""
-        metas = self.program.compiled.metadata.get("tensordesc_meta") or []
-        places = sorted(self.maps)
-        number = next((i for i, place in enumerate(places) if self.maps[place] is found), None)
-        return tuple(metas[number]["block_size"]) if number is not None and number < len(metas) else found.block_shape
+        return inside or 0 if found is None else math.prod(box_shape(self.program.compiled, self.maps, found)) * found.element_bytes
 
     def _tile_box(self, bulk: Bulk) -> int | None:
         """Bytes of one message of the TMA copies on the instruction's source line, if they agree."""

@@ -12,6 +12,7 @@ from ...errors import KernelError
 from .access import Tally
 from .assumptions import Assumption, Chooser
 from .compile import CompiledKernel
+from .decisions import decisions, split
 from .evaluation import Evaluation
 from .execute import MAX_STEPS, Execution
 from .launch import Launch
@@ -57,8 +58,8 @@ def evaluate(compiled: CompiledKernel, launch: Launch, program_ids: Any = None, 
     trace
         Keep the order of execution and every access (one group of CTAs only).
     assume
-        Decisions where data decides: ``{"line 34": 17}`` trips of the loop there, ``{"line 36": True}`` the branch there
-        is taken. Names are those of `Assumption.name`.
+        Decisions about lines where data decides, beside those of the launch: ``{"line 34": 17}`` trips of the loop there,
+        ``{"line 36": True}`` the condition there holds. Names are those of `Assumption.name`; see `decisions.decisions`.
     max_steps
         Segments executed before the kernel is taken to never end.
     close
@@ -75,7 +76,8 @@ def evaluate(compiled: CompiledKernel, launch: Launch, program_ids: Any = None, 
     program = take_apart(compiled, addresses=addresses)
     ids = all_program_ids(launch.grid) if program_ids is None else _check_ids(launch, program_ids)
     bank, maps = parameters_of(compiled, launch)
-    chooser = Chooser(program, assume)
+    _, asked = split(decisions(assume))
+    chooser = Chooser(program, {**launch.assume, **asked})
     cluster = compiled.num_ctas
     ranks = np.tile(np.arange(cluster), len(ids))
     raw = np.repeat(ids, cluster, axis=0)
@@ -101,7 +103,7 @@ def evaluate(compiled: CompiledKernel, launch: Launch, program_ids: Any = None, 
                     pair = (segment.block, program.segments[way].block)
                     edges[pair] = edges.get(pair, 0) + times
         runs.append(run)
-    chooser.check_used()
+    chooser.check_used(asked)
     tallies, copies = _sum_tallies([r.tallies for r in runs]), _sum_tallies([r.copies for r in runs])
     matrices: dict[tuple[int, MatrixShape], int] = {}
     for run in runs:
@@ -163,7 +165,7 @@ def alternatives(evaluation: Evaluation, *, assume: Mapping[str, int | bool] | N
     for item in evaluation.assumptions:
         if item.kind not in ("branch", "loop") or item.name in found:
             continue
-        other: int | bool = not item.choice.startswith("taken") if item.kind == "branch" else 2 * int(item.choice.split()[0]) or 1
+        other: int | bool = 2 * int(item.choice.split()[0]) or 1 if item.kind == "loop" else not item.holds
         try:
             run = evaluate(evaluation.program.compiled, evaluation.launch, evaluation.program_ids, addresses=False,
                            assume={**base, item.name: other})

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import itertools
 import math
 import operator
 import sys
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import KernelError, shown
+from .decisions import check_arguments, decisions, filled, split
 from .tools import parse_target, require_triton
 
 #: A grid as a launch takes it: one to three sizes, or a function of the bound arguments that returns them.
@@ -84,6 +86,8 @@ class Launch:
         As `ASTSource` takes them.
     buffers
         Every storage once, in order of address.
+    assume
+        Decisions about lines where only data could tell, as `decisions.decisions` makes them.
     """
 
     function: Any = field(repr=False)
@@ -95,6 +99,7 @@ class Launch:
     constexprs: Mapping[tuple[int, ...], Any] = field(repr=False)
     attributes: Mapping[tuple[int, ...], Any] = field(repr=False)
     buffers: tuple[Buffer, ...] = field(repr=False, default=())
+    assume: Mapping[str, int | bool] = field(repr=False, default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -226,7 +231,7 @@ def configs_of(kernel: Any, args: Sequence[Any] = (), meta: Mapping[str, Any] | 
     Raises
     ------
     KernelError
-        The pruning function failed (it may want values or a GPU).
+        The pruning function failed (it may want values or a GPU), or left no config.
     """
     layer = kernel
     while not hasattr(layer, "configs") and hasattr(layer, "fn") and not hasattr(layer, "params"):
@@ -237,9 +242,12 @@ def configs_of(kernel: Any, args: Sequence[Any] = (), meta: Mapping[str, Any] | 
         return list(layer.configs)
     named = dict(zip(layer.arg_names, args, strict=False))
     try:
-        return list(layer.early_config_prune(layer.configs, named, **dict(meta or {})))
+        left = list(layer.early_config_prune(layer.configs, named, **dict(meta or {})))
     except Exception as error:
         raise KernelError(f"{place_of(unwrap(kernel))}: early_config_prune failed: {type(error).__name__}: {error}") from error
+    if not left:
+        raise KernelError(f"{place_of(unwrap(kernel))}: early_config_prune leaves none of {len(layer.configs)} configs for these arguments")
+    return left
 
 
 def _choose(kernel: Any, args: Sequence[Any], meta: Mapping[str, Any], config: Any) -> Any:
@@ -304,8 +312,35 @@ def _evaluate_grid(grid: Grid, bound: dict[str, Any], where: str) -> tuple[int, 
     return full[0], full[1], full[2]
 
 
+_TAKEN = "a kernel takes tensors, tensor descriptors, numbers, None and tuples of these; what else it needs to know is a tl.constexpr"
+
+
+def _misfit(function: Any, args: Sequence[Any], keyword: Mapping[str, Any]) -> str:
+    """Which argument cannot be passed on, and why; "" where none is to be seen."""
+    named = [(param, keyword[param.name]) for param in function.params if param.name in keyword]
+    for param, value in [*zip(function.params, args, strict=False), *named]:
+        text = "" if param.is_constexpr else _why_not(value)
+        if text:
+            return f"argument {param.name!r} is {text}"
+    return ""
+
+
+def _why_not(value: Any) -> str:
+    if isinstance(value, tuple):
+        return next(filter(None, map(_why_not, value)), "")
+    if _is_tensor(value):
+        element = str(value.dtype).removeprefix("torch.")
+        known = importlib.import_module("triton._utils").type_canonicalisation_dict
+        return "" if element in known else f"a tensor of {element}, which Triton has no type for"
+    if isinstance(value, int) and not -(1 << 63) <= value < 1 << 64:
+        return f"{shown(value)}, which does not fit 64 bits"
+    plain = value is None or isinstance(value, bool | int | float) or _is_descriptor(value)
+    named = type(value).__module__.partition(".")[0] == "triton"
+    return "" if plain or named or hasattr(value, "data_ptr") else f"{shown(value)}, of type {type(value).__name__}; {_TAKEN}"
+
+
 def bind_launch(kernel: Any, grid: Grid, args: Sequence[Any], meta: Mapping[str, Any] | None = None, *,
-                target: int | str, config: Any = None) -> Launch:
+                target: int | str, config: Any = None, assume: Mapping[str, int | bool] | None = None) -> Launch:
     """Bind ``kernel[grid](*args, **meta)`` for a GPU that need not be there.
 
     Parameters
@@ -319,6 +354,8 @@ def bind_launch(kernel: Any, grid: Grid, args: Sequence[Any], meta: Mapping[str,
         Compute capability: 90, ``"sm_90"``.
     config
         For an autotuned kernel: a `triton.Config`, its number in `configs_of`, or ``"first"``.
+    assume
+        Decisions where only data could tell: ``{"lengths_ptr": 1024, "line 36": False}``; see `decisions.decisions`.
 
     Raises
     ------
@@ -326,7 +363,7 @@ def bind_launch(kernel: Any, grid: Grid, args: Sequence[Any], meta: Mapping[str,
         Wrong number or kind of arguments, a grid that cannot be evaluated without data, a CUDA tensor without CUDA,
         several configs and none chosen. Every message names the kernel's file and line.
     UnknownNameError
-        An unknown target.
+        An unknown target, or an argument in `assume` that the kernel does not have.
     """
     require_triton()
     capability = parse_target(target)
@@ -338,6 +375,11 @@ def bind_launch(kernel: Any, grid: Grid, args: Sequence[Any], meta: Mapping[str,
     backend = compiler.make_backend(compiler.GPUTarget("cuda", capability, 32))
     memory = _Memory()
     names = [param.name for param in function.params]
+    values, told = split(decisions(assume))
+    check_arguments(values, names)
+    args = [filled(value, values[name], f"{where}: argument {name!r}") if name in values else value
+            for name, value in itertools.zip_longest(names[:len(args)], args)]
+    meta |= {name: filled(meta[name], value, f"{where}: argument {name!r}") for name, value in values.items() if name in meta}
     positional = [_stand_in(value, memory, f"{where}: argument {names[i] if i < len(names) else i!r}")
                   for i, value in enumerate(args)]
     keyword = {name: _stand_in(value, memory, f"{where}: argument {name!r}") for name, value in meta.items()}
@@ -349,9 +391,10 @@ def bind_launch(kernel: Any, grid: Grid, args: Sequence[Any], meta: Mapping[str,
             warnings.simplefilter("ignore")
             options, signature, constexprs, attributes = function._pack_args(backend, keyword, bound, specialization, extra)
     except (TypeError, KeyError, ValueError, OverflowError, AssertionError) as error:
-        message = str(error.args[0] if error.args else error).replace("dynamic_func()", "it")
+        message = str(error.args[0] if error.args else error).replace("dynamic_func() ", "")
+        message = _misfit(function, args, dict(meta)) or message
         raise KernelError(f"{where} cannot be launched with these arguments: {message}\n"
                           f"  its signature: ({', '.join(names)})") from error
     arguments = {name: _plain(value, memory, f"{where}: argument {name!r}") for name, value in bound.items()}
     return Launch(function, capability, _evaluate_grid(grid, bound, where), arguments, signature, options, constexprs,
-                  attributes, tuple(memory.storages.values()))
+                  attributes, tuple(memory.storages.values()), told)

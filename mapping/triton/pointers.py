@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 
 from .launch import Buffer, Launch
 from .memory_ops import GLOBAL, LOCAL, SHARED, STORE, address_registers
 from .parameters import parameters_of
 from .program import Program
-from .sass import PREDICATE
+from .sass import PREDICATE, Instruction
 
 _WORD = re.compile(r"c\[0x0\]\[0x([0-9a-f]+)\]")
 
@@ -28,37 +30,91 @@ def buffers_behind(program: Program, launch: Launch, accesses: Iterable[int]) ->
     -------
     By instruction.
     """
-    code = program.listing.instructions
-    before: dict[int, list[int]] = {}
-    for one, other in program.flow.edges:
-        before.setdefault(other, []).append(one)
     words = pointer_words(program, launch)
+    found = _found(program.compiled.key, tuple(sorted(words.items())), tuple(accesses), _Same(program))
+    return {index: tuple(launch.buffers[n] for n in numbers) for index, numbers in found}
+
+
+class _Same:
+    """A program, equal to every other: the cache goes by the kernel's key and the places of its pointers."""
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same)
+
+    def __hash__(self) -> int:
+        return 0
+
+
+@lru_cache(maxsize=256)
+def _found(key: str, places: tuple[tuple[int, int], ...], accesses: tuple[int, ...],
+           same: _Same) -> tuple[tuple[int, tuple[int, ...]], ...]:
+    """Numbers of the buffers behind each access; `places`: offset in constant bank 0 and number of the buffer."""
+    program, words = same.program, dict(places)
+    code = program.listing.instructions
+    flow = _Flow(program)
     stored = [(i, register) for i, op in program.memory_ops.items() if op.space == SHARED and op.kind == STORE
               for register in code[i].reads if register < PREDICATE and register not in address_registers(code[i])]
     sources: dict[tuple[int, int], tuple[frozenset[int], tuple[tuple[int, int], ...]]] = {}
-    made = {}
+    made = []
     for index in accesses:
         todo = [(index, register) for register in address_registers(code[index], target=False) if register < PREDICATE]
         seen, found = set(todo), set[int]()
         while todo:
-            key = todo.pop()
-            if key not in sources:
-                sources[key] = _sources(program, before, words, stored, *key)
-            found |= sources[key][0]
-            more = set(sources[key][1]) - seen
+            at = todo.pop()
+            if at not in sources:
+                sources[at] = _sources(program, flow, words, stored, *at)
+            found |= sources[at][0]
+            more = set(sources[at][1]) - seen
             seen |= more
             todo += sorted(more)
-        made[index] = tuple(launch.buffers[n] for n in sorted(found))
-    return made
+        made.append((index, tuple(sorted(found))))
+    return tuple(made)
 
 
-def _sources(program: Program, before: Mapping[int, list[int]], words: Mapping[int, int], stored: Iterable[tuple[int, int]], at: int,
+class _Flow:
+    """Which instructions of each block write a register, and which blocks come before it."""
+
+    def __init__(self, program: Program) -> None:
+        code, self.flow = program.listing.instructions, program.flow
+        self.before: dict[int, list[int]] = {}
+        for one, other in program.flow.edges:
+            self.before.setdefault(other, []).append(one)
+        self.writers: dict[tuple[int, int], list[int]] = {}
+        for ins in code:
+            block = program.flow.block_of[ins.index]
+            for register in ins.writes:
+                self.writers.setdefault((block, register), []).append(ins.index)
+
+    def definitions(self, code: Sequence[Instruction], at: int, register: int) -> list[int]:
+        """Instructions whose result `register` may hold just before instruction `at`."""
+        found: list[int] = []
+        entered: set[int] = set()
+        todo = [(self.flow.block_of[at], at)]
+        while todo:
+            block, stop = todo.pop()
+            here = self.writers.get((block, register), [])
+            for where in reversed(here[:bisect_left(here, stop)]):
+                found.append(where)
+                if code[where].guard is None:
+                    break
+            else:
+                for other in self.before.get(block, ()):
+                    if other not in entered:
+                        entered.add(other)
+                        todo.append((other, self.flow.blocks[other].instructions[-1].index + 1))
+        return found
+
+
+def _sources(program: Program, flow: _Flow, words: Mapping[int, int], stored: Iterable[tuple[int, int]], at: int,
              register: int) -> tuple[frozenset[int], tuple[tuple[int, int], ...]]:
     """Numbers of the buffers, and the registers before other instructions, of which a register just before instruction `at` is made."""
     code = program.listing.instructions
     buffers: set[int] = set()
     more: set[tuple[int, int]] = set()
-    for where in _definitions(program, before, at, register):
+    for where in flow.definitions(code, at, register):
         op = program.memory_ops.get(where)
         if op is not None and op.space in (GLOBAL, LOCAL):
             continue
@@ -81,25 +137,3 @@ def pointer_words(program: Program, launch: Launch) -> dict[int, int]:
         if type(low) is int and type(high) is int and low | high << 32 in by_address:
             made[offset] = made[offset + 4] = by_address[low | high << 32]
     return made
-
-
-def _definitions(program: Program, before: Mapping[int, list[int]], at: int, register: int) -> list[int]:
-    """Instructions whose result `register` may hold just before instruction `at`."""
-    code, flow = program.listing.instructions, program.flow
-    found: list[int] = []
-    entered: set[int] = set()
-    todo = [(flow.block_of[at], at)]
-    while todo:
-        block, stop = todo.pop()
-        first = flow.blocks[block].instructions[0].index
-        for where in range(stop - 1, first - 1, -1):
-            if register in code[where].writes:
-                found.append(where)
-                if code[where].guard is None:
-                    break
-        else:
-            for other in before.get(block, ()):
-                if other not in entered:
-                    entered.add(other)
-                    todo.append((other, flow.blocks[other].instructions[-1].index + 1))
-    return found

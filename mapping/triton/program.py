@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from .calls import settle_calls
 from .cfg import ControlFlow, control_flow
 from .closing import ClosingLoop, bounds_of, closing_loops
 from .compile import CompiledKernel
@@ -118,7 +119,7 @@ class Program:
 
 @functools.lru_cache(maxsize=64)
 def _parsed(key: str, compiled: _Same) -> tuple[ControlFlow, Mapping[int, MemoryOp], Lines]:
-    listing = parse_listing(compiled.kernel.sass)
+    listing = settle_calls(parse_listing(compiled.kernel.sass), compiled.kernel.layout.functions)
     return control_flow(listing), memory_ops_of(listing.instructions), Lines(listing)
 
 

@@ -7,7 +7,9 @@ and ``X`` (the execution, for memory). An opcode or a form that is not listed gi
 from __future__ import annotations
 
 import struct
+from bisect import bisect_left
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 from . import values
@@ -205,11 +207,43 @@ def _compare(f: _Form) -> tuple[list[str], list[str]]:
     return [*lines, f"t = {test}", f"q = {other}"], [f"t {join} q", f"(t ^ True) {join} q"]
 
 
+def _float_operand(text: str, flush: bool) -> str:
+    """Expression of a float32 operand's bits, denormals flushed to zero if so asked."""
+    match = REGISTER_OPERAND.match(text) or CONSTANT.match(text)
+    if match and match[1] in ("-", "|"):
+        plain = f"(({word(text.strip('-|'))}) & M)"
+        bits = f"({plain} ^ {values.SIGN})" if match[1] == "-" else f"({plain} & {values.SIGN - 1})"
+    else:
+        bits = f"(({_float_word(text)}) & M)"
+    return f"({bits} * num(({bits} & {0x7F800000 if flush else values.SIGN - 1}) != 0))"  # zero has no sign that counts
+
+
+@_rule("FSETP", "UFSETP")
+def _compare_floats(f: _Form) -> tuple[list[str], list[str]]:
+    """float32 in order of their bits: negative ones reversed, positive ones above them; NaN apart."""
+    name = next(m for m in f.ins.modifiers if m.removesuffix("U") in _COMPARE or m in ("NUM", "NAN"))
+    a, b = (_float_operand(op, f.ins.has("FTZ")) for op in f.sources[:2])
+    lines = [f"{side} = {text}" for side, text in (("a", a), ("b", b))]
+    lines.append(f"n = ((a & {values.SIGN - 1}) > {0x7F800000}) | ((b & {values.SIGN - 1}) > {0x7F800000})")
+    lines += [f"{side} = {side} ^ ((({side} >> 31) * {values.SIGN - 1}) | {values.SIGN})" for side in "ab"]
+    if name in ("NUM", "NAN"):
+        test = "n" if name == "NAN" else "(n ^ True)"
+    else:
+        plain = name.removesuffix("U") if name not in _COMPARE else name
+        test = f"((a {_COMPARE[plain]} b) & (n ^ True))" if name in _COMPARE and name != "NE" else f"((a {_COMPARE[plain]} b) | n)"
+        if name == "NE":
+            test = "((a != b) & (n ^ True))"
+    join = {"AND": "&", "OR": "|", "XOR": "^"}[next((m for m in f.ins.modifiers if m in ("AND", "OR", "XOR")), "AND")]
+    return [*lines, f"t = {test}", f"q = {flag(f.flags[0])}"], [f"t {join} q", f"(t ^ True) {join} q"]
+
+
 @_rule("SEL", "USEL", "FSEL")
 def _sel(f: _Form) -> tuple[list[str], list[str]]:
     if f.ins.has("64"):
         a, b = (double(op) for op in f.sources)
         return [f"t = sel({flag(f.flags[0])}, {a}, {b})"], ["t & M", "t >> 32"]
+    if f.ins.base == "FSEL" and any(op[0] in "-|" and "R" in op for op in f.sources):
+        raise NotModelledError
     a, b = (f"({_float_word(op)}) & M" for op in f.sources)
     return [], [f"sel({flag(f.flags[0])}, {a}, {b})"]
 
@@ -410,9 +444,7 @@ def lines_of(ins: Instruction) -> list[str]:
             raise NotModelledError
         setup, results = rule(form)
     except (NotModelledError, ValueError, IndexError, StopIteration):
-        names = ", ".join(["", *(f"R[{n}]" for n in ins.reads)])
-        lines = [f"t = mixed({f'{ins.opcode} at {ins.address:#x}'!r}{names})"]
-        return lines + [f"R[{n}] = {_kept(guard, 't', n)}" for n in ins.writes]
+        return _unknown_lines(ins)
     registers = _expected_registers(form, ins)
     expressions = dict(zip(plain, (e for e, n in zip(results, registers, strict=False) if n is not None), strict=False))
     behind = results[len(registers):]
@@ -431,6 +463,18 @@ def lines_of(ins: Instruction) -> list[str]:
     return lines + [f"R[{n}] = {_kept(guard, f'v{i}', n)}" for i, n in enumerate(targets)]
 
 
+def _unknown_lines(ins: Instruction) -> list[str]:
+    """Lines for an instruction whose results are taken to depend on data."""
+    names = ", ".join(["", *(f"R[{n}]" for n in ins.reads)])
+    lines = [f"t = mixed({f'{ins.opcode} at {ins.address:#x}'!r}{names})"]
+    return lines + [f"R[{n}] = {_kept(guard_of(ins), 't', n)}" for n in ins.writes]
+
+
+#: Comparisons of numbers that are followed only where no data comes in, so that what leads to data is not evaluated in vain.
+_OF_SCALARS = frozenset({"FSETP", "UFSETP"})
+_DEEP = 64
+
+
 class Lines(dict[int, list[str]]):
     """`lines_of` each instruction of a listing by index, made when first asked for."""
 
@@ -439,13 +483,46 @@ class Lines(dict[int, list[str]]):
         self.listing = listing
 
     def __missing__(self, index: int) -> list[str]:
-        made = self[index] = lines_of(self.listing.instructions[index])
+        ins = self.listing.instructions[index]
+        made = self[index] = _unknown_lines(ins) if ins.base in _OF_SCALARS and self._meets_data(ins) else lines_of(ins)
         return made
 
     def opaque(self, index: int) -> bool:
         """Whether the results are unknown whatever the operands are: the instruction is not modelled."""
         made = self[index]
         return bool(made) and made[0].startswith("t = mixed(")
+
+    @cached_property
+    def _writers(self) -> dict[int, list[int]]:
+        found: dict[int, list[int]] = {}
+        for ins in self.listing.instructions:
+            for register in ins.writes:
+                found.setdefault(register, []).append(ins.index)
+        return found
+
+    def _meets_data(self, ins: Instruction) -> bool:
+        """Whether an operand comes, by the text before it, from memory or from an instruction that is not modelled."""
+        todo, seen = [ins.index], {ins.index}
+        while todo:
+            at = todo.pop()
+            for register in self.listing.instructions[at].reads:
+                if register >= PREDICATE:
+                    continue
+                writers = self._writers.get(register, [])
+                place = bisect_left(writers, at)
+                if not place:
+                    return True
+                found = writers[place - 1]
+                if found in seen:
+                    continue
+                before = self.listing.instructions[found]
+                if before.base not in _RULES and before.base[1:] not in _RULES:
+                    return True
+                if before.base in _OF_SCALARS or len(seen) > _DEEP or self.opaque(found):
+                    return True
+                seen.add(found)
+                todo.append(found)
+        return False
 
 
 def _expected_registers(form: _Form, ins: Instruction) -> list[int | None]:

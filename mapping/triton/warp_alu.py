@@ -1,4 +1,4 @@
-# ruff: noqa: PLR1714, PLR1730, SIM109, PLR0124  (plain comparisons are what numba compiles best)
+# ruff: noqa: N803, PLR1714, PLR1730, SIM109, PLR0124  (plain comparisons are what numba compiles best)
 """What single operations of `bytecode` do on one lane, and what one access of a warp costs; for `warp_machine`."""
 
 from __future__ import annotations
@@ -161,6 +161,104 @@ def alu(op, a, ua, b, ub, c, uc, extra, word, real):  # type: ignore[no-untyped-
             return ((~size + ONE) if x < 0 else size) & (W32 if bits == 32 else W64), Z
         return (Z if x < 0.0 else np.uint64(x)), Z
     return Z, W64
+
+
+def special_register(number, lane, thread, program):  # type: ignore[no-untyped-def]
+    """One of `bytecode.SPECIAL`, of a lane whose warp begins at a thread of its CTA; `program` is the CTA's part of the program id."""
+    at = np.uint64(lane)
+    if number == 0:
+        return np.uint64(thread + lane)
+    if number <= 3:
+        return np.uint64(program)
+    if number == 5:
+        return ONE << at
+    if number == 6:
+        return (ONE << at) - ONE
+    if number == 7:
+        return (np.uint64(2) << at) - ONE
+    if number == 8:
+        return W32 & ~((np.uint64(2) << at) - ONE)
+    if number == 9:
+        return W32 & ~((ONE << at) - ONE)
+    return at
+
+
+def row_operation(op, V, x, y, z, r, moved, shared):  # type: ignore[no-untyped-def]
+    """One operation on all lanes of rows of the file of values, whose bits are all known.
+
+    Parameters
+    ----------
+    V
+        uint64 by slot and lane.
+    x, y, z, r
+        Rows: operands and result.
+    moved, shared
+        By how much all lanes are shifted, if `shared`.
+    """
+    if op == ADD:
+        for k in range(V.shape[1]):
+            V[r, k] = V[x, k] + V[y, k]
+    elif op == AND:
+        for k in range(V.shape[1]):
+            V[r, k] = V[x, k] & V[y, k]
+    elif op == OR:
+        for k in range(V.shape[1]):
+            V[r, k] = V[x, k] | V[y, k]
+    elif op == XOR:
+        for k in range(V.shape[1]):
+            V[r, k] = V[x, k] ^ V[y, k]
+    elif op == MOV:
+        for k in range(V.shape[1]):
+            V[r, k] = V[x, k]
+    elif op == MUL:
+        for k in range(V.shape[1]):
+            V[r, k] = V[x, k] * V[y, k]
+    elif op == SUB:
+        for k in range(V.shape[1]):
+            V[r, k] = V[x, k] - V[y, k]
+    elif op == LSL or op == SHL:
+        if shared:
+            for k in range(V.shape[1]):
+                V[r, k] = V[x, k] << moved
+            if moved >= B64:
+                V[r, :] = Z
+        else:
+            for k in range(V.shape[1]):
+                V[r, k] = Z if V[y, k] >= B64 else V[x, k] << V[y, k]
+    elif op == LSR or op == SHR:
+        if shared:
+            for k in range(V.shape[1]):
+                V[r, k] = V[x, k] >> moved
+            if moved >= B64:
+                V[r, :] = Z
+        else:
+            for k in range(V.shape[1]):
+                V[r, k] = Z if V[y, k] >= B64 else V[x, k] >> V[y, k]
+    elif op == LT:
+        for k in range(V.shape[1]):
+            V[r, k] = ONE if V[x, k] < V[y, k] else Z
+    elif op == LE:
+        for k in range(V.shape[1]):
+            V[r, k] = ONE if V[x, k] <= V[y, k] else Z
+    elif op == GT:
+        for k in range(V.shape[1]):
+            V[r, k] = ONE if V[x, k] > V[y, k] else Z
+    elif op == GE:
+        for k in range(V.shape[1]):
+            V[r, k] = ONE if V[x, k] >= V[y, k] else Z
+    elif op == EQ:
+        for k in range(V.shape[1]):
+            V[r, k] = ONE if V[x, k] == V[y, k] else Z
+    elif op == NE:
+        for k in range(V.shape[1]):
+            V[r, k] = ONE if V[x, k] != V[y, k] else Z
+    elif op == SEL:
+        for k in range(V.shape[1]):
+            V[r, k] = V[y, k] if V[x, k] != Z else V[z, k]
+    else:  # MIN
+        for k in range(V.shape[1]):
+            V[r, k] = V[x, k] if V[x, k] < V[y, k] else V[y, k]
+    return 0
 
 
 def distinct(address, count, size, shift, room):  # type: ignore[no-untyped-def]

@@ -1,55 +1,42 @@
-# ruff: noqa: N803, PLR1714, SIM102, SIM109  (plain comparisons are what numba compiles best)
-"""A warp of one CTA, followed through `bytecode`: written for numba, and run as plain Python where there is none.
+# ruff: noqa: N803, PLR1714, SIM102, SIM109  (plain comparisons are what can be compiled)
+"""A warp of one CTA, followed through `bytecode`: written to be compiled by `native`, and run as plain Python where it cannot be.
 
 Lanes that stand at different places are taken lowest place first, as `execute` takes groups; lanes that come to a join wait until no other
 can go on. A value is 64 bits, bits that depend on data, and what it depends on; one that all lanes share is computed once.
 
-What depends on data is not decided here: where control does, or where something is needed that one warp does not know (another warp's
-shared memory, lanes that are not followed), the run ends with a reason, and the caller falls back to `execute`.
+Where control depends on data, or on shared memory (which is not kept), the way is the one that `assumptions.Chooser` takes. Where an
+address or a mask does, or where lanes are needed that are not followed, the run ends with a reason, and the caller falls back to `execute`.
 """
 
 from __future__ import annotations
 
-from functools import lru_cache
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
+from ...native import Native
 from .bytecode import ENDS, KINDS, NUMBER, REDUCTIONS, SHUFFLES, SPACES
 from .memory_ops import ATOMIC, COPY, GLOBAL, LOAD, LOCAL, SHARED, STORE
-from .sass import REGISTER_COUNT
 from .segments import BRANCH, EXIT, INDIRECT, JOIN, RETURN
 from .warp_alu import (
-    ADD,
-    AND,
-    B64,
-    EQ,
-    GE,
-    GT,
-    LE,
     LSL,
     LSR,
-    LT,
     MIN,
-    MOV,
-    MUL,
-    NE,
     ONE,
-    OR,
     SAR64,
     SEL,
     SHL,
     SHR,
     SIGN32,
-    SUB,
     UNKNOWN,
     W32,
     W64,
-    XOR,
     Z,
     alu,
     bank_clocks,
     distinct,
+    row_operation,
+    special_register,
 )
 
 SPECIAL_, FIRST_LANE, ANY, ALL, BALLOT, ELECT, ELECTED_LANE, REDUCE, SHUFFLE, IN_RANGE, ACCESS, COPIED, LOAD_, STORE_, ARGUMENT, BULK, \
@@ -58,6 +45,9 @@ assert NUMBER["special"] == SPECIAL_
 assert NUMBER["refuse"] == REFUSE
 #: Why a run ended: all done, enough known, a reason to fall back, or room for more records wanted.
 DONE, ENOUGH, ON_DATA, WHOLE_WARP, NOT_MODELLED, ENDLESS, FULL = range(7)
+#: Beside the way that a jump goes if data decides (0 or 1; -1: none): not the end of a loop that only waits, but a way that is assumed; at
+#: the top of a loop, after one trip.
+ASSUMED, ONE_TRIP = 2, 4
 #: What a value depends on.
 NOTHING, ON_X, ON_Y, ON_Z, ON_THREAD = np.uint8(0), np.uint8(1), np.uint8(2), np.uint8(4), np.uint8(8)
 #: What is recorded: everything; addresses; the first address of each instruction and how often it has one; nothing but the way.
@@ -67,8 +57,9 @@ _GLOBAL, _SHARED, _LOCAL = (SPACES.index(name) for name in (GLOBAL, SHARED, LOCA
 _LOADS, _STORES, _ATOMICS, _COPIES = (KINDS.index(name) for name in (LOAD, STORE, ATOMIC, COPY))
 _IDX, _BFLY, _UP = (SHUFFLES.index(name) for name in ("IDX", "BFLY", "UP"))
 _AND, _OR, _XOR, _SUM, _MIN = (REDUCTIONS.index(name) for name in ("AND", "OR", "XOR", "SUM", "MIN"))
-_REGISTERS = REGISTER_COUNT
 MIXER: Final = np.uint64(0x9E3779B97F4A7C15)
+#: Bits of the number that stands for a box.
+BOX: Final = np.uint64(0x7FFFFFFFFFFF)
 #: Columns of what is recorded of an access: step, instruction, bank passes, sectors, lines, active lanes, first address,
 #: sectors that L1 does not hold, active lanes as bits.
 ACCESS_COLUMNS: Final = 9
@@ -78,19 +69,19 @@ SYNC_COLUMNS: Final = 5
 BULK_COLUMNS: Final = 10
 
 
-def run_warp(code, begin, end, condition, ends, after, target, forced, where, V, U, S, T, K, lanes, ctas, thread, ids,  # type: ignore[no-untyped-def]
-             space, kind, size, rows, signed, buffers, data, cached, l1_bytes, mode, wanted, repeats, most, thin, local,
+def run_warp(code, registers, begin, end, condition, ends, after, target, forced, where, V, U, S, T, K, lanes, ctas, thread, ids,  # type: ignore[no-untyped-def]
+             space, kind, size, rows, signed, buffers, data, cached, l1_bytes, mode, wanted, repeats, most, thin, weight, local, trips,
              steps, masks, accesses, pieces, syncs, bulks, counts, matrices, touched, tally,
-             memo, memo_base, memo_count, memo_cost, memo_sectors, out):
+             memo, memo_base, memo_count, memo_cost, memo_sectors, seen, word, real, out):
     """Follow one warp to its end, or one lane of many CTAs.
 
     Parameters
     ----------
-    code, begin, end, condition
+    code, registers, begin, end, condition
         `bytecode.Bytecode`.
     ends, after, target, forced, where
-        By segment: how it ends, which comes next, which is jumped to, which way a jump goes that depends on data (-1: none), and
-        its address.
+        By segment: how it ends, which comes next, which is jumped to, which way a jump goes that depends on data (see
+        `ASSUMED`), and its address.
     V, U, S, T, K
         The file of values: uint64 (and four rows more) and unknown bits by slot and lane; by slot whether lane 0's stands for
         all, what it depends on of the program id and the thread's number in the CTA, and whether it has unknown bits.
@@ -108,14 +99,23 @@ def run_warp(code, begin, end, condition, ends, after, target, forced, where, V,
         executions of one instruction and segments after which it is enough.
     thin
         Of touches, those of one sector in ``1 << thin`` are recorded, whichever instruction touches it.
+    weight
+        int64 by instruction: what an access counts in the sum that stands behind each touch.
     local
         Room for words of local memory, a power of two: value, unknown bits and what it depends on, by lane.
+    seen
+        int64 of shape (places, 2): by place in L1 its sector (-1: none) and the bytes that had come in when it was asked for.
+    word, real
+        uint32 and float32 of one number that share memory.
+    trips
+        bool by segment and lane, all false: whether a loop whose end depends on data has made its trip.
     steps ... memo_sectors
-        Filled; `counts` by CTA and segment, `touched` with CTA, instruction and address, `tally` by CTA and place with accesses
-        and the address of the first.
+        Filled; `counts` by CTA and segment, `touched` with CTA, instruction, address and sum of weights before, `tally` by CTA and
+        place with accesses and the address of the first.
     out
         Filled with the numbers of steps, accesses, mbarrier records, bulk copies and touches, what control and guards depend on, segments,
-        and the number of pieces (access, first sector, the one behind the last) of global memory.
+        the number of pieces (access, first sector, the one behind the last) of global memory, where a way was assumed (bits, segment
+        modulo 62), and whether something known was written to shared memory.
 
     Returns
     -------
@@ -133,13 +133,10 @@ def run_warp(code, begin, end, condition, ends, after, target, forced, where, V,
     table = np.zeros((32, 40), np.uint64)
     taken = np.zeros(32, np.int64)
     arguments = np.zeros((8, n_lanes), np.int64)
-    word = np.zeros(1, np.uint32)
-    real = word.view(np.float32)
+    so_far = np.zeros(ids.shape[0], np.int64)
     held = np.zeros(n_lanes, np.uint64)
     held_u = np.zeros(n_lanes, np.uint64)
     slots = V.shape[0] - 4
-    seen = np.full(1 << 15 if mode == RECORD and cached.any() else 1, -1, np.int64)  # sectors in L1, by place, and bytes that had come in
-    when = np.zeros(seen.shape[0], np.int64)
     passed = 0
     n_arguments = 0
     n_steps = 0
@@ -150,6 +147,8 @@ def run_warp(code, begin, end, condition, ends, after, target, forced, where, V,
     n_touches = 0
     depends = NOTHING
     executed = 0
+    assumed = 0
+    leaves_known = False
     has_data = buffers.shape[0] > 0
     count_alive = n_lanes
     together = True  # all lanes alive stand at `here`
@@ -201,7 +200,7 @@ def run_warp(code, begin, end, condition, ends, after, target, forced, where, V,
             op = code[at, 0]
             d, a, b, c, extra = code[at, 1], code[at, 2], code[at, 3], code[at, 4], code[at, 5]
             ma, mb, mc = 0 if S[a] else 1, 0 if S[b] else 1, 0 if S[c] else 1
-            all_lanes = whole or d >= _REGISTERS  # what lanes elsewhere hold may be written over
+            all_lanes = whole or d >= registers  # what lanes elsewhere hold may be written over
             dependent = T[a] | T[b] | T[c]
             scalar = False
             v, u = Z, Z
@@ -228,71 +227,7 @@ def run_warp(code, begin, end, condition, ends, after, target, forced, where, V,
                             V[z, k] = V[c, 0]
                     if not all_lanes:
                         r = slots + 3
-                    if op == ADD:
-                        for k in range(n_lanes):
-                            V[r, k] = V[x, k] + V[y, k]
-                    elif op == AND:
-                        for k in range(n_lanes):
-                            V[r, k] = V[x, k] & V[y, k]
-                    elif op == OR:
-                        for k in range(n_lanes):
-                            V[r, k] = V[x, k] | V[y, k]
-                    elif op == XOR:
-                        for k in range(n_lanes):
-                            V[r, k] = V[x, k] ^ V[y, k]
-                    elif op == MOV:
-                        for k in range(n_lanes):
-                            V[r, k] = V[x, k]
-                    elif op == MUL:
-                        for k in range(n_lanes):
-                            V[r, k] = V[x, k] * V[y, k]
-                    elif op == SUB:
-                        for k in range(n_lanes):
-                            V[r, k] = V[x, k] - V[y, k]
-                    elif op == LSL or op == SHL:
-                        if mb == 0:
-                            n = V[b, 0]
-                            for k in range(n_lanes):
-                                V[r, k] = V[x, k] << n
-                            if n >= B64:
-                                V[r, :] = Z
-                        else:
-                            for k in range(n_lanes):
-                                V[r, k] = Z if V[y, k] >= B64 else V[x, k] << V[y, k]
-                    elif op == LSR or op == SHR:
-                        if mb == 0:
-                            n = V[b, 0]
-                            for k in range(n_lanes):
-                                V[r, k] = V[x, k] >> n
-                            if n >= B64:
-                                V[r, :] = Z
-                        else:
-                            for k in range(n_lanes):
-                                V[r, k] = Z if V[y, k] >= B64 else V[x, k] >> V[y, k]
-                    elif op == LT:
-                        for k in range(n_lanes):
-                            V[r, k] = ONE if V[x, k] < V[y, k] else Z
-                    elif op == LE:
-                        for k in range(n_lanes):
-                            V[r, k] = ONE if V[x, k] <= V[y, k] else Z
-                    elif op == GT:
-                        for k in range(n_lanes):
-                            V[r, k] = ONE if V[x, k] > V[y, k] else Z
-                    elif op == GE:
-                        for k in range(n_lanes):
-                            V[r, k] = ONE if V[x, k] >= V[y, k] else Z
-                    elif op == EQ:
-                        for k in range(n_lanes):
-                            V[r, k] = ONE if V[x, k] == V[y, k] else Z
-                    elif op == NE:
-                        for k in range(n_lanes):
-                            V[r, k] = ONE if V[x, k] != V[y, k] else Z
-                    elif op == SEL:
-                        for k in range(n_lanes):
-                            V[r, k] = V[y, k] if V[x, k] != Z else V[z, k]
-                    else:  # MIN
-                        for k in range(n_lanes):
-                            V[r, k] = V[x, k] if V[x, k] < V[y, k] else V[y, k]
+                    row_operation(op, V, x, y, z, r, V[b, 0], mb == 0)
                     if not all_lanes:
                         if S[d]:
                             for k in range(1, n_lanes):
@@ -351,6 +286,7 @@ def run_warp(code, begin, end, condition, ends, after, target, forced, where, V,
                                     tally[owner[k], wanted[index] - 1, 1] = np.int64(picked[k])
                                 tally[owner[k], wanted[index] - 1, 0] += 1
                                 continue
+                            so_far[owner[k]] += weight[index]
                             if thin and ((picked[k] >> np.uint64(5)) * MIXER) >> np.uint64(64 - thin) != Z:
                                 continue
                             if n_touches == touched.shape[0]:
@@ -358,6 +294,7 @@ def run_warp(code, begin, end, condition, ends, after, target, forced, where, V,
                             touched[n_touches, 0] = owner[k]
                             touched[n_touches, 1] = index
                             touched[n_touches, 2] = np.int64(picked[k])
+                            touched[n_touches, 3] = so_far[owner[k]] - weight[index]
                             n_touches += 1
                         memo_count[index] += 1
                         if memo_count[index] > repeats and executed > ends.shape[0]:
@@ -394,9 +331,9 @@ def run_warp(code, begin, end, condition, ends, after, target, forced, where, V,
                         for k in range(memo_cost[row, 1]):
                             sector = memo_sectors[row, k] + np.int64(picked[0] >> np.uint64(5))
                             spot = sector % seen.shape[0]
-                            if seen[spot] != sector or passed - when[spot] > l1_bytes:
+                            if seen[spot, 0] != sector or passed - seen[spot, 1] > l1_bytes:
                                 missing += 1
-                            seen[spot], when[spot] = sector, passed
+                            seen[spot, 0], seen[spot, 1] = sector, passed
                         passed += 32 * missing
                     accesses[n_accesses, 0] = n_steps - 1
                     accesses[n_accesses, 1] = index if op == ACCESS else -1 - index
@@ -437,8 +374,12 @@ def run_warp(code, begin, end, condition, ends, after, target, forced, where, V,
                             local[at_word, lane, 2] = np.uint64(T[a] | T[c])
                     if op == STORE_:
                         continue
-                elif op == STORE_ or space[index] == _SHARED:
-                    return NOT_MODELLED
+                elif op == STORE_:  # shared memory is not kept: what is loaded from it is not known
+                    for k in range(n_active):
+                        lane = active[k]
+                        if ((U[a, ma * lane] | V[a, ma * lane]) & ONE) != Z and U[c, mc * lane] & W32 != W32:
+                            leaves_known = True
+                    continue
                 else:  # the word `extra >> 20` of what the address names; elsewhere what the register (slot c) held
                     for k in range(n_active):
                         lane = active[k]
@@ -448,7 +389,7 @@ def run_warp(code, begin, end, condition, ends, after, target, forced, where, V,
                         elif V[a, ma * lane] & ONE:
                             held[k], held_u[k] = Z, W64
                             address = V[b, mb * lane]
-                            if U[b, mb * lane] == Z:
+                            if U[b, mb * lane] == Z and space[index] == _GLOBAL:
                                 for j in range(buffers.shape[0]):
                                     if buffers[j, 0] <= address and address + np.uint64(size[index]) <= buffers[j, 0] + buffers[j, 1]:
                                         from_byte = np.int64(address - buffers[j, 0] + buffers[j, 2]) + 4 * (extra >> 20)
@@ -465,24 +406,10 @@ def run_warp(code, begin, end, condition, ends, after, target, forced, where, V,
                     v = np.uint64(ids[0, extra - 1])
                     scalar = True
                 else:
+                    part = extra - 1 if 1 <= extra <= 3 else 0
                     for k in range(n_active):
-                        at_lane = np.uint64(lanes[active[k]])
-                        v = at_lane
-                        if extra == 0:
-                            v = np.uint64(thread[active[k]]) + at_lane
-                        elif extra <= 3:
-                            v = np.uint64(ids[ctas[active[k]], extra - 1])
-                        elif extra == 5:
-                            v = ONE << at_lane
-                        elif extra == 6:
-                            v = (ONE << at_lane) - ONE
-                        elif extra == 7:
-                            v = (np.uint64(2) << at_lane) - ONE
-                        elif extra == 8:
-                            v = W32 & ~((np.uint64(2) << at_lane) - ONE)
-                        elif extra == 9:
-                            v = W32 & ~((ONE << at_lane) - ONE)
-                        held[k], held_u[k] = v, Z
+                        lane = active[k]
+                        held[k], held_u[k] = special_register(extra, lanes[lane], thread[lane], ids[ctas[lane], part]), Z
             elif op == ELECT or op == ELECTED_LANE:
                 dependent = NOTHING
                 for k in range(n_active):
@@ -493,7 +420,8 @@ def run_warp(code, begin, end, condition, ends, after, target, forced, where, V,
                 if S[a]:
                     v, u = V[a, 0], U[a, 0]
                     if op == IN_RANGE:
-                        v, u = (ONE, Z) if u == Z and extra == _IDX else (Z, W64)
+                        known = u == Z and extra == _IDX
+                        v, u = ONE if known else Z, Z if known else W64
                     scalar = True
                 else:
                     if n_lanes < 32 or alone:
@@ -532,7 +460,7 @@ def run_warp(code, begin, end, condition, ends, after, target, forced, where, V,
                             held[k], held_u[k] = (ONE if inside else Z), Z
             elif op == FIRST_LANE or op == ANY or op == ALL or op == BALLOT or op == REDUCE:
                 if alone and op != BALLOT and (op != REDUCE or S[a]):
-                    source, by = (b, mb) if op == FIRST_LANE else (a, ma)
+                    source, by = b if op == FIRST_LANE else a, mb if op == FIRST_LANE else ma
                     for k in range(n_active):
                         held[k], held_u[k] = V[source, by * active[k]], U[source, by * active[k]]
                 elif op == FIRST_LANE:
@@ -597,7 +525,7 @@ def run_warp(code, begin, end, condition, ends, after, target, forced, where, V,
             elif op == BULK or op == SYNC or op == MATRIX:
                 number = n_arguments
                 n_arguments = 0
-                depends |= T[a] & ON_THREAD
+                depends |= (T[a] | T[b]) & ON_THREAD if op == SYNC else T[a] & ON_THREAD
                 for k in range(n_active):
                     lane = active[k]
                     if U[a, ma * lane] & ONE:
@@ -607,16 +535,24 @@ def run_warp(code, begin, end, condition, ends, after, target, forced, where, V,
                     if op == BULK:
                         if U[b, mb * lane] or U[c, mc * lane]:
                             return ON_DATA
-                        if mode == TOUCH and wanted[extra]:
-                            key = Z
-                            for j in range(number):
-                                key = (key * np.uint64(1_000_003) + np.uint64(arguments[j, k])) & np.uint64(0x7FFFFFFFFFFF)
-                            key = (key * np.uint64(1_000_003) + V[c, mc * lane]) & np.uint64(0x7FFFFFFFFFFF)
+                        key = Z
+                        for j in range(number):
+                            key = (key * np.uint64(1_000_003) + np.uint64(arguments[j, k])) & BOX
+                        key = (key * np.uint64(1_000_003) + V[c, mc * lane]) & BOX
+                        if mode == TALLY and wanted[extra]:
+                            if tally[ctas[lane], wanted[extra] - 1, 0] == 0:
+                                tally[ctas[lane], wanted[extra] - 1, 1] = np.int64(key)
+                            tally[ctas[lane], wanted[extra] - 1, 0] += 1
+                        elif mode == TOUCH and wanted[extra]:
+                            so_far[ctas[lane]] += weight[extra]
+                            if thin and (key * MIXER) >> np.uint64(64 - thin) != Z:
+                                continue
                             if n_touches == touched.shape[0]:
                                 return FULL
                             touched[n_touches, 0] = ctas[lane]
                             touched[n_touches, 1] = extra
                             touched[n_touches, 2] = np.int64(key)
+                            touched[n_touches, 3] = so_far[ctas[lane]] - weight[extra]
                             n_touches += 1
                         elif mode == RECORD:
                             if n_bulks == bulks.shape[0]:
@@ -627,6 +563,10 @@ def run_warp(code, begin, end, condition, ends, after, target, forced, where, V,
                             for j in range(number):
                                 bulks[n_bulks, 5 + j] = arguments[j, k]
                             n_bulks += 1
+                    elif mode == TALLY and op == SYNC and wanted[extra]:
+                        if tally[ctas[lane], wanted[extra] - 1, 0] == 0:
+                            tally[ctas[lane], wanted[extra] - 1, 1] = np.int64(V[b, mb * lane] & W32)
+                        tally[ctas[lane], wanted[extra] - 1, 0] += 1
                     elif mode == RECORD and op == SYNC:
                         if n_syncs == syncs.shape[0]:
                             return FULL
@@ -638,7 +578,7 @@ def run_warp(code, begin, end, condition, ends, after, target, forced, where, V,
                         matrices[extra] += 1
                     if not alone:
                         break
-                if op == BULK and mode == TOUCH and wanted[extra]:
+                if op == BULK and (mode == TOUCH or mode == TALLY) and wanted[extra]:
                     memo_count[extra] += 1
                     if memo_count[extra] > repeats and executed > ends.shape[0]:
                         status = ENOUGH
@@ -686,8 +626,18 @@ def run_warp(code, begin, end, condition, ends, after, target, forced, where, V,
             if unknown:
                 if forced[here] < 0:
                     return ON_DATA
-                flag = np.uint64(forced[here])
+                flag = np.uint64(forced[here] & 1)
                 differs = False
+                if forced[here] >= ASSUMED:
+                    for k in range(n_active):
+                        if leaves_known or U[c, mc * active[k]] & ONE == Z or trips[here, active[k]] != trips[here, lead]:
+                            return ON_DATA
+                    assumed |= 1 << (here % 62)
+                    if forced[here] >= ONE_TRIP:
+                        if not trips[here, lead]:
+                            flag ^= ONE
+                        for k in range(n_active):
+                            trips[here, active[k]] = not trips[here, active[k]]
             depends |= T[c]
             if not differs:
                 if way == _EXIT and flag:
@@ -745,17 +695,10 @@ def run_warp(code, begin, end, condition, ends, after, target, forced, where, V,
             parked[active[k]] = way == _JOIN
     out[0], out[1], out[2], out[3], out[4], out[5], out[6] = n_steps, n_accesses, n_syncs, n_bulks, n_touches, depends, executed
     out[7] = n_pieces
+    out[8] = assumed
+    out[9] = 1 if leaves_known else 0
     return status
 
 
-@lru_cache(maxsize=1)
-def compiled_machine() -> Any:
-    """`run_warp` compiled by numba; None where numba is absent."""
-    try:
-        from numba import njit
-    except ImportError:
-        return None
-    here = globals()
-    for name in ("alu", "distinct", "bank_clocks"):
-        here[name] = njit(cache=True)(here[name])
-    return njit(cache=True)(run_warp)
+#: `run_warp` as machine code.
+machine: Final = Native(run_warp)

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
 
+from ... import native
 from .access import in_l1
 from .assumptions import Chooser
 from .bytecode import ENDS, KINDS, SPACES, Bytecode, bytecode_of
 from .launch import Launch
 from .program import Program
+from .values import Unknown
 from .warp_machine import (
     ACCESS_COLUMNS,
+    ASSUMED,
+    BULK,
     BULK_COLUMNS,
     DONE,
     ENOUGH,
@@ -23,14 +28,18 @@ from .warp_machine import (
     ON_X,
     ON_Y,
     ON_Z,
+    ONE_TRIP,
     RECORD,
+    SYNC,
     SYNC_COLUMNS,
     TALLY,
     TOUCH,
-    compiled_machine,
+    machine,
 )
 
 _ROOM: Final = 4096
+#: Places of L1 that sectors are told apart by.
+_PLACES: Final = 1 << 15
 
 
 class NotFollowedError(Exception):
@@ -69,6 +78,12 @@ class WarpCode:
     cached: np.ndarray
     spills: int
 
+    @cached_property
+    def noted(self) -> np.ndarray:
+        """int64: instructions that access memory, touch mbarriers or copy in bulk."""
+        code = self.bytecode.code
+        return np.union1d(np.flatnonzero(self.space >= 0), code[np.isin(code[:, 0], (BULK, SYNC)), 5])
+
 
 def warp_code(program: Program) -> WarpCode:
     """The arrays of a program.
@@ -76,17 +91,20 @@ def warp_code(program: Program) -> WarpCode:
     Raises
     ------
     NotFollowedError
-        Values that warps leave one another in shared memory decide control or addresses, or there is no numba.
+        A cluster of CTAs, or nothing can be compiled here.
     """
-    if program.plan.tracks_shared or program.compiled.num_ctas > 1 or compiled_machine() is None:
+    if program.compiled.num_ctas > 1 or not native.available():
         raise NotFollowedError
     segments, code = program.segments, program.listing.instructions
     chooser = Chooser(program)
     forced = np.full(len(segments), -1, np.int64)
     for segment in segments:
         loop, leaves = chooser.exit_of(segment)
-        if loop is not None and loop.waits:
-            forced[segment.number] = leaves
+        if loop is not None:
+            at_top = segment.block == loop.header and segment.block not in loop.latches
+            forced[segment.number] = leaves | (0 if loop.waits else ONE_TRIP if at_top else ASSUMED)
+        elif segment.conditional:
+            forced[segment.number] = chooser.branch(segment, Unknown("data"), None) | ASSUMED
     count = len(code)
     space, cached = np.full(count, -1, np.int64), np.zeros(count, np.bool_)
     kind, size, rows, signed = (np.zeros(count, np.int64) for _ in range(4))
@@ -121,6 +139,9 @@ class WarpRun:
     on_program, on_thread
         Whether its way depends on the program id's parts; whether that, or who takes part in an access, depends on the thread's
         number in the CTA.
+    assumed, leaves_known
+        Where data decided its way, so that one was assumed as `assumptions.Chooser` does (bits: segments modulo 62); whether it writes what
+        is known to shared memory, where others might find it.
     """
 
     steps: np.ndarray
@@ -133,6 +154,8 @@ class WarpRun:
     pieces: np.ndarray
     on_program: tuple[bool, bool, bool]
     on_thread: bool
+    assumed: int
+    leaves_known: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,9 +167,10 @@ class Lanes:
     counts
         int64 of shape (lanes, segments): how often each goes through each segment.
     touched
-        int64 of shape (n, 3): lane, instruction and address of accesses (of bulk copies a number for the box), in order.
+        int64 of shape (n, 4): lane, instruction and address of accesses (of bulk copies a number for the box), in order, and the weights of
+        all that the lane accessed before.
     tally
-        int64 of shape (lanes, instructions wanted, 2): accesses, and the address of the first.
+        int64 of shape (lanes, instructions wanted, 2): accesses, and the address of the first (of bulk copies a number for the box).
     """
 
     counts: np.ndarray
@@ -184,9 +208,9 @@ class Warps:
 
     def _run(self, lanes: np.ndarray, ctas: np.ndarray, thread: np.ndarray, ids: np.ndarray, mode: int, wanted: np.ndarray, repeats: int,
              most: int, room: tuple[int, int, int], l1_bytes: float = 0.0, thin: int = 0,
-             pieces: bool = False) -> tuple[int, dict[str, np.ndarray]]:
+             pieces: bool = False, weight: np.ndarray | None = None) -> tuple[int, dict[str, np.ndarray]]:
         """One run of the machine, with room for so many steps (and a few times as many other records), touches and CTAs' counts."""
-        c, compiled = self.code, compiled_machine()
+        c = self.code
         made, slots, count, width = c.bytecode, c.bytecode.slots, len(c.space), len(lanes)
         values, unknown = np.empty((slots + 4, width), np.uint64), np.zeros((slots, width), np.uint64)
         values[:slots, 0], unknown[:, 0] = self.values, self.unknown
@@ -198,19 +222,22 @@ class Warps:
             "pieces": np.empty((16 * steps if pieces else 0, 3), np.int64),
             "syncs": np.empty((steps, SYNC_COLUMNS), np.int64), "bulks": np.empty((steps, BULK_COLUMNS), np.int64),
             "counts": np.zeros((ctas_counted, len(c.ends)), np.int64), "matrices": np.zeros(count, np.int64),
-            "touched": np.empty((touches, 3), np.int64),
+            "touched": np.empty((touches, 4), np.int64),
             "tally": np.zeros((ctas_counted, int(wanted.max(initial=0)) if mode == TALLY else 0, 2), np.int64),
         }
         memo, base, times, cost = (np.empty((2 * count, 32), np.uint64), np.empty(2 * count, np.uint64), np.zeros(2 * count, np.int64),
                                    np.empty((2 * count, 3), np.int64))
         sectors = np.empty((2 * count, 160), np.int64)
         local = np.zeros((c.spills, width, 3), np.uint64)
-        out = np.zeros(8, np.int64)
-        status = compiled(
-            made.code, made.begin, made.end, made.condition, c.ends, c.after, c.target, c.forced, c.where, values, unknown, same, taint,
-            dark, lanes, ctas, thread, ids, c.space, c.kind, c.size, c.rows, c.signed, self.buffers, self.data, c.cached, l1_bytes, mode,
-            wanted, repeats, most, thin, local,
-            *got.values(), memo, base, times, cost, sectors, out)
+        trips = np.zeros((len(c.ends), width), np.bool_)
+        out = np.zeros(10, np.int64)
+        seen = np.full((_PLACES if mode == RECORD and c.cached.any() else 1, 2), -1, np.int64)
+        word = np.zeros(1, np.uint32)
+        status = machine(
+            made.code, made.registers, made.begin, made.end, made.condition, c.ends, c.after, c.target, c.forced, c.where, values, unknown,
+            same, taint, dark, lanes, ctas, thread, ids, c.space, c.kind, c.size, c.rows, c.signed, self.buffers, self.data,
+            c.cached, l1_bytes, mode, wanted, repeats, most, thin, np.zeros(count, np.int64) if weight is None else weight, local, trips,
+            *got.values(), memo, base, times, cost, sectors, seen, word, word.view(np.float32), out)
         for name, number in zip(("steps", "accesses", "syncs", "bulks", "touched"), out[:5].tolist(), strict=True):
             got[name] = got[name][:number]
         got["pieces"] = got["pieces"][:out[7]]
@@ -238,38 +265,41 @@ class Warps:
         on = got["out"][5]
         return WarpRun(got["steps"], got["masks"], got["accesses"], got["syncs"], got["bulks"], got["matrices"], got["counts"][0],
                        got["pieces"],
-                       (bool(on & ON_X), bool(on & ON_Y), bool(on & ON_Z)), bool(on & ON_THREAD))
+                       (bool(on & ON_X), bool(on & ON_Y), bool(on & ON_Z)), bool(on & ON_THREAD),
+                       int(got["out"][8]), bool(got["out"][9]))
 
-    def many(self, ids: np.ndarray, mode: int, wanted: Iterable[int] = (), *, lane: int = 0, repeats: int = 1 << 30, most: int = 1_000_000,
-             thin: int = 0) -> Lanes:
-        """One lane of the first warp of many CTAs.
+    def many(self, ids: np.ndarray, mode: int, wanted: Iterable[int] = (), *, warp: int = 0, lane: int = 0, repeats: int = 1 << 30,
+             most: int = 1_000_000, thin: int = 0, weight: np.ndarray | None = None) -> Lanes:
+        """One lane of a warp of many CTAs.
 
         Parameters
         ----------
         ids, mode, wanted
             Program ids; `COUNT`, `TALLY` or `TOUCH`; instructions whose accesses are recorded.
-        lane
-            Its number.
+        warp, lane
+            Their numbers.
         repeats, most
             Executions of an instruction, and segments, after which it is enough.
         thin
             Of touches, those of one sector in ``1 << thin`` are recorded.
+        weight
+            int64 by instruction: what an access counts in the sum behind each touch (by default nothing).
 
         Raises
         ------
         NotFollowedError
             See there.
         """
-        return self._lanes(np.full(len(ids), lane), np.zeros(len(ids), np.int64), ids, mode, wanted, repeats, most, thin)
+        return self._lanes(np.full(len(ids), lane), np.full(len(ids), 32 * warp), ids, mode, wanted, repeats, most, thin, weight)
 
     def across(self, ids: np.ndarray, warps: int, *, most: int = 1_000_000) -> Lanes:
         """The first and the last lane of every warp of one CTA, two rows a warp, and how often they access memory."""
         lanes, threads = np.tile([0, 31], warps), np.repeat(np.arange(warps) * 32, 2)
-        wanted = np.flatnonzero(self.code.space >= 0).tolist()
+        wanted = self.code.noted.tolist()
         return self._lanes(lanes, threads, np.tile(ids.reshape(1, 3), (2 * warps, 1)), TALLY, wanted, 1 << 30, most)
 
     def _lanes(self, lanes: np.ndarray, threads: np.ndarray, ids: np.ndarray, mode: int, wanted: Iterable[int], repeats: int,
-               most: int, thin: int = 0) -> Lanes:
+               most: int, thin: int = 0, weight: np.ndarray | None = None) -> Lanes:
         count = len(ids)
         mask = np.zeros(len(self.code.space), np.int64)
         chosen = list(wanted)
@@ -278,7 +308,8 @@ class Warps:
             lanes, threads, ids = np.tile(lanes, 2), np.tile(threads, 2), np.tile(ids, (2, 1))
         room = 64 * len(ids) + 4096 if mode == TOUCH else 1
         while True:
-            status, got = self._run(lanes, np.arange(len(ids)), threads, ids, mode, mask, repeats, most, (1, room, len(ids)), thin=thin)
+            status, got = self._run(lanes, np.arange(len(ids)), threads, ids, mode, mask, repeats, most, (1, room, len(ids)), thin=thin,
+                                    weight=weight)
             if status != FULL:
                 break
             room *= 8

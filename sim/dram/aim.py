@@ -34,6 +34,8 @@ _INSTRUCTIONS: Final = {
 }
 #: Host accesses to registers: take a cycle of the host, and nothing of the memory.
 HOST: Final = ("W_CFR", "W_GPR", "R_GPR")
+#: Commands that a channel's controller holds before the host waits (AiM simulator: one more while it holds no more than 32).
+_DEPTH: Final = 33
 #: Rows of activation functions: a look-up table beyond the rows of data.
 _AF_ROW: Final = 1
 
@@ -95,16 +97,18 @@ def run(device: DramDevice, program: Iterable[Instruction], *, refresh: RefreshK
     stream = play(device, requests, refresh=refresh, start=1 + before, mode="bank", engine=engine)
     last, name = int(stream.cycle[-1]), tables.names[int(stream.command[-1])]
     latency = int(tables.latency[tables.index(name)])
-    blocking = any(command == name and waits for command, _, waits in _INSTRUCTIONS.values())
-    # The end-of-compute instruction: decoded after a blocking result, served when every write has landed.
-    end = last + latency + 2 + after if blocking else last + max(2, latency + 1, after)
-    return Run(end, stream, device.organisation.channels)
+    blocking = [command for command, _, waits in _INSTRUCTIONS.values() if waits]
+    # The end-of-compute instruction: decoded after a blocking result, served when everything else has landed.
+    end = last + latency + 2 + after if name in blocking else last + max(2, after)
+    landed = int((stream.cycle + tables.latency[stream.command]).max()) + 1
+    return Run(max(end, landed), stream, device.organisation.channels)
 
 
 def _decode(device: DramDevice, tables: Tables, program: list[Instruction]) -> tuple[Requests, int, int]:
     """Requests of one channel, host cycles before the first, and after the last."""
     organisation = device.organisation
     parts: list[tuple[int, int, int, int, int]] = []
+    sends: list[int] = []
     pending, blocked, before = 0, 0, 0
     for instruction in program:
         if instruction.name in HOST:
@@ -122,6 +126,7 @@ def _decode(device: DramDevice, tables: Tables, program: list[Instruction]) -> t
         if not parts:
             before = pending
         parts.append((tables.index(name), instruction.bank, row, blocked + pending if blocked else 0, instruction.opsize))
+        sends.append(1 + pending)
         blocked = int(tables.latency[tables.index(name)]) + 1 if waits else 0
         pending = 0
     if not parts:
@@ -130,10 +135,10 @@ def _decode(device: DramDevice, tables: Tables, program: list[Instruction]) -> t
     sizes = table[:, 4]
     spread = np.repeat(table[:, :4], sizes, axis=0)
     firsts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-    wait = np.zeros(len(spread), dtype=np.int64)
-    wait[firsts] = table[:, 3]
+    wait, send = np.zeros(len(spread), dtype=np.int64), np.zeros(len(spread), dtype=np.int64)
+    wait[firsts], send[firsts[1:]] = table[:, 3], sends[1:]
     # Several results of one instruction are one blocking read each, all decoded at once.
-    return Requests(spread[:, 0].copy(), spread[:, 1].copy(), spread[:, 2].copy(), wait), before, pending
+    return Requests(spread[:, 0].copy(), spread[:, 1].copy(), spread[:, 2].copy(), wait, send, _DEPTH), before, pending
 
 
 def _check(device: DramDevice, instruction: Instruction, walks: bool) -> None:

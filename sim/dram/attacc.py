@@ -87,12 +87,13 @@ class _Layout:
         start = offset // org.row_bytes
         if self.work.level == "bank":
             return 0, (start * org.columns + offset % org.row_bytes // org.column_bytes + column) // org.columns
+        within = offset % org.row_bytes // org.column_bytes  # a head may begin inside of a row, and then runs on into the next
         if self.work.level == "bg":
             page = column // org.columns
-            return page % org.banks, start + page // org.banks
+            return page % org.banks, start + page // org.banks + (within + column % org.columns) // org.columns
         groups = org.bank_groups * org.ranks
         deep = column // groups
-        return column % groups * self.group + deep % org.banks, start + deep // org.banks // org.columns
+        return column % groups * self.group + deep % org.banks, start + (within + deep // org.banks) // org.columns
 
     def query(self) -> list[Step]:
         steps = math.ceil(self.work.head_dim / self.across / self.lanes)
@@ -142,20 +143,30 @@ def _check(device: DramDevice, work: Attention) -> None:
                            f"{used} bytes of {_VALUES} in each bank")
 
 
-def program(device: DramDevice, work: Attention) -> list[Step]:
-    """Requests of the busiest channel as (command or ``BARRIER``, bank, row); raises MappingError for what does not fit."""
+def programs(device: DramDevice, work: Attention) -> list[list[Step]]:
+    """Requests of the channels with most heads as (command or ``BARRIER``, bank, row), those that differ; raises MappingError for
+    what does not fit.
+
+    Channels differ only in which stretch takes a move that hides beside products (`_spread`).
+    """
     _check(device, work)
     layout, org = _Layout(device, work), device.organisation
     rounds = math.ceil(work.heads / org.channels)
     apart = math.ceil(work.longest * work.head_dim / org.banks_per_channel)
     heads = [_Head(layout, index * apart) for index in range(rounds)]
-    out: list[Step] = []
-    for index in range(0, rounds - 1, 2):
-        busy = [min(org.channels, work.heads - turn * org.channels) for turn in (index, index + 1)]
-        _pair(out, heads[index], heads[index + 1], (busy[0], busy[1]), warm=index == 0)
-    if rounds % 2:
-        _single(out, heads[-1])
-    return out
+    busy = [min(org.channels, work.heads - turn * org.channels) for turn in range(rounds)]
+    pairs = [[_beside(heads[at], heads[at + 1], (busy[at], busy[at + 1]), channel) for at in range(0, rounds - 1, 2)]
+             for channel in range(busy[-1])]
+    distinct = [moves for channel, moves in enumerate(pairs) if moves not in pairs[:channel]]
+    found = []
+    for moves in distinct:
+        out: list[Step] = []
+        for at, beside in zip(range(0, rounds - 1, 2), moves, strict=True):
+            _pair(out, heads[at], heads[at + 1], beside, warm=at == 0)
+        if rounds % 2:
+            _single(out, heads[-1])
+        found.append(out)
+    return found
 
 
 class _Head:
@@ -172,16 +183,26 @@ _FENCE: Final[Step] = ("BARRIER", 0, -1)
 _SOFTMAX: Final[Step] = ("SFM", 0, -1)
 
 
-def _spread(items: list[Step], chunks: int, shares: int, lanes: int) -> list[list[Step]]:
+_Beside = tuple[list[list[Step]], list[list[Step]], list[list[Step]]]
+
+
+def _beside(one: _Head, two: _Head, lanes: tuple[int, int], channel: int) -> _Beside:
+    """Moves that hide beside the products of a pair of heads, by phase and stretch: the second query, the probabilities of both."""
+    chunks, parts = len(one.score_moves), len(one.context)
+    return (_spread(two.query, chunks, chunks, lanes[1], channel), _spread(one.back, chunks, chunks - chunks // 2, lanes[0], channel),
+            _spread(two.back, parts, parts - parts // 2, lanes[1], channel))
+
+
+def _spread(items: list[Step], chunks: int, shares: int, lanes: int, channel: int) -> list[list[Step]]:
     """`items` over the last `shares` of `chunks` chunks, in equal shares rounded down; what is over is lost.
 
     The generators cut the steps of all `lanes` busy channels together, channel by channel within a step: this is what
-    channel 0 gets.
+    one of them gets.
     """
     stride = len(items) * lanes // shares
     cut: list[list[Step]] = [[] for _ in range(chunks)]
     for index, item in enumerate(items):
-        share = index * lanes // stride if stride else shares
+        share = (index * lanes + channel) // stride if stride else shares
         if share < shares:
             cut[chunks - shares + share].append(item)
     return cut
@@ -215,16 +236,15 @@ def _context_phase(out: list[Step], head: _Head, beside: list[list[Step]], first
             out.append(_FENCE)
 
 
-def _pair(out: list[Step], one: _Head, two: _Head, lanes: tuple[int, int], warm: bool) -> None:
+def _pair(out: list[Step], one: _Head, two: _Head, beside: _Beside, warm: bool) -> None:
     chunks, parts = len(one.score_moves), len(one.context)
     out += one.query
     if warm:
         out.append(one.score[0][0])
     out.append(_FENCE)
-    late, late_parts = chunks - chunks // 2, parts - parts // 2
-    _score_phase(out, one, chunks, _spread(two.query, chunks, chunks, lanes[1]), [])
-    _score_phase(out, two, chunks, _spread(one.back, chunks, late, lanes[0]), [_SOFTMAX])
-    _context_phase(out, one, _spread(two.back, parts, late_parts, lanes[1]), [_SOFTMAX])
+    _score_phase(out, one, chunks, beside[0], [])
+    _score_phase(out, two, chunks, beside[1], [_SOFTMAX])
+    _context_phase(out, one, beside[2], [_SOFTMAX])
     # The generators read the first head's rows again for the second: as many columns, no row change between short heads.
     _context_phase(out, one, [[] for _ in range(parts)], [])
 
@@ -267,7 +287,8 @@ def simulate(device: DramDevice, work: Attention, *, power_limited: bool = True,
     check_refresh(device, refresh)
     if refresh == "per-bank":
         raise MappingError(f"{device.name}: AttAcc's controller refreshes all banks or none, not per bank")
-    return _play(device, program(device, work), power_limited, refresh, engine)
+    runs = [_play(device, steps, power_limited, refresh, engine) for steps in programs(device, work)]
+    return max(runs, key=lambda run: run.cycles)
 
 
 def _play(device: DramDevice, steps: list[Step], power_limited: bool, refresh: RefreshKind, engine: Engine) -> AttentionRun:

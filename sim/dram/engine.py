@@ -35,12 +35,17 @@ class Requests:
         Command number (`Tables.index`), bank in the channel, row or -1; int64 of equal length.
     wait
         Cycles that a request keeps behind the request before it, beyond every constraint.
+    send, depth
+        Cycles of the host between sending the request before it and this one, and how many the controller holds; depth 0, the
+        default, for a host that is always ahead.
     """
 
     command: Ints
     bank: Ints
     row: Ints
     wait: Ints
+    send: Ints | None = None
+    depth: int = 0
 
     def __len__(self) -> int:
         return len(self.command)
@@ -238,9 +243,11 @@ def play(device: DramDevice, requests: Requests, *, refresh: RefreshKind = "all-
         state = _State(tables, as_lists)
         out: list[Any] = [np.empty(room, np.int64) for _ in range(4)]
         given: list[Any] = [getattr(requests, name) for name in ("command", "bank", "row", "wait")]
+        given += [requests.wait if requests.send is None else requests.send, np.zeros(max(1, requests.depth), np.int64)]
         if as_lists:
             given, out = [array.tolist() for array in given], [[0] * room for _ in range(4)]
-        issued = kernel(*given, *state.everything(), tables.switch, tables.modes.index(mode) + 1 if mode else 1, *told, start, *out)
+        modes = tables.switch, tables.modes.index(mode) + 1 if mode else 1
+        issued = kernel(*given, requests.depth, *state.everything(), *modes, *told, start, *out)
         room *= 2
     parts: list[npt.NDArray[np.int64]] = [np.asarray(array[:issued], np.int64) for array in out]
     return Stream(device, *parts)
@@ -248,9 +255,11 @@ def play(device: DramDevice, requests: Requests, *, refresh: RefreshKind = "all-
 
 def _check(device: DramDevice, tables: Tables, requests: Requests) -> None:
     limits = {"command": (0, len(tables.names) - 1), "bank": (0, tables.banks - 1),
-              "row": (-1, device.organisation.rows - 1), "wait": (0, 1 << 40)}
+              "row": (-1, device.organisation.rows - 1), "wait": (0, 1 << 40), "send": (0, 1 << 40)}
     for name, (low, high) in limits.items():
         found = getattr(requests, name)
+        if found is None:
+            continue
         if found.shape != requests.command.shape:
             raise MappingError(f"{device.name}: requests.{name}: {found.shape}, but command has {requests.command.shape}")
         if len(found) and not (low <= found.min() and found.max() <= high):

@@ -123,15 +123,17 @@ def refresh_now(base: int, refresh: int, closer: int, due: int, now: int, tables
     return issued + 1
 
 
-def in_order(commands: Any, banks: Any, row_of: Any, waits: Any, tables: Any, ready: Any, rows: Any, ring: Any, ring_at: Any,
-             width: int, deepest: int, switch: int, start_mode: int, refresh: int, refresh_closer: int, interval: int,
-             rotate: int, start: int, out_cycle: Any, out_command: Any, out_bank: Any, out_row: Any) -> int:
+def in_order(commands: Any, banks: Any, row_of: Any, waits: Any, sends: Any, left: Any, depth: int, tables: Any, ready: Any,
+             rows: Any, ring: Any, ring_at: Any, width: int, deepest: int, switch: int, start_mode: int, refresh: int,
+             refresh_closer: int, interval: int, rotate: int, start: int, out_cycle: Any, out_command: Any, out_bank: Any,
+             out_row: Any) -> int:
     """Play requests strictly in order, each with the commands that it needs first.
 
-    A request goes no earlier than `waits` cycles after the request before it. Where a command belongs to another mode than
-    the device is in, the mode switch takes its place. From each multiple of `interval` on (0: never), a refresh goes first,
-    of all nodes of its scope, or of one after the other with `rotate`; but a row in work is finished before, as JEDEC
-    allows, for up to eight intervals.
+    A request goes no earlier than `waits` cycles after the request before it, nor than the host has sent it: `sends` cycles
+    after it sent the one before, once fewer than `depth` (0: no limit) wait; `left` is room for as many cycles. Where a
+    command belongs to another mode than the device is in, the mode switch takes its place. From each multiple of `interval`
+    on (0: never), a refresh goes first, of all nodes of its scope, or of one after the other with `rotate`; but a row in work
+    is finished before, as JEDEC allows, for up to eight intervals.
 
     Returns the number of commands issued, or -1 where the output arrays are too short.
     """
@@ -140,12 +142,17 @@ def in_order(commands: Any, banks: Any, row_of: Any, waits: Any, tables: Any, re
     issued = 0
     now_row, now_column, last = start - 1, start - 1, start
     current, due = start_mode, start + interval
-    turn = 0
+    turn, sent = 0, start
     step = align[refresh] if interval > 0 else 1
     parts = modulo[refresh] // step if interval > 0 else 1
     for index in range(len(commands)):
         final, bank, row = commands[index], banks[index], row_of[index]
         floor = last + waits[index]
+        if depth > 0:
+            sent = max(sent + sends[index], floor if waits[index] > 0 else sent)
+            if index >= depth:
+                sent = max(sent, left[index % depth] + 1)
+            floor = max(floor, sent)
         while True:
             if issued + 2 * parts + 2 > len(out_cycle):
                 return -1
@@ -184,5 +191,7 @@ def in_order(commands: Any, banks: Any, row_of: Any, waits: Any, tables: Any, re
                 now_column = cycle
             if command == final:
                 last = cycle
+                if depth > 0:
+                    left[index % depth] = cycle
                 break
     return issued

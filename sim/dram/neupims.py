@@ -3,8 +3,8 @@
 Two streams reach one channel. The units' stream is tiles: a vector into the global buffer (GWRITE) where it changes, activates of four
 banks at once in every rank (GACT), one COMP a column, READRES for each result, and the precharge. With dual row buffers (the device has
 PIMPRE) ordinary accesses keep rows of their own and slip in between under the same constraints; with one row buffer they wait for the end
-of a tile, and the units wait for them. NeuPIMs' HEADER tells the controller how long a tile will take: a refresh that would fall into it
-goes first.
+of a tile, and the units wait for them. Ranks are refreshed in turn. A HEADER tells the controller how long a tile will take: one that is
+not expected to end before the next refresh waits for it (`presilicon.mapping.newton_refresh`), while ordinary accesses go on.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 
 from ...arch.dram import DramDevice
 from ...errors import MappingError
-from ...mapping.pim_attention import tile_cycles
+from ...mapping.newton_refresh import dual, spacing, tile_estimate, vector_estimate
 from .engine import Channel, Stream
 from .tables import compile_device
 
@@ -96,11 +96,6 @@ def _steps(device: DramDevice, tile: Tile) -> list[tuple[str, int, int]]:
     return steps
 
 
-def dual(device: DramDevice) -> bool:
-    """Whether the units have a row buffer of their own in every bank."""
-    return any(command.name == "PIMPRE" for command in device.commands)
-
-
 def _check(device: DramDevice, tiles: Sequence[Tile], accesses: Sequence[Access]) -> None:
     org = device.organisation
     if device.pim is None or all(command.name != "GACT" for command in device.commands):
@@ -126,7 +121,7 @@ def simulate(device: DramDevice, tiles: Iterable[Tile], accesses: Iterable[Acces
     tiles, accesses
         Each in order; with dual row buffers both go on at once, with one the accesses go between tiles, one tile and then those at hand.
     refresh
-        All-bank refresh of each rank; one that would fall due within a tile goes before it.
+        All-bank refresh of one rank after the other; a tile that is not expected to end before the next one is due waits for it.
     queue
         Ordinary accesses that the controller looks at: in each bank the oldest goes first, and of those of several banks the one whose
         next command may go first, so that rows open while others are read. 1: in order.
@@ -151,58 +146,84 @@ def simulate(device: DramDevice, tiles: Iterable[Tile], accesses: Iterable[Acces
 
 
 _Step = tuple[str, int, int]
+_NEVER = 1 << 62
 
 
 class _Run:
     def __init__(self, device: DramDevice, refresh: bool, queue: int) -> None:
+        org = device.organisation
         self.device, self.bus, self.dual, self.queue = device, _Bus(device), dual(device), queue
-        self.open = [-1] * device.organisation.banks_per_channel
-        self.interval = device.timings["tREFI"] if refresh and device.refresh is not None else 0
-        self.due = self.interval
-        self.seen: deque[Access] = deque()
-        self.coming: Iterator[Access] = iter(())
-        self.last = 0
+        self.open = [-1] * org.banks_per_channel
+        self.rank_banks, self.ranks = org.bank_groups * org.banks, org.pseudo_channels * org.ranks
+        self.interval = spacing(device) if refresh else 0
+        self.due, self.rank = self.interval or _NEVER, 0
+        self.closes_all = device.command("PREA").scope == "channel"
+        self.seen: dict[int, deque[tuple[int, Access]]] = {}
+        self.count = 0
+        self.coming: Iterator[tuple[int, Access]] = iter(())
+        self.last = self.data = 0
 
     def play(self, tiles: list[Tile], accesses: list[Access]) -> tuple[int, int]:
         units = at = 0
-        self.coming = iter(accesses)
-        self.seen.extend(islice(self.coming, self.queue))
+        self.coming = enumerate(accesses)
+        self._admit()
         for tile in tiles:
-            columns = sum(1 for name, _, _ in _steps(self.device, tile) if name == "COMP")
-            length = tile_cycles(self.device, columns, tile.results) + (self.device.timings["tGWRITE"] if tile.vector else 0)
-            if self.interval and max(self.bus.free) + length > self.due:
-                self._refresh()
+            steps = _steps(self.device, tile)
+            told = at + 1 if units else 0
             if not self.dual:
                 self._some(len(accesses) // max(1, len(tiles)) + 1)
-                self._close(self.bus)
-            for name, bank, row in _steps(self.device, tile):
-                # Ordinary commands that may go earlier than the units' next one slip in before it.
-                while self.dual and self.seen:
-                    access, step = self._next()
-                    if self.bus.first(*step[:2]) >= self.bus.first(name, bank):
-                        break
-                    self._one(access, step)
-                at = self.bus.issue(name, bank, row)
-            units = at + 1
-        while self.seen:
-            if self.interval and max(self.bus.free) > self.due:
+                told = max(told, self.last)
+            if tile.vector:
+                if self.due - told <= vector_estimate(self.device):
+                    self._refresh()
+                at = self._unit(*steps.pop(0))
+                told = at + self.device.timings["tGWRITE"]
+            if self.due - told <= tile_estimate(self.device, tile.columns, tile.results):
                 self._refresh()
-            self._one(*self._next())
+            if not self.dual:
+                self._close()
+            # The next header is seen behind the tile's last command: a composite one begins with the first product of the last result.
+            last = steps.index(("READRES", 0, -1), len(steps) - 2) - (tile.columns // tile.results if self.dual else 0)
+            for position, (name, bank, row) in enumerate(steps):
+                units = self._unit(name, bank, row) + 1
+                at = units - 1 if position == last else at
+        while (going := self._next()) is not None:
+            if going[2] >= self.due:
+                self._refresh()
+            else:
+                self._one(*going[:2])
         return units, self.last
 
-    def _next(self) -> tuple[Access, _Step]:
-        """The waiting access whose next command may go first, of the oldest of each bank; the older of two that tie."""
-        best, found, banks = -1, None, set()
-        for access in self.seen:
-            if access.bank in banks:
-                continue
-            banks.add(access.bank)
+    def _unit(self, name: str, bank: int, row: int) -> int:
+        """Issue a command of the units; ordinary ones that may go earlier slip in before it where these have rows of their own."""
+        while self.dual and (going := self._next()) is not None and going[2] < self.bus.first(name, bank):
+            self._one(*going[:2])
+        return self.bus.issue(name, bank, row)
+
+    def _admit(self) -> None:
+        for position, access in islice(self.coming, self.queue - self.count):
+            self.seen.setdefault(access.bank, deque()).append((position, access))
+            self.count += 1
+
+    def _next(self, leaving: range = range(0)) -> tuple[Access, _Step, int] | None:
+        """The waiting access whose next command may go first, of the oldest of each bank, that command and its cycle; the older of two.
+
+        `leaving`: banks whose commands have to go before the next refresh is due.
+        """
+        best = (_NEVER, 0)
+        found: tuple[Access, _Step] | None = None
+        burst = _NEVER  # position of the oldest burst that goes as soon as the data bus is free: no younger one is earlier
+        for bank, waiting in self.seen.items():
+            position, access = waiting[0]
             step = self._step(access)
-            cycle = self.bus.first(*step[:2])
-            if found is None or cycle < best:
-                best, found = cycle, (access, step)
-        assert found is not None
-        return found
+            if position > burst and step[0] in ("RD", "WR"):
+                continue
+            now = (self.bus.first(*step[:2]), position)
+            if now < best and (bank not in leaving or now[0] < self.due):
+                best, found = now, (access, step)
+                if step[0] in ("RD", "WR") and now[0] <= self.data:
+                    burst = position
+        return None if found is None else (*found, best[0])
 
     def _step(self, access: Access) -> _Step:
         held = self.open[access.bank]
@@ -217,35 +238,49 @@ class _Run:
         if name in ("ACT", "PRE"):
             self.open[bank] = row
             return False
-        self.last = cycle + 1
-        self.seen.remove(access)
-        self.seen.extend(islice(self.coming, 1))
+        self.last, self.data = cycle + 1, cycle + self.device.timings["tBL"]
+        self.seen[bank].popleft()
+        if not self.seen[bank]:
+            del self.seen[bank]
+        self.count -= 1
+        self._admit()
         return True
 
     def _some(self, most: int) -> None:
         """Up to `most` accesses, between two tiles of a device with one row buffer."""
         done = 0
-        while self.seen and done < most:
-            done += self._one(*self._next())
+        while done < most and (going := self._next()) is not None:
+            if going[2] >= self.due:
+                self._refresh()
+            else:
+                done += self._one(*going[:2])
 
-    def _close(self, bus: _Bus) -> None:
+    def _close(self) -> None:
         """Close the ordinary rows, all at once where all banks share a command."""
         if all(row == -1 for row in self.open):
             return
-        org = self.device.organisation
-        scope = self.device.command("PREA").scope
-        for bank in range(0, org.banks_per_channel, org.banks_per_channel if scope == "channel" else org.bank_groups * org.banks):
-            bus.issue("PREA", bank)
-        self.open = [-1] * org.banks_per_channel
+        for bank in range(0, len(self.open), len(self.open) if self.closes_all else self.rank_banks):
+            self.bus.issue("PREA", bank)
+        self.open = [-1] * len(self.open)
 
     def _refresh(self) -> None:
-        self._close(self.bus)
-        org = self.device.organisation
-        for rank in range(org.pseudo_channels * org.ranks):
-            self.bus.issue("REFab", rank * org.bank_groups * org.banks)
-        self.due += self.interval  # this one is done, even if early
-        while self.due <= max(self.bus.free):
-            self.due += self.interval
+        """Wait until the rank in turn is due, close its rows and refresh it; ordinary accesses go on until then, those of others after."""
+        first = self.rank * self.rank_banks
+        mine = range(first, first + self.rank_banks)
+        while True:
+            left = next((bank for bank in mine if self.open[bank] != -1), None)
+            step, bank = ("REFab", first) if left is None else ("PRE", left) if self.closes_all else ("PREA", first)
+            going = self._next(mine)
+            if going is not None and going[2] < self.bus.first(step, bank, self.due):
+                self._one(*going[:2])
+                continue
+            self.bus.issue(step, bank, -1, self.due)
+            if step == "REFab":
+                break
+            for each in mine if step == "PREA" else (bank,):
+                self.open[each] = -1
+        self.due += self.interval
+        self.rank = (self.rank + 1) % self.ranks
 
 
 @dataclass(frozen=True)

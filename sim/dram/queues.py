@@ -20,6 +20,7 @@ def barrier_queue(commands: Any, banks: Any, row_of: Any, depth: int, tables: An
                   out_bank: Any, out_row: Any) -> tuple[int, int]:
     """AttAcc's controller: a queue of `depth`, a row and a column command per cycle, refresh first.
 
+    A precharge of some banks goes alone: its cycle takes no command of the other bus (the public controller knows no bus for it).
     The oldest request goes first, unless one behind it is ready and it is not. Behind the first barrier only activates and
     precharges may come forward, and what is no row hit may not pass a hit to its bank. While a refresh waits for its
     precharge, column commands to all banks go on, and so the row in work is finished first; those to some banks wait.
@@ -123,9 +124,10 @@ def barrier_queue(commands: Any, banks: Any, row_of: Any, depth: int, tables: An
                     break
             if at < 0:
                 break
-            if slot == 1 and first_bus == bus[next_of[at]]:
-                break
             request, command = queue[at], next_of[at]
+            alone = effect[command] == 2 and count[command] < banks_held
+            if slot == 1 and (alone or first_bus == bus[command]):
+                break
             issue(command, banks[request], row_of[request], now, tables, ready, rows, ring, ring_at, width, deepest)
             out_cycle[issued], out_command[issued], out_bank[issued], out_row[issued] = (
                 now, command, banks[request], row_of[request])
@@ -141,6 +143,8 @@ def barrier_queue(commands: Any, banks: Any, row_of: Any, depth: int, tables: An
                     next_of[later - 1] = next_of[later]
                     hit[later - 1] = hit[later]
                 held -= 1
+            if alone:
+                break
         if acted:
             now += 1
             continue

@@ -10,14 +10,16 @@ import numpy as np
 import numpy.typing as npt
 
 from ...arch import Estimate, System
-from ...arch.hybrid_spec import HybridSystem, NpuSide, PimSide
+from ...arch.hybrid_spec import HybridSystem, NpuSide, PimSide, crossed
 from ...errors import MappingError
 from ...mapping.gpu.machine import Machine
+from ...mapping.newton_refresh import refreshed, seen_before, tile_estimate, vector_estimate, waiting
 from ...mapping.npu_side import npu_estimate
 from ...mapping.packing import Packing, pack, packed
-from ...mapping.pim_attention import CROSSED, PATH, Heads, RequestCosts, refreshed, request_costs, tile_cycles
+from ...mapping.pim_attention import CROSSED, PATH, Heads, RequestCosts, request_costs, tile_cycles
 from ...mapping.pim_gemv import newton_shape, weights_s
-from ...mapping.placement import PIM, PIM_LINEAR, XPU, Room, is_decode_attention, is_linear
+from ...mapping.pim_products import PRODUCT_KERNELS, product, product_attention
+from ...mapping.placement import PIM, PIM_LINEAR, XPU, Room, is_decode_attention, is_linear, keys_of
 from ...mapping.tiled_side import tiled_estimate
 from ...workloads.graph import OpGraph
 from ...workloads.linear import with_dense_weights
@@ -36,33 +38,33 @@ class PimCost:
     requests: RequestCosts | None = None
 
 
-def xpu_costs(graph: OpGraph, system: HybridSystem, fidelity: str, lengths: Sequence[int] | None) -> dict[str, tuple[Estimate, str, str]]:
+def xpu_costs(graph: OpGraph, system: HybridSystem, fidelity: str) -> dict[str, tuple[Estimate, str, str]]:
     """Estimate, family and arithmetic of every op on the processor; collectives go over the fabric."""
     found: dict[str, tuple[Estimate, str, str]] = {}
     if isinstance(system.xpu, System):
         whole = [op for op in graph if op.kind not in ("view", "collective")]
-        mean = OpGraph(graph.name, [_mean_context(op, lengths) for op in whole])
-        for r in estimate_ops(mean, system.xpu, Machine.of(system.xpu), fidelity):
+        for r in estimate_ops(OpGraph(graph.name, whole), system.xpu, Machine.of(system.xpu), fidelity):
             found[r.op.name] = (r.estimate, r.family, r.arithmetic)
     for op in graph:
         if op.kind == "collective":
             found[op.name] = (_over_fabric(op, system), "collective", "")
         elif op.name not in found and op.kind != "view":
             if isinstance(system.xpu, NpuSide):
-                estimate = npu_estimate(op, system.xpu, tuple(lengths) if lengths is not None and is_decode_attention(op) else None)
+                estimate = npu_estimate(op, system.xpu, keys_of(op) if is_decode_attention(op) else None)
                 estimate = _with_dram_energy(estimate, system)
             else:
                 assert not isinstance(system.xpu, System)
-                estimate = tiled_estimate(_mean_context(op, lengths), system.xpu)
+                estimate = tiled_estimate(_mean_context(op), system.xpu)
             found[op.name] = (estimate, f"xpu.{op.kind}", "fp16" if op.kind in ("matmul", "attention") else "")
     return found
 
 
-def _mean_context(op: Op, lengths: Sequence[int] | None) -> Op:
+def _mean_context(op: Op) -> Op:
     """Attention of requests of several lengths as that of equal ones, with as many bytes."""
-    if lengths is None or not is_decode_attention(op):
+    if not is_decode_attention(op):
         return op
-    return replace(op, dims={**op.dims, "s": max(1, round(sum(lengths) / len(lengths)))})
+    keys = keys_of(op)
+    return replace(op, dims={**op.dims, "s": max(1, round(sum(keys) / len(keys)))})
 
 
 def _with_dram_energy(estimate: Estimate, system: HybridSystem) -> Estimate:
@@ -87,8 +89,7 @@ def _over_fabric(op: Op, system: HybridSystem) -> Estimate:
                     energy_j={"fabric": moved * system.fabric.j_per_byte})
 
 
-def pim_costs(graph: OpGraph, system: HybridSystem, lengths: Sequence[int] | None, channels: Sequence[int] | None = None,
-              ) -> tuple[dict[str, PimCost], list[str]]:
+def pim_costs(graph: OpGraph, system: HybridSystem, channels: Sequence[int] | None = None) -> tuple[dict[str, PimCost], list[str]]:
     """Cost of the ops that the units can run, and a note for each kind of op that they should but cannot.
 
     `channels`: of each request, where they are known; the plan packs otherwise.
@@ -99,8 +100,13 @@ def pim_costs(graph: OpGraph, system: HybridSystem, lengths: Sequence[int] | Non
         return found, []
     for op in graph:
         try:
+            if op.kind == "attention" and not is_decode_attention(op):
+                raise MappingError("units attend with at most 8 queries a request")
+            if op.kind == "matmul" and op.operand_bytes("cache") and not is_linear(op):
+                raise MappingError("attention is written out as matmuls; trace with --attention flash")
+            _narrow(op, system)
             if is_decode_attention(op):
-                found[op.name] = _attention(op, system, lengths, channels)
+                found[op.name] = _attention(op, system, channels)
             elif is_linear(op):
                 found[op.name] = PimCost(_linear(op, system.pim_linear or system.pim), PIM if system.pim_linear is None else PIM_LINEAR)
         except MappingError as error:
@@ -108,12 +114,28 @@ def pim_costs(graph: OpGraph, system: HybridSystem, lengths: Sequence[int] | Non
     return found, list(notes)
 
 
-def _attention(op: Op, system: HybridSystem, lengths: Sequence[int] | None, channels: Sequence[int] | None) -> PimCost:
+#: Bits of the widest numbers that units multiply; UPMEM's cores take wider ones.
+_WIDEST = 16
+
+
+def _narrow(op: Op, system: HybridSystem) -> None:
+    """Raise MappingError where the units that would run an op do not multiply numbers as wide as its weights or cache."""
+    attends = is_decode_attention(op)
+    side = system.pim if attends else system.pim_linear or system.pim
+    if side is None or side.kernel == "upmem" or not (attends or is_linear(op)):
+        return
+    wide = [o.number_format for o in op.operands if o.role in ("weight", "cache") and o.number_format.element_bits > _WIDEST]
+    if wide:
+        raise MappingError(f"{side.device.name}: its units multiply numbers of up to {_WIDEST} bits; found {wide[0].name}")
+
+
+def _attention(op: Op, system: HybridSystem, channels: Sequence[int] | None) -> PimCost:
     side, d = system.pim, op.dims
     assert side is not None
     cache = next((o for o in op.operands if o.role == "cache"), op.operands[1])
-    contexts = np.asarray(lengths if lengths is not None else (d["s"],) * d["b"], dtype=np.int64)
-    costs = request_costs(side, Heads(d["h"], d["g"], d["e"], cache.number_format.bits, d["q"]), contexts)
+    contexts = np.asarray(keys_of(op), dtype=np.int64)
+    found = product_attention if side.kernel in PRODUCT_KERNELS else request_costs
+    costs = found(side, Heads(d["h"], d["g"], d["e"], cache.number_format.bits, d["q"]), contexts)
     loads = np.repeat(costs.cycles, costs.items)
     if channels is None or costs.items > 1:
         packing = pack(loads, side.channels, system.plan.packing)
@@ -127,10 +149,10 @@ def _attention(op: Op, system: HybridSystem, lengths: Sequence[int] | None, chan
         busy_s = sum(_phase_s(side, packing, cycles, sent) for cycles, sent in parts)
         sent_s = float((costs.score_sent + costs.context_sent).sum()) / side.issue_per_s if side.issue_per_s else 0.0
     time_s = side.host_s + busy_s
-    crossed = CROSSED[side.level if side.kernel == "attacc" else "logic" if side.kernel == "logic" else "bank"]
+    far = CROSSED[crossed(side)]
     energy = side.device.energy
-    read_j = sum(energy.get(part, 0.0) for part in PATH[:crossed])
-    path_j = sum(energy.get(part, 0.0) for part in PATH[crossed:])
+    read_j = sum(energy.get(part, 0.0) for part in PATH[:far])
+    path_j = sum(energy.get(part, 0.0) for part in PATH[far:])
     flops = 2.0 * float(costs.macs.sum())
     estimate = Estimate(
         time_s=time_s, low_s=time_s, high_s=time_s, flops=flops, clock_hz=side.device.clock_hz,
@@ -167,6 +189,8 @@ def _linear(op: Op, side: PimSide) -> Estimate:
         cycles = sum(times * weights_s(device, side.kernel, math.ceil(d["n"] / side.count), d["k"], bits=bits, level=side.level,
                                        power_limited=side.power_limited, vectors=vectors)
                      for vectors, times in _passes(op, side.vectors)) / device.cycle_s
+    elif side.kernel in PRODUCT_KERNELS:
+        cycles = rows * product(device, side.kernel, math.ceil(d["n"] / side.count), d["k"], bits).cycles
     elif side.kernel == "newton":
         cycles = rows * _newton_cycles(side, d["n"], d["k"], bits)
     else:
@@ -178,32 +202,45 @@ def _linear(op: Op, side: PimSide) -> Estimate:
     # Each vector, or as many as units take at once, reads one matrix, of its own expert where there are several.
     reads = sum(times for _, times in _passes(op, side.vectors))
     read_bits = op.operand_bytes("weight") * 8.0 if side.kernel == "logic" else float(reads) * d["n"] * d["k"] * bits
-    crossed = CROSSED["logic" if side.kernel == "logic" else side.level if side.kernel == "attacc" else "bank"]
-    read_j = sum(device.energy.get(part, 0.0) for part in PATH[:crossed])
+    far = CROSSED[crossed(side)]
+    read_j = sum(device.energy.get(part, 0.0) for part in PATH[:far])
     path_bits = (op.operand_bytes("input") + op.bytes_written) * 8.0
     return Estimate(
         time_s=time_s, low_s=time_s, high_s=time_s, busy_s={"pim": time_s - side.host_s, "host": side.host_s}, limiter="pim",
         bytes_moved={"pim": read_bits / 8.0, "link": path_bits / 8.0}, flops=op.flops, clock_hz=device.clock_hz,
-        energy_j={"pim cells": read_bits * read_j, "pim path": path_bits * sum(device.energy.get(part, 0.0) for part in PATH[crossed:]),
+        energy_j={"pim cells": read_bits * read_j, "pim path": path_bits * sum(device.energy.get(part, 0.0) for part in PATH[far:]),
                   "pim mac": op.scalar_ops("mac") * device.energy.get("mac_j", 0.0)})
 
 
 def _passes(op: Op, most: int) -> list[tuple[int, int]]:
-    """Passes over a matrix by the vectors that each takes, `most` at once: (vectors, how many such passes)."""
+    """Passes over a matrix by the vectors that each takes, `most` at once: (vectors, how many such passes).
+
+    Experts have a matrix each, and tokens are dealt over them evenly.
+    """
     weight = next(o for o in op.operands if o.role == "weight")
     own = {name for axis in weight.projection for name, _ in axis}
     matrices = math.prod(extent for name, extent in op.dims.items() if name not in ("n", "k") and name in own)
     each = math.prod(extent for name, extent in op.dims.items() if name not in ("n", "k")) // matrices
-    full, rest = divmod(each, most)
-    return [(vectors, matrices * times) for vectors, times in ((most, full), (rest, 1)) if vectors and times]
+    experts = int(op.attributes.get("groups") or 1)
+    few, more = divmod(each, experts)  # so many experts have one token more
+    found: dict[int, int] = {}
+    for tokens, times in ((few + 1, more), (few, experts - more)):
+        for vectors, passes in ((most, tokens // most), (tokens % most, 1)):
+            if vectors and passes and times:
+                found[vectors] = found.get(vectors, 0) + passes * times * matrices
+    return list(found.items())
 
 
 def _newton_cycles(side: PimSide, outputs: int, inputs: int, bits: float) -> float:
     """Cycles of one vector on the channels of all stacks, buffer writes and mean refresh included."""
     device = side.device
     groups, blocks = newton_shape(device, outputs, inputs, bits=bits, channels=side.channels)
-    body = sum(device.timings["tGWRITE"] + groups * tile_cycles(device, columns) for columns in blocks)
-    return float(refreshed(device, np.array(body, dtype=np.float64)))
+    kinds = [(np.array([float(len(blocks))]), device.timings["tGWRITE"], waiting(device.timings["tGWRITE"], vector_estimate(device), 0.0))]
+    for columns in blocks:
+        length = tile_cycles(device, columns)
+        wait = waiting(length, tile_estimate(device, columns), seen_before(device, length, columns))
+        kinds.append((np.array([float(groups)]), length, wait))
+    return float(refreshed(device, kinds)[0])
 
 
 def shares_of(system: HybridSystem) -> Shares | None:
@@ -225,9 +262,19 @@ def home_of(system: HybridSystem) -> dict[str, str]:
     return {XPU: XPU} | {name: XPU if side.memory == "shared" else name for name, side in system.sides.items()}
 
 
+def stored_bytes(op: Op) -> float:
+    """Bytes of an op's weights in memory: of all experts, also those that no token of the step goes to."""
+    size = op.operand_bytes("weight")
+    experts = int(op.attributes.get("groups") or 1)
+    if not size or experts == 1 or op.kind != "matmul":
+        return size
+    weight = next(o for o in op.operands if o.role == "weight")
+    return max(size, size / op.elements(weight) * experts * op.dims["n"] * op.dims["k"])
+
+
 def room_of(graph: OpGraph, system: HybridSystem) -> Room:
     """What the weights and caches of each op take of one device's share, and what units and processor hold."""
-    held = {op.name: op.count * (op.operand_bytes("weight") + op.operand_bytes("cache")) for op in graph}
+    held = {op.name: op.count * (stored_bytes(op) + op.operand_bytes("cache")) for op in graph}
     separate = {name: side.size_bytes for name, side in system.sides.items() if side.memory == "separate"}
     own = system.memory_bytes / system.devices - sum(separate.values())
     if not separate and all(side.size_bytes >= own for side in system.sides.values()):

@@ -35,6 +35,8 @@ class Task:
     beside
         Time of the run, and of the fetch, over that by itself where processor and units share memory and the other one works all along;
         while it does not, the run goes on at full rate.
+    crossed_bytes
+        Bytes of a transfer over the link.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Task:
     fetch_bytes: float = 0.0
     alone_s: float = 0.0
     beside: float = 1.0
+    crossed_bytes: float = 0.0
 
 
 @dataclass(frozen=True)

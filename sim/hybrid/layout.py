@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from ...arch import Estimate
@@ -41,7 +42,7 @@ class Part:
 class Layout:
     """A step in time: the whole batch's costs, where ops run, the (sub-)batches, what was played, and lengths of the requests.
 
-    `together` names the ops that processor and units share.
+    `together` names the ops that processor and units share; `crossed_bytes` of each op, of all its runs, come over the link of one device.
     """
 
     whole: Part
@@ -50,6 +51,7 @@ class Layout:
     played: Played
     lengths: tuple[int, ...] | None
     together: frozenset[str] = frozenset()
+    crossed_bytes: Mapping[str, float] = field(default_factory=dict)
 
     def chosen(self, name: str) -> Estimate:
         """Cost of an op where it runs, of all (sub-)batches, each of which reads the weights."""

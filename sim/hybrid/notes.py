@@ -10,13 +10,13 @@ import numpy as np
 
 from ...arch.hybrid_spec import HybridSystem
 from ...mapping.packing import Packing
-from ...mapping.placement import PIM, XPU, Room, crossover, is_decode_attention, is_linear, taken_bytes
+from ...mapping.placement import PIM, XPU, Room, crossover, is_decode_attention, is_linear, keys_of, taken_bytes
 from ...units import format_si
 from ...workloads.graph import OpGraph
 from ...workloads.op import Op
 from ...workloads.parallel_tensor import scaled
-from ..result import OpResult
-from .costs import home_of, pim_costs, room_of, xpu_costs
+from ...workloads.ragged import with_keys
+from .costs import home_of, pim_costs, room_of, stored_bytes, xpu_costs
 from .layout import TOKENS, Layout, Part
 
 #: Batches for which the crossover is sought at most.
@@ -29,14 +29,18 @@ def notes(laid: Layout, system: HybridSystem) -> list[str]:
     lines = []
     if system.devices > 1:
         lines.append(f"{system.devices} devices, each with its share of every layer (tensor parallel); times and lanes are those of one")
-    lines += pim_costs(whole.graph, system, lengths)[1]
+    lines += pim_costs(whole.graph, system)[1]
     on_pim = [op for op in whole.graph if placement.device[op.name] != XPU]
     for name in system.sides or (PIM,):
         there = ", ".join(op.name for op in on_pim if placement.device[op.name] == name)
         what = "units" if len(system.sides) < 2 else f"units of {name}"
         lines.append(f"placed on the {what}: {there or 'nothing'}" + ("" if placement.exhausted else " (search not exhausted)"))
+    lines += _reasons(laid)
     if laid.together:
         lines.append(f"processor and units take together: {', '.join(op.name for op in whole.graph if op.name in laid.together)}")
+    used = {side.device.name: side for name, side in system.sides.items() if name in placement.device.values()}
+    lines += [f"{name} states no energy: what its units read and multiply counts none" for name, side in used.items()
+              if not set(side.device.energy) - {"standby_w"}]
     lines += _overfull(whole, laid.placement.device, room_of(whole.graph, system))
     if len(parts) > 1:
         lines.append(f"two sub-batches of {' and '.join(str(round(p.share * len(lengths or ()))) for p in parts)} requests interleave")
@@ -49,6 +53,7 @@ def notes(laid: Layout, system: HybridSystem) -> list[str]:
                      f"{100 * (shares.units - 1):.1f} % longer (command engine); longer here: {slowed or 'nobody'}")
     waits = sorted(((s, lane, other) for (lane, other), s in played.waited_s.items() if s > 0), reverse=True)
     lines.append("waited: " + (", ".join(f"{lane} for {other} {format_si(s, 's', 3)}" for s, lane, other in waits) or "nobody"))
+    largest = max((op for op in on_pim if is_decode_attention(op)), key=lambda op: sum(keys_of(op)) * op.count, default=None)
     for op in on_pim:
         packing, sent_s = whole.pim[op.name].packing, whole.pim[op.name].estimate.busy_s.get("pim commands", 0.0)
         if packing is not None and system.pim is not None:
@@ -56,12 +61,22 @@ def notes(laid: Layout, system: HybridSystem) -> list[str]:
             if sent_s:
                 lines.append(f"{op.name}: the processor needs {format_si(sent_s, 's', 3)} to send the units' commands, one at a time "
                              "for all channels")
-            lines += _fullest(whole, op, packing, system, lengths)
+            lines += _fullest(whole, op, packing, system) if op is largest else []
             lines.append(
                 f"{op.name}: {len(packing.load)} channels, busiest {format_si(packing.busiest * cycle_s, 's', 3)}, mean "
                 f"{format_si(float(packing.load.mean()) * cycle_s, 's', 3)}, least "
                 f"{format_si(float(packing.load.min()) * cycle_s, 's', 3)} ({100 * packing.balance:.1f} % balanced, {system.plan.packing})")
-    return lines + _crossovers(whole, system, lengths)
+    return lines + _crossovers(whole, system)
+
+
+#: Ops whose reasons the report prints, those that take longest; the table has all.
+_TOLD: int = 6
+
+
+def _reasons(laid: Layout) -> list[str]:
+    """Why the ops that units can run are where they are."""
+    free = sorted((op for op in laid.whole.graph if op.name in laid.whole.pim), key=lambda op: -laid.chosen(op.name).time_s * op.count)
+    return [f"why {op.name}: {laid.placement.reason[op.name]}" for op in free[:_TOLD]]
 
 
 def _overfull(whole: Part, device: Mapping[str, str], room: Room) -> list[str]:
@@ -81,58 +96,49 @@ def _overfull(whole: Part, device: Mapping[str, str], room: Room) -> list[str]:
     return lines
 
 
-def _fullest(whole: Part, op: Op, packing: Packing, system: HybridSystem, lengths: Sequence[int] | None) -> list[str]:
+def _fullest(whole: Part, op: Op, packing: Packing, system: HybridSystem) -> list[str]:
     """Whether each channel holds its requests' caches of all layers beside its part of the weights, where a request has one channel."""
     side, requests = system.pim, whole.pim[op.name].requests
-    if side is None or requests is None or requests.items > 1 or lengths is None or side.memory != "shared":
+    if side is None or requests is None or requests.items > 1 or side.memory != "shared":
         return []
-    keys = np.bincount(packing.channel, weights=np.asarray(lengths, dtype=np.float64), minlength=side.channels)
-    cache = sum(o.operand_bytes("cache") * o.count for o in whole.graph if is_decode_attention(o)) / sum(lengths)
-    weights = sum(o.operand_bytes("weight") * o.count for o in whole.graph) / side.channels
-    room, most = side.size_bytes / side.channels - weights, float(keys.max()) * cache
+    held = np.zeros(len(keys_of(op)))  # bytes of each request
+    for other in whole.graph:
+        if is_decode_attention(other) and len(keys_of(other)) == len(held):
+            held += other.count * other.operand_bytes("cache") / sum(keys_of(other)) * np.asarray(keys_of(other), dtype=np.float64)
+    caches = np.bincount(packing.channel, weights=held, minlength=side.channels)
+    weights = sum(stored_bytes(o) * o.count for o in whole.graph) / side.channels
+    room, most = side.size_bytes / side.channels - weights, float(caches.max())
     if most <= room:
         return []
-    return [f"{op.name}: the fullest channel, {int(keys.argmax())}, would hold {format_si(most, 'B', 3)} of caches and has "
+    return [f"{op.name}: the fullest channel, {int(caches.argmax())}, would hold {format_si(most, 'B', 3)} of caches and has "
             f"{format_si(max(0.0, room), 'B', 3)} beside weights: these requests DO NOT FIT, since each stays in one channel"]
 
 
-def energy(results: Sequence[OpResult]) -> list[str]:
-    """Energy by component, largest first."""
-    parts: dict[str, float] = {}
-    for r in results:
-        for name, joules in r.estimate.energy_j.items():
-            parts[name] = parts.get(name, 0.0) + joules * r.op.count
-    known = sorted(((j, name) for name, j in parts.items() if j > 0), reverse=True)
-    return ["energy: " + ", ".join(f"{name} {format_si(j, 'J', 3)}" for j, name in known)] if known else []
-
-
-def _crossovers(part: Part, system: HybridSystem, lengths: Sequence[int] | None) -> list[str]:
-    """Batch from which the processor is as fast as the units, for attention and for all products with weights together."""
+def _crossovers(part: Part, system: HybridSystem) -> list[str]:
+    """Batch from which the processor is as fast as the units, for all attention and for all products with weights together."""
     lines = []
-    attention = [op for op in part.graph if is_decode_attention(op) and op.name in part.pim][:1]
+    attention = [op for op in part.graph if is_decode_attention(op) and op.name in part.pim]
     products = [op for op in part.graph if is_linear(op) and op.name in part.pim]
-    mean, home = round(sum(lengths) / len(lengths)) if lengths else 1, home_of(system)
+    home = home_of(system)
     for ops, what in ((attention, "attention"), (products, "products with weights")):
         if not ops:
             continue
 
-        def of(batch: int, ops: Sequence[Op] = ops) -> tuple[OpGraph, list[int] | None]:
-            found = [_of_batch(op, batch, mean) for op in ops]
-            return OpGraph("crossover", [op for op, _ in found]), found[0][1]
+        def of(batch: int, ops: Sequence[Op] = ops) -> OpGraph:
+            return OpGraph("crossover", [_of_batch(op, batch) for op in ops])
 
-        def pim_s(batch: int, of: Callable[[int], tuple[OpGraph, list[int] | None]] = of) -> float:
-            graph, contexts = of(batch)
-            total = 0.0
-            for name, cost in pim_costs(graph, system, contexts)[0].items():
+        def pim_s(batch: int, of: Callable[[int], OpGraph] = of) -> float:
+            graph, total = of(batch), 0.0
+            for name, cost in pim_costs(graph, system)[0].items():
                 op, moved_s = graph[name], 0.0
                 if system.link is not None and home[cost.device] != XPU:
                     moved_s = system.link.time_s(taken_bytes(op)) + system.link.time_s(op.bytes_written)
                 total += op.count * (cost.estimate.time_s + moved_s)
             return total
 
-        def xpu_s(batch: int, of: Callable[[int], tuple[OpGraph, list[int] | None]] = of) -> float:
-            graph, contexts = of(batch)
-            costs = xpu_costs(graph, system, "analytic", contexts)
+        def xpu_s(batch: int, of: Callable[[int], OpGraph] = of) -> float:
+            graph = of(batch)
+            costs = xpu_costs(graph, system, "analytic")
             return sum(op.count * costs[op.name][0].time_s for op in graph)
 
         below, least = crossover(pim_s, xpu_s, _MOST)
@@ -143,11 +149,13 @@ def _crossovers(part: Part, system: HybridSystem, lengths: Sequence[int] | None)
     return lines
 
 
-def _of_batch(op: Op, batch: int, mean: int) -> tuple[Op, list[int] | None]:
-    """The op for so many requests or tokens, with contexts of the mean length where it attends, and those contexts."""
+def _of_batch(op: Op, batch: int) -> Op:
+    """The op for so many requests or tokens, with contexts of the mean length where it attends."""
     dim = TOKENS[op.kind]
     share = Fraction(batch, op.dims[dim])
     one = scaled(op, {dim: share}, {o.name: share for o in op.operands if o.role != "weight"})
-    if op.kind != "attention":
-        return one, None
-    return replace(one, dims={**one.dims, "s": mean}), [mean] * batch
+    if not is_decode_attention(op) or "kv_lengths" not in op.attributes:
+        return one
+    keys = keys_of(op)
+    equal = with_keys(one, [max(1, round(sum(keys) / len(keys)))] * batch)
+    return replace(equal, attributes={name: value for name, value in equal.attributes.items() if name != "kv_lengths"})

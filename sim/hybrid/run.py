@@ -13,20 +13,22 @@ import numpy as np
 
 from ...arch import Estimate
 from ...arch.hybrid_spec import HybridSystem, NpuSide
-from ...errors import MappingError, WorkloadError
+from ...errors import MappingError
 from ...mapping.fusion import fuse
 from ...mapping.packing import halves, pack, packed
-from ...mapping.placement import PIM, RULES, XPU, Placement, crossing_bytes, is_decode_attention, is_linear, place
+from ...mapping.placement import PIM, RULES, XPU, Placement, crossing_bytes, is_decode_attention, is_linear, keys_of, place
 from ...workloads.graph import OpGraph
 from ...workloads.op import Op
-from ...workloads.parallel import parallelise
 from ...workloads.parallel_tensor import scaled
+from ...workloads.ragged import with_keys
 from ..host import RUNTIME_OF
 from ..result import OpResult, Simulation, fit_memory
 from .costs import home_of, pim_costs, room_of, seconds, shares_of, xpu_costs
+from .energies import energy, with_all_energy
 from .engine import Played, Task, play
 from .layout import TOKENS, Layout, Part
-from .notes import energy, notes
+from .notes import notes
+from .sharing import shared
 
 
 def simulate_hybrid(graph: OpGraph, system: HybridSystem, fidelity: str = "tile", place: str = "auto", requests: Any = None) -> Simulation:
@@ -35,7 +37,8 @@ def simulate_hybrid(graph: OpGraph, system: HybridSystem, fidelity: str = "tile"
     Parameters
     ----------
     graph
-        What the whole system runs; it is cut over the devices here unless it already is one device's.
+        What the whole system runs; it is cut over the devices here unless it already is one device's. Devices that its heads do not
+        divide by stay idle, and the report says so.
     fidelity
         Of the processor's kernels, where it is a GPU.
     place
@@ -48,18 +51,17 @@ def simulate_hybrid(graph: OpGraph, system: HybridSystem, fidelity: str = "tile"
     ------
     UnknownNameError
         Another rule.
-    WorkloadError
-        Heads or features that the devices do not divide.
     MappingError
         Channels of requests that are not one for each, or that the memory does not have.
     """
-    laid = lay_out(graph, system, fidelity, place, requests)
+    mine, system, told = shared(graph, system)
+    laid = lay_out(mine, system, fidelity, place, requests)
     whole, placement, played = laid.whole, laid.placement, laid.played
     local = whole.graph
-    results = tuple(
+    results = with_all_energy([
         OpResult(op, _of_all(laid.chosen(op.name), system.devices), _family(whole, op, placement), whole.xpu[op.name][2], 1,
-                 placement.device[op.name], placement.reason[op.name]) for op in local)
-    told = [*notes(laid, system), *energy(results)]
+                 placement.device[op.name], placement.reason[op.name]) for op in local], laid, system)
+    told += [*notes(laid, system), *energy(results)]
     busy = max(played.busy_s.values(), default=0.0)
     ends = _interval(whole, placement)
     total = sum(whole.chosen(op.name, placement.device[op.name]).time_s * op.count for op in local) or 1.0
@@ -79,25 +81,33 @@ def _of_all(estimate: Estimate, devices: int) -> Estimate:
         bytes_moved={name: devices * size for name, size in estimate.bytes_moved.items()})
 
 
+#: What runs as one op on a processor that fuses nothing else: the steps of one activation.
+_APART = frozenset({"elementwise"})
+
+
 def lay_out(graph: OpGraph, system: HybridSystem, fidelity: str = "tile", place: str = "auto", requests: Any = None) -> Layout:
     """Costs, placement and timeline of a step, as `simulate_hybrid` reports them; arguments and errors are its own."""
-    local = _ordered(fuse(_share(graph, system)))
+    graph, system, _ = shared(graph, system)
+    local = _ordered(fuse(graph) if system.plan.fuse else fuse(graph, _APART, epilogues=False))
     lengths = _lengths(local, requests)
+    local = _attending(local, lengths)
     channels = _channels(requests, system, lengths)
-    whole = _part(local, system, fidelity, lengths, channels)
+    whole = _part(local, system, fidelity, channels)
     known = None if lengths is None else tuple(lengths)
 
     def laid(placement: Placement) -> Layout:
-        parts = _sub_batches(whole, system, fidelity, lengths, placement, channels)
-        return Layout(whole, placement, tuple(parts), _play(parts, system, placement), known, _together(whole, system, placement))
+        parts = _sub_batches(whole, system, fidelity, placement, channels)
+        played, crossed = _play(parts, system, placement)
+        return Layout(whole, placement, tuple(parts), played, known, _together(whole, system, placement), crossed)
 
     chosen = _placed(whole, system, place)
     best = laid(chosen)
     return best if place != "auto" else min([best, *map(laid, _rivals(whole, system, chosen))], key=lambda found: found.played.time_s)
 
 
-#: Critical path of a rule's placement over that of the least one, up to which the two are played out.
-_NEAR = 1.25
+#: Critical path of a rule's placement over that of the least one, up to which the two are played out: two lanes at work at once halve it at
+#: most. Where processor and units share products, a path in which one of them does all says nothing.
+_NEAR = 2.0
 
 
 def _rivals(part: Part, system: HybridSystem, chosen: Placement) -> list[Placement]:
@@ -111,23 +121,12 @@ def _rivals(part: Part, system: HybridSystem, chosen: Placement) -> list[Placeme
         if rule == "auto":
             continue
         other = _placed(part, system, rule)
-        if other.critical_path_s <= _NEAR * chosen.critical_path_s and room.too_much(other.device) <= room.too_much(chosen.device):
+        near = system.plan.co_processing or other.critical_path_s <= _NEAR * chosen.critical_path_s
+        if near and room.too_much(other.device) <= room.too_much(chosen.device):
             said = f"rule {rule}, whose step is shorter when played out"
             why = {name: text.replace(f"rule {rule}", said) for name, text in other.reason.items()}
             found.setdefault(tuple(other.device.values()), replace(other, reason=why))
     return list(found.values())[1:]
-
-
-def _share(graph: OpGraph, system: HybridSystem) -> OpGraph:
-    """What one device runs."""
-    if system.devices == 1 or "parallel" in graph.meta:
-        return graph
-    try:
-        return parallelise(graph, tp=system.devices)
-    except WorkloadError as error:
-        text = str(error).replace(f"--tp {system.devices}", f"{system.devices}")
-        raise WorkloadError(f"{system.name} shares every layer over its {system.devices} devices: {text}; "
-                            f"change their number with --set devices=1") from error
 
 
 def _interval(part: Part, placement: Placement) -> tuple[float, float]:
@@ -156,17 +155,43 @@ def _ordered(graph: OpGraph) -> OpGraph:
 
 
 def _lengths(graph: OpGraph, requests: Any) -> list[int] | None:
-    """Keys that each request attends to, in the order in which requests came; None without decode attention."""
-    attention = next((op for op in graph if is_decode_attention(op)), None)
+    """Keys in the cache of each request, its new token's among them, in the order in which requests came; None without such a cache."""
+    attention = max((op for op in graph if _own_cache(op, graph)), key=lambda op: sum(keys_of(op)), default=None)
     if attention is None:
         return None
     if requests is not None:
         return [int(n) + 1 for n in np.asarray(getattr(requests, "contexts", requests)).tolist()]
-    known = attention.attributes.get("kv_lengths")
-    if known is None:
-        return [attention.dims["s"]] * attention.dims["b"]
+    if "kv_lengths" not in attention.attributes:
+        return list(keys_of(attention))
     # Sorted there; the order of arrival is unknown, and a fixed shuffle stands for it.
-    return [int(n) for n in np.random.default_rng(0).permutation(np.asarray(known)).tolist()]
+    return [int(n) for n in np.random.default_rng(0).permutation(np.asarray(keys_of(attention))).tolist()]
+
+
+def _own_cache(op: Op, graph: OpGraph) -> bool:
+    """Whether an op attends to what its requests have cached, all of it or a window, and not to an encoder's output."""
+    if not is_decode_attention(op):
+        return False
+    context = graph.meta.get("context")
+    longest = int(context) + 1 if isinstance(context, int) else max(other.dims["s"] for other in graph if is_decode_attention(other))
+    window = int(op.attributes.get("window") or 0)
+    return "kv_lengths" in op.attributes or op.dims["s"] in (longest, min(longest, window or longest))
+
+
+def _attending(graph: OpGraph, lengths: Sequence[int] | None) -> OpGraph:
+    """The graph whose attentions name the keys of each request: its own, as far as a sliding window lets them see."""
+    if lengths is None:
+        return graph
+
+    def attending(op: Op) -> Op:
+        if not _own_cache(op, graph):
+            return op
+        window = int(op.attributes.get("window") or 0)
+        seen = tuple(min(n, window or n) for n in lengths)
+        return op if seen == keys_of(op) and "kv_lengths" not in op.attributes else with_keys(op, seen)
+
+    edges = [(u, v, d["tensor"]) for u, v, d in graph.nx.edges(data=True)]
+    return OpGraph(graph.name, [attending(op) for op in graph], edges, memory=graph.memory, tokens=graph.tokens,
+                   uncovered=graph.uncovered, meta=graph.meta)
 
 
 def _channels(requests: Any, system: HybridSystem, lengths: Sequence[int] | None) -> list[int] | None:
@@ -181,14 +206,13 @@ def _channels(requests: Any, system: HybridSystem, lengths: Sequence[int] | None
     return found
 
 
-def _part(graph: OpGraph, system: HybridSystem, fidelity: str, lengths: Sequence[int] | None, channels: Sequence[int] | None,
-          share: float = 1.0) -> Part:
-    pim, _ = pim_costs(graph, system, lengths, channels)
-    fast, shares = xpu_costs(graph, system, fidelity, lengths), shares_of(system)
+def _part(graph: OpGraph, system: HybridSystem, fidelity: str, channels: Sequence[int] | None, share: float = 1.0) -> Part:
+    pim, _ = pim_costs(graph, system, channels)
+    fast, shares = xpu_costs(graph, system, fidelity), shares_of(system)
     slow = fast
     if shares is not None and isinstance(system.xpu, NpuSide):
         less = replace(system.xpu, bandwidth_bytes_per_s=system.xpu.bandwidth_bytes_per_s * shares.kept)
-        slow = xpu_costs(graph, replace(system, xpu=less), fidelity, lengths)
+        slow = xpu_costs(graph, replace(system, xpu=less), fidelity)
     return Part(graph, fast, pim, share, slow, shares)
 
 
@@ -209,15 +233,14 @@ def _blocked(system: HybridSystem) -> bool:
     return any(side.memory == "shared" and side.access == "blocked" for side in system.sides.values())
 
 
-def _sub_batches(whole: Part, system: HybridSystem, fidelity: str, lengths: Sequence[int] | None, placement: Placement,
-                 channels: Sequence[int] | None) -> list[Part]:
+def _sub_batches(whole: Part, system: HybridSystem, fidelity: str, placement: Placement, channels: Sequence[int] | None) -> list[Part]:
     """The batch as one part, or as two where the plan says so and units attend."""
     plan = system.plan
-    batch = len(lengths) if lengths is not None else 1
-    attends = any(placement.device[op.name] == PIM for op in whole.graph if is_decode_attention(op))
-    if plan.sub_batches < 2 or not attends or batch < max(2, plan.sub_batch_least) or lengths is None or system.pim is None:
+    attending = [op for op in whole.graph if is_decode_attention(op) and placement.device[op.name] == PIM]
+    batch = max((len(keys_of(op)) for op in attending), default=1)
+    if plan.sub_batches < 2 or batch < max(2, plan.sub_batch_least) or system.pim is None:
         return [whole]
-    cost = next(c for c in whole.pim.values() if c.requests is not None)
+    cost = max((whole.pim[op.name] for op in attending), key=lambda c: c.estimate.time_s)
     assert cost.requests is not None
     single = cost.requests.items == 1
     packing = (packed(cost.requests.cycles, channels, system.pim.channels) if single and channels is not None
@@ -225,26 +248,29 @@ def _sub_batches(whole: Part, system: HybridSystem, fidelity: str, lengths: Sequ
     first, second = halves(packing)
     parts = []
     for chosen in (first, second):
-        own = [lengths[i] for i in chosen.tolist()]
-        share = Fraction(len(own), batch)
-        ops = [_fewer(op, share) for op in whole.graph]
+        share = Fraction(len(chosen), batch)
+        ops = [_fewer(op, share, chosen.tolist()) for op in whole.graph]
         edges = [(u, v, d["tensor"]) for u, v, d in whole.graph.nx.edges(data=True)]
-        parts.append(_part(OpGraph(whole.graph.name, ops, edges, meta=whole.graph.meta), system, fidelity, own,
+        parts.append(_part(OpGraph(whole.graph.name, ops, edges, meta=whole.graph.meta), system, fidelity,
                            packing.channel[chosen].tolist() if single else None, float(share)))  # a cache stays in its channel
     return parts
 
 
-def _fewer(op: Op, share: Fraction) -> Op:
-    """The op on a share of the tokens."""
+def _fewer(op: Op, share: Fraction, chosen: Sequence[int]) -> Op:
+    """The op on a share of the tokens, or on the chosen requests, which are that share."""
     name = TOKENS.get(op.kind)
     if name is None or op.dims.get(name, 1) < 2:
         return op
     real = Fraction(max(1, round(op.dims[name] * share)), op.dims[name])
-    return scaled(op, {name: real}, {o.name: real for o in op.operands if o.role != "weight"})
+    fewer = scaled(op, {name: real}, {o.name: real for o in op.operands if o.role != "weight"})
+    if not is_decode_attention(op) or "kv_lengths" not in op.attributes:
+        return fewer
+    keys = keys_of(op)
+    return with_keys(fewer, [keys[i] for i in chosen])
 
 
-def _play(parts: Sequence[Part], system: HybridSystem, placement: Placement) -> Played:
-    """Tasks of all parts, block by block, on the engine."""
+def _play(parts: Sequence[Part], system: HybridSystem, placement: Placement) -> tuple[Played, dict[str, float]]:
+    """Tasks of all parts, block by block, on the engine; and the bytes that each op's tasks bring over the link."""
     chains = [_tasks(part, system, placement, index if len(parts) > 1 else None) for index, part in enumerate(parts)]
     tasks: list[Task] = []
     where: list[dict[int, int]] = [{} for _ in chains]
@@ -257,7 +283,11 @@ def _play(parts: Sequence[Part], system: HybridSystem, placement: Placement) -> 
     blocked = _blocked(system)
     ahead = system.plan.prefetch and not blocked and len(parts) == 1 and isinstance(system.xpu, NpuSide)
     scratchpad = system.xpu.scratchpad_bytes if ahead and isinstance(system.xpu, NpuSide) else 0.0
-    return play(tasks, blocked=blocked, scratchpad_bytes=scratchpad)
+    crossed: dict[str, float] = {}
+    for task in tasks:
+        if task.crossed_bytes:
+            crossed[task.op] = crossed.get(task.op, 0.0) + task.crossed_bytes
+    return play(tasks, blocked=blocked, scratchpad_bytes=scratchpad), crossed
 
 
 #: Pieces that heads are cut into where attention of one overlaps the projections of others.
@@ -346,7 +376,8 @@ def _moved(tasks: list[Task], part: Part, system: HybridSystem, op: Op, after: t
     if not crossing or system.link is None:
         return after
     size = crossing_bytes(part.graph, op.name, crossing)
-    tasks.append(Task(f"to {device}: {op.name}{mark}", op.name, "link", system.link.time_s(size / pieces), after))
+    tasks.append(Task(f"to {device}: {op.name}{mark}", op.name, "link", system.link.time_s(size / pieces), after,
+                      crossed_bytes=size / pieces))
     return (len(tasks) - 1,)
 
 

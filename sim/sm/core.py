@@ -1,4 +1,4 @@
-# ruff: noqa: PLR1730, SIM102  (plain comparisons are what numba compiles best)
+# ruff: noqa: PLR1730, SIM102  (plain comparisons are what can be compiled)
 """One SM, warp-instruction by warp-instruction.
 
 The machine
@@ -13,7 +13,7 @@ the SM's load/store unit, shared-memory banks, TMA, and its share of L2 and DRAM
 and a warp's next issue too, except where it waits for others (CTA barriers, mbarriers). cp.async and bulk stores complete by groups in
 order; wgmma goes through the sub-core's tensor pipe asynchronously and in order.
 
-The function is written for numba and runs as plain Python too, some hundred times slower; the results are equal.
+The function is compiled by `native` and runs as plain Python too, some hundred times slower; the results are equal.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from ...native import Native
 from .isa import (
     ARRIVE,
     ASYNC_COPY,
@@ -59,14 +60,14 @@ REASONS = ("selected", "not selected", "wait", "long scoreboard", "short scorebo
            "math pipe throttle", "mio throttle", "lg throttle", "branch", "membar")
 FAR = 1 << 60
 TENSOR_PIPE, MEMORY, SFU, FP64 = PIPE["tensor"], PIPE["memory"], PIPE["sfu"], PIPE["fp64"]
-LSU, SMEM, L2, DRAM, TMA, TCGEN05 = range(len(PIPES), len(PIPES) + len(UNITS))
+LSU, SMEM, L2, DRAM, TMA, TCGEN05, LINK, ATOMICS = range(len(PIPES), len(PIPES) + len(UNITS))
 N_PIPES = len(PIPES)
 DONE, DEADLOCK = 0, 1
 
 
 def run_sm(code, access, stream_start, stream_length,  # type: ignore[no-untyped-def]
            kind, pipe, interval, latency, stall, yields, write_barrier, read_barrier, wait_mask, first, second, code_line,
-           smem, tags, l2_bytes, l1_passes, slice_bytes, dram_bytes, load_latency, sync_slot, sync_value,
+           smem, tags, l2_bytes, l1_passes, atomics, slice_bytes, dram_bytes, link_bytes, load_latency, sync_slot, sync_value,
            template_stream, cta_template, cta_phase, cta_share, slots,
            numbers, end_times, first_issue, busy, stalls, spans):
     """Issue every warp-instruction of some CTAs on one SM.
@@ -79,11 +80,12 @@ def run_sm(code, access, stream_start, stream_length,  # type: ignore[no-untyped
         int64 by stream.
     kind ... second
         `isa.IsaTable`; `code_line` the 128-byte line of code.
-    smem, tags, l2_bytes, l1_passes
-        float64 by access row, for one warp: clocks of the banks, of the tag stage, bytes to or from L2, clocks of data.
-    slice_bytes, dram_bytes, load_latency
-        float64 of shape (phases, rows): bytes that L2's slices serve (what SMs ask for together counts once), bytes of DRAM, and issue to
-        result without queueing.
+    smem, tags, l2_bytes, l1_passes, atomics
+        float64 by access row, for one warp: clocks of the banks, of the tag stage, bytes to or from L2, clocks of data, and of the few
+        slices of L2 that serve its atomics, where those of all SMs queue.
+    slice_bytes, dram_bytes, link_bytes, load_latency
+        float64 of shape (phases, rows): bytes that L2's slices serve (what SMs ask for together counts once), bytes of DRAM, bytes between
+        L2's partitions, and issue to result without queueing.
     sync_slot, sync_value
         int64 by access row: mbarrier of the CTA and arrival count, bytes or parity.
     template_stream
@@ -110,14 +112,16 @@ def run_sm(code, access, stream_start, stream_length,  # type: ignore[no-untyped
     ctas = cta_template.shape[0]
     warps_per_cta = template_stream.shape[1]
     total_warps = slots * warps_per_cta
-    n_lines = code_line.max() + 1
+    n_lines = 1
+    for k in range(code_line.shape[0]):
+        n_lines = max(n_lines, code_line[k] + 1)
     lsu_interval, address_interval, queue_depth = numbers[0], numbers[1], int(numbers[2])
     l2_rate, dram_rate, port_rate = numbers[3], numbers[4], numbers[5]
     operand_read, barrier_latency, bubble = int(numbers[6]), int(numbers[7]), int(numbers[8])
     fetch_interval, cta_launch = numbers[9], int(numbers[10])
     async_launch, bulk_latency, mbarrier_latency, wgmma_latency = numbers[11], numbers[12], int(numbers[13]), int(numbers[14])
     fetch_latency, wgmma_depth = numbers[15], numbers[16]
-    tensor_ahead, bank_buffer, dram_access = numbers[17], numbers[18], numbers[19]
+    tensor_ahead, bank_buffer, dram_access, link_rate = numbers[17], numbers[18], numbers[19], numbers[20]
 
     position = np.zeros(total_warps, np.int64)
     end = np.zeros(total_warps, np.int64)
@@ -153,6 +157,8 @@ def run_sm(code, access, stream_start, stream_length,  # type: ignore[no-untyped
     l2_free = 0.0
     dram_free = 0.0
     port_free = 0.0
+    link_free = 0.0
+    atomics_free = 0.0
     tma_free = 0.0
     tcgen_free = 0.0
     tcgen_done = 0.0
@@ -412,6 +418,16 @@ def run_sm(code, access, stream_start, stream_length,  # type: ignore[no-untyped
                         dram_total += far
                         come = max(come, dram_free)
                         busy[DRAM] += takes
+                    across = link_bytes[phase, row]
+                    if across > 0.0:
+                        link_free = max(link_free, turn) + across / (link_rate * share)
+                        come = max(come, link_free)
+                        busy[LINK] += across / (link_rate * share)
+                    hot = atomics[row]
+                    if hot > 0.0:
+                        atomics_free = max(atomics_free, turn) + hot / share
+                        come = max(come, atomics_free)
+                        busy[ATOMICS] += hot / share
                     busy[L2] += slice_bytes[phase, row] / (l2_rate * share)
                 done = np.int64(np.ceil(come + load_latency[phase, row]))
                 if kd == ASYNC_COPY:
@@ -469,6 +485,11 @@ def run_sm(code, access, stream_start, stream_length,  # type: ignore[no-untyped
                     dram_total += far
                     come = max(come, dram_free)
                     busy[DRAM] += far / (dram_rate * share)
+                across = link_bytes[phase, row]
+                if across > 0.0:
+                    link_free = max(link_free, turn) + across / (link_rate * share)
+                    come = max(come, link_free)
+                    busy[LINK] += across / (link_rate * share)
                 busy[L2] += slice_bytes[phase, row] / (l2_rate * share)
                 busy[SMEM] += smem[row]
                 smem_total += smem[row]
@@ -671,26 +692,21 @@ def run_sm(code, access, stream_start, stream_length,  # type: ignore[no-untyped
                         sub_next[v & 3] = min(sub_next[v & 3], ready[v])
         if ready[w] < sub_next[s]:
             sub_next[s] = max(ready[w], now + 1)
-    final = max(final, np.int64(np.ceil(max(l2_free, port_free))))
+    final = max(final, np.int64(np.ceil(max(l2_free, port_free, link_free, atomics_free))))
     if max_spans > 0:
         spans[0, 0] = span_count
     return DONE, final, issued, l2_total, dram_total, smem_total, l1_total
 
 
 #: How many parameters the machine has.
-NUMBERS = 20
+NUMBERS = 21
 _AT = inspect.getfullargspec(run_sm).args.index("numbers")
 
 
 @lru_cache(maxsize=1)
 def compiled_core() -> Any:
-    """`run_sm` compiled by numba, or itself where numba is absent; it refuses parameters of another number, which it would read beyond."""
-    try:
-        from numba import njit
-
-        compiled: Any = njit(cache=True)(run_sm)
-    except ImportError:
-        compiled = run_sm
+    """`run_sm` as machine code (see `native`); it refuses parameters of another number, which it would read beyond."""
+    compiled = Native(run_sm)
 
     def run(*arguments: Any) -> Any:
         if arguments[_AT].shape != (NUMBERS,):

@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
+from typing import Final
 
 import numpy as np
+
+from ...native import Native
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,10 @@ def run_dispatch(number, first, steady, alone, sms, slots, per_sm):  # type: ign
     seen = 0.0
     last = 0.0
     while True:
-        sm = int(np.argmin(until))
+        sm = 0
+        for k in range(1, sms):
+            if until[k] < until[sm]:
+                sm = k
         if until[sm] == np.inf:
             break
         passed = until[sm] - now[sm]
@@ -89,13 +93,7 @@ def run_dispatch(number, first, steady, alone, sms, slots, per_sm):  # type: ign
     return last, busy, resident, seen
 
 
-@lru_cache(maxsize=1)
-def _compiled() -> Any:
-    try:
-        from numba import njit
-    except ImportError:
-        return run_dispatch
-    return njit(cache=True)(run_dispatch)
+_dispatched: Final = Native(run_dispatch)
 
 
 def dispatch(number: np.ndarray, first: np.ndarray, steady: np.ndarray, alone: np.ndarray, *, sms: int, slots: int,
@@ -126,5 +124,5 @@ def dispatch(number: np.ndarray, first: np.ndarray, steady: np.ndarray, alone: n
     """
     floor = np.maximum(np.stack([first, steady, np.minimum(alone, np.minimum(first, steady))]), 1e-6)
     per_sm = float(company or slots)
-    last, busy, resident, seen = _compiled()(np.ascontiguousarray(number, dtype=np.int64), floor[0], floor[1], floor[2], sms, slots, per_sm)
+    last, busy, resident, seen = _dispatched(np.ascontiguousarray(number, dtype=np.int64), floor[0], floor[1], floor[2], sms, slots, per_sm)
     return Dispatch(float(last), busy / last, seen / resident)

@@ -6,7 +6,7 @@ load differs from that CTA's. What comes from DRAM is the union of them all, as 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,11 +15,13 @@ import numpy as np
 from ...mapping.triton import Evaluation
 from ...mapping.triton.access import LINE_BYTES, SECTOR_BYTES
 from ...mapping.triton.memory_ops import GLOBAL
-from .streams import l1_misses
+from .l1 import active_addresses, l1_misses, left_out
 
 #: Stretches of sectors of a wave's CTAs that are put together at most, and windows in which the CTAs of a wave go on together.
 STRETCHES: Final = 4_000_000
 _WINDOWS: Final = 64
+#: What accesses that share nothing come to together, over the sum, at least.
+_SAME: Final = 0.98
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,14 +92,10 @@ def footprint_of(run: Evaluation, l1_bytes: float) -> Footprint | None:
         return None
     table = np.array([trace.accesses[n] for n in wanted], dtype=np.int64).reshape(-1, 4)
     step, index, number, base = table[:, 0] - 1, table[:, 1], table[:, 2], table[:, 3]
-    # those of steps that the trace leaves out: each some bytes further on than in the period before
-    again, move = np.zeros(len(step), dtype=np.int64), np.zeros(len(step), dtype=np.int64)
-    for repeat in trace.repeats:
-        here = np.flatnonzero((step >= repeat.first) & (step < repeat.end))
-        before = np.flatnonzero((step >= 2 * repeat.first - repeat.end) & (step < repeat.first))
-        if len(here) != len(before) or (index[here] != index[before]).any():
-            return None
-        again[here], move[here] = repeat.times, base[here] - base[before]
+    more = left_out(trace, step, index, base)
+    if more is None:
+        return None
+    again, move = more
     misses = l1_misses(run, l1_bytes)
     shapes: dict[tuple[int, int], tuple[np.ndarray, np.ndarray, int]] = {}
     loads: list[np.ndarray] = []
@@ -126,6 +124,21 @@ def footprint_of(run: Evaluation, l1_bytes: float) -> Footprint | None:
     return Footprint(np.concatenate(loads), np.concatenate(paces) / max(done, 1), np.concatenate(starts), np.concatenate(stops), asked)
 
 
+def addresses_touched(run: Evaluation, wanted: Iterable[int]) -> dict[int, np.ndarray]:
+    """Addresses of a CTA's threads by instruction, each once: int64; of instructions in the trace."""
+    trace, chosen = run.trace, set(wanted)
+    if trace is None or not chosen:
+        return {}
+    table = np.array([access for access in trace.accesses if access[1] in chosen], dtype=np.int64).reshape(-1, 4)
+    step, index, number, base = table[:, 0] - 1, table[:, 1], table[:, 2], table[:, 3]
+    again, move = left_out(trace, step, index, base) or (np.zeros(len(step), dtype=np.int64),) * 2
+    parts: dict[int, list[np.ndarray]] = {}
+    for n in range(len(step)):
+        first = active_addresses(run, int(number[n]), int(base[n]))
+        parts.setdefault(int(index[n]), []).append((first[None, :] + int(move[n]) * np.arange(1 + int(again[n]))[:, None]).reshape(-1))
+    return {i: np.unique(np.concatenate(found)) for i, found in parts.items()}
+
+
 def past_l1(run: Evaluation, l1_bytes: float) -> dict[int, float]:
     """Bytes for which a CTA asks L2 by instruction, where L1 holds some of what it reads."""
     trace = run.trace
@@ -151,6 +164,30 @@ def _stretches(run: Evaluation, index: int, number: int, offset: int) -> tuple[n
     at = at if pattern.active is None else at[pattern.active]
     low, high = joined(at // SECTOR_BYTES, (at + max(size - 1, 0)) // SECTOR_BYTES + 1)
     return low, high, size_of(low, high)
+
+
+def overlaps(footprint: Footprint, shifts: Mapping[int, np.ndarray], most: int = 4) -> bool:
+    """Whether some sector is in two of the accesses of one CTA, or of two CTAs that do not begin at the same place.
+
+    Parameters
+    ----------
+    shifts
+        By load: int64 by CTA, sectors by which it reads further on than the CTA of the footprint.
+    most
+        Distances between CTAs that are tried: the smallest and the most frequent.
+    """
+    union = joined(footprint.start, footprint.stop)
+    if size_of(*union) < _SAME * int((footprint.stop - footprint.start).sum()):
+        return True
+    for load in footprint.asked:
+        mine = footprint.load == load
+        low, high = joined(footprint.start[mine], footprint.stop[mine])
+        apart, times = np.unique(np.diff(np.unique(shifts[load])), return_counts=True)
+        reach = int(high.max() - low.min()) if len(low) else 0
+        for move in {*apart[:1].tolist(), *apart[np.argsort(-times, kind="stable")[:most]].tolist()}:
+            if move < reach and size_of(*joined(np.append(low, low + move), np.append(high, high + move))) < 2 * _SAME * size_of(low, high):
+                return True
+    return False
 
 
 def fetched(footprint: Footprint, shifts: Sequence[Mapping[int, np.ndarray]], began: Sequence[float], moved: Sequence[float],

@@ -20,6 +20,7 @@ from .core import run_sm as core_function
 from .dispatch import dispatch
 from .facts import CodeFacts, GridCounts
 from .isa import IsaTable
+from .l2 import SLICE_BYTES
 from .sharing import Sharing
 from .streams import CtaStreams, Rows
 
@@ -170,7 +171,7 @@ def parameters(kernel: Kernel) -> np.ndarray:
     return np.array([t.lsu_interval, t.address_interval, t.memory_queue, l2, dram, port, t.operand_read, t.barrier_latency,
                      t.branch_bubble, t.fetch_interval, t.cta_launch, t.async_launch, t.tma_latency, t.mbarrier_latency, t.wgmma_latency,
                      kernel.system.gpu.l2.latency_clk, t.wgmma_depth, t.tensor_ahead, t.bank_buffer,
-                     t.dram_access])
+                     t.dram_access, kernel.system.gpu.l2.far_bytes_per_clk / kernel.system.gpu.sm.count])
 
 
 @dataclass(frozen=True)
@@ -233,15 +234,18 @@ def play(kernel: Kernel, plan: Schedule, streams: Streams, numbers: np.ndarray, 
 
 def access_columns(kernel: Kernel, rows: Rows) -> dict[str, np.ndarray]:
     """The access table's columns, by the name of the core's parameter; one empty row stands behind them."""
-    names = ("smem", "tags", "l2_bytes", "l1_passes")
+    names = ("smem", "tags", "l2_bytes", "l1_passes", "atomics")
     made = {name: np.array([*getattr(rows, name), 0.0]) for name in names}
     made |= {name: np.array([*getattr(rows, name), 0], dtype=np.int64) for name in ("sync_slot", "sync_value")}
     index = np.array(rows.instruction, dtype=np.int64)
     for number in np.flatnonzero(kernel.table.kind[index] == isa.TCGEN).tolist():
         made["l1_passes"][number] /= 4 * kernel.facts.rate[index[number]]
-    costs = memory_costs(kernel, index, made["l2_bytes"][:-1])
-    for name, cost in zip(("slice_bytes", "dram_bytes", "load_latency"), costs, strict=True):
-        made[name] = np.concatenate([cost, np.zeros((3, 1))], axis=1)
+    costs = memory_costs(kernel, index, made["l2_bytes"][:-1], made["atomics"][:-1])
+    for name, cost in zip(PHASED, costs, strict=True):
+        made[name] = np.ascontiguousarray(np.concatenate([cost, np.zeros((3, 1))], axis=1))
+    few = kernel.share.serving[index]
+    each = kernel.timing.atomic_interval * kernel.system.gpu.sm.count
+    made["atomics"][:-1] *= np.divide(each, few, out=np.zeros(len(few)), where=few > 0)
     return made
 
 
@@ -257,16 +261,24 @@ def run_ctas(kernel: Kernel, plan: Schedule, *, keep: int | None = None, record:
     return play(kernel, plan, streams, parameters(kernel), record=record)
 
 
-def memory_costs(kernel: Kernel, index: np.ndarray, l2_bytes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Bytes of L2's slices, bytes of DRAM, and load-to-use latency by phase and access row."""
+#: What `memory_costs` gives, by the name of the core's parameter.
+PHASED = ("slice_bytes", "dram_bytes", "link_bytes", "load_latency")
+
+
+def memory_costs(kernel: Kernel, index: np.ndarray, l2_bytes: np.ndarray, atomics: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Bytes of L2's slices, of DRAM and between L2's partitions, and load-to-use latency by phase and access row.
+
+    Atomics take their slice for a sector that is read and one that is written, pass by pass.
+    """
     gpu, share = kernel.system.gpu, kernel.share
+    near = gpu.l2.latency_clk
     store = np.isin(kernel.table.kind[index], (isa.STORE, isa.BULK_STORE))
-    dram = share.dram[:, index] * l2_bytes
     ratio = kernel.clock_hz / gpu.clock.boost_hz
-    far = kernel.system.dram.latency_clk * ratio + gpu.l2.latency_clk * (1 - ratio)
-    behind = gpu.l2.latency_clk + share.missing[:, index] * (far - gpu.l2.latency_clk)
-    latency = np.where(l2_bytes > 0, np.where(store, gpu.l2.latency_clk, behind), kernel.timing.l1_latency)
-    return np.where(store, 1.0, share.l2[:, index]) * l2_bytes, dram, latency
+    dram = kernel.system.dram.latency_clk * ratio + near * (1 - ratio)
+    behind = near + share.missing[:, index] * (dram - near) + share.far[:, index] * (gpu.l2.far_latency_clk - near)
+    latency = np.where(l2_bytes > 0, np.where(store, near, behind), kernel.timing.l1_latency)
+    slices = np.where(store, 1.0, share.l2[:, index]) * l2_bytes
+    return np.maximum(slices, SLICE_BYTES * atomics), share.dram[:, index] * l2_bytes, share.crossing[:, index] * l2_bytes, latency
 
 
 def add(one: SmRun, other: SmRun, times: float) -> SmRun:

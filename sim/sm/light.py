@@ -8,8 +8,8 @@ each CTA. A kernel that the interpreter of `mapping.triton.warp_machine` does no
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
@@ -17,33 +17,40 @@ import numpy as np
 
 from ...arch import System
 from ...arch.sm_timing import sm_timing
-from ...mapping.triton import CompiledKernel, Launch
+from ...mapping.triton import CompiledKernel, Launch, evaluate
 from ...mapping.triton.access import BANK_BYTES, BANKS, LINE_BYTES, SECTOR_BYTES
 from ...mapping.triton.bytecode import KINDS, SPACES
-from ...mapping.triton.memory_ops import COPY, GLOBAL, LOAD, LOCAL
+from ...mapping.triton.memory_ops import ATOMIC, COPY, GLOBAL, LOAD, LOCAL
 from ...mapping.triton.memory_ops import SHARED as SHARED_SPACE
 from ...mapping.triton.parameters import parameters_of
 from ...mapping.triton.warp_machine import COUNT, TALLY, TOUCH
 from ...mapping.triton.warp_runs import NotFollowedError, WarpRun, Warps
+from . import isa
 from .addresses import by_wave
 from .classes import Classes, classes_of, even_sample, middle_cta, program_ids, sample, single
 from .facts import CodeFacts, GridCounts, tensor_flops
 from .footprint import STRETCHES, Footprint
 from .grid import FollowedLaunch
+from .l2 import L2Cache
+from .light_barriers import Boxes, cut_together, events_of, stretch_of
 from .light_code import light_code
 from .loads import Loads
-from .sharing import sharing, sharing_of_walks
-from .streams import Cta, Period, Rows, find_period
+from .sharing import sharing
+from .streams import ROUNDS, Cta, Period, Rows, find_period
+from .walked import Walk, bytes_each, sharing_of_walks
 
 #: CTAs that are followed for control, and for what they share in L2.
 CLASS_CTAS: Final = 1024
 SHARING_CTAS: Final = 1600
 #: Accesses of warps that stand for all of a launch.
 WALKED: Final = 16_384
+#: Of a CTA that copies in bulk, so many accesses at least: a box is large, and few of them would not tell its pace.
+BOXES: Final = 256
 #: Shares of the work that are done when the waves begin whose CTAs are walked through.
 _SHARES: Final = (0.0, 0.5)
 _SPACE: Final = {name: n for n, name in enumerate(SPACES)}
 _READING: Final = [KINDS.index(name) for name in (LOAD, COPY)]
+_ATOMIC: Final = KINDS.index(ATOMIC)
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,6 +119,15 @@ class WarpStreams:
         return Cta(self.roles, tuple(code), tuple(access))
 
 
+def _step_keys(run: WarpRun, step: np.ndarray, row: np.ndarray) -> np.ndarray:
+    """int64 by step: equal where segment, lanes and the rows of all accesses are."""
+    mixed = np.zeros(len(run.steps), dtype=np.uint64)
+    weight = (row.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+    np.add.at(mixed, step, (weight ^ (weight >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9))
+    mixed += run.steps.astype(np.uint64) * np.uint64(0x94D049BB133111EB) + run.masks.astype(np.uint64) * np.uint64(0xD6E8FEB86659FD93)
+    return mixed.view(np.int64)
+
+
 class LightLaunch:
     """A launch whose warps are followed in compiled code.
 
@@ -122,11 +138,17 @@ class LightLaunch:
     """
 
     def __init__(self, compiled: CompiledKernel, launch: Launch, system: System) -> None:
+        if launch.assume:
+            raise NotFollowedError
         self.compiled, self.launch, self.made = compiled, launch, light_code(compiled, system, sm_timing(system.generation))
         self.facts, self.code = self.made.facts, self.made.full
-        self.bank, _ = parameters_of(compiled, launch)
+        self.bank, maps = parameters_of(compiled, launch)
+        self.boxes = Boxes(compiled, maps)
         self.full = Warps(self.code, launch, self.bank)
         self.axes, self.lanes = np.zeros(3, dtype=bool), (1 << 32) - 1
+        self.assumed: dict[int, list[tuple[int, int]]] = {}  # by where ways were assumed, steps and number of the CTAs
+        self.leaves_known = False
+        self.owner: dict[int, int] = {}  # by instruction the first warp that accesses memory with it
 
     # -- one CTA -----------------------------------------------------------------------------------------------------------
 
@@ -139,15 +161,27 @@ class LightLaunch:
             roles, distinct = self._alike(ids, count)
         runs = [lead if warp == 0 else self.full.one(ids, warp, l1_bytes=l1_bytes / count) for warp in dict.fromkeys(roles)]
         self.axes |= np.any([run.on_program for run in runs], axis=0)
+        self.leaves_known |= any(run.leaves_known for run in runs)
+        if where := int(np.bitwise_or.reduce([run.assumed for run in runs])):
+            self.assumed.setdefault(where, []).append((len(lead.steps), number))
+        if self.assumed and self.leaves_known:
+            raise NotFollowedError  # what was assumed, another warp's values might tell
         self.lanes &= self._lanes_of(lead)
-        if any(len(run.syncs) for run in runs) or not self.lanes:
+        if not self.lanes:
             raise NotFollowedError
         leaders = list(dict.fromkeys(roles))
+        for warp, run in zip(leaders, runs, strict=True):
+            for index in np.unique(np.concatenate([run.accesses[:, 1], run.bulks[:, 1]])).tolist():
+                self.owner.setdefault(index, warp)
         times = [roles.count(warp) for warp in leaders]
-        rows = Rows()
-        warps = tuple(self._warp(run, rows, distinct) for run in runs)
+        rows, slots = Rows(), dict[int, int]()
+        warps = tuple(self._warp(run, rows, slots, distinct) for run in runs)
+        if slots:
+            kinds = self.facts.table.kind
+            cut = cut_together([stretch_of(warp.period, warp.at, warp.row, rows, kinds) for warp in warps])
+            warps = tuple(replace(warp, period=period) for warp, period in zip(warps, cut, strict=True))
         periods = {warp.period.times for warp in warps if warp.period is not None}
-        period = warps[0].period if len(periods) == 1 else None
+        period = next(warp.period for warp in warps if warp.period is not None) if len(periods) == 1 else None
         entered = sum((run.counts * n for run, n in zip(runs, times, strict=True)), np.zeros(len(self.facts.first), dtype=np.int64))
         streams = WarpStreams(self.facts, rows, period, self._counts(entered), tuple(leaders.index(warp) for warp in roles), warps)
         return streams, self._loads(number, runs, times, l1_bytes, distinct), entered, self._matrices(runs, times)
@@ -162,19 +196,20 @@ class LightLaunch:
         """By warp the first that does the same; and by instruction the share of the warps that begin with an address of their own."""
         found = self.full.across(ids, count)
         times, begins = found.tally[:, :, 0], found.tally[::2, :, 1]
-        whole = np.concatenate([found.counts, times], axis=1).reshape(count, -1)
+        barriers = found.tally[:, np.flatnonzero(self.code.space[self.code.noted] < 0), 1]
+        whole = np.concatenate([found.counts, times, barriers], axis=1).reshape(count, -1)
         first = {row.tobytes(): n for n, row in reversed(list(enumerate(whole)))}
         distinct = np.ones(len(self.code.space))
-        for place, instruction in enumerate(np.flatnonzero(self.code.space >= 0).tolist()):
+        for place, instruction in enumerate(self.code.noted.tolist()):
             mine = begins[times[::2, place] > 0, place]
             if self.code.cached[instruction] and len(mine):
-                distinct[instruction] = len(np.unique(mine // LINE_BYTES)) / len(mine)
+                distinct[instruction] = len(np.unique(mine // SECTOR_BYTES)) / len(mine)
         return tuple(first[row.tobytes()] for row in whole), distinct
 
     def _counts(self, entered: np.ndarray) -> np.ndarray:
         return self.facts.by_instruction(np.round(self.facts.by_block(entered)).astype(np.int64))
 
-    def _warp(self, run: WarpRun, rows: Rows, distinct: np.ndarray) -> _Warp:
+    def _warp(self, run: WarpRun, rows: Rows, slots: dict[int, int], distinct: np.ndarray) -> _Warp:
         """Accesses of a warp as rows of costs."""
         c = self.code
         step, instruction, passes, sectors, lines, lanes, _, missing, _ = run.accesses.T
@@ -200,13 +235,25 @@ class LightLaunch:
                 numbers.append(rows.find(index, smem=behind[index], tags=float(line), l2_bytes=float(sector * SECTOR_BYTES)))
             else:
                 data = max(lane * size / (BANKS * BANK_BYTES), sector * SECTOR_BYTES / LINE_BYTES)
-                numbers.append(rows.find(index, tags=float(line), l2_bytes=float(miss * SECTOR_BYTES) * distinct[index], l1_passes=data))
+                atomics = 0.0
+                if c.kind[index] == _ATOMIC:
+                    if lane > 1 and lane * size != sector * SECTOR_BYTES:
+                        raise NotFollowedError  # lanes may share an address: all of them have to be known
+                    atomics = float(sector)
+                numbers.append(rows.find(index, tags=float(line), l2_bytes=float(miss * SECTOR_BYTES) * distinct[index], l1_passes=data,
+                                         atomics=atomics))
         row = np.array(numbers, dtype=np.int64)[inverse.reshape(-1)]
-        mixed = np.zeros(len(run.steps), dtype=np.uint64)
-        weight = (row.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-        np.add.at(mixed, step, (weight ^ (weight >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9))
-        mixed += run.steps.astype(np.uint64) * np.uint64(0x94D049BB133111EB) + run.masks.astype(np.uint64) * np.uint64(0xD6E8FEB86659FD93)
-        return _Warp(run.steps.astype(np.int64), step, instruction, row, find_period(mixed.view(np.int64)))
+        period = find_period(_step_keys(run, step, row))
+        if len(run.syncs):
+            found = events_of(run, rows, self.facts.table.kind, slots, self.boxes)
+            step, instruction, row = (np.concatenate(pair) for pair in zip((step, instruction, row), found, strict=True))
+            order = np.argsort(step, kind="stable")
+            step, instruction, row = step[order], instruction[order], row[order]
+            rounds = find_period(_step_keys(run, step, row), at_least=ROUNDS) if period is not None else None
+            if period is not None and rounds is not None:
+                rounds = replace(rounds, iterations=max(1, round(rounds.length / period.length)))
+            period = rounds
+        return _Warp(run.steps.astype(np.int64), step, instruction, row, period)
 
     def _loads(self, number: int, runs: Sequence[WarpRun], times: Sequence[int], l1_bytes: float, distinct: np.ndarray) -> Loads:
         """What the CTA of this number reads and writes."""
@@ -232,17 +279,30 @@ class LightLaunch:
             if behind is not None:
                 storage[at] = (behind.start, behind.size_bytes)
         warps = self.compiled.num_warps
-        return Loads(count, sides[0], {at: float(executed[at]) / warps for side in sides for at in side}, frozenset(), sides[1], storage,
-                     partial(self.footprint, l1_bytes), number,
-                     {at: (int(low[at]), int(high[at])) for side in sides for at in side},
-                     {at: float(passed[at] * distinct[at]) * SECTOR_BYTES for side in sides for at in side})
+        executed /= warps
+        boxes: dict[int, int] = {}
+        for run, n in zip(runs, times, strict=True):
+            inside, _ = self.boxes.bytes_of(run.bulks)
+            for at in np.unique(run.bulks[:, 1]).tolist():
+                copies = np.flatnonzero(run.bulks[:, 1] == at)
+                side, tensor = sides[int(self.facts.table.kind[at] != isa.BULK_LOAD)], self.boxes.tensor(int(run.bulks[copies[0], 3]))
+                side[at] = side.get(at, 0.0) + float(n * inside[copies].sum())
+                boxes[at] = boxes.get(at, 0) + n * len(copies)
+                storage[at] = (tensor.buffer.start, tensor.buffer.size_bytes)
+        # without holes (`_warp`), from the first address to the last
+        atomics = {at: np.arange(low[at], high[at] + LINE_BYTES, SECTOR_BYTES) for at in sides[1] if c.kind[at] == _ATOMIC}
+        return Loads(count, sides[0], {at: float(boxes.get(at) or executed[at]) for side in sides for at in side}, frozenset(boxes),
+                     sides[1], storage, partial(self.footprint, l1_bytes), number,
+                     {at: (int(low[at]), int(high[at])) for side in sides for at in side if at not in boxes},
+                     {at: float(passed[at] * distinct[at]) * SECTOR_BYTES for side in sides for at in side if at not in boxes},
+                     atomics=atomics, glimpse=partial(self.footprint, l1_bytes, number, warps=2))
 
-    def footprint(self, l1_bytes: float, number: int) -> Footprint | None:
-        """What the CTA of this number in order of launch reads and writes, all its warps at one pace."""
+    def footprint(self, l1_bytes: float, number: int, warps: int = 32) -> Footprint | None:
+        """What the CTA of this number in order of launch reads and writes, all its warps (or so many) at one pace."""
         count, ids = self.compiled.num_warps, program_ids(self.launch, [number])[0]
         load, pace, start, stop = [], [], [], []
         asked = np.zeros(len(self.code.space))
-        for warp in range(count):
+        for warp in range(min(count, warps)):
             run = self.full.one(ids, warp, l1_bytes=l1_bytes / count, pieces=True)
             if not len(run.pieces):
                 continue
@@ -266,6 +326,13 @@ class LightLaunch:
         which = np.flatnonzero((self.facts.matrix > 0) & self.facts.guarded).tolist()
         return {index: sum(int(run.matrices[index]) * n for run, n in zip(runs, times, strict=True)) for index in which}
 
+    def assumptions(self) -> tuple[str, ...]:
+        """What only data could tell of the way of CTAs: of each set of places, the shortest of those that were followed says it."""
+        if not self.assumed:
+            return ()
+        ids = program_ids(self.launch, [min(ctas)[1] for ctas in self.assumed.values()])
+        return tuple(map(str, evaluate(self.compiled, self.launch, ids, addresses=False, close=True).assumptions))
+
     @property
     def lane(self) -> int:
         """The lane that stands for its warp in other CTAs."""
@@ -285,22 +352,38 @@ class LightLaunch:
         owner = np.searchsorted(picks, at[:, 0] + short[0] * (at[:, 1] + short[1] * at[:, 2]), side="right") - 1
         return classes_of(grid, x + grid[0] * (y + grid[1] * z), found, self.facts.size, owner)
 
+    def _by_owner(self, loads: Sequence[int]) -> Iterator[tuple[int, list[int]]]:
+        """Warps that stand for all, and the accesses that each stands for."""
+        for warp in sorted({self.owner.get(index, 0) for index in loads}):
+            yield warp, [index for index in loads if self.owner.get(index, 0) == warp]
+
     def first(self, numbers: np.ndarray, loads: Sequence[int]) -> dict[int, np.ndarray]:
         """First addresses of CTAs, by instruction."""
-        warps = Warps(self.made.reads, self.launch, self.bank)
-        tally = warps.many(program_ids(self.launch, numbers), TALLY, loads, lane=self.lane, repeats=1, most=240).tally
-        return {index: np.where(tally[:, n, 0] > 0, tally[:, n, 1], -1) for n, index in enumerate(loads)}
+        warps, ids = Warps(self.made.reads, self.launch, self.bank), program_ids(self.launch, numbers)
+        found: dict[int, np.ndarray] = {}
+        for warp, mine in self._by_owner(loads):
+            tally = warps.many(ids, TALLY, mine, warp=warp, lane=self.lane, repeats=1, most=240).tally
+            found |= {index: np.where(tally[:, n, 0] > 0, tally[:, n, 1], -1) for n, index in enumerate(mine)}
+        return found
 
-    def walks(self, waves: Sequence[np.ndarray], loads: Sequence[int], *, thin: int) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Addresses of some waves of CTAs, as `addresses.walks` has them, of one sector in ``1 << thin``."""
-        warps = Warps(self.made.reads, self.launch, self.bank)
-        touched = warps.many(program_ids(self.launch, np.concatenate(waves)), TOUCH, loads, lane=self.lane, thin=thin).touched
+    def walks(self, asked: Sequence[Loads], thin: int, waves: Sequence[np.ndarray], loads: Sequence[int]) -> list[Walk]:
+        """Addresses of some waves of CTAs, as `addresses.walks` has them, of one sector (or box) in ``1 << thin``; and their pace."""
+        warps, ids = Warps(self.made.reads, self.launch, self.bank), program_ids(self.launch, np.concatenate(waves))
+        weight = np.zeros(len(self.code.space), np.int64)
+        for size in (bytes_each(asked, lambda part: part.stores), bytes_each(asked, lambda part: part.of_l2(part.sizes))):
+            weight[list(size)] = np.round(list(size.values()))
+        touched = np.concatenate([np.zeros((0, 4), np.int64), *(
+            warps.many(ids, TOUCH, mine, warp=warp, lane=self.lane, thin=thin, weight=weight).touched
+            for warp, mine in self._by_owner(loads))])
         touched = touched[np.argsort(touched[:, 0], kind="stable")]
-        return by_wave(touched[:, 1], touched[:, 0], touched[:, 2] // SECTOR_BYTES, waves)
+        key = np.where(self.code.space[touched[:, 1]] >= 0, touched[:, 2] // SECTOR_BYTES, touched[:, 2])
+        parts = by_wave(touched[:, 1], touched[:, 0], key, waves)
+        edges = np.cumsum([len(part[0]) for part in parts])[:-1]
+        return [(*part, pace) for part, pace in zip(parts, np.split(touched[:, 3], edges), strict=True)]
 
 
-def follow_lightly(compiled: CompiledKernel, launch: Launch, system: System, *, together: int, capacity_bytes: float, merge: int,
-                   warm: bool, l1_bytes: float) -> FollowedLaunch:
+def follow_lightly(compiled: CompiledKernel, launch: Launch, system: System, l2: L2Cache, *, together: int,
+                   l1_bytes: float) -> FollowedLaunch:
     """What the core needs of a launch.
 
     Raises
@@ -320,15 +403,15 @@ def follow_lightly(compiled: CompiledKernel, launch: Launch, system: System, *, 
     counted = classes.count @ samples.weights
     if len(classes) == 1:
         wanted = [*found[0][1].sizes, *found[0][1].stores]
-        share = sharing(launch, found[0][1], lambda numbers: light.first(numbers, wanted), together=together,
-                        capacity_bytes=capacity_bytes, merge=merge, warm=warm, most=SHARING_CTAS)
+        share = sharing(launch, found[0][1], lambda numbers: light.first(numbers, wanted), l2, together=together, most=SHARING_CTAS)
     else:
         asked = [part[1] for part in found]
-        accesses = max(sum(part.times.values()) for part in asked) * together * len(_SHARES)
-        thin = max(0, int(np.log2(max(accesses / WALKED, 1.0))))
-        share = sharing_of_walks(launch, asked, partial(light.walks, thin=thin), thinned=0.5**thin, together=together,
-                                 work=classes.work[classes.number],
-                                 capacity_bytes=capacity_bytes, merge=merge, warm=warm, shares=_SHARES)
+        each = max(sum(part.times.values()) for part in asked)
+        thin = max(0, int(np.log2(max(each * together * len(_SHARES) / WALKED, 1.0))))
+        if any(part.boxes for part in asked):
+            thin = min(thin, max(0, int(np.log2(max(each / BOXES, 1.0)))))
+        share = sharing_of_walks(launch, asked, partial(light.walks, asked, thin), l2, thinned=0.5**thin, together=together,
+                                 work=classes.work[classes.number], shares=_SHARES)
     guarded: dict[int, int] = {}
     entered = np.zeros(len(light.facts.first))
     for part, n in zip(found, counted.tolist(), strict=True):
@@ -336,6 +419,5 @@ def follow_lightly(compiled: CompiledKernel, launch: Launch, system: System, *, 
         for index, times in part[3].items():
             guarded[index] = guarded.get(index, 0) + round(times * n)
     counts = light.facts.by_instruction(np.round(light.facts.by_block(entered)).astype(np.int64))
-    return FollowedLaunch(GridCounts(counts, tensor_flops(light.facts, counts, guarded), ()), tuple(part[0] for part in found), classes,
-                          samples,
-                          share, light.facts)
+    grid = GridCounts(counts, tensor_flops(light.facts, counts, guarded), light.assumptions())
+    return FollowedLaunch(grid, tuple(part[0] for part in found), classes, samples, share, light.facts)

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from ...mapping.triton import CompiledKernel, Evaluation, Launch, Program, evaluate
 from ...mapping.triton.access import SECTOR_BYTES
-from ...mapping.triton.memory_ops import COPY, GLOBAL, LOAD
+from ...mapping.triton.memory_ops import ATOMIC, COPY, GLOBAL, LOAD
 from ...mapping.triton.pointers import buffers_behind
 from .classes import program_ids
-from .footprint import Footprint, footprint_of, past_l1
+from .footprint import Footprint, addresses_touched, footprint_of, past_l1
+from .l2 import ANYWHERE, scattered
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,12 @@ class Loads:
         Bytes for which this CTA asks L2 by instruction: what L1 held is left out.
     others
         Accesses of other warps than the first.
+    atomics
+        int64 by instruction: addresses that this CTA's atomics touch (once for each warp's pattern and place).
+    scattered
+        Atomics whose addresses depend on data.
+    glimpse
+        Gives what a few warps of the CTA that was followed read and write, where that is sooner known than the footprint.
     """
 
     instructions: int
@@ -52,6 +61,9 @@ class Loads:
     extent: Mapping[int, tuple[int, int]] = field(default_factory=dict)
     passed: Mapping[int, float] = field(default_factory=dict)
     others: frozenset[int] = frozenset()
+    atomics: Mapping[int, np.ndarray] = field(default_factory=dict)
+    scattered: frozenset[int] = frozenset()
+    glimpse: Callable[[], Footprint | None] | None = None
 
     def of_l2(self, sizes: Mapping[int, float]) -> dict[int, float]:
         """Of bytes that a CTA asks for those that L2 is asked for."""
@@ -95,8 +107,17 @@ def loads_of(run: Evaluation, *, l1_bytes: float = 0.0) -> Loads:
         return footprint_of(run, l1_bytes) if number == cta else followed_footprint(run.program.compiled, run.launch, l1_bytes, number)
 
     others = frozenset(i for side in sides for i in side if i not in lead and not (i in run.tallies and run.tallies[i].unknown))
+    atomics = {i: np.zeros(0, dtype=np.int64) for side in sides for i in side
+               if i in run.tallies and run.program.memory_ops[i].kind == ATOMIC}
+    atomics |= addresses_touched(run, atomics)
+    for index in atomics:
+        if run.tallies[index].unknown:
+            done, size = run.tallies[index], run.program.memory_ops[index].thread_bytes
+            lanes = max(1, round(done.threads / max(done.executions, 1)))
+            sectors = done.executions * scattered(storage.get(index, (0, ANYWHERE))[1], size, lanes)[1]
+            sides[1][index] = max(sides[1][index], sectors * SECTOR_BYTES)
     return Loads(len(code), sides[0], times, frozenset(bulk), sides[1], storage, footprint, cta, passed=past_l1(run, l1_bytes),
-                 others=others)
+                 others=others, atomics=atomics, scattered=frozenset(i for i in atomics if run.tallies[i].unknown))
 
 
 def followed_footprint(compiled: CompiledKernel, launch: Launch, l1_bytes: float, number: int) -> Footprint | None:

@@ -1,13 +1,13 @@
-# ruff: noqa: PLR1730  (plain comparisons are what numba compiles best)
-"""Instructions of a warp joined into operations on tiles: one pass over its stream, for numba."""
+# ruff: noqa: PLR1730  (plain comparisons are what can be compiled)
+"""Instructions of a warp joined into operations on tiles: one pass over its stream."""
 
 from __future__ import annotations
 
-from functools import lru_cache
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
+from ...native import Native
 from . import isa
 from .isa import BRANCH, MATH, WGMMA
 
@@ -19,8 +19,8 @@ _PIPES: Final = len(isa.PIPES)
 #: Columns of an operation, by the name of the core's parameter, and those of them that its access row has.
 WHOLE: Final = ("kind", "pipe", "latency", "stall", "yields", "write_barrier", "read_barrier", "wait_mask", "first", "second", "code_line",
                 "sync_slot", "sync_value", "access", "head")
-REAL: Final = ("interval", "smem", "tags", "l2_bytes", "l1_passes")
-PHASED: Final = ("slice_bytes", "dram_bytes", "load_latency")
+REAL: Final = ("interval", "smem", "tags", "l2_bytes", "l1_passes", "atomics")
+PHASED: Final = ("slice_bytes", "dram_bytes", "link_bytes", "load_latency")
 (_KIND, _PIPE, _LATENCY, _STALL, _YIELDS, _WRITE, _READ, _WAIT, _FIRST, _SECOND, _LINE, _SLOT, _VALUE, _ACCESS, _HEAD) = range(len(WHOLE))
 
 
@@ -35,11 +35,11 @@ def join_stream(code, access, kind, pipe, interval, latency, stall, yields, writ
     kind ... lines
         `isa.IsaTable` and the lines of code.
     amounts, phased, slot, value
-        The access table: float64 of shape (4, rows) and (3, 3, rows), int64.
+        The access table: float64 of shape (5, rows) and (4, 3, rows), int64.
     bubble
         Clocks of a taken jump.
     whole, real, by_phase
-        Filled: int64, float64 and float64 of shapes (operations, 15), (operations, 5) and (operations, 3, 3).
+        Filled: int64, float64 and float64 of shapes (operations, 15), (operations, 6) and (operations, 4, 3).
 
     Returns
     -------
@@ -81,16 +81,15 @@ def join_stream(code, access, kind, pipe, interval, latency, stall, yields, writ
             if members < 256:
                 keys[members], places[members] = key, found
                 members += 1
-            o = whole[found]
-            o[_HEAD], o[_KIND], o[_PIPE] = i, kind[i], _FMA if plain else pipe[i]
-            o[_WRITE], o[_READ], o[_LINE] = write[i], read[i], lines[i]
-            o[_FIRST] = first[i] if kind[i] != WGMMA else 0
-            o[_WAIT] = 0
-            o[_SLOT], o[_VALUE] = (slot[row], value[row]) if row >= 0 else (-1, 0)
-            o[_ACCESS] = -1
-            for k in range(5):
+            whole[found, _HEAD], whole[found, _KIND], whole[found, _PIPE] = i, kind[i], _FMA if plain else pipe[i]
+            whole[found, _WRITE], whole[found, _READ], whole[found, _LINE] = write[i], read[i], lines[i]
+            whole[found, _FIRST] = first[i] if kind[i] != WGMMA else 0
+            whole[found, _WAIT] = 0
+            whole[found, _SLOT], whole[found, _VALUE] = slot[row] if row >= 0 else -1, value[row] if row >= 0 else 0
+            whole[found, _ACCESS] = -1
+            for k in range(6):
                 real[found, k] = 0.0
-            for k in range(9):
+            for k in range(12):
                 by_phase[found, k // 3, k % 3] = 0.0
         number[at] = found
         taken = float(stall[i])
@@ -112,13 +111,13 @@ def join_stream(code, access, kind, pipe, interval, latency, stall, yields, writ
             whole[found, _FIRST] += first[i]
         if row >= 0:
             whole[found, _ACCESS] = 0
-            for k in range(4):
+            for k in range(5):
                 real[found, 1 + k] += amounts[k, row]
             for k in range(3):
-                by_phase[found, 0, k] += phased[0, k, row]
-                by_phase[found, 1, k] += phased[1, k, row]
-                if phased[2, k, row] > by_phase[found, 2, k]:
-                    by_phase[found, 2, k] = phased[2, k, row]
+                for part in range(3):
+                    by_phase[found, part, k] += phased[part, k, row]
+                if phased[3, k, row] > by_phase[found, 3, k]:
+                    by_phase[found, 3, k] = phased[3, k, row]
     begun = 0
     for o in range(count):
         whole[o, _STALL] = round(stalls[o])
@@ -131,19 +130,13 @@ def join_stream(code, access, kind, pipe, interval, latency, stall, yields, writ
                 if sums[o, k] > most:
                     most = sums[o, k]
             real[o, 0] = most
-        late = max(0, int(late))
-        whole[o, _LATENCY] += late
+        delay = max(0, int(late))
+        whole[o, _LATENCY] += delay
         for k in range(3):
-            by_phase[o, 2, k] += late
+            by_phase[o, 3, k] += delay
         begun += whole[o, _STALL]
     return count
 
 
-@lru_cache(maxsize=1)
-def compiled_join() -> Any:
-    """`join_stream` compiled by numba, or itself where numba is absent."""
-    try:
-        from numba import njit
-    except ImportError:
-        return join_stream
-    return njit(cache=True)(join_stream)
+#: `join_stream` as machine code.
+joined_stream: Final = Native(join_stream)

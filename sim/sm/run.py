@@ -6,6 +6,7 @@ import linecache
 import math
 from collections.abc import Mapping
 from functools import partial
+from typing import Final
 
 import numpy as np
 
@@ -19,18 +20,24 @@ from ...mapping.triton.warp_runs import NotFollowedError
 from ..result import Span
 from . import isa
 from .addresses import first_addresses, walks
+from .calibrated import calibrated
 from .classes import cta_classes, grid_of, program_ids, sample
 from .core import REASONS
 from .facts import CodeFacts, GridCounts, counts_of, facts_of
 from .grid import FollowedLaunch, Kernel, Schedule, SmRun, follow, rates, run_grid, run_sm, schedule
+from .l2 import L2Cache
 from .light import follow_lightly
 from .loads import loads_of
 from .result import KernelRun, LineCost
-from .sharing import sharing, sharing_of_walks
+from .sharing import sharing
 from .streams import follow_streams
+from .walked import sharing_of_walks
 from .warps import SAMPLED_LANES, ends_decide
 
 FIDELITIES = ("cycle", "tile")
+
+#: Pipes of a sub-core that an instruction takes alone, for its interval.
+_LANES: Final = ("fma", "alu", "imad", "half", "fp64", "sfu")
 
 
 def simulate_kernel(compiled: CompiledKernel, launch: Launch, system: System, *, fidelity: str = "cycle", record: bool = False,
@@ -65,6 +72,7 @@ def simulate_kernel(compiled: CompiledKernel, launch: Launch, system: System, *,
         raise KernelError(f"{launch.name} is compiled for sm_{compiled.target}, {system.name} is {system.generation}")
     if compiled.num_ctas > 1:
         raise KernelError(f"{launch.name}: num_ctas={compiled.num_ctas}, but clusters of CTAs are not modelled")
+    system = calibrated(system)
     occupancy = occupancy_of(compiled, system)
     if occupancy.problem or not occupancy.ctas:
         raise KernelError(f"{launch.name} cannot launch on {system.name}: {occupancy.problem or 'no CTA fits an SM'}")
@@ -88,13 +96,11 @@ def prepare(compiled: CompiledKernel, launch: Launch, system: System, occupancy:
     """
     timing = sm_timing(system.generation)
     sms = int(system.gpu.sm.count)
-    capacity = system.calibration["memory.l2_residency"] * system.gpu.l2.size_bytes
+    l2 = L2Cache.of(system, timing, warm=warm_l2)
     l1 = max(0.0, system.gpu.sm.shared_bytes + 28 * 1024 - occupancy.ctas * occupancy.shared_bytes_per_cta)
     follow_launch = follow_lightly if light else follow_fully
     try:
-        found = follow_launch(compiled, launch, system, together=sms * occupancy.ctas, capacity_bytes=capacity,
-                              merge=int(timing.merged_sms), warm=warm_l2,
-                       l1_bytes=l1)
+        found = follow_launch(compiled, launch, system, l2, together=sms * occupancy.ctas, l1_bytes=l1)
     except NotFollowedError:
         return prepare(compiled, launch, system, occupancy, warm_l2)
     kernel = Kernel(compiled, launch, found.grid, system, timing, found.facts, found.runs, found.classes, found.samples,
@@ -102,13 +108,13 @@ def prepare(compiled: CompiledKernel, launch: Launch, system: System, occupancy:
     return kernel, schedule(launch.programs, sms, occupancy.ctas)
 
 
-def follow_fully(compiled: CompiledKernel, launch: Launch, system: System, *, together: int, capacity_bytes: float, merge: int, warm: bool,
+def follow_fully(compiled: CompiledKernel, launch: Launch, system: System, l2: L2Cache, *, together: int,
                  l1_bytes: float) -> FollowedLaunch:
     """What the core needs of a launch, every thread of a CTA of each class followed.
 
     Parameters
     ----------
-    together, capacity_bytes, merge, warm
+    l2, together
         As `sharing.sharing` takes them.
     l1_bytes
         L1 cache left beside shared memory.
@@ -128,12 +134,12 @@ def follow_fully(compiled: CompiledKernel, launch: Launch, system: System, *, to
         def first(numbers: np.ndarray) -> Mapping[int, np.ndarray]:
             return first_addresses(compiled, launch, program_ids(launch, numbers), others, lanes)
 
-        share = sharing(launch, asked[0], first, together=together,
-                        capacity_bytes=capacity_bytes, merge=merge, warm=warm)
+        share = sharing(launch, asked[0], first, l2, together=together)
     else:
-        share = sharing_of_walks(launch, asked, partial(walks, compiled, launch, others, lanes), together=together,
-                                 work=classes.work[classes.number], capacity_bytes=capacity_bytes, merge=merge, warm=warm)
-    return FollowedLaunch(counts_of(grid), tuple(follow_streams(run, l1_bytes=l1_bytes) for run in runs), classes, samples, share,
+        share = sharing_of_walks(launch, asked, partial(walks, compiled, launch, others, lanes), l2, together=together,
+                                 work=classes.work[classes.number])
+    streams = tuple(follow_streams(run, l1_bytes=l1_bytes, storage=part.storage) for run, part in zip(runs, asked, strict=True))
+    return FollowedLaunch(counts_of(grid), streams, classes, samples, share,
                           facts_of(compiled, system, sm_timing(system.generation)))
 
 
@@ -183,14 +189,18 @@ def grid_result(kernel: Kernel, plan: Schedule, found: SmRun, spent: int, occupa
 
 
 def _roofline(kernel: Kernel, grid: GridCounts, moved: Mapping[str, float], clock_hz: float) -> float:
-    """Least time that the device's peaks allow, and DRAM's steady share of its own: no stream goes on at the data sheet's rate."""
+    """Least time that the device's peaks allow: of DRAM (its steady share: no stream goes on at the data sheet's rate), L2, tensor cores,
+    each of the other pipes, and issue.
+    """
     gpu = kernel.system.gpu
     dram = moved["dram"] / (kernel.system.dram.bandwidth_bytes_per_s * kernel.timing.dram_steady)
     l2 = moved["l2"] / (gpu.l2.bytes_per_clk * clock_hz)
     tensor = 0.0
     if grid.tensor_flops:
         tensor = grid.tensor_flops / (2 * float(kernel.facts.rate.max()) * 4 * gpu.sm.count * clock_hz)
-    return max(dram, l2, tensor)
+    table, cores = kernel.facts.table, 4 * gpu.sm.count * clock_hz
+    taken = np.bincount(table.pipe, grid.counts * table.interval, len(isa.PIPES))
+    return max(dram, l2, tensor, float(grid.counts.sum()) / cores, *(float(taken[isa.PIPE[name]]) / cores for name in _LANES))
 
 
 def _busy(found: SmRun, cycles: float) -> dict[str, float]:

@@ -7,22 +7,28 @@ a few, and simulated twice with different numbers of them, so that what an itera
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
 
 from ...mapping.triton import Evaluation
-from ...mapping.triton.access import BANK_BYTES, BANKS, LINE_BYTES, SECTOR_BYTES, in_l1
+from ...mapping.triton.access import BANK_BYTES, BANKS, LINE_BYTES, SECTOR_BYTES
+from ...mapping.triton.memory_ops import ATOMIC
 from ...mapping.triton.memory_ops import SHARED as SHARED_SPACE
 from ...mapping.triton.tensor_core import element_bits
 from . import isa
+from .l1 import active_addresses, l1_misses
+from .l2 import ANYWHERE, atomic_passes, scattered
 
 WARP = 32
 #: mbarriers of a CTA that are told apart.
-_SLOTS = 64
+SLOTS = 64
+#: Columns of the access table, in the order of `Rows.find`.
+COLUMNS = ("instruction", "smem", "tags", "l2_bytes", "l1_passes", "atomics", "sync_slot", "sync_value")
 #: Rounds through the mbarriers from which a run of them counts.
-_ROUNDS = 4
+ROUNDS = 4
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,8 @@ class Rows:
     smem, tags, l2_bytes, l1_passes
         Clocks of the shared-memory banks, of the tag stage, bytes between SM and L2, clocks of L1 data (of tcgen05 products:
         multiply-adds); float.
+    atomics
+        Clocks for which slices of L2 do the access's atomics (`l2.atomic_passes`).
     sync_slot, sync_value
         mbarrier number in the CTA (-1: none) and arrival count, bytes or parity.
     """
@@ -63,18 +71,19 @@ class Rows:
     tags: list[float] = field(default_factory=list)
     l2_bytes: list[float] = field(default_factory=list)
     l1_passes: list[float] = field(default_factory=list)
+    atomics: list[float] = field(default_factory=list)
     sync_slot: list[int] = field(default_factory=list)
     sync_value: list[int] = field(default_factory=list)
     numbers: dict[tuple[Any, ...], int] = field(default_factory=dict)
 
     def find(self, instruction: int, smem: float = 0.0, tags: float = 0.0, l2_bytes: float = 0.0, l1_passes: float = 0.0,
-             sync_slot: int = -1, sync_value: int = 0) -> int:
+             atomics: float = 0.0, sync_slot: int = -1, sync_value: int = 0) -> int:
         """Number of the row, made if new."""
-        key = (instruction, smem, tags, l2_bytes, l1_passes, sync_slot, sync_value)
+        key = (instruction, smem, tags, l2_bytes, l1_passes, atomics, sync_slot, sync_value)
         number = self.numbers.get(key)
         if number is None:
             number = self.numbers[key] = len(self.instruction)
-            for name, value in zip(("instruction", "smem", "tags", "l2_bytes", "l1_passes", "sync_slot", "sync_value"), key, strict=True):
+            for name, value in zip(COLUMNS, key, strict=True):
                 getattr(self, name).append(value)
         return number
 
@@ -209,16 +218,18 @@ class CtaStreams(Protocol):
         """Streams, the longest run of stretches cut to `keep`."""
 
 
-def follow_streams(run: Evaluation, *, l1_bytes: float) -> Followed:
+def follow_streams(run: Evaluation, *, l1_bytes: float, storage: Mapping[int, tuple[int, int]] | None = None) -> Followed:
     """Costs and period of one CTA's trace.
 
     Parameters
     ----------
     l1_bytes
         L1 cache left beside shared memory.
+    storage
+        First byte and size of the memory that an instruction's addresses lie in, where it is known.
     """
     rows = Rows()
-    steps, instructions, numbers = _accesses(run, rows, l1_bytes)
+    steps, instructions, numbers = _accesses(run, rows, l1_bytes, storage or {})
     events = _events(run, rows)
     assert run.trace is not None
     order = run.trace.order()
@@ -226,7 +237,7 @@ def follow_streams(run: Evaluation, *, l1_bytes: float) -> Followed:
     if events and period is not None:  # what is cut must leave every mbarrier as it found it
         of_events = np.array([(row, step) for step, _, _, row in events], dtype=np.int64)
         keys = step_keys(run, np.concatenate([numbers, of_events[:, 0]]), np.concatenate([steps, of_events[:, 1]]))[order]
-        one, period = period, find_period(keys, at_least=_ROUNDS)
+        one, period = period, find_period(keys, at_least=ROUNDS)
         if period is not None and not _closed(run, rows, events, set(order[period.first:period.first + period.length].tolist())):
             period = None
         if period is not None:
@@ -317,7 +328,8 @@ def pack_cta(followed: Followed, keep: int | None = None) -> Cta:
     return Cta(tuple(int(r) for r in roles), tuple(code), tuple(access))
 
 
-def _accesses(run: Evaluation, rows: Rows, l1_bytes: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _accesses(run: Evaluation, rows: Rows, l1_bytes: float,
+              storage: Mapping[int, tuple[int, int]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Step, instruction and row of every access."""
     program, trace = run.program, run.trace
     assert trace is not None
@@ -327,7 +339,7 @@ def _accesses(run: Evaluation, rows: Rows, l1_bytes: float) -> tuple[np.ndarray,
     table: dict[tuple[int, int, float], int] = {}
     copies = {i: (t.passes / max(t.executions, 1)) for i, t in run.copies.items()}
     out_steps, out_instructions, out_rows = [], [], []
-    for n, (step, index, number, _) in enumerate(trace.accesses):
+    for n, (step, index, number, base) in enumerate(trace.accesses):
         miss = hits[n]
         key = (index, number, miss)
         row = table.get(key)
@@ -347,7 +359,8 @@ def _accesses(run: Evaluation, rows: Rows, l1_bytes: float) -> tuple[np.ndarray,
                 elif kind == isa.ASYNC_COPY:
                     row = rows.find(index, smem=copies.get(index, data), tags=pattern.lines / warps, l2_bytes=bytes_here * miss)
                 else:
-                    row = rows.find(index, tags=pattern.lines / warps, l2_bytes=bytes_here * miss, l1_passes=data)
+                    row = rows.find(index, tags=pattern.lines / warps, l2_bytes=bytes_here * miss, l1_passes=data,
+                                    atomics=_passes(run, number, base) / warps if op.kind == ATOMIC else 0.0)
             table[key] = row
         out_steps.append(step - 1)
         out_instructions.append(index)
@@ -356,7 +369,12 @@ def _accesses(run: Evaluation, rows: Rows, l1_bytes: float) -> tuple[np.ndarray,
         tally = run.tallies.get(index)
         if tally is None or not tally.unknown or op.space == SHARED_SPACE:
             continue
-        row = rows.find(index, tags=1.0, l2_bytes=tally.bytes / max(tally.executions, 1), l1_passes=1.0)
+        if op.kind == ATOMIC:
+            lanes = max(1, round(tally.threads / max(tally.executions, 1)))
+            passes, sectors = scattered(storage.get(index, (0, ANYWHERE))[1], op.thread_bytes, lanes)
+            row = rows.find(index, tags=sectors, l2_bytes=sectors * SECTOR_BYTES, l1_passes=1.0, atomics=passes)
+        else:
+            row = rows.find(index, tags=1.0, l2_bytes=tally.bytes / max(tally.executions, 1), l1_passes=1.0)
         known = {step for step, i in zip(out_steps, out_instructions, strict=True) if i == index}
         block = [s.number for s in program.segments if s.first <= index <= s.last]
         for step in np.flatnonzero(np.isin(np.array(trace.segments), block)).tolist():
@@ -366,6 +384,20 @@ def _accesses(run: Evaluation, rows: Rows, l1_bytes: float) -> tuple[np.ndarray,
                 out_rows.append(row)
     order = np.array(out_steps, dtype=np.int64)
     return order, np.array(out_instructions, dtype=np.int64), np.array(out_rows, dtype=np.int64)
+
+
+def _passes(run: Evaluation, number: int, base: int) -> int:
+    """Clocks for which slices of L2 do the atomics of a pattern, summed over its warps."""
+    pattern = run.patterns[number]
+    lanes = run.lane_sets[pattern.lanes]
+    warp = lanes.warp if pattern.active is None else lanes.warp[pattern.active]
+    at = active_addresses(run, number, base)
+    return sum(atomic_passes(at[warp == w]) for w in np.unique(warp).tolist())
+
+
+def arrivals_wanted(value: int) -> int:
+    """Arrivals that complete a phase of an mbarrier, from the word that it is set to (-1: not known)."""
+    return max(1, 0x100000 - (value >> 1)) if value >= 0 else 1
 
 
 def _events(run: Evaluation, rows: Rows) -> list[tuple[int, int, tuple[int, ...], int]]:
@@ -380,7 +412,7 @@ def _events(run: Evaluation, rows: Rows) -> list[tuple[int, int, tuple[int, ...]
     found = []
     for step, index, warps, address, value in trace.syncs:
         kind = isa.kind_of(code[index])
-        slot = slots.setdefault(address, len(slots) % _SLOTS) if address >= 0 and kind != isa.BULK_STORE else -1
+        slot = slots.setdefault(address, len(slots) % SLOTS) if address >= 0 and kind != isa.BULK_STORE else -1
         if kind in (isa.BULK_LOAD, isa.BULK_STORE):
             inside, whole = boxes.get((step, index), (0, 0))
             row = rows.find(index, smem=whole / LINE_BYTES, l2_bytes=float(inside), sync_slot=slot, sync_value=whole)
@@ -391,7 +423,7 @@ def _events(run: Evaluation, rows: Rows) -> list[tuple[int, int, tuple[int, ...]
             moved = (shape.m + shape.n) * shape.k * element_bits(code[index].base, code[index].modifiers) / 8
             row = rows.find(index, smem=moved / LINE_BYTES, l1_passes=float(shape.m * shape.n * shape.k))
         elif kind == isa.SYNC_INIT:
-            row = rows.find(index, sync_slot=slot, sync_value=max(1, 0x100000 - (value >> 1)) if value >= 0 else 1)
+            row = rows.find(index, sync_slot=slot, sync_value=arrivals_wanted(value))
         elif kind == isa.SYNC_WAIT:
             row = rows.find(index, sync_slot=slot, sync_value=int(value > 0))
         elif kind in (isa.SYNC_ARRIVE, isa.TCGEN_COMMIT):
@@ -400,36 +432,3 @@ def _events(run: Evaluation, rows: Rows) -> list[tuple[int, int, tuple[int, ...]
             continue
         found.append((step - 1, index, warps, row))
     return found
-
-
-def l1_misses(run: Evaluation, l1_bytes: float) -> list[float]:
-    """For each access, the share of its sectors that L1 does not hold (1 where it does not look there)."""
-    program, trace = run.program, run.trace
-    assert trace is not None
-    code = program.listing.instructions
-    share = [1.0] * len(trace.accesses)
-    seen: dict[int, float] = {}
-    relative: dict[tuple[int, int], np.ndarray] = {}
-    total = 0.0
-    for n, (_, index, number, base) in enumerate(trace.accesses):
-        op = program.memory_ops[index]
-        if not in_l1(op, code[index]):
-            continue
-        key = (number, base % LINE_BYTES)
-        if key not in relative:
-            pattern = run.patterns[number]
-            lanes = run.lane_sets[pattern.lanes]
-            offsets = np.zeros(lanes.count, dtype=np.uint64) if pattern.offsets is None else pattern.offsets
-            at = (offsets + np.uint64(base)).astype(np.int64)
-            at = at if pattern.active is None else at[pattern.active]
-            relative[key] = np.unique((at[:, None] + np.array([0, max(op.thread_bytes - 1, 0)])) // SECTOR_BYTES) - base // SECTOR_BYTES
-        sectors = (relative[key] + base // SECTOR_BYTES).tolist()
-        fresh = 0
-        for sector in sectors:
-            last = seen.get(sector)
-            if last is None or total - last > l1_bytes:
-                fresh += 1
-            seen[sector] = total
-        total += fresh * SECTOR_BYTES
-        share[n] = round(fresh * SECTOR_BYTES / max(run.patterns[number].sectors * SECTOR_BYTES, 1), 4)
-    return share

@@ -19,7 +19,7 @@ from ...arch import System
 from ...mapping.triton import CompiledKernel, Launch, compile_launch, occupancy_of
 from . import core, isa
 from .grid import Kernel, Schedule, SmRun, Streams, access_columns, add, kept, parameters, play, run_grid
-from .operations import PHASED, REAL, WHOLE, compiled_join
+from .operations import PHASED, REAL, WHOLE, joined_stream
 from .result import KernelRun
 from .run import grid_result, prepare, simulate_kernel
 from .streams import Cta, Rows
@@ -170,7 +170,7 @@ def group_operations(table: isa.IsaTable, code: np.ndarray) -> np.ndarray:
     code
         int64: indices into the listing, as one warp issues them.
     """
-    nothing: dict[str, np.ndarray] = {name: np.zeros(1) for name in ("smem", "tags", "l2_bytes", "l1_passes")}
+    nothing: dict[str, np.ndarray] = {name: np.zeros(1) for name in REAL[1:]}
     nothing |= {name: np.zeros((3, 1)) for name in PHASED} | {name: np.zeros(1, np.int64) for name in ("sync_slot", "sync_value")}
     return _joined(table, np.zeros(len(table.kind), np.int64), 0.0, code, np.full(len(code), -1), nothing)[0]
 
@@ -179,11 +179,11 @@ def _joined(table: isa.IsaTable, lines: np.ndarray, bubble: float, code: np.ndar
             rows: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     n = len(code)
     number = np.empty(n, np.int64)
-    whole, real, phased = np.empty((n, len(WHOLE)), np.int64), np.empty((n, len(REAL))), np.empty((n, 3, 3))
-    count = compiled_join()(
+    whole, real, phased = np.empty((n, len(WHOLE)), np.int64), np.empty((n, len(REAL))), np.empty((n, len(PHASED), 3))
+    count = joined_stream(
         code, access, table.kind, table.pipe, table.interval, table.latency, table.stall, table.yields, table.write_barrier,
-        table.read_barrier, table.wait_mask, table.first, table.second, lines, np.stack([rows[name] for name in REAL[1:]]),
-        np.stack([rows[name] for name in PHASED]), rows["sync_slot"], rows["sync_value"], bubble, number, whole, real, phased)
+        table.read_barrier, table.wait_mask, table.first, table.second, lines, np.array([rows[name] for name in REAL[1:]]),
+        np.array([rows[name] for name in PHASED], order="C"), rows["sync_slot"], rows["sync_value"], bubble, number, whole, real, phased)
     return number, whole[:count], real[:count], phased[:count]
 
 

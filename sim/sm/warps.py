@@ -70,7 +70,7 @@ def followed_warps(program: Program, launch: Launch, ids: np.ndarray, make: Call
     start = 0
     while start < len(ids):
         part = ids[start:start + max(1, _LANES // (program.threads // 32 * (len(lanes) or 32)))]
-        run = make(program, bank, part, buffers=launch.buffers, chooser=Chooser(program, None), lanes=lanes)
+        run = make(program, bank, part, buffers=launch.buffers, chooser=Chooser(program, launch.assume), lanes=lanes)
         try:
             with contextlib.suppress(KernelError, EnoughError):  # one warp alone may wait for others for ever: what it did so far counts
                 run.run()

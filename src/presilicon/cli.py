@@ -72,8 +72,12 @@ def predict(
     if out is not None:
         check_writable(out / "report.csv")
     systems = [load(name).override(assignments(override)) for name in system]
-    graph = cli_workload.graph_of(model, strict, call, systems)
-    reports = [simulate(graph, s, fidelity=fidelity.value, runtime=runtime.value, strict=strict, place=place) for s in systems]
+    if place != "auto" and all(s.kind != "hybrid" for s in systems):
+        raise PresiliconError(f"--place {place}: says where ops of a hybrid system run, and {', '.join(s.name for s in systems)} is none")
+    reports = [
+        simulate(graph, s, fidelity=fidelity.value, runtime=runtime.value, strict=strict, place=place)
+        for graph, s in cli_workload.runs_of(model, strict, call, systems)
+    ]
     for report in reports:
         report.print(console, top)
     if len(reports) > 1:

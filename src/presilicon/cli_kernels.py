@@ -16,6 +16,11 @@ from .errors import KernelError
 from .files import check_writable, write_atomically
 from .terminal import make_console
 
+_Assume = Annotated[
+    list[str] | None,
+    typer.Option("--assume", metavar="NAME=VALUE", help="What only data could tell: ARGUMENT=INTEGER, LINE=true, LINE=TRIPS."),
+]
+
 
 class KernelFidelity(StrEnum):
     """How closely a kernel is modelled."""
@@ -33,6 +38,7 @@ def kernel(
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="Folder for the answers (JSON) and the cost of each source line (CSV).")
     ] = None,
+    assume: _Assume = None,
     top: Annotated[int, typer.Option(help="Source lines to list.", min=0)] = 10,
     fresh: Annotated[bool, typer.Option("--fresh", help="Predict again although the answer is known.")] = False,
 ) -> None:
@@ -46,7 +52,9 @@ def kernel(
     for path in filter(None, (perfetto, out and out / "kernels.json")):
         check_writable(path)
     with _progress("predicting") as step:
-        documents = predict_file(file, system, fidelity=fidelity.value, record=perfetto is not None, fresh=fresh, progress=step)
+        documents = predict_file(
+            file, system, fidelity=fidelity.value, record=perfetto is not None, fresh=fresh, assume=_decisions(assume), progress=step
+        )
     for number, document in enumerate(documents):
         if number:
             console.print()
@@ -60,6 +68,14 @@ def kernel(
     written = _write(documents, perfetto, out)
     for path in written:
         console.print(f"wrote {path}", highlight=False, markup=False)
+
+
+def _decisions(texts: list[str] | None) -> dict[str, int | bool]:
+    if not texts:
+        return {}
+    from .mapping.triton.decisions import parse_decisions
+
+    return parse_decisions(texts)
 
 
 def _write(documents: list[dict[str, Any]], perfetto: Path | None, out: Path | None) -> list[Path]:
@@ -118,6 +134,7 @@ def tune(
     grid: Annotated[str | None, typer.Option(help="Space as text: 'BLOCK_M=64,128 num_warps=4,8 num_stages=2,3'.")] = None,
     launch: Annotated[int | None, typer.Option(help="Only this launch of the kernel; default: the sum over all of them.", min=0)] = None,
     fidelity: Annotated[KernelFidelity, typer.Option(help="tile: operations on tiles; cycle: machine code.")] = KernelFidelity.TILE,
+    assume: _Assume = None,
     jobs: Annotated[int | None, typer.Option(help="Processes; default: one a CPU core.", min=1)] = None,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="CSV of all configs.")] = None,
 ) -> None:
@@ -134,7 +151,10 @@ def tune(
         check_writable(out)
     configs = read_space(space) if space is not None else parse_space(grid) if grid is not None else None
     with _progress("ranking") as step:
-        result = tune_file(Path(file), name, configs, system, top=top, fidelity=fidelity.value, number=launch, jobs=jobs, progress=step)
+        result = tune_file(
+            Path(file), name, configs, system, top=top, fidelity=fidelity.value, number=launch, assume=_decisions(assume), jobs=jobs,
+            progress=step,
+        )
     console = make_console()
     result.print(console)
     if out is not None:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .cli_options import KINDS, SystemOption, pair
-from .errors import UnknownNameError
+from .errors import TableError, UnknownNameError
 from .files import check_writable, write_atomically
 from .terminal import make_console
+
+if TYPE_CHECKING:
+    from .arch import System
 
 
 def ops(
@@ -36,7 +42,7 @@ def ops(
 
 
 def calibrate(
-    tables: Annotated[list[Path], typer.Argument(help="CSV op tables with measured seconds.")],
+    tables: Annotated[list[Path], typer.Argument(help="CSV op tables with measured seconds, or one CSV of `presilicon measure`.")],
     system: SystemOption,
     out: Annotated[Path, typer.Option("-o", "--out", help="Device file to write.")],
     kind: Annotated[str | None, typer.Option(help=f"Kind of all tables: {KINDS}; default: from the columns of each.")] = None,
@@ -46,14 +52,23 @@ def calibrate(
         int | None, typer.Option(min=0, max=1, help=("0 or 1: fit on this random half of the rows only and report the error on the other."))
     ] = None,
     start: Annotated[str | None, typer.Option(help="Take the starting constants from this system.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the random subsample, folds and half.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the random subsample, folds and half; of kernels, of the split.")] = 0,
+    jobs: Annotated[int | None, typer.Option(help="Processes that predict kernels; default: one a CPU core.", min=1)] = None,
 ) -> None:
-    """Fit the physical constants of a device to measured op tables and write a new device file."""
+    """Fit the physical constants of a device to measured op tables or Triton kernels and write a new device file."""
     from .arch import load_gpu, save
+    from .validate.kernel_rows import is_measurement
     from .validate.opfile import calibrate_files
 
     console = make_console()
     check_writable(out)
+    if any(map(is_measurement, tables)):
+        if len(tables) > 1:
+            raise TableError("calibrate: a file of `presilicon measure` stands alone; give op tables apart, and go on from its device file")
+        if kind is not None or half is not None or measured != "latency_s":
+            raise TableError(f"{tables[0]}: --kind, --half and --measured are for op tables; measured kernels have a split of their own")
+        _calibrate_kernels(tables[0], load_gpu(start) if start else None, load_gpu(system), out, source, seed, jobs)
+        return
     result = calibrate_files(
         tables,
         load_gpu(system),
@@ -71,10 +86,61 @@ def calibrate(
     console.print(f"wrote {out}", highlight=False, markup=False)
 
 
+def _calibrate_kernels(path: Path, start: System | None, system: System, out: Path, source: str | None, seed: int,
+                       jobs: int | None) -> None:
+    from .arch import save
+    from .validate import kernel_fit
+    from .validate.calibrate import with_constants
+    from .validate.kernel_report import LEFT_OUT_BAR, note_left_out
+    from .validate.kernel_rows import read_kernel_rows, write_split
+    from .validate.opfile import error_table
+
+    console = make_console()
+    system = with_constants(system, start) if start is not None else system
+    rows = read_kernel_rows(path, system, seed=seed)
+    console.print(f"wrote {write_split(rows)}: the split, before anything is fitted", highlight=False, markup=False)
+    for note in rows.notes:
+        console.print(note, highlight=False, markup=False)
+    with _bar("calibrating") as progress:
+        result = kernel_fit.calibrate_kernels(
+            rows, system, source=source or f"fitted by presilicon calibrate on {path.name} ({rows.gpu})", seed=seed,
+            jobs=jobs or os.cpu_count() or 1, progress=progress,
+        )
+    save(result.system, out)
+    console.print(error_table(result.errors))
+    for name, value in result.fitted.items():
+        console.print(f"  {name} = {value:.5g}{'   (no row moves it)' if name in result.idle else ''}", highlight=False, markup=False)
+    left = [line for line in result.errors if line.group.endswith("left out altogether")]
+    if left:
+        note_left_out(path, result.fitted, left)
+        worst = max(left, key=lambda line: line.mape)
+        missed = sum(line.mape > LEFT_OUT_BAR for line in left)
+        met = f"missed by {missed} of {len(left)}" if missed else "met by all"
+        text = f"a kernel left out altogether: MAPE {LEFT_OUT_BAR:.0%} {met}; the worst is {worst.group.split()[0]}, {worst.mape:.1%}"
+        console.print(text, highlight=False, markup=False)
+    for text in result.refused[:3]:
+        console.print(f"no prediction: {text}", highlight=False, markup=False)
+    console.print(f"wrote {out}", highlight=False, markup=False)
+
+
+@contextmanager
+def _bar(what: str) -> Iterator[Callable[[str, float], None]]:
+    """A function of a stage and its share done, which draws a bar on a terminal."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True) as progress:
+        task = progress.add_task(what, total=1.0)
+        yield lambda stage, share: progress.update(task, description=stage, completed=share)
+
+
 def validate(
-    folder: Annotated[Path, typer.Argument(help="Folder of measured op tables, GPU.KIND.csv.")],
+    folder: Annotated[Path, typer.Argument(help="Folder of measured op tables, GPU.KIND.csv, or a CSV of `presilicon measure`.")],
     protocol: Annotated[list[str] | None, typer.Option(help="shipped, held-out, transfer; repeatable; default: all.")] = None,
-    system: Annotated[list[str] | None, typer.Option(help=("GPU=NAME: the device file of a GPU in the file names; repeatable."))] = None,
+    system: Annotated[
+        list[str] | None,
+        typer.Option(help="GPU=NAME: the device file of a GPU in the file names; repeatable. For a CSV of kernels: its device file."),
+    ] = None,
     kind: Annotated[list[str] | None, typer.Option(help=f"Only tables of this kind: {KINDS}; repeatable.")] = None,
     seed: Annotated[int, typer.Option(help="Of the random half.")] = 0,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Markdown page to write.")] = None,
@@ -82,15 +148,25 @@ def validate(
         Path | None,
         typer.Option(help=("YAML to write: the transfer residuals as intervals for GPUs without a calibration (arch/intervals.yaml).")),
     ] = None,
+    plot: Annotated[Path | None, typer.Option(help="Of kernels: SVG of predicted over measured times.")] = None,
+    into: Annotated[Path | None, typer.Option(help="Of kernels: Markdown page whose tables between markers are replaced.")] = None,
+    jobs: Annotated[int | None, typer.Option(help="Processes that predict kernels; default: one a CPU core.", min=1)] = None,
 ) -> None:
-    """Error on measured op tables by protocol (as shipped, held out, transferred from another GPU), worst first."""
+    """Error on measured op tables by protocol (as shipped, held out, transferred from another GPU) or on measured kernels, worst first."""
     from rich.progress import Progress
 
     from .validate import accuracy
 
     console = make_console()
-    for path in filter(None, (out, intervals)):
+    for path in filter(None, (out, intervals, plot, into)):
         check_writable(path)
+    if folder.is_file():
+        if protocol or kind or intervals:
+            raise TableError(f"{folder}: --protocol, --kind and --intervals are for folders of op tables")
+        _validate_kernels(folder, system or [], out, plot, into, jobs)
+        return
+    if plot or into:
+        raise TableError(f"{folder}: --plot and --into are for a CSV of `presilicon measure`")
     for name in protocol or ():
         if name not in accuracy.PROTOCOLS:
             raise UnknownNameError("protocol", name, accuracy.PROTOCOLS)
@@ -110,6 +186,39 @@ def validate(
     if out is not None:
         write_atomically(out, accuracy.page(entries, "presilicon validate").encode())
     for written in filter(None, (out, intervals)):
+        console.print(f"wrote {written}", highlight=False, markup=False)
+
+
+def _validate_kernels(path: Path, systems: list[str], out: Path | None, plot: Path | None, into: Path | None, jobs: int | None) -> None:
+    from .arch import load_gpu
+    from .figure import svg
+    from .validate.kernel_report import kernel_errors, write_into
+    from .validate.kernel_rows import is_measurement, read_kernel_rows
+    from .validate.opfile import error_table
+
+    if not is_measurement(path):
+        raise TableError(f"{path}: not a file of `presilicon measure`; op tables are validated by folder, or with `presilicon ops`")
+    if len(systems) != 1:
+        raise TableError(f"{path}: name the device file of its GPU with --system")
+    console = make_console()
+    gpu = load_gpu(systems[0])
+    rows = read_kernel_rows(path, gpu)
+    with _bar("predicting") as progress:
+        found = kernel_errors(rows, gpu, jobs=jobs or os.cpu_count() or 1, progress=progress)
+    for note in (*rows.notes, *(f"no prediction: {text}" for text in found.refused[:3])):
+        console.print(note, highlight=False, markup=False)
+    console.print(error_table(found.lines()))
+    for what, asked, value, met in found.verdicts():
+        console.print(f"{'met   ' if met else 'missed'}  {what}: {value} (asked: {asked})", highlight=False, markup=False)
+    page = found.page()
+    console.print(page[page.index("Worst rows:"):].replace("```text\n", "").replace("```", "").rstrip(), highlight=False, markup=False)
+    if out is not None:
+        write_atomically(out, f"# Measured kernels, {rows.gpu}\n\n{page}".encode())
+    if plot is not None:
+        write_atomically(plot, svg(found.parity()))
+    if into is not None:
+        write_into(into, [found], f"presilicon validate {path.name} --system {systems[0]} --into {into.name}")
+    for written in filter(None, (out, plot, into)):
         console.print(f"wrote {written}", highlight=False, markup=False)
 
 

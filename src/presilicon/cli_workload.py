@@ -16,10 +16,21 @@ if TYPE_CHECKING:
 DEGREES = ("tp", "pp", "dp", "ep", "cp")
 
 
-def graph_of(model: str, strict: bool, call: typer.Context, systems: Sequence[AnySystem] = ()) -> OpGraph:
-    """What `traced` gives, of the requests that the options say; then the part of one rank."""
-    graph = _requests(model, strict, call, systems) if call.params.get("requests") else traced(model, strict, call)
-    return split(graph, call.params)
+def graph_of(model: str, strict: bool, call: typer.Context) -> OpGraph:
+    """What `traced` gives; then the part of one rank."""
+    return split(traced(model, strict, call), call.params)
+
+
+def runs_of(model: str, strict: bool, call: typer.Context, systems: Sequence[AnySystem]) -> list[tuple[OpGraph, AnySystem]]:
+    """What each system runs, of the requests that the options say: the part of one rank, or all of a system that shares it itself."""
+    from .predicting import own_split
+
+    degrees = {name: call.params[name] for name in DEGREES}
+    found = [own_split(system, degrees, bool(call.params.get("sequence_parallel"))) for system in systems]
+    kept = [system for system, _ in found]
+    whole = _requests(model, strict, call, kept) if call.params.get("requests") else traced(model, strict, call)
+    rank = whole if all(own for _, own in found) and not call.params.get("microbatches") else split(whole, call.params)
+    return [(whole if own else rank, system) for system, own in found]
 
 
 def _requests(model: str, strict: bool, call: typer.Context, systems: Sequence[AnySystem]) -> OpGraph:
@@ -41,7 +52,8 @@ def _requests(model: str, strict: bool, call: typer.Context, systems: Sequence[A
     else:
         replicas, stages = call.params["dp"], call.params["pp"]
         single = {**call.params, "microbatches": 1 if stages > 1 else None}
-        batch, told = fitted(source, trace, lambda graph: split(graph, single), systems, replicas=replicas, stages=stages)
+        batch, told = fitted(source, trace, lambda graph: split(graph, single), systems, replicas=replicas, stages=stages,
+                             place=call.params.get("place", "auto"))
     graph = ragged(trace, batch)
     graph.meta["requests"] = told
     return graph

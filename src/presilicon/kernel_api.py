@@ -183,6 +183,7 @@ def predict_kernel(
     fidelity: str = "tile",
     config: Any = None,
     record: bool = False,
+    assume: Mapping[Any, int | bool] | None = None,
     **meta: Any,
 ) -> KernelReport:
     """Predict ``kernel[grid](*args, **meta)`` on a GPU that need not be there.
@@ -203,6 +204,10 @@ def predict_kernel(
         Configs that cannot run on this system are left out and named in the report (`KernelInfo.left_out`).
     record
         Keep one SM's timeline for `KernelReport.to_perfetto`.
+    assume
+        What only data could tell: ``{"lengths_ptr": 1024}``, every element of that integer tensor is 1024; ``{36: False}``, the line that
+        the assumption about line 36 names is not executed; ``{34: 17}``, the loop in line 34 makes 17 trips (as it stands in machine code:
+        the compiler may have unrolled it). What is not decided is assumed, and named in ``run.assumptions``.
 
     Raises
     ------
@@ -211,7 +216,8 @@ def predict_kernel(
     SpecError
         The system is no GPU.
     UnknownNameError
-        Unknown system or fidelity, or a generation that Triton does not compile for.
+        Unknown system or fidelity, a generation that Triton does not compile for, or an argument or a line in `assume`
+        by which nothing is decided.
 
     Examples
     --------
@@ -219,6 +225,8 @@ def predict_kernel(
     >>> print(report.summary())  # doctest: +SKIP
     """
     from .mapping.triton.capture import CapturedLaunch
+    from .mapping.triton.decisions import check_arguments, check_used, decisions, split
+    from .mapping.triton.launch import unwrap
 
     if isinstance(kernel, CapturedLaunch):
         if grid is not None or args or meta:
@@ -230,7 +238,21 @@ def predict_kernel(
         raise KernelError("a grid is needed: predict_kernel(kernel, grid, args, system, ...)")
     elif not isinstance(args, list | tuple):
         raise KernelError(f"args are the launch's positional arguments in a tuple or list, not {shown(args)}")
-    gpu = gpu_of(system)
+    report = predict_launch(kernel, grid, args, gpu_of(system), meta, fidelity=fidelity, config=config, record=record, assume=assume)
+    values, lines = split(decisions(assume))
+    check_arguments(values, {param.name for param in unwrap(kernel).params})
+    check_used(lines, report.run.assumptions)
+    return report
+
+
+def predict_launch(kernel: Any, grid: Any, args: Sequence[Any], gpu: System, meta: Mapping[str, Any], *, fidelity: str = "tile",
+                   config: Any = None, record: bool = False, assume: Mapping[Any, int | bool] | None = None) -> KernelReport:
+    """`predict_kernel`, but `assume` may name arguments of other kernels and lines where data decides nothing."""
+    from .mapping.triton.decisions import decisions, split
+    from .mapping.triton.launch import unwrap
+
+    values, lines = split(decisions(assume))
+    assume = lines | {param.name: values[param.name] for param in unwrap(kernel).params if param.name in values}
     if fidelity not in FIDELITIES:
         raise UnknownNameError("fidelity", fidelity, FIDELITIES)
     from .mapping.triton import bind_launch, configs_of
@@ -239,8 +261,8 @@ def predict_kernel(
     if config is not None and not configs:
         raise KernelError(f"config={config}: the kernel is not autotuned; name its constexprs and options (num_warps, ...) themselves")
     if config is None and len(configs) > 1:
-        return _fastest(kernel, grid, args, meta, configs, gpu, fidelity, record)
-    return _predict(bind_launch(kernel, grid, args, meta, target=gpu.generation, config=config), gpu, fidelity, record)
+        return _fastest(kernel, grid, args, meta, configs, gpu, fidelity, record, assume)
+    return _predict(bind_launch(kernel, grid, args, meta, target=gpu.generation, config=config, assume=assume), gpu, fidelity, record)
 
 
 @contextmanager
@@ -282,14 +304,14 @@ def gpu_of(system: System | str | Path) -> System:
 
 
 def _fastest(kernel: Any, grid: Any, args: Sequence[Any], meta: Mapping[str, Any], configs: Sequence[Any], gpu: System, fidelity: str,
-             record: bool) -> KernelReport:
+             record: bool, assume: Mapping[Any, int | bool] | None) -> KernelReport:
     """The fastest of the configs that can run, which names the others."""
     from .mapping.triton import bind_launch
 
     reports, left_out, first = [], [], None
     for config in configs:
         try:
-            launch = bind_launch(kernel, grid, args, meta, target=gpu.generation, config=config)
+            launch = bind_launch(kernel, grid, args, meta, target=gpu.generation, config=config, assume=assume)
             reports.append(_predict(launch, gpu, fidelity, record, str(config)))
         except KernelError as error:
             first = first or error
@@ -334,7 +356,8 @@ def _fingerprint(launch: Launch) -> list[Any]:
     import hashlib
 
     data = [hashlib.sha256(buffer.data.tobytes()).hexdigest() if buffer.data is not None else "" for buffer in launch.buffers]
-    return [{name: repr(value) for name, value in launch.arguments.items()}, [repr(buffer) for buffer in launch.buffers], data]
+    told = sorted(map(repr, launch.assume.items()))
+    return [{name: repr(value) for name, value in launch.arguments.items()}, [repr(buffer) for buffer in launch.buffers], data, told]
 
 
 def _report(run: KernelRun, compiled: CompiledKernel, launch: Launch, system: System, config: str) -> KernelReport:
@@ -345,7 +368,15 @@ def _report(run: KernelRun, compiled: CompiledKernel, launch: Launch, system: Sy
         registers=compiled.registers, stack_bytes=compiled.stack_bytes, shared_bytes=compiled.shared_bytes + compiled.static_shared_bytes,
         num_stages=compiled.num_stages, interval=rule, config=config,
     )
-    return KernelReport(replace(run, low_s=low, high_s=high), info)
+    calls = tuple(f"{info.where}: time depends on what {name} of the CUDA system does: left out" for name in _called(compiled))
+    return KernelReport(replace(run, low_s=low, high_s=high, assumptions=run.assumptions + calls), info)
+
+
+def _called(compiled: CompiledKernel) -> list[str]:
+    """Functions of the CUDA system that may be called and come back (debug prints)."""
+    from .mapping.triton.calls import ENDLESS
+
+    return sorted(set(compiled.layout.functions.values()) - ENDLESS)
 
 
 def _shown(value: Any) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -34,6 +34,13 @@ class FileLaunch:
         from .mapping.triton.launch import unwrap
 
         return str(unwrap(self.kernel).__name__)
+
+    @property
+    def argument_names(self) -> list[str]:
+        """Names of the kernel's parameters."""
+        from .mapping.triton.launch import unwrap
+
+        return [param.name for param in unwrap(self.kernel).params]
 
 
 def load_launches(path: Path) -> list[FileLaunch]:
@@ -83,7 +90,7 @@ def _as_launch(item: Any, number: int, path: Path) -> FileLaunch:
 
 def predict_file(
     path: Path, systems: Sequence[str], *, fidelity: str = "tile", record: bool = False, fresh: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    assume: Mapping[str, int | bool] | None = None, progress: Callable[[int, int], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Documents (`KernelReport.document`) of every launch of a file on every system, launch by launch.
 
@@ -100,6 +107,8 @@ def predict_file(
         As `predict_kernel` takes them.
     fresh
         Leave the answers on the disk alone.
+    assume
+        As `predict_kernel` takes it; each name must decide something in one launch at least.
     progress
         Called with predictions made and wanted.
 
@@ -111,24 +120,26 @@ def predict_file(
     if not path.is_file():
         raise KernelError(f"{path}: no such file")
     key = kernel_memo.question(
-        "file", {"systems": list(systems), "fidelity": fidelity, "record": record},
+        "file", {"systems": list(systems), "fidelity": fidelity, "record": record, "assume": sorted(map(repr, (assume or {}).items()))},
         [path, *(Path(name) for name in systems if name.endswith((".yaml", ".yml")) or "/" in name)],
     )
     kept = None if fresh else kernel_memo.load(key)
     if kept is not None:
         return list(kept["documents"])
     uses = kernel_memo.Uses()
-    documents = _predict(path, systems, fidelity, record, uses, progress)
+    documents = _predict(path, systems, fidelity, record, assume or {}, uses, progress)
     kernel_memo.store(key, {"documents": documents}, uses)
     return documents
 
 
 def _predict(
-    path: Path, systems: Sequence[str], fidelity: str, record: bool, uses: kernel_memo.Uses, progress: Callable[[int, int], None] | None
+    path: Path, systems: Sequence[str], fidelity: str, record: bool, assume: Mapping[str, int | bool], uses: kernel_memo.Uses,
+    progress: Callable[[int, int], None] | None,
 ) -> list[dict[str, Any]]:
     import logging
 
-    from .kernel_api import gpu_of, predict_kernel
+    from .kernel_api import gpu_of, predict_launch
+    from .mapping.triton.decisions import check_arguments, check_used, split
     from .mapping.triton.tools import require_triton
 
     gpus: list[System] = [gpu_of(name) for name in systems]
@@ -144,8 +155,8 @@ def _predict(
             for gpu in gpus:
                 try:
                     with kernel_memo.recording(uses):  # grids, heuristics and pruning are the user's code too
-                        report = predict_kernel(
-                            launch.kernel, launch.grid, launch.args, gpu, fidelity=fidelity, record=record, **launch.meta
+                        report = predict_launch(
+                            launch.kernel, launch.grid, launch.args, gpu, launch.meta, fidelity=fidelity, record=record, assume=assume
                         )
                 except KernelError as error:
                     where = f"{path}: launch {launch.number}: " if str(path) not in str(error) else ""
@@ -153,6 +164,9 @@ def _predict(
                 documents.append({**report.document(), "launch": launch.number})
                 if progress is not None:
                     progress(len(documents), len(launches) * len(gpus))
+        values, lines = split(assume)
+        check_arguments(values, {name for launch in launches for name in launch.argument_names})
+        check_used(lines, [text for document in documents for text in document["run"]["assumptions"]])
     finally:
         logging.disable(logging.NOTSET)
     return documents

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _SHOWN_ASSUMPTIONS = 12
 _SHOWN_LEFT_OUT = 4
 _TIMES = re.compile(r" \((\d+) times\)$")
+_DECIDABLE = re.compile(r"^.*:(\d+): (loop|branch) depends on .*$")
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
 
@@ -51,10 +52,20 @@ def head_lines(document: Mapping[str, Any]) -> list[tuple[str, str]]:
         lines.insert(1, ("config", info["config"]))
         for number, text in enumerate(_first(info.get("left_out", ()), _SHOWN_LEFT_OUT)):
             lines.insert(2 + number, ("" if number else "left out", text))
-    shown = _first(joined_assumptions(run["assumptions"]), _SHOWN_ASSUMPTIONS)
-    if any(" depends on what " in text for text in shown):
+    return lines + [("assumed" if i == 0 else "", text) for i, text in enumerate(shown_assumptions(run["assumptions"]))]
+
+
+def shown_assumptions(texts: Sequence[str]) -> list[str]:
+    """The first assumptions, joined, and how to decide them."""
+    shown = _first(joined_assumptions(texts), _SHOWN_ASSUMPTIONS)
+    open_ones = [text for text in texts if ", as given" not in text]
+    if any(" depends on what " in text for text in open_ones):
         shown.append("a CPU tensor with its values in place of the meta tensor that is read there decides what depends on it")
-    return lines + [("assumed" if i == 0 else "", text) for i, text in enumerate(shown)]
+    found = sorted(filter(None, map(_DECIDABLE.match, open_ones)), key=lambda match: match[2] != "loop")
+    if found:
+        value = "TRIPS" if found[0][2] == "loop" else "false" if " is executed" in found[0][0] or " taken" in found[0][0] else "true"
+        shown.append(f"so does --assume ARGUMENT=INTEGER, the value of a tensor's elements, or --assume {found[0][1]}={value} by the line")
+    return shown
 
 
 def _first(texts: Sequence[str], most: int) -> list[str]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 Config = dict[str, Any]
 Progress = Callable[[int, int], None]
+Decisions = Mapping[str, int | bool]
 
 #: Mean absolute error that is left between kernels of one algorithm on one GPU once a common factor (the clock) is taken out. Source: the
 #: sixteen configs of Triton's matmul tutorial on an A100, 31 published sizes: 4.5 to 5.8 %, with the SM clock as the only number fitted.
@@ -48,6 +49,8 @@ class TuneRow:
         Why it cannot be compiled or launched, "" if it can.
     worth_measuring
         Whether the predictions cannot tell it from the best.
+    assumptions
+        What was assumed where only data could tell.
     """
 
     config: Config
@@ -61,6 +64,7 @@ class TuneRow:
     limiter: str
     problem: str = ""
     worth_measuring: bool = False
+    assumptions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,8 @@ class TuneResult:
         """One row per config, in order of rank: the config's names, then the fields of `TuneRow`."""
         import pandas as pd
 
-        return pd.DataFrame([{**row.config, **{name: value for name, value in vars(row).items() if name != "config"}} for row in self.rows])
+        apart = ("config", "assumptions")
+        return pd.DataFrame([row.config | {name: value for name, value in vars(row).items() if name not in apart} for row in self.rows])
 
     def summary(self) -> str:
         """The ranking as text."""
@@ -109,6 +114,7 @@ class TuneResult:
 
     def print(self, console: Any) -> None:
         """Print the `top` configs, those worth measuring, and those that cannot launch."""
+        from .kernel_tables import shown_assumptions
         from .tables import make_table
 
         runs = [row for row in self.rows if not row.problem]
@@ -134,6 +140,8 @@ class TuneResult:
         for row in close[self.top:]:
             console.print(f"  also {text_of(row.config)}  {format_si(row.time_s, 's')}", highlight=False, markup=False)
         console.print(self.rule, highlight=False, markup=False)
+        for text in shown_assumptions(runs[0].assumptions if runs else ()):
+            console.print(f"assumed: {text}", highlight=False, markup=False)
         for row in failed:
             console.print(f"cannot launch: {text_of(row.config)}: {' '.join(row.problem.split())[:300]}", highlight=False, markup=False)
 
@@ -154,7 +162,7 @@ def text_of(config: Mapping[str, Any]) -> str:
 
 def tune(
     kernel: Any, grid: Any, args: Sequence[Any] = (), configs: Iterable[Any] | None = None, system: System | str | Path = "h100-sxm", *,
-    top: int = 5, fidelity: str = "tile", progress: Progress | None = None, **meta: Any,
+    top: int = 5, fidelity: str = "tile", assume: Mapping[Any, int | bool] | None = None, progress: Progress | None = None, **meta: Any,
 ) -> TuneResult:
     """Rank the configs of a kernel by prediction.
 
@@ -164,8 +172,8 @@ def tune(
         As at a launch, without what the configs set; `grid` a function of the bound arguments where they change tile sizes.
     configs
         Mappings or `triton.Config`s; a text such as ``"BLOCK_M=64,128 num_warps=4,8"``; by default the kernel's own.
-    system, fidelity
-        As `predict_kernel` takes them.
+    system, fidelity, assume
+        As `predict_kernel` takes them; each name in `assume` must decide something for one config at least.
     top
         Configs that the summary lists.
     progress
@@ -180,18 +188,21 @@ def tune(
     """
     from .kernel_api import FIDELITIES, gpu_of
     from .kernel_file import FileLaunch
+    from .mapping.triton.decisions import check_arguments, decisions, split
 
     gpu = gpu_of(system)
     if fidelity not in FIDELITIES:
         raise UnknownNameError("fidelity", fidelity, FIDELITIES)
     launch = FileLaunch(kernel, grid, tuple(args), dict(meta))
     found = space_of(launch, configs)
+    told = decisions(assume)
+    check_arguments(split(told)[0], launch.argument_names)
     rows = []
     for number, config in enumerate(found):
-        rows.append(_row([launch], config, gpu, fidelity))
+        rows.append(_row([launch], config, gpu, fidelity, told))
         if progress is not None:
             progress(number + 1, len(found))
-    return _ranked(launch.name, gpu.name, fidelity, rows, top)
+    return _ranked(launch.name, gpu.name, fidelity, rows, top, told)
 
 
 def space_of(launch: FileLaunch, configs: Iterable[Any] | None) -> list[Config]:
@@ -206,7 +217,7 @@ def space_of(launch: FileLaunch, configs: Iterable[Any] | None) -> list[Config]:
 
 def tune_file(
     path: Path, name: str, configs: Iterable[Any] | None, system: str, *, top: int = 5, fidelity: str = "tile", number: int | None = None,
-    jobs: int | None = None, progress: Progress | None = None,
+    assume: Mapping[Any, int | bool] | None = None, jobs: int | None = None, progress: Progress | None = None,
 ) -> TuneResult:
     """Rank the configs of one kernel of a file; a config's time is the sum over the launches of that kernel that ``launches()`` yields.
 
@@ -216,6 +227,8 @@ def tune_file(
         The file, and the kernel's name.
     number
         Only the launch of this number, counted from 0 over the launches of the kernel.
+    assume
+        As `tune` takes it.
     jobs
         Processes; by default one a CPU core. Each runs the file.
 
@@ -225,32 +238,35 @@ def tune_file(
         As `tune` does.
     """
     from .kernel_api import gpu_of
+    from .mapping.triton.decisions import check_arguments, decisions, split
 
-    gpu = gpu_of(system)
+    gpu, told = gpu_of(system), decisions(assume)
     launches = _launches(path, name, number)
+    check_arguments(split(told)[0], launches[0].argument_names)
     found = space_of(launches[0], configs)
     jobs = max(1, min(jobs or os.cpu_count() or 1, len(found)))
     rows = []
-    for done, row in enumerate(_rows(path, name, number, found, gpu, fidelity, jobs), 1):
+    for done, row in enumerate(_rows(path, name, number, found, gpu, fidelity, told, jobs), 1):
         rows.append(row)
         if progress is not None:
             progress(done, len(found))
-    return _ranked(name, gpu.name, fidelity, rows, top)
+    return _ranked(name, gpu.name, fidelity, rows, top, told)
 
 
-def _rows(path: Path, name: str, number: int | None, configs: list[Config], gpu: System, fidelity: str, jobs: int) -> Iterator[TuneRow]:
+def _rows(path: Path, name: str, number: int | None, configs: list[Config], gpu: System, fidelity: str, told: Decisions,
+          jobs: int) -> Iterator[TuneRow]:
     if jobs == 1:
         launches = _launches(path, name, number)
-        yield from (_row(launches, config, gpu, fidelity) for config in configs)
+        yield from (_row(launches, config, gpu, fidelity, told) for config in configs)
         return
     from joblib import Parallel, delayed
 
     pool = Parallel(n_jobs=jobs, return_as="generator")
-    yield from pool(delayed(_row_in_process)(str(path), name, number, config, gpu, fidelity) for config in configs)
+    yield from pool(delayed(_row_in_process)(str(path), name, number, config, gpu, fidelity, told) for config in configs)
 
 
-def _row_in_process(path: str, name: str, number: int | None, config: Config, gpu: System, fidelity: str) -> TuneRow:
-    return _row(_kept_launches(path, name, number, os.stat(path).st_mtime_ns), config, gpu, fidelity)
+def _row_in_process(path: str, name: str, number: int | None, config: Config, gpu: System, fidelity: str, told: Decisions) -> TuneRow:
+    return _row(_kept_launches(path, name, number, os.stat(path).st_mtime_ns), config, gpu, fidelity, told)
 
 
 @lru_cache(maxsize=4)
@@ -274,8 +290,8 @@ def _launches(path: Path, name: str, number: int | None) -> list[FileLaunch]:
     return [mine[number]]
 
 
-def _row(launches: Sequence[FileLaunch], config: Config, gpu: System, fidelity: str) -> TuneRow:
-    from .kernel_api import predict_kernel
+def _row(launches: Sequence[FileLaunch], config: Config, gpu: System, fidelity: str, told: Decisions) -> TuneRow:
+    from .kernel_api import predict_launch
     from .mapping.triton.tune import plain_kernel
 
     nothing = float("inf")
@@ -283,7 +299,8 @@ def _row(launches: Sequence[FileLaunch], config: Config, gpu: System, fidelity: 
     for launch in launches:
         try:
             meta = {**launch.meta, **config}
-            reports.append(predict_kernel(plain_kernel(launch.kernel), launch.grid, launch.args, gpu, fidelity=fidelity, **meta))
+            kernel = plain_kernel(launch.kernel)
+            reports.append(predict_launch(kernel, launch.grid, launch.args, gpu, meta, fidelity=fidelity, assume=told))
         except PresiliconError as error:
             return TuneRow(config, nothing, nothing, nothing, 0.0, 0, 0, 0, "", str(error))
     slowest = max(reports, key=lambda report: report.time_s)
@@ -291,16 +308,20 @@ def _row(launches: Sequence[FileLaunch], config: Config, gpu: System, fidelity: 
     return TuneRow(
         config, sum(r.time_s for r in reports), sum(r.run.low_s for r in reports), sum(r.run.high_s for r in reports),
         run.occupancy.fraction, info.registers, info.stack_bytes, info.shared_bytes, run.limiter,
+        assumptions=tuple(dict.fromkeys(text for report in reports for text in report.run.assumptions)),
     )
 
 
-def _ranked(kernel: str, system: str, fidelity: str, rows: Sequence[TuneRow], top: int) -> TuneResult:
+def _ranked(kernel: str, system: str, fidelity: str, rows: Sequence[TuneRow], top: int, told: Decisions) -> TuneResult:
     from dataclasses import replace
+
+    from .mapping.triton.decisions import check_used, split
 
     ordered = sorted(rows, key=lambda row: (bool(row.problem), row.time_s))
     if not ordered or ordered[0].problem:
         why = ordered[0].problem if ordered else "there is none"
         raise KernelError(f"{kernel}: none of {len(rows)} configs can launch on {system}; the first: {why}")
+    check_used(split(told)[1], [text for row in rows for text in row.assumptions])
     best = ordered[0].time_s
     marked = [replace(row, worth_measuring=not row.problem and row.time_s <= best * SEPARABLE) for row in ordered]
     return TuneResult(kernel, system, fidelity, tuple(marked), top)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from .errors import PresiliconError
 from .report import Report
 from .sim.run import Fidelity, Runtime
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from .arch import AnySystem
+    from .arch.hybrid_spec import HybridSystem
     from .workloads import OpGraph
     from .workloads.requests import Batch, Requests
 
@@ -60,7 +64,7 @@ def predict(
     quant, sparsity
         As `presilicon.quantise` and `presilicon.sparsify` take them.
     tp, pp, dp, ep, cp, microbatches, sequence_parallel
-        As `presilicon.parallelise` takes them.
+        As `presilicon.parallelise` takes them; on a hybrid system tp is the number of its devices, and the others stay 1.
     fidelity, runtime, strict, place
         As `presilicon.simulate` takes them.
     **options
@@ -87,8 +91,11 @@ def predict(
 
     device = load(system)
     degrees: dict[str, Any] = {"tp": tp, "pp": pp, "dp": dp, "ep": ep, "cp": cp}
+    device, own = own_split(device, degrees, sequence_parallel)
 
     def split(graph: OpGraph, parts: int | None) -> OpGraph:
+        if own:
+            return graph
         if all(degree == 1 for degree in degrees.values()) and not sequence_parallel:
             if parts is not None and pp == 1 and parts == microbatches:
                 raise PresiliconError("microbatches follow each other through a pipeline; give pp")
@@ -108,7 +115,7 @@ def predict(
         raise PresiliconError(f"{model}: a saved graph has the batch that it was traced with; requests need the model")
     found, told = drawn(requests, batch) if batch is not None or _listed(requests) else (None, "")
     if found is None:
-        found, told = fitted(requests, trace, lambda g: split(g, 1 if pp > 1 else None), [device], replicas=dp, stages=pp)
+        found, told = fitted(requests, trace, lambda g: split(g, 1 if pp > 1 else None), [device], replicas=dp, stages=pp, place=place)
     graph = ragged(trace, found)
     graph.meta["requests"] = told
     return simulate(split(graph, microbatches), device, fidelity=fidelity, runtime=runtime, strict=strict, place=place)
@@ -157,6 +164,7 @@ def fitted(
     *,
     replicas: int = 1,
     stages: int = 1,
+    place: str = "auto",
 ) -> tuple[Batch, str]:
     """As many requests as the smallest memory holds; and what a report says of them.
 
@@ -172,18 +180,85 @@ def fitted(
         Where it will run.
     replicas, stages
         Data-parallel replicas and pipeline stages, which whole parts of the batch go to.
+    place
+        Where attention runs on hybrid systems, in whose memory its caches then lie.
     """
+    import numpy as np
+
     from .workloads.requests import decode_batches
 
     requests = _requests(source)
-    one = split(trace(replicas, _PROBE_CONTEXT))
-    per_token = one.memory.kv_cache_bytes / (_PROBE_CONTEXT + 1)  # of one request, on one device
-    room = MEMORY_SHARE * min(s.memory_bytes for s in systems) - one.memory.weights_bytes
-    batch = decode_batches(requests, room * replicas, per_token, max_batch=MOST_REQUESTS * replicas, samples=1)[0]
-    whole = max(replicas * stages, 1)
-    if len(batch) >= whole:
-        batch = type(batch)(batch.contexts[: len(batch) // whole * whole])
+    whole = trace(replicas, _PROBE_CONTEXT)
+    one = split(whole) if any(system.kind != "hybrid" for system in systems) else whole
+
+    cache, probed = _caches(whole), whole.memory.kv_cache_bytes / replicas  # bytes of one request, on all devices
+    token = sum(size for size, _ in cache) or probed / (_PROBE_CONTEXT + 1)
+
+    def held(system: AnySystem) -> tuple[float, float]:
+        """Bytes for caches, and those of one token of one request, on one device or, of a hybrid system, on all."""
+        graph = whole if system.kind == "hybrid" else one
+        return _cache_room(graph, system, place), token * graph.memory.kv_cache_bytes / probed if probed else 0.0
+
+    room, per_token = min(map(held, systems), key=lambda found: found[0] / max(found[1], 1e-30))
+
+    def kept(tokens: np.ndarray) -> np.ndarray:
+        """Tokens, less those that layers with a sliding window forget."""
+        found: np.ndarray = sum(size * np.minimum(tokens, window) for size, window in cache) / sum(size for size, _ in cache)
+        return found
+
+    batch = decode_batches(requests, room * replicas, per_token, max_batch=MOST_REQUESTS * replicas, samples=1,
+                           kept=kept if cache else None)[0]
+    parts = max(replicas * stages, 1)
+    if len(batch) >= parts:
+        batch = type(batch)(batch.contexts[: len(batch) // parts * parts])
     return batch, f"{source if isinstance(source, str | Path) else 'requests'}: {requests.describe()}"
+
+
+def _caches(graph: OpGraph) -> list[tuple[float, float]]:
+    """Bytes of one token in the caches of one request, and the window, of each attention and all its repeats; empty without windows."""
+    found = []
+    for op in graph:
+        window = int(op.attributes.get("window") or 0) if op.kind == "attention" else 0
+        size = op.operand_bytes("cache") if op.kind == "attention" else 0.0
+        if size:
+            found.append((op.count * size / (op.dims["b"] * op.dims["s"]), float(window) if window else math.inf))
+    return found if any(window < math.inf for _, window in found) else []
+
+
+def own_split(system: AnySystem, degrees: Mapping[str, int], sequence_parallel: bool = False) -> tuple[AnySystem, bool]:
+    """A system with as many devices as asked, and whether it shares a whole model over them itself, as hybrid systems do.
+
+    Parameters
+    ----------
+    system
+        Of any kind; only hybrid systems change.
+    degrees
+        As `presilicon.parallelise` takes them. ``tp`` above 1 is the number of a hybrid system's devices, in place of its file's.
+    sequence_parallel
+        As `presilicon.parallelise` takes it.
+
+    Raises
+    ------
+    PresiliconError
+        Another degree for a hybrid system.
+    """
+    if system.kind != "hybrid":
+        return system, False
+    other = [f"{name} {degree}" for name, degree in degrees.items() if name != "tp" and degree > 1]
+    other += ["sequence_parallel"] * sequence_parallel
+    if other:
+        raise PresiliconError(f"{system.name}: {', '.join(other)}: a hybrid system shares every layer over its devices (tensor parallel); "
+                              "tp, or --set devices=N, is their number")
+    return (system.override({"devices": degrees["tp"]}) if degrees["tp"] > 1 else system), True
+
+
+def _cache_room(graph: OpGraph, system: AnySystem, place: str) -> float:
+    """Bytes that a system has for caches beside weights."""
+    if system.kind == "hybrid":
+        from .sim.hybrid.sharing import cache_room_bytes
+
+        return cache_room_bytes(graph, cast("HybridSystem", system), place, MEMORY_SHARE)
+    return MEMORY_SHARE * system.memory_bytes - graph.memory.weights_bytes
 
 
 def ragged(trace: Callable[[int, int], OpGraph], batch: Batch) -> OpGraph:

@@ -233,4 +233,5 @@ def _row(r: OpResult, total_s: float) -> dict[str, Any]:
         "energy_j": e.total_energy_j * r.op.count,
         "source": r.op.source,
         "place": r.place,
+        "reason": r.reason,
     }

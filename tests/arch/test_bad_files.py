@@ -84,7 +84,8 @@ WRONG = {
     "wrong dimension under a rule": ("400 W", "400 J",
         "power.limit: expected a quantity in W, found '400 J', which is in J"),
     "section that is no mapping": ("  l2:\n    size: {value: 40 MiB, source: sheet}", "  l2: 40 MiB",
-                                   "gpu.l2: expected a mapping of size, bandwidth, latency, found '40 MiB'"),
+                                   "gpu.l2: expected a mapping of size, bandwidth, latency, partitions, far_latency, "
+                                   "far_bandwidth, found '40 MiB'"),
     "value where a section belongs": ("    size: {value: 40 MiB, source: sheet}", "    value: 40 MiB",
         "gpu.l2: unknown key 'value'"),
     "sources that are no mapping": ('sources:\n  sheet: "A data sheet (2030)"', "sources: [sheet]",

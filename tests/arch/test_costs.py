@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -9,7 +11,7 @@ from presilicon.arch import load, names
 from presilicon.arch.area_table import of_node, table
 from presilicon.arch.costs import PER_DEVICE, TOTALS, design_costs
 from presilicon.arch.hybrid import HybridSystem
-from presilicon.arch.hybrid_area import hybrid_device
+from presilicon.arch.hybrid_area import hybrid_device, units_area_mm2, units_power_w
 from presilicon.arch.npu import NpuSystem
 from presilicon.arch.npu_area import npu_area_mm2, npu_chip, npu_die_errors, npu_peak_power_w, pe_transistors
 from presilicon.errors import SpecError, UnknownNameError
@@ -48,6 +50,20 @@ def test_every_published_npu_die_is_documented() -> None:
 def test_errors_on_published_parts_are_as_documented(part: tuple[str, str], error: float) -> None:
     published = float(table()["npu_parts"][part[0]][part[1]])
     assert npu_area_mm2(npu(part[0]))[part[1]] / published - 1 == pytest.approx(error, abs=0.02)
+
+
+def test_both_kinds_of_units_count() -> None:
+    """PAPI: attention units in stacks of their own, and units for products in the processors' memory."""
+    papi = hybrid("papi")
+    found, without = hybrid_device(papi), hybrid_device(replace(papi, pim_linear=None))
+    assert papi.pim is not None
+    assert papi.pim_linear is not None
+    assert found.areas_mm2["units"] == pytest.approx(units_area_mm2(papi.pim) + units_area_mm2(papi.pim_linear))
+    assert found.power_w - without.power_w == pytest.approx(units_power_w(papi.pim_linear))
+    assert found.cost_usd > without.cost_usd
+    assert found.areas_mm2["controllers"] == without.areas_mm2["controllers"]  # only the stacks apart need their own
+    one = hybrid_device(papi.override({"pim_linear.vectors": 1}))
+    assert one.power_w < found.power_w  # as many reads, a quarter of the multiply-adds
 
 
 def test_power_lies_where_it_was_measured() -> None:

@@ -54,6 +54,19 @@ def test_switches_and_numbers_are_overridden_by_path() -> None:
     assert _system("neupims-npu-only").override({"plan.prefetch": True}).plan.prefetch
 
 
+def test_entries_that_a_file_leaves_out_are_set_as_well() -> None:
+    changed = _system("h100-aim").override({"pim.channels": 16, "plan.head_pipeline": True})
+    assert changed.pim is not None
+    assert (changed.pim.channels, changed.plan.head_pipeline) == (8 * 16, True)
+    assert changed.memory_bytes == pytest.approx(_system("h100-aim").memory_bytes - 8 * 16 * 2**29)
+    assert changed.override({"pim.channels": 8}).pim.channels == 8 * 8  # type: ignore[union-attr]
+    assert _system("dgx-attacc").override({"pim.vectors": 4}).pim.vectors == 4  # type: ignore[union-attr]
+    with pytest.raises(UnknownNameError, match=r"did you mean 'pim.channels'"):
+        _system("h100-aim").override({"pim.chanels": 16})
+    with pytest.raises(UnknownNameError, match=r"pim_linear\.vectors"):
+        _system("h100-aim").override({"pim_linear.vectors": 4})
+
+
 def test_a_processors_own_numbers_are_overridden_below_xpu() -> None:
     system = _system("h100-aim").override({"xpu.dram.bandwidth": "4 TB/s"})
     assert system.bandwidth_bytes_per_s == 4e12

@@ -19,7 +19,7 @@ QUICK = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCh
 NAMES = [name for name in sorted(arch.names()) if arch.load(name).kind == "gpu"]
 OTHERS = [name for name in sorted(arch.names()) if name not in NAMES]
 WHOLE = ("gpu.sm.count", "gpu.sm.registers", "gpu.sm.max_warps", "gpu.sm.max_ctas", "link.max_devices",
-    "host.queue_depth")
+    "host.queue_depth", "gpu.l2.partitions")
 
 
 def values(system: arch.System) -> dict[str, Any]:

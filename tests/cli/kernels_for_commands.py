@@ -45,6 +45,14 @@ def by_data(count_ptr, x_ptr, BLOCK: tl.constexpr):
 
 
 @triton.jit
+def talking(x_ptr, BLOCK: tl.constexpr):
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    x = tl.load(x_ptr + at)
+    tl.device_print("x", x)
+    tl.store(x_ptr + at, x)
+
+
+@triton.jit
 def assembly(x_ptr, BLOCK: tl.constexpr):
     at = tl.arange(0, BLOCK)
     x = tl.load(x_ptr + at)

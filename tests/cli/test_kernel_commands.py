@@ -95,6 +95,21 @@ def test_a_known_bound_is_no_assumption(file: Callable[[str], Path], run: Callab
     assert "assumed" not in outcome.out
 
 
+def test_what_data_decides_can_be_told(file: Callable[[str], Path], run: Callable[..., Any], fails: Callable[..., str]) -> None:
+    path = file(launch("by_data, (1,), (torch.empty(1, dtype=torch.int32, device='meta'), floats(1 << 16)), {'BLOCK': 256}\n" + ADD[16:]))
+    options = ("kernel", path, "--system", "a100-sxm-80gb", "--top", "0")
+    told = run(*options, "--assume", "count_ptr=40")
+    assert told.status == 0, told
+    assert "assumed" not in told.out
+    assert "unknown argument 'count'" in fails(*options, "--assume", "count=40")
+    assert "expected ARGUMENT=INTEGER, LINE=true" in fails(*options, "--assume", "count_ptr=many")
+    assert "unknown assumption 'line 3'" in fails(*options, "--assume", "3=40")
+    ranked = run("tune", f"{path}:by_data", "--system", "a100-sxm-80gb", "--grid", "num_warps=2,4", "--jobs", "1", "--assume",
+                 "count_ptr=40")
+    assert ranked.status == 0, ranked
+    assert "assumed" not in ranked.out
+
+
 def test_inline_assembly(file: Callable[[str], Path], run: Callable[..., Any]) -> None:
     outcome = run("kernel", file(launch("assembly, (1,), (floats(256),), {'BLOCK': 256}")), "--system", "h100-sxm", "--top", "0")
     assert outcome.status == 0, outcome

@@ -77,3 +77,24 @@ def test_requests_share_the_memory(run: Callable[..., Any], tmp_path: Path) -> N
     assert "DOES NOT FIT" not in outcome.out
     two = run(*model, "--batch", 2)
     assert "batch 2" in two.out
+
+
+def test_tensor_parallel_is_the_number_of_a_hybrids_devices(run: Callable[..., Any], fails: Callable[..., str], tmp_path: Path) -> None:
+    options = ("--fidelity", "analytic", "--out", tmp_path)
+    found = []
+    for more in (("--tp", 2), ("--set", "devices=2"), ()):
+        assert run("predict", DECODE, "--system", "neupims", *more, *options).status == 0
+        found.append(json.loads(next(tmp_path.glob("*neupims.json")).read_text()))
+    assert found[0] == found[1] != found[2]
+    # Beside a GPU, which gets the part of one rank.
+    outcome = run("predict", DECODE, "--system", "neupims", "--system", "h100-sxm", "--tp", 2, "--fidelity", "analytic")
+    assert outcome.status == 0, outcome
+    assert "2 devices, each with its share" in outcome.out
+    assert "one of 2 devices (tp 2)" in outcome.out
+    assert "pp 2: a hybrid system shares every layer" in fails("predict", DECODE, "--system", "neupims", "--pp", 2)
+    assert "give --pp" in fails("predict", DECODE, "--system", "neupims", "--microbatches", 2)
+
+
+def test_placement_needs_a_hybrid(run: Callable[..., Any], fails: Callable[..., str]) -> None:
+    assert "h100-sxm is none" in fails("predict", DECODE, "--system", "h100-sxm", "--place", "pim")
+    assert run("predict", DECODE, "--system", "h100-sxm", "--system", "neupims", "--place", "xpu", "--fidelity", "analytic").status == 0

@@ -155,9 +155,13 @@ def test_newton_attention_by_hand() -> None:
     score = 2 * 100 + 2 * 2 * 187
     # values: 8 heads, 4 tiles of 32 dimensions, 64 keys are 4 columns, less than tRAS: 139.
     context = 8 * (100 + 4 * 139)
-    refresh = 1 - 260 / 3900
-    assert found.score_cycles[0] == pytest.approx(score / refresh)
-    assert found.cycles[0] == pytest.approx((score + context) / refresh)
+    # A rank is refreshed every 1950 cycles. Units stop for 260, and wait before: a tile is let begin until 328 (values of few columns: 276,
+    # scores: 334) cycles are left when its header is seen, behind the one command for the last products of the tile before it; a vector
+    # until 128 are left, its row to be opened.
+    waited = 2 * 100 * (128 - 50) + 4 * 187 * (334 - (14 + 2 * 8) - 187 / 2)
+    assert found.score_cycles[0] == pytest.approx(score / (1 - (260 + waited / score) / 1950))
+    later = 8 * (100 * (128 - 50) + 4 * 139 * (276 - (139 - 91 - 14 - 1) - 139 / 2))
+    assert found.cycles[0] - found.score_cycles[0] == pytest.approx(context / (1 - (260 + later / context) / 1950))
     assert found.commands["COMP"][0] == 8 * (2 * 8 + 4 * 4)
 
 

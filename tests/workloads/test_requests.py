@@ -160,6 +160,16 @@ def test_reserving_the_end_admits_fewer() -> None:
     assert sum(map(len, final)) < sum(map(len, now))
 
 
+def test_what_windows_forget_takes_no_room() -> None:
+    requests = Requests(np.zeros(3), [1000, 5000, 9000], [100, 100, 100])
+    whole = decode_batches(requests, 1e6, 1.0, max_batch=1000, samples=1)[0]
+    half = decode_batches(requests, 1e6, 1.0, max_batch=1000, samples=1, kept=lambda n: (n + np.minimum(n, 500)) / 2)[0]
+    # Half of the layers keep 500 tokens of each: where all would keep 5,100 on average, 2,800 are kept.
+    assert len(half) / len(whole) == pytest.approx(5100 / 2800, rel=0.05)
+    with pytest.raises(WorkloadError, match="request 2 needs a cache"):
+        decode_batches(requests, 4000.0, 1.0, samples=1, kept=lambda n: (n + np.minimum(n, 500)) / 2)
+
+
 def test_a_request_longer_than_the_memory() -> None:
     requests = Requests(np.array([0.0, 0.0]), np.array([10, 900]), np.array([10, 101]))
     with pytest.raises(WorkloadError, match="request 1 needs a cache of 1001 tokens, and the memory holds 1000"):

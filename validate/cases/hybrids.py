@@ -32,8 +32,9 @@ def decoder_layers(hidden: int, heads: int, devices: int, contexts: tuple[int, .
         return Op(name, "matmul", "linear", {"m": batch * tokens, "n": n, "k": k}, operands, {"mac": 1.0}, count=layers)
 
     def rows(name: str, kind: Any, width: int, body: dict[str, float], inputs: int = 1) -> Op:
-        names = [tensor(f"x{i}", "input", "r c", "fp16") for i in range(inputs)]
-        return Op(name, kind, name, {"r": batch * tokens, "c": width}, (*names, tensor("out", "output", "r c", "fp16")), body, count=layers)
+        axes, dims = ("n", {"n": batch * tokens * width}) if kind == "elementwise" else ("r c", {"r": batch * tokens, "c": width})
+        names = [tensor(f"x{i}", "input", axes, "fp16") for i in range(inputs)]
+        return Op(name, kind, name, dims, (*names, tensor("out", "output", axes, "fp16")), body, count=layers)
 
     total, dim = sum(contexts), hidden // heads
     cache = [tensor(name, "cache", "b h s e", "fp16", total * own * dim) for name in ("k", "v")]

@@ -47,3 +47,9 @@ def kernels() -> ModuleType:
 def lab(kernels: ModuleType) -> ModuleType:
     """The helpers of lab.py."""
     return _load("lab")
+
+
+@pytest.fixture(scope="session")
+def steered(kernels: ModuleType) -> ModuleType:
+    """The kernels of steered.py."""
+    return _load("steered")

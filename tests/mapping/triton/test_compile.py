@@ -137,7 +137,7 @@ class TestBadInput:
 
     def test_wrong_type(self, kernels: ModuleType, lab: ModuleType) -> None:
         x = lab.floats(8)
-        with pytest.raises(KernelError, match="failed to specialize argument of type: str"):
+        with pytest.raises(KernelError, match="argument 'y_ptr' is 'y', of type str; a kernel takes tensors"):
             bind_launch(kernels.add, (1,), (x, "y", x, 8), {"BLOCK": 8}, target=90)
         with pytest.raises(KernelError, match="does not compile"):
             compile_kernel(kernels.add, (1,), (x, 3.5, x, 8), {"BLOCK": 8}, target=90)
@@ -167,7 +167,7 @@ class TestBadInput:
         import torch
 
         x = lab.floats(8)
-        with pytest.raises(KernelError, match=r"cannot be launched with these arguments: .*too (big|large)"):
+        with pytest.raises(KernelError, match=r"these arguments: argument 'n' is \d+, which does not fit 64 bits"):
             bind_launch(kernels.add, (1,), (x, x, x, 2**70), {"BLOCK": 8}, target=90)
         with pytest.raises(KernelError, match=r"layout torch\.sparse_coo"):
             bind_launch(kernels.add, (1,), (x, torch.zeros(4, 4).to_sparse(), x, 8), {"BLOCK": 8}, target=90)

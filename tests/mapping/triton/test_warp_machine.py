@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("triton", reason="needs Triton (the extra `kernels`)")
-pytest.importorskip("numba", reason="needs numba (the extra `fast`)")
+pytest.importorskip("llvmlite", reason="needs llvmlite (the extra `fast`)")
 pytest.importorskip("torch", reason="needs torch for meta tensors")
 
 from presilicon.mapping.triton import bind_launch, bytecode, compile_launch, evaluate, take_apart, values
@@ -93,9 +93,10 @@ def test_first_addresses_are_those_of_the_walk() -> None:
 
 
 def test_what_warps_leave_one_another_is_refused() -> None:
-    compiled, _ = launched("latency_shared", 90)
+    compiled, launch = launched("latency_shared", 90)
+    warps = Warps(warp_code(take_apart(compiled)), launch, parameters_of(compiled, launch)[0])
     with pytest.raises(NotFollowedError):
-        warp_code(take_apart(compiled))
+        warps.one(np.zeros(3, np.int64), 0)
 
 
 _ONES = np.uint64(0xFFFFFFFFFFFFFFFF)

@@ -51,6 +51,38 @@ def test_aim_equals_the_reference(row):
     assert check(run.stream).clean
 
 
+def _repeat(count, *steps):
+    return [Instruction(name, opsize, index if row < 0 else row, bank) for index in range(count) for name, opsize, row, bank in steps]
+
+
+#: Programs that the reference tables lack, and their cycles by a line-by-line transcription of the public simulator's DMA, controller and
+#: constraint list, which gives those of the tables to the cycle.
+OTHER_AIM = [
+    (_repeat(64, ("EWMUL", 64, -1, 0)), 14140),
+    (_repeat(100, ("WR_ABK", 1, -1, 0)), 10069),
+    (_repeat(200, ("WR_BIAS", 1, 0, 0)), 435),
+    (_repeat(20, ("WR_BIAS", 1, 0, 0), ("MAC_ABK", 64, 0, 0), ("AF", 1, 0, 0), ("RD_AF", 1, 0, 0)), 8300),
+    (_repeat(20, ("WR_BIAS", 1, 0, 0), ("MAC_ABK", 64, -1, 0), ("RD_MAC", 1, 0, 0), ("MAC_ABK", 64, -1, 0)), 9470),
+    (_repeat(20, ("WR_GB", 64, 0, 0), ("COPY_GBBK", 64, -1, 0), ("COPY_BKGB", 64, -1, 8)), 12398),
+    # A precharge waits for the columns of its bank group; writes that have not landed hold the end; a host that falls behind.
+    ([Instruction("COPY_BKGB", 2, 0, 15), Instruction("MAC_SBK", 1, 1, 13), Instruction("MAC_SBK", 40, 2, 15)], 306),
+    ([Instruction("EWMUL", 40), Instruction("COPY_GBBK", 5, 2, 13), Instruction("MAC_SBK", 5, 1, 12)], 370),
+    ([Instruction("WR_ABK"), Instruction("WR_BIAS")], 70),
+    (_repeat(30, *[("W_GPR", 1, 0, 0)] * 5, ("MAC_ABK", 1, 0, 0)), 182),
+    (_repeat(30, *[("W_GPR", 1, 0, 0)] * 40, ("MAC_ABK", 1, 0, 0)), 1232),
+]
+
+
+@pytest.mark.parametrize(("program", "cycles"), OTHER_AIM, ids=lambda value: value[0].name if isinstance(value, list) else str(value))
+@pytest.mark.parametrize("engine", ["python", "numba"])
+def test_aim_programs_that_the_tables_lack(program, cycles, engine):
+    if engine == "numba":
+        pytest.importorskip("numba")
+    run = aim.run(AIM, program, refresh="off", engine=engine)
+    assert run.cycles == cycles
+    assert check(run.stream).clean
+
+
 @pytest.mark.parametrize("order", aim.ORDERS)
 def test_aim_with_refresh_pays_what_trfc_and_trefi_imply(order):
     off = aim.gemv(AIM, 12288, 4096, order=order, refresh="off")
@@ -70,6 +102,35 @@ def test_aim_row_of_c_columns_costs_98_plus_2c():
         few, many = (aim.run(AIM, [Instruction("MAC_ABK", columns, at) for at in range(rows)], refresh="off").cycles
                      for rows in (10, 30))
         assert (many - few) / 20 == 98 + 2 * columns
+
+
+#: Shapes that the reference tables lack: level, keys, heads, head_dim, bytes, power limit, and cycles without refresh by a line-by-line
+#: transcription of the public simulator's trace generators, controller and constraint list, which gives every row of the tables with
+#: units at banks and bank groups to the cycle.
+OTHER_ATTACC = [
+    ("bank", 300, 40, 96, 2, 1, 1850), ("bank", 777, 20, 64, 1, 0, 1113), ("bank", 33, 63, 256, 2, 1, 903), ("bank", 1, 112, 80, 2, 0, 787),
+    ("bg", 300, 40, 96, 2, 1, 4190), ("bg", 500, 3, 64, 1, 0, 560), ("bg", 33, 63, 256, 2, 1, 2447), ("bg", 130, 48, 80, 2, 0, 1152),
+    ("bg", 16, 24, 96, 2, 1, 260), ("bg", 96, 33, 40, 2, 0, 684), ("buffer", 100, 17, 64, 2, 1, 1671), ("buffer", 33, 2, 128, 1, 1, 342),
+    ("buffer", 64, 31, 96, 2, 0, 1606), ("buffer", 7, 20, 112, 1, 1, 242),
+]
+
+
+@pytest.mark.parametrize(("level", "keys", "heads", "head_dim", "element_bytes", "limited", "cycles"), OTHER_ATTACC)
+def test_attacc_shapes_that_the_tables_lack(level, keys, heads, head_dim, element_bytes, limited, cycles):
+    run = attacc.simulate(ATTACC, Attention(heads, keys, head_dim, element_bytes, level), power_limited=bool(limited), refresh="off")
+    assert run.cycles == cycles
+    assert check(run.stream).clean
+
+
+#: With refresh: the public simulator lets REFab follow PREA at once, and PREA cut a row open for less than tRAS.
+@pytest.mark.parametrize(("level", "keys", "heads", "head_dim", "element_bytes", "limited", "cycles"), [
+    ("bank", 1500, 56, 112, 2, 0, 8469), ("bg", 640, 80, 80, 1, 1, 7754), ("buffer", 256, 40, 64, 2, 0, 6720),
+])
+def test_attacc_refreshes_cost_what_the_timings_that_the_reference_skips_ask(level, keys, heads, head_dim, element_bytes, limited, cycles):
+    run = attacc.simulate(ATTACC, Attention(heads, keys, head_dim, element_bytes, level), power_limited=bool(limited))
+    due, timings = run.stream.counts()["REFab"] // 2, ATTACC.timings
+    assert 0 < run.cycles - cycles <= due * (timings["tRAS"] + timings["tRP"])
+    assert check(run.stream, refresh="all-bank").clean
 
 
 @needs_golden

@@ -103,6 +103,17 @@ def test_a_quantised_cache_is_read_by_its_bytes() -> None:
         assert costs[0].bytes_moved["pim"] < costs[1].bytes_moved["pim"]
 
 
+def test_the_report_says_why_ops_run_where_they_do() -> None:
+    found = simulate(_graph(), _system("h100-aim"))
+    told = dict(line.removeprefix("why ").split(": ", 1) for line in found.notes if line.startswith("why "))
+    assert {name.partition("+")[0] for name in told} == {"qkv", "attention", "proj", "fc_1", "fc_2"}
+    assert all(told[r.op.name] == r.reason for r in found.results if r.op.name in told)
+    from presilicon.report import Report
+
+    frame = Report(found).to_frame()
+    assert dict(zip(frame["op"], frame["reason"], strict=True)) == {r.op.name: r.reason for r in found.results}
+
+
 def test_the_report_says_when_units_pay() -> None:
     notes = simulate(_graph(), _system("h100-aim")).notes
     assert any("attention: the units pay" in line for line in notes)
@@ -181,14 +192,16 @@ def test_a_channel_that_its_requests_overfill_is_told() -> None:
     assert not any("DO NOT FIT" in line for line in simulate(_graph(64, 600, 32), _system("neupims")).notes)
 
 
-def test_heads_that_devices_do_not_divide_name_the_system(monkeypatch: pytest.MonkeyPatch) -> None:
-    from presilicon.sim.hybrid import run
+def test_a_model_that_no_devices_share_runs_on_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    from presilicon.sim.hybrid import sharing
 
     def refuse(graph: OpGraph, tp: int) -> OpGraph:
         raise WorkloadError(f"attention: 71 attention heads do not divide by --tp {tp}")
 
-    monkeypatch.setattr(run, "parallelise", refuse)
+    monkeypatch.setattr(sharing, "parallelise", refuse)
     graph = _graph()
     whole = OpGraph(graph.name, list(graph), [(u, v, d["tensor"]) for u, v, d in graph.nx.edges(data=True)])
-    with pytest.raises(WorkloadError, match=r"neupims shares every layer over its 4 devices: .* divide by 4; .*--set devices=1"):
-        simulate(whole, _system("neupims"))
+    found, one = (simulate(g, s) for g, s in ((whole, _system("neupims")), (graph, _system("neupims").override({"devices": 1}))))
+    assert "71 attention heads do not divide by 4 devices: one device runs every layer, and 3 of 4 stay IDLE" in found.notes[0]
+    assert (found.time_s, found.total.total_energy_j) == (one.time_s, one.total.total_energy_j)
+    assert found.memory.capacity_bytes == one.memory.capacity_bytes

@@ -88,8 +88,13 @@ def test_auto_is_not_worse_than_any_rule() -> None:
         assert all(best <= simulate_hybrid(_graph(batch, tokens), _papi(), "analytic", rule).time_s * 1.0001 for rule in RULES)
 
 
+def test_only_attaccs_units_take_several_vectors() -> None:
+    with pytest.raises(PresiliconError, match="one vector at a time"):
+        _papi().override({"pim_linear.dram": "aim-gddr6", "pim_linear.kernel": "aim"})
+
+
 @pytest.mark.parametrize(("path", "value", "match"), [
-    (("pim_linear", "kernel"), "aim", "one vector at a time"), (("pim_linear", "memory"), "apart", "did you mean 'separate'"),
+    (("pim_linear", "kernel"), "aim", "its units run 'attacc'"), (("pim_linear", "memory"), "apart", "did you mean 'separate'"),
     (("pim_linear", "vectors"), 0, "whole number from 1"), (("pim_linear", "vector"), 2, "did you mean 'vectors'"),
     (("pim",), None, "pim: missing"), (("link",), None, "link: missing"),
 ])

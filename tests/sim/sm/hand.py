@@ -30,6 +30,8 @@ class Op:
     l2: float = 0.0
     dram: float = 0.0
     load_latency: float = 0.0
+    link: float = 0.0
+    atomics: float = 0.0
     slot: int = -1
     value: int = 0
     has_row: bool = False
@@ -59,10 +61,11 @@ class Machine:
     ahead: float = 0.0
     buffer: float = 1e9
     dram_access: float = 0.0
+    link: float = 32.0
     numbers: tuple[str, ...] = field(default=(
         "lsu_interval", "address_interval", "queue", "l2_rate", "dram_rate", "port", "operand_read", "barrier", "bubble", "fetch",
         "cta_launch", "async_launch", "tma", "mbarrier", "wgmma", "fetch_latency", "wgmma_depth", "ahead", "buffer",
-        "dram_access"), repr=False)
+        "dram_access", "link"), repr=False)
 
     def array(self) -> np.ndarray:
         return np.array([getattr(self, name) for name in self.numbers])
@@ -95,8 +98,9 @@ def play(warps: list[list[Op]], *, ctas: int = 1, slots: int = 1, machine: Machi
     l2 = floats("l2")
     got = run(code, rows, np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64), sizes, ints("kind"), pipe, floats("interval"),
               ints("latency"), ints("stall"), np.zeros(len(ops), np.int64), ints("write"), ints("read"), ints("wait"), ints("first"),
-              ints("second"), np.zeros(len(ops), np.int64), floats("smem"), floats("tags"), l2, zeros, l2[None], floats("dram")[None],
-              floats("load_latency")[None], ints("slot"), ints("value"), np.arange(len(warps), dtype=np.int64)[None],
+              ints("second"), np.zeros(len(ops), np.int64), floats("smem"), floats("tags"), l2, zeros, floats("atomics"), l2[None],
+              floats("dram")[None], floats("link")[None], floats("load_latency")[None],
+              ints("slot"), ints("value"), np.arange(len(warps), dtype=np.int64)[None],
               np.zeros(ctas, np.int64), np.zeros(ctas, np.int64), np.ones(ctas), slots, machine.array(), end, first, busy, stalls,
               np.zeros((1, 4), np.int64))
     reasons = {name: float(stalls[:, n].sum()) for n, name in enumerate(core.REASONS)}

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("triton", reason="needs Triton (the extra `kernels`)")
-pytest.importorskip("numba", reason="needs numba (the extra `fast`)")
+pytest.importorskip("llvmlite", reason="needs llvmlite (the extra `fast`)")
 torch = pytest.importorskip("torch", reason="needs torch for meta tensors")
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -25,7 +25,7 @@ from presilicon.sim.sm.facts import counts_of  # noqa: E402
 from presilicon.sim.sm.warps import ends_decide  # noqa: E402
 from presilicon.validate.kernels import suite_named  # noqa: E402
 
-A100 = arch.load("a100-sxm-80gb")
+A100, H100 = arch.load("a100-sxm-80gb"), arch.load("h100-sxm")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -36,11 +36,12 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     patch.undo()
 
 
-def launched(name: str) -> Any:
+def launched(name: str, system: arch.System = A100) -> Any:
     suite = suite_named(name)
     sizes = suite.shapes[0]
-    one = suite.predict(sizes, suite.configs(sizes)[0], sm_count=108, capability=80)[0]
-    launch = bind_launch(one.kernel, one.grid, one.args, one.meta, target=80)
+    capability = int(system.generation.removeprefix("sm_"))
+    one = suite.predict(sizes, suite.configs(sizes)[0], sm_count=int(system.gpu.sm.count), capability=capability)[0]
+    launch = bind_launch(one.kernel, one.grid, one.args, one.meta, target=capability)
     return compile_launch(launch), launch
 
 
@@ -64,6 +65,38 @@ def test_the_grid_counts_as_every_cta_followed(name: str) -> None:
     for mine, theirs in zip(kernel.runs, exact.runs, strict=True):
         one, other = mine.pack(), theirs.pack()
         assert [one.code[role].tolist() for role in one.roles] == [other.code[role].tolist() for role in other.roles]
+
+
+def test_bulk_copies_and_their_barriers_are_those_of_every_thread() -> None:
+    """TMA: the same counts, streams, rows (bytes of boxes, mbarriers' arrivals and parities) and rounds that may be cut."""
+    compiled, launch = launched("gemm_tma", H100)
+    kernel, _ = run.prepare(compiled, launch, H100, occupancy_of(compiled, H100), False, light=True)
+    exact, _ = run.prepare(compiled, launch, H100, occupancy_of(compiled, H100), False)
+    assert isinstance(kernel.runs[0], light.WarpStreams)
+    assert np.array_equal(kernel.grid.counts, exact.grid.counts)
+    assert kernel.grid.tensor_flops == exact.grid.tensor_flops > 0
+    names = ("instruction", "smem", "l2_bytes", "sync_value")
+    for mine, theirs in zip(kernel.runs, exact.runs, strict=True):
+        assert mine.period == theirs.period is not None
+        for keep in (None, 2):
+            one, other = mine.pack(keep), theirs.pack(keep)
+            for a, b in zip(one.roles, other.roles, strict=True):
+                assert np.array_equal(one.code[a], other.code[b])
+                for name in names:
+                    found, wanted = (np.append(np.array(getattr(part.rows, name), float), -1.0)[cta.access[role]]
+                                     for part, cta, role in ((mine, one, a), (theirs, other, b)))
+                    assert np.array_equal(found, wanted), name
+
+
+def test_a_way_that_data_decide_is_assumed_and_named() -> None:
+    """Stream-K waits for a lock that it reads: one trip, as the walk of every thread assumes, and the same words for it."""
+    compiled, launch = launched("gemm_stream_k", H100)
+    found = light.LightLaunch(compiled, launch, H100)
+    found.cta(middle := launch.programs // 2, 1e5)
+    whole = evaluate(compiled, launch, (middle, 0, 0), addresses=False, close=True)
+    assert found.assumptions() == tuple(map(str, whole.assumptions))
+    assert len(whole.assumptions) == 1
+    assert np.array_equal(found._counts(found.cta(middle, 1e5)[2]), whole.instruction_counts)
 
 
 def test_code_kept_on_disk_is_the_code() -> None:
@@ -117,5 +150,5 @@ def _refuse(*_: Any) -> Any:
 
 
 def test_parameters_of_another_number_are_refused() -> None:
-    with pytest.raises(ValueError, match="20"):
+    with pytest.raises(ValueError, match=str(core.NUMBERS)):
         core.compiled_core()(*[np.zeros(3)] * 36)

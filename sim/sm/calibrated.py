@@ -1,0 +1,49 @@
+"""A GPU as calibration on measured kernels found it: the constants of family ``kernel`` put where the simulation reads its numbers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import lru_cache
+from typing import Final
+
+from ...arch import System
+
+#: Constants that are factors on other numbers; see arch/constants/kernel.yaml.
+FACTORS: Final = ("kernel.clock", "kernel.dram", "kernel.l2", "kernel.launch")
+
+
+def calibrated(system: System) -> System:
+    """The system with its clock, bandwidths and launch cost multiplied by their factors; itself where all are 1.
+
+    Examples
+    --------
+    >>> from presilicon.arch import load_gpu
+    >>> calibrated(load_gpu("l4")) is load_gpu("l4")
+    True
+    """
+    factors = tuple(float(system.calibration.get(name, 1.0)) for name in FACTORS)
+    return system if set(factors) == {1.0} else _changed(_Same(system), factors)
+
+
+class _Same:
+    """A system that is told apart by its identity, which a cached result keeps alive."""
+
+    def __init__(self, system: System) -> None:
+        self.system = system
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and other.system is self.system
+
+    def __hash__(self) -> int:
+        return id(self.system)
+
+
+@lru_cache(maxsize=16)
+def _changed(same: _Same, factors: tuple[float, ...]) -> System:
+    system, (clock, dram, l2, launch) = same.system, factors
+    constants = dict(system.calibration) | dict.fromkeys(FACTORS, 1.0)
+    constants["memory.floor"] *= launch
+    constants["memory.l2_efficiency"] *= l2
+    gpu = replace(system.gpu, clock=replace(system.gpu.clock, boost_hz=system.gpu.clock.boost_hz * clock))
+    memory = replace(system.dram, bandwidth_bytes_per_s=system.dram.bandwidth_bytes_per_s * dram)
+    return replace(system, gpu=gpu, dram=memory, calibration=constants)

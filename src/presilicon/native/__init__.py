@@ -1,0 +1,180 @@
+"""Functions of plain loops over NumPy arrays as machine code, by the LLVM that numba brings along.
+
+numba itself takes half a minute for the two largest of them, nine tenths of it in Python: it types and rewrites every one of a function's
+values. What they are written in is so small (see `module`) that it can be written down as LLVM's text in one pass. Machine code is kept in
+``native`` of `files.cache_folder`, by the functions, the kinds of arguments and the processor.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from ..errors import OutputError
+from ..files import cache_folder, trim_folder, write_atomically
+from .kinds import FLOAT, Argument, argument_of
+from .module import Module
+
+#: The folder of machine code is kept below this size.
+LIMIT_BYTES: Final = 16 * 2**20
+
+
+class _Processor:
+    """LLVM for the processor that this runs on."""
+
+    def __init__(self) -> None:
+        import llvmlite
+        import llvmlite.binding as llvm
+
+        llvm.initialize_native_target()
+        llvm.initialize_native_asmprinter()
+        self.llvm = llvm
+        cpu, features = llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
+        self.name = f"{llvmlite.__version__} {llvm.get_process_triple()} {cpu} {features}"
+        target = llvm.Target.from_triple(llvm.get_process_triple())
+        self.machine = target.create_target_machine(cpu=cpu, features=features, opt=2, reloc="pic", codemodel="jitdefault", jit=True)
+        self.engines: list[Any] = []
+
+    def object_of(self, text: str) -> bytes:
+        """Machine code of LLVM's text."""
+        llvm = self.llvm
+        module = llvm.parse_assembly(text)
+        module.triple, module.data_layout = llvm.get_process_triple(), str(self.machine.target_data)
+        builder = llvm.create_pass_builder(self.machine, llvm.create_pipeline_tuning_options(speed_level=2))
+        builder.getModulePassManager().run(module, builder)
+        found: bytes = self.machine.emit_object(module)
+        return found
+
+    def address_of(self, machine_code: bytes) -> int:
+        """Address of ``entry``, loaded."""
+        llvm = self.llvm
+        engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), self.machine)
+        engine.add_object_file(llvm.ObjectFileRef.from_data(machine_code))
+        engine.finalize_object()
+        self.engines.append(engine)
+        return int(engine.get_function_address("entry"))
+
+
+@lru_cache(maxsize=1)
+def _processor() -> _Processor | None:
+    """None where there is no LLVM of a version that knows untyped pointers."""
+    try:
+        import llvmlite
+
+        return _Processor() if tuple(map(int, llvmlite.__version__.split(".")[:2])) >= (0, 45) else None
+    except (ImportError, OSError, ValueError):
+        return None
+
+
+def available() -> bool:
+    """Whether functions can be compiled here (the extra `fast`)."""
+    return _processor() is not None
+
+
+class Native:
+    """A function that is compiled for each kinds of arguments that it is called with; without LLVM it runs as it stands.
+
+    Arrays must be in C order; what the function writes is written to them. Other threads go on meanwhile.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        self.made: dict[tuple[Argument, ...], Callable[..., Any]] = {}
+
+    def __call__(self, *arguments: Any) -> Any:
+        """What the function returns: a number, or a tuple of them."""
+        if _processor() is None:
+            return self.function(*arguments)
+        key = tuple([argument_of(value) for value in arguments])
+        made = self.made.get(key)
+        if made is None:
+            made = self.made[key] = _loaded(self.function, key)
+        return made(arguments)
+
+
+def _loaded(function: Callable[..., Any], arguments: tuple[Argument, ...]) -> Callable[[tuple[Any, ...]], Any]:
+    """Machine code for these arguments, from the cache or made."""
+    processor = _processor()
+    assert processor is not None
+    raw, kinds = _kept(function, arguments, processor)
+    run = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)(processor.address_of(raw))
+    words = sum(1 if isinstance(argument, str) else 1 + argument[1] for argument in arguments)
+    real = [kind == FLOAT for kind in kinds]
+
+    def call(values: tuple[Any, ...]) -> Any:
+        given, results = np.empty(words, np.int64), np.empty(len(kinds), np.int64)
+        plain: list[int] = []
+        floats: list[tuple[int, float]] = []
+        for value in values:
+            if isinstance(value, np.ndarray):
+                plain.append(value.ctypes.data)
+                plain.extend(value.shape)
+            elif isinstance(value, (float, np.floating)):
+                floats.append((len(plain), float(value)))
+                plain.append(0)
+            elif isinstance(value, np.unsignedinteger):
+                plain.append(int(value) - (1 << 64) if int(value) >> 63 else int(value))
+            else:
+                plain.append(int(value))
+        given[:] = plain
+        for place, number in floats:
+            given.view(np.float64)[place] = number
+        run(given.ctypes.data, results.ctypes.data)
+        found = [r if is_real else n for is_real, r, n in zip(real, results.view(np.float64).tolist(), results.tolist(), strict=True)]
+        return tuple(found) if len(found) > 1 else found[0]
+
+    return call
+
+
+def _kept(function: Callable[..., Any], arguments: tuple[Argument, ...], processor: _Processor) -> tuple[bytes, str]:
+    """Machine code, and the kinds of what it returns."""
+    base = cache_folder()
+    path = _path(base / "native", function, arguments, processor) if base else None
+    if path is not None:
+        with suppress(OSError, ValueError):
+            digest, kinds, raw = path.read_bytes().split(b"\n", 2)
+            if hashlib.sha256(kinds + raw).hexdigest() == digest.decode():
+                return raw, kinds.decode()
+    text, results = Module().entry(function, arguments)
+    raw, kinds = processor.object_of(text), "".join(results).encode()
+    if path is not None:
+        with suppress(OutputError, OSError):
+            write_atomically(path, b"\n".join([hashlib.sha256(kinds + raw).hexdigest().encode(), kinds, raw]))
+            trim_folder(path.parent, "*.o", LIMIT_BYTES)
+    return raw, kinds.decode()
+
+
+def _path(folder: Path, function: Callable[..., Any], arguments: tuple[Argument, ...], processor: _Processor) -> Path:
+    """Changes with the function, what it calls and reads, the translator, the processor."""
+    mixed = hashlib.sha256(repr((sys.version, processor.name, arguments)).encode())
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        mixed.update(path.read_bytes())
+    for part in _parts(function, set()):
+        mixed.update(part)
+    return folder / f"{function.__name__}-{mixed.hexdigest()[:32]}.o"
+
+
+def _parts(function: Callable[..., Any], seen: set[Callable[..., Any]]) -> Iterator[bytes]:
+    """Code of a function and of those that it calls, and the values of the names of its module that it uses."""
+    if function in seen:
+        return
+    seen.add(function)
+    code: Any = function.__code__
+    yield repr((code.co_code, code.co_consts, code.co_names, code.co_varnames)).encode()
+    for name in code.co_names:
+        held = function.__globals__.get(name)
+        if inspect.isfunction(held):
+            yield from _parts(held, seen)
+        elif isinstance(held, np.ndarray):
+            yield name.encode() + held.dtype.str.encode() + held.tobytes()
+        elif isinstance(held, (int, float, np.generic)):
+            yield repr((name, type(held).__name__, held)).encode()
