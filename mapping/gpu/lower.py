@@ -143,6 +143,7 @@ def _matmul(op: Op, available: Mapping[str, Any]) -> Kernel:
         if op.attributes.get("distribution") == "balanced":
             sizes["active"] = min(d["m"], sizes["groups"])
         options = {name: options[name] for name in ("arithmetic", "w_bits", "pruned") if name in options}
+        options["warm"] = op.operand_bytes("weight") == 0  # other layers ran since these weights were read
         return Kernel(op.name, "grouped_gemm", sizes, options, op.attributes.get("launches", 1), op.flops)
     batch = math.prod(extent for name, extent in d.items() if name not in ("m", "n", "k"))
     options["weight_copies"] = _copies(op)

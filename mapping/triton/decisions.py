@@ -91,7 +91,7 @@ def filled(tensor: Any, value: int, where: str) -> Any:
         No integer tensor, a value that it cannot hold, or a tensor of more than 1 GiB.
     """
     kind = getattr(tensor, "dtype", None)
-    if not hasattr(tensor, "new_full") or getattr(kind, "is_floating_point", True) or kind.is_complex:
+    if not hasattr(tensor, "new_full") or kind is None or kind.is_floating_point or kind.is_complex:
         found = f"a tensor of {kind}" if kind is not None else shown(tensor)
         raise KernelError(f"{where}: assume: {value} was given for {found}; only tensors of integers decide what a kernel does")
     if tensor.numel() * tensor.element_size() > _MOST_BYTES:

@@ -28,7 +28,7 @@ from .files import cache_folder, write_atomically
 _SCHEMA: Final = 1
 _IMPORT: Final = "import:"
 _FLOORS: Final = ("arch", "workloads", "mapping", "sim", "validate")
-_PACKAGES: Final = ("torch", "triton", "numpy", "numba", "simpy")
+_PACKAGES: Final = ("torch", "triton", "numpy", "llvmlite", "simpy")
 #: Prefixes of environment variables that compilers read.
 _COMPILER_VARIABLES: Final = ("TRITON_", "MLIR_", "LLVM_", "CUDA_", "PTXAS", "DISABLE_", "NVPTX_")
 _LIMIT_ENTRIES: Final = 2000

@@ -160,6 +160,17 @@ def test_a_latent_cache_is_read_once_for_keys_and_values() -> None:
     assert cache <= latent.bytes_moved["dram"] < 1.1 * cache
 
 
+@pytest.mark.parametrize("name", SYSTEMS)
+@pytest.mark.parametrize("kv_len", [256, 2048, 65536])
+def test_a_cold_cache_is_read_from_dram_whole(name: str, kv_len: int) -> None:
+    machine = Machine.of(load(name))
+    cache = 2 * kv_len * 8 * 128 * 2  # keys and values of one request, 8 heads of 128, 16 bits
+    cold = attention_decode(machine, 1, kv_len, 32, 8, 128, cold=True)
+    warm = attention_decode(machine, 1, kv_len, 32, 8, 128)
+    assert cold.bytes_moved["dram"] >= cache
+    assert cold.time_s >= max(float(warm.time_s), cache / machine.dram_bytes_per_s)
+
+
 def test_a_cache_that_fits_in_l2_is_not_read_from_dram() -> None:
     m = machine("l40s")
     assert attention_decode(m, 8, 4096, 32, 4, 128).bytes_moved["dram"] == 0
