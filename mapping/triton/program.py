@@ -12,10 +12,10 @@ from .calls import settle_calls
 from .cfg import ControlFlow, control_flow
 from .closing import ClosingLoop, bounds_of, closing_loops
 from .compile import CompiledKernel
+from .lines import Lines
 from .memory_ops import MemoryOp, memory_ops_of
 from .sass import Listing, parse_listing
 from .segments import Segment, build_segments, compile_segments
-from .semantics import Lines
 from .slicing import Addresses, Slice, slice_program
 
 

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from .cfg import ControlFlow, is_conditional
+from .lines import Lines
 from .memory_ops import COPY, LOAD, MBARRIER, TMA, MemoryOp, address_of, descriptor_registers
 from .operands import NotModelledError, flag, guard_of, word
 from .sass import INSTRUCTION_BYTES, PREDICATE, UNIFORM, Instruction
-from .semantics import NAMESPACE, Lines
+from .semantics import NAMESPACE
 from .slicing import Addresses, Slice, wants_address
 from .tensor_core import TCGEN05, TENSOR_CORE
 

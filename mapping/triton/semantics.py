@@ -1,32 +1,28 @@
-"""What integer, predicate and lane instructions of SASS do, as lines of Python over register lists.
+"""What integer, predicate and lane instructions of SASS do: one rule an opcode, in expressions of Python over register lists.
 
-A line works on ``R`` (values by register number), ``K`` (constant bank 0 by byte offset), ``g`` (the group of threads)
+An expression works on ``R`` (values by register number), ``K`` (constant bank 0 by byte offset), ``g`` (the group of threads)
 and ``X`` (the execution, for memory). An opcode or a form that is not listed gives an `Unknown` that names it.
 """
 
 from __future__ import annotations
 
 import struct
-from bisect import bisect_left
 from collections.abc import Callable
-from functools import cached_property
 from typing import Any
 
 from . import values
 from .operands import (
     CONSTANT,
     CONSTANT_INDEXED,
-    IMMEDIATE,
     PREDICATE_OPERAND,
     REGISTER_OPERAND,
     NotModelledError,
     double,
     flag,
     guard_of,
-    register_number,
     word,
 )
-from .sass import PREDICATE, UNIFORM_PREDICATE, Instruction, Listing, destinations
+from .sass import PREDICATE, Instruction, destinations
 
 #: Names that the generated lines use.
 NAMESPACE: dict[str, Any] = {
@@ -52,7 +48,7 @@ def _float_word(text: str) -> str:
         raise NotModelledError from None
 
 
-class _Form:
+class Form:
     """An instruction's operands, sorted: registers and predicates written, sources, trailing predicates."""
 
     def __init__(self, ins: Instruction) -> None:
@@ -75,28 +71,28 @@ class _Form:
         return "".join(f" + num({flag(op)})" for op in self.flags if op not in ("!PT", "!UPT"))
 
 
-Rule = Callable[[_Form], tuple[list[str], list[str]]]
+Rule = Callable[[Form], tuple[list[str], list[str]]]
 #: Setup lines and expressions, one for each register written and then each predicate written.
-_RULES: dict[str, Rule] = {}
+RULES: dict[str, Rule] = {}
 
 
 def _rule(*names: str) -> Callable[[Rule], Rule]:
     def keep(rule: Rule) -> Rule:
         for name in names:
-            _RULES[name] = rule
+            RULES[name] = rule
         return rule
     return keep
 
 
 @_rule("MOV", "UMOV")
-def _mov(f: _Form) -> tuple[list[str], list[str]]:
+def _mov(f: Form) -> tuple[list[str], list[str]]:
     if f.ins.has("64"):
         return [f"t = {double(f.sources[0])}"], ["t & M", "t >> 32"]
     return [], [f"{_float_word(f.sources[0])}"]
 
 
 @_rule("IADD3", "UIADD3", "IADD", "UIADD", "VIADD")
-def _add(f: _Form) -> tuple[list[str], list[str]]:
+def _add(f: Form) -> tuple[list[str], list[str]]:
     if f.ins.has("64"):
         if any(op not in ("PT", "UPT") for op in f.flags_out) or f.ins.has("X"):
             raise NotModelledError
@@ -105,7 +101,7 @@ def _add(f: _Form) -> tuple[list[str], list[str]]:
     return [line], ["t & M", "t >> 32 != 0", "t >> 33 != 0"]
 
 
-def _product(f: _Form) -> str:
+def _product(f: Form) -> str:
     a, b = (f"({word(op)}) & M" for op in f.sources[:2])
     if f.ins.has("U32"):
         return f"({a}) * ({b})"
@@ -113,7 +109,7 @@ def _product(f: _Form) -> str:
 
 
 @_rule("IMAD", "UIMAD")
-def _multiply(f: _Form) -> tuple[list[str], list[str]]:
+def _multiply(f: Form) -> tuple[list[str], list[str]]:
     if f.ins.has("WIDE"):
         lines = [f"p = ({_product(f)}) & M64", f"t = (p + {double(f.sources[2])}{f.carry()}) & M64"]
         return lines, ["t & M", "t >> 32", "t < p"]
@@ -126,7 +122,7 @@ def _multiply(f: _Form) -> tuple[list[str], list[str]]:
 
 
 @_rule("LEA", "ULEA")
-def _lea(f: _Form) -> tuple[list[str], list[str]]:
+def _lea(f: Form) -> tuple[list[str], list[str]]:
     if f.ins.has("HI"):
         if f.ins.has("SX32"):
             a, b, shift = f.sources
@@ -140,7 +136,7 @@ def _lea(f: _Form) -> tuple[list[str], list[str]]:
 
 
 @_rule("SHF", "USHF")
-def _shift(f: _Form) -> tuple[list[str], list[str]]:
+def _shift(f: Form) -> tuple[list[str], list[str]]:
     low, amount, high = (word(op) for op in f.sources)
     wide = f.ins.has("U64", "S64")
     whole = f"({low} | {high} << 32)"
@@ -163,7 +159,7 @@ _SHORT_TABLES = {0xC0: "a & b", 0xFC: "a | b", 0x3C: "a ^ b", 0x80: "a & b & c",
 
 
 @_rule("LOP3", "ULOP3")
-def _logic(f: _Form) -> tuple[list[str], list[str]]:
+def _logic(f: Form) -> tuple[list[str], list[str]]:
     a, b, c, table = f.sources
     code = int(table, 16)
     lines = [f"a = {word(a)}", f"b = {word(b)}", f"c = {word(c)}",
@@ -174,7 +170,7 @@ def _logic(f: _Form) -> tuple[list[str], list[str]]:
 
 
 @_rule("PLOP3", "UPLOP3")
-def _flag_logic(f: _Form) -> tuple[list[str], list[str]]:
+def _flag_logic(f: Form) -> tuple[list[str], list[str]]:
     a, b, c = (flag(op) for op in f.flags)
     return [], [f"plut({int(code, 16)}, {a}, {b}, {c})" for code in f.sources]
 
@@ -183,7 +179,7 @@ _COMPARE = {"LT": "<", "LE": "<=", "GT": ">", "GE": ">=", "EQ": "==", "NE": "!="
 
 
 @_rule("ISETP", "UISETP")
-def _compare(f: _Form) -> tuple[list[str], list[str]]:
+def _compare(f: Form) -> tuple[list[str], list[str]]:
     name = next(m for m in f.ins.modifiers if m in _COMPARE or m in ("F", "T"))
     wide = f.ins.has("U64", "S64", "64")
     if name in "FT":
@@ -219,7 +215,7 @@ def _float_operand(text: str, flush: bool) -> str:
 
 
 @_rule("FSETP", "UFSETP")
-def _compare_floats(f: _Form) -> tuple[list[str], list[str]]:
+def _compare_floats(f: Form) -> tuple[list[str], list[str]]:
     """float32 in order of their bits: negative ones reversed, positive ones above them; NaN apart."""
     name = next(m for m in f.ins.modifiers if m.removesuffix("U") in _COMPARE or m in ("NUM", "NAN"))
     a, b = (_float_operand(op, f.ins.has("FTZ")) for op in f.sources[:2])
@@ -238,7 +234,7 @@ def _compare_floats(f: _Form) -> tuple[list[str], list[str]]:
 
 
 @_rule("SEL", "USEL", "FSEL")
-def _sel(f: _Form) -> tuple[list[str], list[str]]:
+def _sel(f: Form) -> tuple[list[str], list[str]]:
     if f.ins.has("64"):
         a, b = (double(op) for op in f.sources)
         return [f"t = sel({flag(f.flags[0])}, {a}, {b})"], ["t & M", "t >> 32"]
@@ -249,14 +245,14 @@ def _sel(f: _Form) -> tuple[list[str], list[str]]:
 
 
 @_rule("IMNMX", "VIMNMX", "UIMNMX", "UVIMNMX")
-def _minmax(f: _Form) -> tuple[list[str], list[str]]:
+def _minmax(f: Form) -> tuple[list[str], list[str]]:
     if f.ins.has("64", "S16x2", "U16x2"):
         raise NotModelledError
     a, b = (f"({word(op)}) & M" for op in f.sources)
     return [], [_not_below_zero(f, f"minmax({flag(f.flags[-1])}, {a}, {b}, {f.signed()})")]
 
 
-def _not_below_zero(f: _Form, value: str) -> str:
+def _not_below_zero(f: Form, value: str) -> str:
     """What ``.RELU`` makes of a signed result."""
     if f.ins.has("RELU") and not f.signed():
         raise NotModelledError
@@ -264,7 +260,7 @@ def _not_below_zero(f: _Form, value: str) -> str:
 
 
 @_rule("VIADDMNMX")
-def _add_minmax(f: _Form) -> tuple[list[str], list[str]]:
+def _add_minmax(f: Form) -> tuple[list[str], list[str]]:
     if f.ins.has("64", "S16x2", "U16x2"):
         raise NotModelledError
     a, b, c = (word(op) for op in f.sources)
@@ -272,12 +268,12 @@ def _add_minmax(f: _Form) -> tuple[list[str], list[str]]:
 
 
 @_rule("IABS")
-def _abs(f: _Form) -> tuple[list[str], list[str]]:
+def _abs(f: Form) -> tuple[list[str], list[str]]:
     return [], [f"absolute({word(f.sources[0])})"]
 
 
 @_rule("I2F", "I2FP")
-def _i2f(f: _Form) -> tuple[list[str], list[str]]:
+def _i2f(f: Form) -> tuple[list[str], list[str]]:
     if f.ins.has("F64", "F16", "BF16", "U8", "S8", "U16", "S16"):
         raise NotModelledError
     wide = f.ins.has("U64", "S64")
@@ -286,7 +282,7 @@ def _i2f(f: _Form) -> tuple[list[str], list[str]]:
 
 
 @_rule("F2I", "F2IP")
-def _f2i(f: _Form) -> tuple[list[str], list[str]]:
+def _f2i(f: Form) -> tuple[list[str], list[str]]:
     if f.ins.has("F64", "F16") or not f.ins.has("TRUNC"):
         raise NotModelledError
     wide = f.ins.has("U64", "S64")
@@ -295,14 +291,14 @@ def _f2i(f: _Form) -> tuple[list[str], list[str]]:
 
 
 @_rule("MUFU")
-def _mufu(f: _Form) -> tuple[list[str], list[str]]:
+def _mufu(f: Form) -> tuple[list[str], list[str]]:
     if f.ins.modifiers != ("RCP",):
         raise NotModelledError
     return [], [f"rcp({word(f.sources[0])})"]
 
 
 @_rule("HFMA2")
-def _half_constant(f: _Form) -> tuple[list[str], list[str]]:
+def _half_constant(f: Form) -> tuple[list[str], list[str]]:
     a, b, *halves = f.sources
     if {a.lstrip("-"), b.lstrip("-")} != {"RZ"} or len(halves) != 2:
         raise NotModelledError
@@ -310,7 +306,7 @@ def _half_constant(f: _Form) -> tuple[list[str], list[str]]:
 
 
 @_rule("PRMT", "UPRMT")
-def _prmt(f: _Form) -> tuple[list[str], list[str]]:
+def _prmt(f: Form) -> tuple[list[str], list[str]]:
     if f.ins.modifiers:
         raise NotModelledError
     a, selector, c = (word(op) for op in f.sources)
@@ -318,32 +314,32 @@ def _prmt(f: _Form) -> tuple[list[str], list[str]]:
 
 
 @_rule("POPC", "UPOPC")
-def _popc(f: _Form) -> tuple[list[str], list[str]]:
+def _popc(f: Form) -> tuple[list[str], list[str]]:
     return [], [f"popc(({word(f.sources[0])}) & M)"]
 
 
 @_rule("FLO", "UFLO")
-def _flo(f: _Form) -> tuple[list[str], list[str]]:
+def _flo(f: Form) -> tuple[list[str], list[str]]:
     return [], [f"flo(({word(f.sources[0])}) & M, {f.signed()}, {f.ins.has('SH')})"]
 
 
 @_rule("BREV", "UBREV")
-def _brev(f: _Form) -> tuple[list[str], list[str]]:
+def _brev(f: Form) -> tuple[list[str], list[str]]:
     return [], [f"brev({word(f.sources[0])})"]
 
 
 @_rule("SGXT", "USGXT")
-def _sgxt(f: _Form) -> tuple[list[str], list[str]]:
+def _sgxt(f: Form) -> tuple[list[str], list[str]]:
     return [], [f"sgxt({word(f.sources[0])}, {word(f.sources[1])}, {f.signed()})"]
 
 
 @_rule("BMSK", "UBMSK")
-def _bmsk(f: _Form) -> tuple[list[str], list[str]]:
+def _bmsk(f: Form) -> tuple[list[str], list[str]]:
     return [], [f"bmsk({word(f.sources[0])}, {word(f.sources[1])})"]
 
 
 @_rule("S2R", "S2UR", "CS2R")
-def _special(f: _Form) -> tuple[list[str], list[str]]:
+def _special(f: Form) -> tuple[list[str], list[str]]:
     name = f.sources[0]
     if name == "SRZ":
         return [], ["0", "0"]
@@ -353,37 +349,37 @@ def _special(f: _Form) -> tuple[list[str], list[str]]:
 
 
 @_rule("R2UR")
-def _to_uniform(f: _Form) -> tuple[list[str], list[str]]:
+def _to_uniform(f: Form) -> tuple[list[str], list[str]]:
     guard = guard_of(f.ins)
     return [f"t = g.first_lane({guard}, {word(f.sources[0])})"], ["t"]
 
 
 @_rule("VOTE", "VOTEU")
-def _vote(f: _Form) -> tuple[list[str], list[str]]:
+def _vote(f: Form) -> tuple[list[str], list[str]]:
     source = flag(f.flags[-1])
     test = f"g.any({source})" if f.ins.has("ANY") else f"g.all({source})"
     return [], [*(f"g.ballot({source})" for _ in f.outs), test]
 
 
 @_rule("ELECT")
-def _elect(f: _Form) -> tuple[list[str], list[str]]:
+def _elect(f: Form) -> tuple[list[str], list[str]]:
     return [], [*("g.elected_lane()" for _ in f.outs), "g.elect()"]
 
 
 @_rule("SHFL")
-def _shuffle(f: _Form) -> tuple[list[str], list[str]]:
+def _shuffle(f: Form) -> tuple[list[str], list[str]]:
     a, b, c = (word(op) for op in f.sources)
     return [f"t, q = g.shuffle({f.ins.modifiers[0]!r}, {a}, {b}, {c})"], ["t", "q"]
 
 
 @_rule("REDUX", "UREDUX")
-def _redux(f: _Form) -> tuple[list[str], list[str]]:
+def _redux(f: Form) -> tuple[list[str], list[str]]:
     kind = next((m for m in f.ins.modifiers if m in ("SUM", "XOR", "MIN", "MAX", "OR", "AND")), "AND")
     return [], [f"g.reduce({kind!r}, {word(f.sources[0])}, {f.ins.has('S32')})"]
 
 
 @_rule("P2R")
-def _pack_flags(f: _Form) -> tuple[list[str], list[str]]:
+def _pack_flags(f: Form) -> tuple[list[str], list[str]]:
     if f.ins.modifiers or f.sources[0] != "PR":
         raise NotModelledError
     old, mask = word(f.sources[1]), int(f.sources[2], 16)
@@ -392,12 +388,12 @@ def _pack_flags(f: _Form) -> tuple[list[str], list[str]]:
 
 
 @_rule("R2P")
-def _unpack_flags(f: _Form) -> tuple[list[str], list[str]]:
+def _unpack_flags(f: Form) -> tuple[list[str], list[str]]:
     raise NotModelledError  # written out in `lines_of`, since it names no destination
 
 
 @_rule("LDC", "ULDC", "LDCU")
-def _constant(f: _Form) -> tuple[list[str], list[str]]:
+def _constant(f: Form) -> tuple[list[str], list[str]]:
     if f.ins.has("U8", "S8", "U16", "S16"):
         raise NotModelledError
     count = len(f.ins.writes) or 1
@@ -411,140 +407,17 @@ def _constant(f: _Form) -> tuple[list[str], list[str]]:
 
 
 @_rule("SYNCS")
-def _syncs(f: _Form) -> tuple[list[str], list[str]]:
+def _syncs(f: Form) -> tuple[list[str], list[str]]:
     if f.ins.has("TRYWAIT", "PHASECHK"):
         return [], ["True"]  # a wait ends; how long it took is a matter of time, not of control
     raise NotModelledError
 
 
 @_rule("UTCATOMSWS")
-def _allocate(f: _Form) -> tuple[list[str], list[str]]:
+def _allocate(f: Form) -> tuple[list[str], list[str]]:
     return [], [*("0" for _ in f.outs), "True"]
 
 
 @_rule("USETMAXREG", "SETMAXREG")
-def _registers(f: _Form) -> tuple[list[str], list[str]]:
+def _registers(f: Form) -> tuple[list[str], list[str]]:
     return [], ["True" for _ in f.flags_out]
-
-
-def lines_of(ins: Instruction) -> list[str]:
-    """Lines of Python that do what an instruction does to registers and predicates; memory is left to the caller."""
-    if ins.guard is None and ins.guard_negated:
-        return []
-    form = _Form(ins)
-    guard = guard_of(ins)
-    if ins.base == "R2P":
-        return _lines_of_r2p(ins, guard)
-    targets: list[int] = []
-    rule = _RULES.get(ins.base) or (_RULES.get(ins.base[1:]) if ins.base[0] == "U" else None)
-    flags_only = [n for n in ins.writes if n >= PREDICATE]
-    plain = [n for n in ins.writes if n < PREDICATE]
-    try:
-        if rule is None:
-            raise NotModelledError
-        setup, results = rule(form)
-    except (NotModelledError, ValueError, IndexError, StopIteration):
-        return _unknown_lines(ins)
-    registers = _expected_registers(form, ins)
-    expressions = dict(zip(plain, (e for e, n in zip(results, registers, strict=False) if n is not None), strict=False))
-    behind = results[len(registers):]
-    for operand, expression in zip(form.flags_out, behind, strict=False):
-        match = PREDICATE_OPERAND.match(operand)
-        if match and match[3] != "T":
-            expressions[(UNIFORM_PREDICATE if match[2] == "UP" else PREDICATE) + int(match[3])] = expression
-    targets = [n for n in (*plain, *flags_only) if n in expressions]
-    if len(targets) == 1:
-        n = targets[0]
-        return [*setup, f"R[{n}] = {_kept(guard, expressions[n], n)}"]
-    lines = [*setup, *(f"v{i} = {expressions[n]}" for i, n in enumerate(targets))]
-    if guard != "True" and ins.guard in targets:
-        lines.append(f"q = {guard}")
-        guard = "q"
-    return lines + [f"R[{n}] = {_kept(guard, f'v{i}', n)}" for i, n in enumerate(targets)]
-
-
-def _unknown_lines(ins: Instruction) -> list[str]:
-    """Lines for an instruction whose results are taken to depend on data."""
-    names = ", ".join(["", *(f"R[{n}]" for n in ins.reads)])
-    lines = [f"t = mixed({f'{ins.opcode} at {ins.address:#x}'!r}{names})"]
-    return lines + [f"R[{n}] = {_kept(guard_of(ins), 't', n)}" for n in ins.writes]
-
-
-#: Comparisons of numbers that are followed only where no data comes in, so that what leads to data is not evaluated in vain.
-_OF_SCALARS = frozenset({"FSETP", "UFSETP"})
-_DEEP = 64
-
-
-class Lines(dict[int, list[str]]):
-    """`lines_of` each instruction of a listing by index, made when first asked for."""
-
-    def __init__(self, listing: Listing) -> None:
-        super().__init__()
-        self.listing = listing
-
-    def __missing__(self, index: int) -> list[str]:
-        ins = self.listing.instructions[index]
-        made = self[index] = _unknown_lines(ins) if ins.base in _OF_SCALARS and self._meets_data(ins) else lines_of(ins)
-        return made
-
-    def opaque(self, index: int) -> bool:
-        """Whether the results are unknown whatever the operands are: the instruction is not modelled."""
-        made = self[index]
-        return bool(made) and made[0].startswith("t = mixed(")
-
-    @cached_property
-    def _writers(self) -> dict[int, list[int]]:
-        found: dict[int, list[int]] = {}
-        for ins in self.listing.instructions:
-            for register in ins.writes:
-                found.setdefault(register, []).append(ins.index)
-        return found
-
-    def _meets_data(self, ins: Instruction) -> bool:
-        """Whether an operand comes, by the text before it, from memory or from an instruction that is not modelled."""
-        todo, seen = [ins.index], {ins.index}
-        while todo:
-            at = todo.pop()
-            for register in self.listing.instructions[at].reads:
-                if register >= PREDICATE:
-                    continue
-                writers = self._writers.get(register, [])
-                place = bisect_left(writers, at)
-                if not place:
-                    return True
-                found = writers[place - 1]
-                if found in seen:
-                    continue
-                before = self.listing.instructions[found]
-                if before.base not in _RULES and before.base[1:] not in _RULES:
-                    return True
-                if before.base in _OF_SCALARS or len(seen) > _DEEP or self.opaque(found):
-                    return True
-                seen.add(found)
-                todo.append(found)
-        return False
-
-
-def _expected_registers(form: _Form, ins: Instruction) -> list[int | None]:
-    """One entry for each result expression that is a register: its number, or None for RZ."""
-    found: list[int | None] = []
-    plain = [n for n in ins.writes if n < PREDICATE]
-    for operand in form.outs:
-        if operand in ("RZ", "URZ"):
-            found += [None, None] if ins.has("WIDE", "64", "U64", "S64") and ins.base not in ("SHF", "USHF") else [None]
-        else:
-            found += plain
-    return found
-
-
-def _kept(guard: str, expression: str, number: int) -> str:
-    return expression if guard == "True" else f"sel({guard}, {expression}, R[{number}])"
-
-
-def _lines_of_r2p(ins: Instruction, guard: str) -> list[str]:
-    match = REGISTER_OPERAND.match(ins.operands[1])
-    mask = int(ins.operands[2], 16) if len(ins.operands) > 2 and IMMEDIATE.match(ins.operands[2]) else 0x7F
-    shift = {"B1": 8, "B2": 16, "B3": 24}.get(match[4] or "", 0) if match else 0
-    source = "0" if match is None or match[3] == "Z" else f"R[{register_number(match)}]"
-    return [f"t = {source} >> {shift}"] + [
-        f"R[{PREDICATE + n}] = {_kept(guard, f'(t >> {n}) & 1 != 0', PREDICATE + n)}" for n in range(7) if mask >> n & 1]

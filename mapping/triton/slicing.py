@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from .cfg import ControlFlow
+from .lines import Lines
 from .memory_ops import GLOBAL, MBARRIER, TMA, MemoryOp, address_registers, descriptor_registers
 from .sass import Instruction
-from .semantics import Lines
 from .tensor_core import TCGEN05, TENSOR_CORE
 
 

@@ -1,4 +1,4 @@
-# ruff: noqa: N803, PLR1714, PLR1730, SIM109, PLR0124  (plain comparisons are what numba compiles best)
+# ruff: noqa: N803, PLR1714, PLR1730, SIM109, PLR0124  (plain comparisons are what `native` compiles)
 """What single operations of `bytecode` do on one lane, and what one access of a warp costs; for `warp_machine`."""
 
 from __future__ import annotations

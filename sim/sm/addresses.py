@@ -41,17 +41,24 @@ class _Peek(Execution):
         self.times[index] = self.times.get(index, 0) + 1
         if self.steps > _STEPS or (self.times[index] > _REPEATS and self.steps > len(self.segments)):
             raise EnoughError
+        found = self._begun(group, guard, address)
+        if found is None:
+            return
+        ctas, many = found
+        kept = self.first.setdefault(index, np.full(len(self.program_ids), -1, dtype=np.int64))
+        new = kept[ctas] < 0
+        kept[ctas[new]] = many[new]
+
+    def _begun(self, group: Group, guard: Value, address: Value) -> tuple[np.ndarray, np.ndarray] | None:
+        """CTA and address of the first lane of each warp at work; None where data decides either."""
         guard, address = settled(guard), settled(address, settled(guard))
         if type(address) is Unknown or type(guard) is Unknown or guard is False:
-            return
+            return None
         lanes = group.lanes
         at = lanes.first(guard if type(guard) is np.ndarray else None)
         on = self._on(guard, at, lanes)
-        many = address[at] if type(address) is np.ndarray else np.full(len(at), address, dtype=np.uint64)
-        kept = self.first.setdefault(index, np.full(len(self.program_ids), -1, dtype=np.int64))
-        ctas = lanes.ids[at] // self.threads
-        new = on & (kept[ctas] < 0)
-        kept[ctas[new]] = many[new].astype(np.int64)
+        many = address[at].astype(np.int64) if type(address) is np.ndarray else np.full(len(at), address, dtype=np.int64)
+        return (lanes.ids[at] // self.threads)[on], many[on]
 
     def access(self, index: int, group: Group, guard: Value, address: Value) -> None:
         if self._ops[index].space == "global":
@@ -82,15 +89,10 @@ class _Walk(_Peek):
         self.touches: list[tuple[int, np.ndarray, np.ndarray]] = []
 
     def _note(self, index: int, group: Group, guard: Value, address: Value) -> None:
-        guard, address = settled(guard), settled(address, settled(guard))
-        if type(address) is Unknown or type(guard) is Unknown or guard is False:
-            return
-        lanes = group.lanes
-        at = lanes.first(guard if type(guard) is np.ndarray else None)
-        on = self._on(guard, at, lanes)
-        many = address[at].astype(np.int64) if type(address) is np.ndarray else np.full(len(at), address, dtype=np.int64)
-        ctas, leads = np.unique((lanes.ids[at] // self.threads)[on], return_index=True)  # one warp of each CTA counts
-        self.touches.append((index, ctas, many[on][leads]))
+        found = self._begun(group, guard, address)
+        if found is not None:
+            ctas, leads = np.unique(found[0], return_index=True)  # one warp of each CTA counts
+            self.touches.append((index, ctas, found[1][leads]))
 
 
 def first_addresses(compiled: CompiledKernel, launch: Launch, ids: np.ndarray, wanted: Iterable[int] = (),

@@ -1,4 +1,4 @@
-# ruff: noqa: PLR1730  (plain comparisons are what numba compiles best)
+# ruff: noqa: PLR1730  (plain comparisons are what `native` compiles)
 """When the last CTA of a grid ends, where CTAs take different times: the grid's own order, dealt to SMs as slots become free."""
 
 from __future__ import annotations

@@ -130,18 +130,18 @@ def code_facts(program: Program, system: System, timing: SmTiming) -> CodeFacts:
 
 
 @lru_cache(maxsize=128)
-def _facts(key: str, about: str, made: _Made) -> CodeFacts:
+def _facts(key: str, about: str, made: Made) -> CodeFacts:
     return code_facts(take_apart(made.compiled), made.system, made.timing)
 
 
-class _Made:
-    """What facts are made from; equal to every other, so that the cache goes by the keys alone."""
+class Made:
+    """What is made once a kernel is made from; equal to every other, so that a cache goes by its keys alone."""
 
     def __init__(self, compiled: CompiledKernel, system: System, timing: SmTiming) -> None:
         self.compiled, self.system, self.timing = compiled, system, timing
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Made)
+        return isinstance(other, Made)
 
     def __hash__(self) -> int:
         return 0
@@ -149,4 +149,4 @@ class _Made:
 
 def facts_of(compiled: CompiledKernel, system: System, timing: SmTiming) -> CodeFacts:
     """`code_facts`, made once."""
-    return _facts(compiled.key, repr((system.gpu.sm, timing)), _Made(compiled, system, timing))
+    return _facts(compiled.key, repr((system.gpu.sm, timing)), Made(compiled, system, timing))

@@ -19,7 +19,7 @@ from ...mapping.triton import CompiledKernel, cache, take_apart
 from ...mapping.triton.bytecode import Bytecode
 from ...mapping.triton.warp_runs import NotFollowedError, WarpCode, warp_code
 from . import isa
-from .facts import CodeFacts, code_facts
+from .facts import CodeFacts, Made, code_facts
 
 _PARTS: Final = ("full", "reads", "control")
 
@@ -50,27 +50,14 @@ def light_code(compiled: CompiledKernel, system: System, timing: SmTiming) -> Li
     NotFollowedError
         The interpreter does not know it.
     """
-    found = _light_code(compiled.key, repr((system.gpu.sm, timing)), _Made(compiled, system, timing))
+    found = _light_code(compiled.key, repr((system.gpu.sm, timing)), Made(compiled, system, timing))
     if found is None:
         raise NotFollowedError
     return found
 
 
-class _Made:
-    """What code is made from; equal to every other, so that the cache goes by the keys alone."""
-
-    def __init__(self, compiled: CompiledKernel, system: System, timing: SmTiming) -> None:
-        self.compiled, self.system, self.timing = compiled, system, timing
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Made)
-
-    def __hash__(self) -> int:
-        return 0
-
-
 @lru_cache(maxsize=128)
-def _light_code(key: str, about: str, made: _Made) -> LightCode | None:
+def _light_code(key: str, about: str, made: Made) -> LightCode | None:
     folder = cache.kernel_folder()
     name = hashlib.sha256(f"{key}\n{about}\n{_version()}".encode()).hexdigest()
     entry = cache.load(folder, name) if folder else None

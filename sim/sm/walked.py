@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from ...mapping.triton import Launch
 from ...mapping.triton.access import SECTOR_BYTES
 from .l2 import L2Cache, union_of
 from .loads import Loads
-from .sharing import Sharing, as_neighbours, merged, serving_scattered, sharing_from, unknown_sharing, within_buffers
+from .sharing import Sharing, as_neighbours, merged, reach_of, serving_scattered, sharing_from, unknown_sharing, within_buffers
 from .windows import through_windows
 
 #: Of a wave of CTAs the instruction, CTA and sector (of bulk copies: box) of every access of warp 0, each CTA's in order. Where not all
@@ -55,8 +56,9 @@ def sharing_of_walks(launch: Launch, asked: Sequence[Loads], walks_of: Walks, l2
     picked = sorted({int(np.searchsorted(done, share * done[-1] * (1.0 - 1e-9), side="right")) for share in shares})
     numbers = [np.arange(w * together, min(programs, (w + 1) * together)) for w in picked]
     each, written = bytes_each(asked, lambda part: part.of_l2(part.sizes)), bytes_each(asked, lambda part: part.stores)
-    walks = walks_of(numbers, sorted(each.keys() | written.keys()))
     size_of = np.array([each.get(i, written.get(i, 0.0)) for i in range(count)])
+    # what L1 always holds asks nothing of L2, and has no part in what comes from DRAM
+    walks = [tuple(column[size_of[walk[0]] > 0] for column in walk) for walk in walks_of(numbers, sorted(each.keys() | written.keys()))]
     is_store = np.isin(np.arange(count), list(written))
     found_once = unknown_sharing(3, count, l2)
     distinct, inverse = np.unique(np.concatenate([walk[2] + is_store[walk[0]] * _APART for walk in walks]), return_inverse=True)
@@ -103,7 +105,8 @@ def sharing_of_walks(launch: Launch, asked: Sequence[Loads], walks_of: Walks, l2
             begins = [walk[2][walk[0] == atomic] * SECTOR_BYTES for walk in walks]
             serving[atomic] = l2.serving(max(union_of(begins, l2.block_bytes),
                                              *(union_of([part.atomics[atomic]], l2.block_bytes) for part in having)))
-    return within_buffers(sharing_from(found_once, serving), launch, storage, mean_bytes[0], mean_bytes[1], waves, l2)
+    made = replace(sharing_from(found_once, serving), reach=reach_of(asked[0]))
+    return within_buffers(made, launch, storage, mean_bytes[0], mean_bytes[1], waves, l2)
 
 
 def _bytes_before(cta: np.ndarray, size: np.ndarray, ctas: int) -> np.ndarray:

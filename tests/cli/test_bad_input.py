@@ -279,7 +279,7 @@ def _start(*args: Any) -> subprocess.Popen[str]:
 @pytest.mark.slow
 def test_the_real_command(tmp_path: Path) -> None:
     process = _start("ops", tmp_path / "none.csv", "--system", "l4", "-o", tmp_path / "out.csv")
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=300)
     assert (process.returncode, out) == (2, "")
     assert err == f"presilicon: {tmp_path / 'none.csv'}: cannot be read: No such file or directory\n"
     assert not snapshot(tmp_path)
@@ -297,7 +297,7 @@ def test_interrupted_by_the_keyboard(tmp_path: Path) -> None:
         while not (tmp_path / "new").exists():
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=300)
     assert process.returncode == 130
     assert err == ""
     assert {path.name for path in tmp_path.iterdir()} == {"table.csv"}

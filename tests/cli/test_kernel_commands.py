@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,7 @@ TILE = ("def launches():\n    x = floats(4096, 64)\n    yield shared_tile, lambd
         " {'COLS': 64}\n")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    patch = pytest.MonkeyPatch()
-    patch.setenv("PRESILICON_CACHE", str(tmp_path_factory.mktemp("cache")))
-    yield
-    patch.undo()
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture
@@ -129,7 +124,7 @@ BAD = {
     "wrong type": (launch("add, (1,), (floats(4), floats(4), floats(4), 'x'), {'BLOCK': 16}"), r"kernel 'add' (cannot be|does not)"),
     "grid": (launch("add, lambda meta: (int(meta['x_ptr'].sum()),), (floats(4), floats(4), floats(4), 4), {'BLOCK': 16}"),
              r"the grid function failed on these arguments, which carry no data"),
-    "does not compile": (launch("broken, (1,), (floats(64),), {'BLOCK': 64}"), r"kernel 'broken' does not compile for sm_90: .*shape"),
+    "does not compile": (launch("broken, (1,), (floats(64),), {'BLOCK': 64}"), r"kernel 'broken' does not compile for sm_90: .*\n +\^\n.*shape"),
     "endless": (launch("endless, (1,), (floats(64), 64)"), r"endless.*never ends|infinite|steps"),
     "cuda": ("class Cuda:\n    dtype = torch.float32; shape = (4,); device = torch.device('cuda')\n    def data_ptr(self): return 0\n"
              "    def stride(self): return (1,)\n    def element_size(self): return 4\n    def storage_offset(self): return 0\n"
@@ -141,7 +136,8 @@ BAD = {
 @pytest.mark.parametrize("case", BAD)
 def test_bad_files(case: str, file: Callable[[str], Path], fails: Callable[..., str]) -> None:
     body, message = BAD[case]
-    assert re.search(message, fails("kernel", file(body), "--system", "h100-sxm"), re.DOTALL)
+    several = case in ("does not compile", "too few arguments", "wrong type")
+    assert re.search(message, fails("kernel", file(body), "--system", "h100-sxm", several=several), re.DOTALL)
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import signal
-import threading
+import subprocess
+import sys
 import time
 from itertools import pairwise
 
@@ -110,19 +112,29 @@ def test_keyboard_interrupt_gives_the_best_so_far(monkeypatch: pytest.MonkeyPatc
     assert "at most" in str(result)
 
 
+SEARCH_WITHOUT_END = """
+import sys
+from presilicon.mapping.nest import conv, map_op, matmul
+
+map_op(matmul(7, 7, 7), "mapbench-16", "energy", imperfect=True)  # what is loaded once is loaded: the signal meets the search
+print("searching", flush=True)  # factors that do not divide take half an hour to prove
+result = map_op(conv(m=256, c=256, p=56, q=56, r=3, s=3), "mapbench-16", "energy", imperfect=True)
+sys.exit(0 if not result.exhausted and 0 < result.bound < result.value else 1)
+"""
+
+
 @pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
 def test_a_real_interrupt_gives_the_best_so_far() -> None:
-    map_op(matmul(7, 7, 7), "mapbench-16", "energy", imperfect=True)  # what is loaded once is loaded: the signal meets the search
-    timer = threading.Timer(3.0, lambda: signal.raise_signal(signal.SIGINT))
-    timer.start()
-    start = time.monotonic()
-    try:  # factors that do not divide take more than a minute to prove
-        result = map_op(conv(m=256, c=256, p=56, q=56, r=3, s=3), "mapbench-16", "energy", imperfect=True)
-    finally:
-        timer.cancel()
-    assert not result.exhausted
-    assert result.bound < result.value
-    assert time.monotonic() - start < 60
+    with subprocess.Popen([sys.executable, "-c", SEARCH_WITHOUT_END], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "searching\n"
+        time.sleep(3)  # into the search
+        process.send_signal(signal.SIGINT)
+        try:
+            assert process.wait(300) == 0
+        finally:
+            process.kill()
 
 
 def test_front_falls_in_energy_and_rises_in_latency() -> None:

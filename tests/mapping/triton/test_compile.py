@@ -250,7 +250,7 @@ class TestCache:
         here = str(Path(__file__).parent)
         running = [subprocess.Popen([sys.executable, "-c", code, here], stdout=subprocess.PIPE, text=True,
                                     env={**os.environ, "PRESILICON_CACHE": str(tmp_path)}) for _ in range(3)]
-        said = [json.loads(process.communicate(timeout=120)[0]) for process in running]
+        said = [json.loads(process.communicate(timeout=600)[0]) for process in running]
         assert said[0] == said[1] == said[2]
         assert len(list((tmp_path / "kernels").glob("*"))) == 3
 

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from presilicon.mapping.triton import parse_listing
+from presilicon.mapping.triton.lines import lines_of
 from presilicon.mapping.triton.sass import PREDICATE, REGISTER_COUNT
-from presilicon.mapping.triton.semantics import NAMESPACE, lines_of
+from presilicon.mapping.triton.semantics import NAMESPACE
 from presilicon.mapping.triton.values import Partial, Unknown, select
 
 M = 2**32

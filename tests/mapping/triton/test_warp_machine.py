@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -18,14 +17,6 @@ from presilicon.mapping.triton.warp_alu import alu
 from presilicon.mapping.triton.warp_machine import COUNT, TALLY
 from presilicon.mapping.triton.warp_runs import NotFollowedError, Warps, warp_code
 from presilicon.validate.kernels import suite_named
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    patch = pytest.MonkeyPatch()
-    patch.setenv("PRESILICON_CACHE", str(tmp_path_factory.mktemp("cache")))
-    yield
-    patch.undo()
 
 
 def launched(name: str, capability: int) -> Any:

@@ -43,6 +43,14 @@ def windows(x_ptr, y_ptr, step, TAPS: tl.constexpr, BLOCK: tl.constexpr):
 
 
 @triton.jit
+def update(p_ptr, g_ptr, n, BLOCK: tl.constexpr):
+    """A step in float32 by gradients of half the width: a thread's 32 bytes take two loads, and division goes several ways."""
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    p, g = tl.load(p_ptr + at, mask=at < n), tl.load(g_ptr + at, mask=at < n).to(tl.float32)
+    tl.store(p_ptr + at, p - g / tl.sqrt(p), mask=at < n)
+
+
+@triton.jit
 def partial_sums(x_ptr, out_ptr, GROUPS: tl.constexpr, BLOCK: tl.constexpr):
     """Programs write, one after the other, to a few rows."""
     pid = tl.program_id(0)

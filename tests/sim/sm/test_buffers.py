@@ -106,6 +106,14 @@ def test_windows_of_one_buffer_past_l1_come_from_dram_once(system: Any) -> None:
 
 
 @pytest.mark.parametrize("fidelity", FIDELITIES)
+def test_what_l1_holds_takes_no_bytes_from_the_load_before_it(fidelity: str) -> None:
+    n = (1 << 24) + 256  # the last CTA is not full, so that CTAs go two ways
+    made = prepared(odd.update, (-(-n // 1024),), (meta(n), meta(n, dtype=torch.bfloat16), n), {"BLOCK": 1024}, "sm_90")
+    found = simulate_kernel(*made, H100, fidelity=fidelity)
+    assert found.bytes_moved["dram"] == pytest.approx((4 + 2 + 4) * n, rel=0.01)
+
+
+@pytest.mark.parametrize("fidelity", FIDELITIES)
 def test_rows_that_are_written_again_and_again_stay_in_l2(fidelity: str) -> None:
     programs, block = 4096, 4096
     made = prepared(odd.partial_sums, (programs,), (meta(programs, block), meta(8, block)), {"GROUPS": 8, "BLOCK": block}, "sm_90")

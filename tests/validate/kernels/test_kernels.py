@@ -37,7 +37,7 @@ def checked(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, str]]:
         capture_output=True,
         text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
-        timeout=300,
+        timeout=600,
         check=False,
     )
     assert run.returncode == 0, run.stderr
@@ -123,7 +123,7 @@ def test_compiler_process_answers_errors_and_goes_on(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         env=os.environ | {"TRITON_CACHE_DIR": str(tmp_path)},
-        timeout=120,
+        timeout=600,
         check=False,
     )
     first, second = (json.loads(line)["error"] for line in run.stdout.splitlines())
