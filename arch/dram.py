@@ -35,7 +35,9 @@ from .dram_spec import (
     Refresh,
     Roles,
     Rule,
+    expand,
 )
+from .dram_units import check_units, least_cycles
 from .yamlfile import read_yaml
 
 __all__ = ["FOLDER", "LEVELS", "PLACEMENTS", "SCOPES", "Command", "DramDevice", "Organisation", "Pim", "Refresh", "Roles", "Rule",
@@ -203,7 +205,7 @@ class Reader:
             raise self.fail(path, f"expected a whole number from {least} on, found {shown(value)}")
         return int(number)
 
-    def timing(self, path: str, found: Any, clock_hz: float) -> int:
+    def timing(self, path: str, found: Any, clock_hz: float, least: int = 0) -> int:
         value = self.leaf(path, found)
         if isinstance(value, str):
             try:
@@ -213,8 +215,16 @@ class Reader:
             if not 0 <= seconds * clock_hz <= _MOST:
                 raise self.fail(path, f"expected a time from 0 s on, found {shown(value)}")
             # JEDEC's rounding: a cycle is added only for more than 2.6 % of one.
-            return math.floor(seconds * clock_hz + 0.974)
-        return self.whole(path, value, 0)
+            cycles = math.floor(seconds * clock_hz + 0.974)
+            if cycles < least:
+                raise self.fail(path, f"expected a time of at least {least} cycle of {clock_hz:g} Hz, found {shown(value)}")
+            return cycles
+        return self.whole(path, value, least)
+
+    def text(self, path: str, value: Any) -> str:
+        if not isinstance(value, str) or not value.strip():
+            raise self.fail(path, f"expected a text, found {shown(value)}")
+        return value
 
     def word(self, path: str, value: Any, allowed: tuple[str, ...]) -> str:
         if not isinstance(value, str):
@@ -237,25 +247,31 @@ def from_document(document: Mapping[str, Any], where: str) -> DramDevice:
         if key not in given:
             raise reader.fail("organisation", f"lacks {key!r}")
     organisation = Organisation(**{key: reader.count(f"organisation.{key}", value) for key, value in given.items()})
-    timings = {key: reader.timing(f"timings.{key}", value, clock_hz)
+    timings = {key: reader.timing(f"timings.{key}", value, clock_hz, least_cycles(key))
                for key, value in reader.section("timings", document["timings"]).items()}
-    limits = {key: reader.timing(f"power_limit.{key}", value, clock_hz)
+    limits = {key: reader.timing(f"power_limit.{key}", value, clock_hz, least_cycles(key))
               for key, value in reader.section("power_limit", document.get("power_limit", {}), tuple(timings)).items()}
     commands, rules, switch = _included(reader, document, timings)
     refreshes = [_refresh(reader, document, part) for part in ("refresh", "refresh_bank")]
     rules += _behind_refresh(commands, rules, timings, refreshes)
-    return DramDevice(
-        name=str(document["name"]), title=str(document.get("title", document["name"])), standard=str(document["standard"]),
-        clock_hz=clock_hz, organisation=organisation, timings=dict(timings), commands=commands, rules=rules,
-        buses=reader.whole("buses", document.get("buses", 1), 1), mode_switch=switch, refresh=refreshes[0], refresh_bank=refreshes[1],
-        pim=_pim(reader, document, organisation), power_limit=dict(limits),
-        controller={
-            key: reader.count(f"controller.{key}", value)
-            for key, value in reader.section("controller", document.get("controller", {})).items()},
-        energy={
-            _energy(key, where): reader.quantity(f"energy.{key}", value, {"_j": "J", "_w": "W"}.get(key[-2:], "J/bit"))
-            for key, value in reader.section("energy", document.get("energy", {})).items()},
-        gemv=_roles(reader, document), sources=dict(reader.sources), seconds=dict(reader.seconds), statuses=dict(reader.statuses))
+    known = {key: reader.text(key, document.get(key, document["name"])) for key in ("name", "title", "standard")}
+    given_units = _pim(reader, document, organisation)
+    settings = {key: reader.count(f"controller.{key}", value)
+                for key, value in reader.section("controller", document.get("controller", {})).items()}
+    try:
+        device = DramDevice(
+            **known, clock_hz=clock_hz, organisation=organisation, timings=dict(timings), commands=commands, rules=rules,
+            buses=reader.whole("buses", document.get("buses", 1), 1), mode_switch=switch, refresh=refreshes[0], refresh_bank=refreshes[1],
+            pim=given_units, power_limit=dict(limits), controller=settings,
+            energy={
+                _energy(key, where): reader.quantity(f"energy.{key}", value, {"_j": "J", "_w": "W"}.get(key[-2:], "J/bit"))
+                for key, value in reader.section("energy", document.get("energy", {})).items()},
+            gemv=_roles(reader, document), sources=dict(reader.sources), seconds=dict(reader.seconds), statuses=dict(reader.statuses))
+        check_units(device)
+    except (SpecError, UnknownNameError) as error:
+        error.args = (f"{where}: {str(error).removeprefix(where).removeprefix(known['name']).removeprefix(': ')}",)
+        raise
+    return device
 
 
 def _included(reader: Reader, document: Mapping[str, Any], timings: Mapping[str, int],
@@ -268,14 +284,14 @@ def _included(reader: Reader, document: Mapping[str, Any], timings: Mapping[str,
     if include is not None:
         shared = FOLDER / f"_{include}.yaml"
         if not isinstance(include, str) or not shared.exists():
-            raise UnknownNameError("shared rows", str(include), [p.stem[1:] for p in FOLDER.glob("_*.yaml")], reader.where)
+            raise UnknownNameError("shared rows", str(include), [p.stem[1:] for p in FOLDER.glob("_*.yaml")], f"{reader.where}: include")
         content = read_yaml(shared)
         inner = Reader(content, shared.name)
         commands.update(_commands(inner, content.get("commands", {}))[0])
         rules += [rule for rule in _rules(inner, content.get("constraints", []), commands) if _known(rule, timings)]
     own, switch = _commands(reader, document["commands"])
     commands.update(own)
-    rules += _rules(reader, document.get("constraints", []), commands)
+    rules += _rules(reader, document.get("constraints", []), commands, timings)
     return tuple(commands.values()), tuple(rules), switch
 
 
@@ -308,19 +324,25 @@ def _commands(reader: Reader, found: Any) -> tuple[dict[str, Command], str]:
                                             "switches_mode"))
         if "scope" not in keys:
             raise reader.fail(path, f"lacks its scope, one of {', '.join(SCOPES)}")
+        parts = {key: reader.text(f"{path}.{key}", keys[key]) for key in ("opener", "closer", "mode") if keys.get(key, "") != ""}
+        late = keys.get("latency", "0")
+        if isinstance(late, bool) or not isinstance(late, str | int):
+            raise reader.fail(f"{path}.latency", f"expected a timing, or a sum of timings, found {shown(late)}")
+        if not isinstance(keys.get("switches_mode", False), bool):
+            raise reader.fail(f"{path}.switches_mode", f"expected true or false, found {shown(keys['switches_mode'])}")
         commands[name] = Command(
             name=name, scope=reader.word(f"{path}.scope", keys["scope"], SCOPES),
             bus=reader.word(f"{path}.bus", keys.get("bus", "column"), BUSES),
             needs=reader.word(f"{path}.needs", keys.get("needs", "any"), NEEDS),
             effect=reader.word(f"{path}.effect", keys.get("effect", "none"), EFFECTS),
-            opener=str(keys.get("opener", "")), closer=str(keys.get("closer", "")), latency=str(keys.get("latency", "0")),
-            mode=str(keys.get("mode", "")))
+            latency=str(late), **parts)
         if keys.get("switches_mode"):
             switch = name
     return commands, switch
 
 
-def _rules(reader: Reader, found: Any, commands: Mapping[str, Command]) -> list[Rule]:
+def _rules(reader: Reader, found: Any, commands: Mapping[str, Command], timings: Mapping[str, int] | None = None) -> list[Rule]:
+    """Constraint rows; with `timings`, those that name others are refused."""
     if not isinstance(found, list):
         raise reader.fail("constraints", f"expected a list of rows, found {shown(found)}")
     rules = []
@@ -336,9 +358,15 @@ def _rules(reader: Reader, found: Any, commands: Mapping[str, Command]) -> list[
             if not isinstance(side, list) or not side:
                 raise reader.fail(f"{path}.{key}", f"expected a list of commands or 'all', found {shown(row[key])}")
             for name in side:
+                if not isinstance(name, str):
+                    raise reader.fail(f"{path}.{key}", f"expected names of commands, found {shown(name)}")
                 if name not in commands:
                     raise UnknownNameError("DRAM command", str(name), commands, f"{reader.where}: {path}.{key}")
             sides.append(tuple(side))
+        if isinstance(row["cycles"], bool) or not isinstance(row["cycles"], str | int):
+            raise reader.fail(f"{path}.cycles", f"expected a timing, or a sum of timings, found {shown(row['cycles'])}")
+        if timings is not None:
+            expand(str(row["cycles"]), timings, f"{reader.where}: {path}.cycles")
         rules.append(Rule(reader.word(f"{path}.level", row["level"], LEVELS), sides[0], sides[1], str(row["cycles"]),
                           reader.whole(f"{path}.window", row.get("window", 1), 1)))
     return rules
@@ -352,7 +380,7 @@ def _refresh(reader: Reader, document: Mapping[str, Any], part: str) -> Refresh 
     for key in keys:
         if key not in given:
             raise reader.fail(part, f"lacks {key!r}")
-    return Refresh(**{key: str(given[key]) for key in keys})
+    return Refresh(**{key: reader.text(f"{part}.{key}", given[key]) for key in keys})
 
 
 def _roles(reader: Reader, document: Mapping[str, Any]) -> Roles | None:
@@ -362,7 +390,7 @@ def _roles(reader: Reader, document: Mapping[str, Any]) -> Roles | None:
     for key in ("mac", "write", "read"):
         if key not in given:
             raise reader.fail("gemv", f"lacks {key!r}, the name of a command")
-    return Roles(**{key: str(value) for key, value in given.items()})
+    return Roles(**{key: reader.text(f"gemv.{key}", value) for key, value in given.items()})
 
 
 def _pim(reader: Reader, document: Mapping[str, Any], organisation: Organisation) -> Pim | None:

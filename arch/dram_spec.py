@@ -180,6 +180,20 @@ class Roles:
     clear: str = ""
 
 
+class _Numbers(dict[str, int]):
+    """Numbers of a section of a file by name; one that is asked for and missing is an error that names its place."""
+
+    def __init__(self, given: Mapping[str, int], place: str) -> None:
+        super().__init__(given)
+        self.place = place
+
+    def __missing__(self, key: str) -> int:
+        raise SpecError(f"{self.place}.{key}: missing; the kernels of this device need it")
+
+    def __reduce__(self) -> tuple[type[_Numbers], tuple[dict[str, int], str]]:
+        return _Numbers, (dict(self), self.place)
+
+
 @dataclass(frozen=True)
 class DramDevice:
     """A DRAM standard or device, checked; see the module.
@@ -227,6 +241,8 @@ class DramDevice:
     gemv: Roles | None = None
 
     def __post_init__(self) -> None:
+        for section in ("timings", "controller"):
+            object.__setattr__(self, section, _Numbers(getattr(self, section), f"{self.name}: {section}"))
         _check(self)
 
     @property
@@ -336,22 +352,29 @@ def _check(device: DramDevice) -> None:
                             f"{timings.get(duration, 0)}")
     known = {command.name: command for command in device.commands}
     for command in device.commands:
-        for other in (command.opener, command.closer):
+        for role in ("opener", "closer"):
+            other = getattr(command, role)
             if other and other not in known:
-                raise UnknownNameError("DRAM command", other, known, f"{where}: commands.{command.name}")
+                raise UnknownNameError("DRAM command", other, known, f"{where}: commands.{command.name}.{role}")
+            effect = {"opener": "open", "closer": "close"}[role]
+            if other and known[other].effect != effect:
+                raise SpecError(f"{where}: commands.{command.name}.{role}: {other} has effect {known[other].effect!r}; expected a command "
+                                f"of effect {effect!r}")
         if command.needs == "open" and not (command.opener and command.closer):
             raise SpecError(f"{where}: commands.{command.name}: needs an open row, and so an opener and a closer")
-        expand(command.latency, timings, f"{where}: commands.{command.name}.latency")
+        if (late := expand(command.latency, timings, f"{where}: commands.{command.name}.latency")) < 0:
+            raise SpecError(f"{where}: commands.{command.name}.latency: {command.latency!r} is {late} cycles; expected 0 or more")
     for rule in device.rules:
         expand(rule.cycles, timings, f"{where}: constraints")
-    for refresh in (device.refresh, device.refresh_bank):
+    for part, refresh in (("refresh", device.refresh), ("refresh_bank", device.refresh_bank)):
         if refresh is None:
             continue
-        for name in (refresh.command, refresh.closer):
-            device.command(name)
-        for name in (refresh.interval, refresh.duration):
-            if name not in timings:
-                raise UnknownNameError("timing", name, timings, f"{where}: refresh")
+        for key in ("command", "closer"):
+            if (name := getattr(refresh, key)) not in known:
+                raise UnknownNameError("DRAM command", name, known, f"{where}: {part}.{key}")
+        for key in ("interval", "duration"):
+            if (name := getattr(refresh, key)) not in timings:
+                raise UnknownNameError("timing", name, timings, f"{where}: {part}.{key}")
     if device.gemv is not None:
         for role in ("mac", "write", "read", "clear"):
             name = getattr(device.gemv, role)

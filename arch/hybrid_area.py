@@ -11,7 +11,7 @@ from typing import Final
 from .area import Die, chip, link_area_mm2, logic_area_mm2, peak_power_w, phy_area_mm2, sram_area_mm2
 from .area_table import nanometres, value
 from .die_cost import price
-from .hybrid_spec import HybridSystem, NpuSide, PimSide, TiledSide, crossed, internal_bytes_per_s
+from .hybrid_spec import CROSSED, PATH, HybridSystem, NpuSide, PimSide, TiledSide, crossed, internal_bytes_per_s
 from .npu_area import pe_transistors
 from .spec import System
 
@@ -19,9 +19,6 @@ from .spec import System
 _INTERFACES: Final = {"HBM2": "hbm2", "HBM2E": "hbm2e", "HBM3": "hbm3", "GDDR6": "gddr6", "DDR4": "ddr4", "LPDDR5": "lpddr4"}
 _LINK_BYTES_PER_S: Final = 25e9
 _KIB: Final = 1024.0
-#: Energies of a read by the units, from the row to where they are; the rest of the way to the processor.
-_PATH: Final = ("activate", "cell", "column", "bankgroup", "tsv", "io")
-_CROSSED: Final = {"bank": 2, "bg": 3, "buffer": 5, "logic": 5}
 
 
 @dataclass(frozen=True)
@@ -114,7 +111,7 @@ def external_bytes_per_s(pim: PimSide) -> float:
 def units_power_w(pim: PimSide) -> float:
     """Power of all units of one device reading at their rate, and standby of their memories; none that the memory's file does not give."""
     energy = pim.device.energy
-    per_bit = sum(energy.get(part, 0.0) for part in _PATH[:_CROSSED[crossed(pim)]])
+    per_bit = sum(energy.get(part, 0.0) for part in PATH[:CROSSED[crossed(pim)]])
     # A multiply-add for each two bytes and vector, or as many operations a byte as units on the logic die do.
     per_byte = 8.0 * per_bit + energy.get("mac_j", 0.0) / 2.0 * max(1.0, float(pim.vectors), pim.op_per_byte)
     return internal_bytes_per_s(pim) * per_byte + pim.channels * energy.get("standby_w", 0.0)
@@ -154,6 +151,6 @@ def _side_power_w(side: NpuSide | TiledSide, pim: PimSide | None) -> float:
         core = side.flops_per_s / 2.0 * side.energy["mac"]
         return side.idle_w + core + side.bandwidth_bytes_per_s * side.energy["dram"]
     macs = side.arrays * side.rows * side.columns * side.mac_j
-    per_bit = sum(pim.device.energy.get(part, 0.0) for part in _PATH) if pim is not None else 0.0
+    per_bit = sum(pim.device.energy.get(part, 0.0) for part in PATH) if pim is not None else 0.0
     dram = side.bandwidth_bytes_per_s * 8.0 * (per_bit or 3.92e-12)  # HBM2: O'Connor et al., MICRO 2017, as in arch/energy.yaml
     return side.idle_w + side.clock_hz * (macs + side.vector_cores * side.lanes * side.vector_j) + dram

@@ -22,6 +22,10 @@ STATIONARY: Final = ("inputs", "weights")
 #: How the arrays of a processor multiply vectors with matrices of their own: one array a matrix, or all arrays one matrix after the other.
 GEMV: Final = ("spread", "in-turn")
 LEVELS: Final = ("bank", "bg", "buffer")
+#: Parts of the path from a cell to the processor, in order (names of a DRAM file's energies).
+PATH: Final = ("activate", "cell", "column", "bankgroup", "tsv", "io")
+#: How many of them a read by units crosses, by where the units are (AttAcc simulator: its energies by level).
+CROSSED: Final[Mapping[str, int]] = {"bank": 2, "bg": 3, "buffer": 5, "logic": 5}
 
 
 @dataclass(frozen=True)
@@ -318,9 +322,14 @@ def crossed(pim: PimSide) -> str:
     """How far a read by the units comes: ``"bank"``, ``"bg"``, ``"buffer"``, or ``"logic"``."""
     if pim.kernel == "attacc":
         return pim.level
-    if pim.kernel == "logic" or pim.device.pim is None:
+    return "logic" if pim.kernel == "logic" else unit_level(pim.device)
+
+
+def unit_level(device: DramDevice) -> str:
+    """Where a memory's own units are: ``"bank"``, ``"bg"`` or ``"buffer"``; ``"logic"`` without any."""
+    if device.pim is None:
         return "logic"
-    return {"bankgroup": "bg", "pseudochannel": "buffer"}.get(pim.device.pim.placement, "bank")
+    return {"bankgroup": "bg", "pseudochannel": "buffer"}.get(device.pim.placement, "bank")
 
 
 def internal_bytes_per_s(pim: PimSide) -> float:

@@ -10,17 +10,26 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..arch.dram import DramDevice
-from .attacc_time import _PAST, MOVED, AttaccClock
+from .attacc_schedule import Shape, Stretch, stretches
+from .attacc_time import _PAST, AttaccClock
 
-#: Byte within a bank at which values start (8 MiB: half of the bank), as in the public trace generators.
-VALUES = 1 << 23
+#: Stretches that a queue may show at once.
+_SHOWN = 4
 
-#: Moves before, first column and number of MACs, moves behind: one stretch. Moves by their bank.
-Stretch = tuple[Sequence[int], int, int, Sequence[int]]
+
+@dataclass
+class _Part:
+    """MACs of one page of a bank in one row: their place among those of the stretch, how many are left, and when the row is open."""
+
+    bank: int
+    row: int
+    offset: int
+    left: int
+    ready: int | None = None
 
 
 @dataclass
@@ -35,6 +44,9 @@ class _Clock(AttaccClock):
         Last move of each bank group, and of all.
     rows, alone
         Busy cycles of the row bus, and those of them that a precharge has for itself, where MACs take all banks in turn.
+    askew
+        Columns by which the head of a stretch begins inside of a row, where units are at bank groups: each page of a bank then runs on
+        into the next row.
     """
 
     left: list[int] = field(default_factory=list)
@@ -42,10 +54,18 @@ class _Clock(AttaccClock):
     rows: set[int] = field(default_factory=set)
     alone: set[int] = field(default_factory=set)
     last_move: int = _PAST
+    askew: int = 0
 
-    def stretch(self, before: Sequence[int], first: int, count: int, behind: Sequence[int], after: Stretch | None) -> None:
-        """One stretch, and the barrier behind it; `after` is the next one."""
-        start = self.free
+    def _place(self, column: int) -> tuple[int, int]:
+        if not self.askew:
+            return super()._place(column)
+        page, within = divmod(column, self.columns)
+        return page % self.turn, page // self.turn + (self.askew + within) // self.columns
+
+    def stretch(self, before: Sequence[int], first: int, count: int, behind: Sequence[int], askew: int,
+                after: Sequence[Stretch]) -> None:
+        """One stretch, and the barrier behind it; `after` are the next ones, as many as the queue may show."""
+        start, self.askew = self.free, askew
         if self.interval and not count:
             self._refresh_idle(start)
         early = self._moves(before, [start] * len(before), ())
@@ -56,12 +76,15 @@ class _Clock(AttaccClock):
             known = self.open.get(fresh[0]) == fresh[1]
             begin = max(start + bool(early), self.mac + self.step)
             if self.level == "buffer":
-                page = self.turn * self.columns
+                page, wanted = self.turn * self.columns, self._hits(after, len(behind))
                 at = first
                 while at < first + count:  # the next page opens bank by bank
                     room = min(first + count, at - at % page + page) - at
-                    macs += self._in_turn(at, room, sorted([*self.left, *early, *macs]), max(begin, self.mac + self.step))
+                    later = {bank: place + first + count - at - room for bank, place in wanted.items()}
+                    macs += self._in_turn(at, room, sorted([*self.left, *early, *macs]), max(begin, self.mac + self.step), later)
                     at += room
+            elif askew:
+                macs = self._paged(first, count, sorted([*self.left, *early]), begin)
             else:
                 ahead = sorted([*self.left, *early])
                 begin = max(begin, self._ready(first, ahead))
@@ -80,14 +103,92 @@ class _Clock(AttaccClock):
         for index in range(len(behind)):
             hidden = len(gone) + index - (self.depth - 1)
             shown.append(max(start, gone[min(hidden, len(gone)) - 1] + 1) if hidden > 0 and gone else start)
-        late = self._moves(behind, shown, macs, held, self._wanted(after, len(behind)) if count else None, gone)
+        late = self._moves(behind, shown, macs, held, self._wanted(after[0] if after else None, len(behind)) if count else None, gone)
         end = max([*early, *macs[-1:], *late, start - 1])
         self.free = end + 1
         self.left = sorted([*self.left, *early, *macs, *late, end + 1])[-self.depth:]
 
-    def _in_turn(self, first: int, count: int, ahead: list[int], begin: int) -> list[int]:
-        """Cycles of the last MACs of those that take all banks in turn, in one page of each."""
-        opened = self._opened(first, count, ahead, begin)
+    def _paged(self, first: int, count: int, ahead: list[int], begin: int) -> list[int]:
+        """Cycles of the last MACs where pages run on into the next row of their bank, which changes within the page.
+
+        While it does, MACs of the next page, in another bank, go on, as far as the queue shows them; the oldest that may go does.
+        """
+        parts, at = list[_Part](), first
+        while at < first + count:
+            bank, row = self._place(at)
+            within = at % self.columns
+            end = min(first + count, at - within + (self.columns if within + self.askew >= self.columns else self.columns - self.askew))
+            parts.append(_Part(bank, row, at - first, end - at))
+            at = end
+        times, now = list[int](), begin
+        while parts:
+            best, soonest, until = None, 1 << 62, 1 << 62
+            seen_banks: set[int] = set()
+            for part in parts[:2 * self.turn]:
+                if part.bank in seen_banks:
+                    continue  # behind another row of its bank
+                seen_banks.add(part.bank)
+                hidden = len(ahead) + part.offset - (self.depth - 1)
+                if hidden - len(ahead) > len(times):
+                    break  # not in the queue yet, nor is anything behind it
+                if part.ready is None:
+                    shown = _PAST if hidden <= 0 else (ahead[hidden - 1] if hidden <= len(ahead) else times[hidden - len(ahead) - 1]) + 1
+                    part.ready = self._opens(part, max(1, shown, self.refreshed), begin)
+                if part.ready <= now:
+                    best = part
+                    break
+                soonest, until = min(soonest, part.ready), min(until, part.ready)
+            if best is None:
+                now = soonest
+                continue
+            run = min(best.left, -(-(until - now) // self.step)) if until < 1 << 62 else best.left
+            if self.interval and self.due <= now + (run - 1) * self.step:
+                run = max(0, -(-(self.due - now) // self.step))
+                times += range(now, now + run * self.step, self.step)
+                best.left -= run
+                self.mac = times[-1] if times else self.mac
+                # Units stop at once: those that are left open their rows again.
+                now = max(self._refresh(max(self.due, self.mac + self.settle)) + self.opening, self.mac + self.step)
+                for part in parts:
+                    part.ready = None
+                parts = [part for part in parts if part.left]
+                continue
+            times += range(now, now + run * self.step, self.step)
+            best.left -= run
+            self.mac = self.used[best.bank] = times[-1]
+            now = times[-1] + self.step
+            if not best.left:
+                parts.remove(best)
+        return times[-(self.depth + 1):]
+
+    def _opens(self, part: _Part, seen: int, begin: int) -> int:
+        """First cycle of a part's MACs, whose row opens if it is not open, once the queue shows them."""
+        if self.open.get(part.bank) == part.row:
+            return begin
+        if part.bank in self.open:
+            shut = max(seen, self.used[part.bank] + self.settle, self.opened.get(part.bank, _PAST) + self.device.timings["tRAS"])
+            seen = shut + self.closing
+        self.open[part.bank], self.opened[part.bank], self.act = part.row, seen, seen
+        return max(begin, seen + self.opening)
+
+    def _hits(self, after: Sequence[Stretch], moves: int) -> dict[int, int]:
+        """Banks whose open row MACs of the next stretches want, and how much the queue holds between this stretch's MACs and the first."""
+        found: dict[int, int] = {}
+        place = moves + 1
+        for before, first, count, behind, _ in after:
+            place += len(before)
+            for index in range(min(count, self.depth - place)):
+                bank, row = self._place(first + index)
+                if self.open.get(bank) == row:
+                    found.setdefault(bank, place + index)
+            place += count + len(behind) + 1
+            if place >= self.depth:
+                break
+        return found
+
+    def _in_turn(self, first: int, count: int, ahead: list[int], begin: int, later: Mapping[int, int]) -> list[int]:
+        """Cycles of the last MACs of those that take all banks in turn, in one page of each; `later`: see `_opened`."""
+        opened = self._opened(first, count, ahead, begin, later)
         self.runs.clear()
         self._macs(first, count, max(opened) - (len(opened) - 1) * self.step)
         macs = self._latest()
@@ -96,8 +197,11 @@ class _Clock(AttaccClock):
             self.used |= {self._place(first + i)[0]: cycle for i, cycle in enumerate(opened) if i + self.turn >= count}
         return macs
 
-    def _opened(self, first: int, count: int, ahead: list[int], begin: int) -> list[int]:
+    def _opened(self, first: int, count: int, ahead: list[int], begin: int, later: Mapping[int, int]) -> list[int]:
         """Cycles of the first MACs, two to each bank at most: of what is ready, the oldest goes.
+
+        `later`: banks whose open row is wanted again behind these MACs, and how much the queue holds in between. Once it shows those, only
+        the oldest request may close such a row (what is no row hit may not pass a hit to its bank).
 
         A cycle takes a command of each bus, but a precharge goes alone (`presilicon.sim.dram.queues.barrier_queue`); an activate takes
         two of the row bus.
@@ -116,11 +220,12 @@ class _Clock(AttaccClock):
         total = min(count, 2 * few) if any(needs) else few
         done: list[int] = [0] * total
         left, columns = list(range(total)), set(ahead)
+        groups = self.device.organisation.ranks * self.device.organisation.bank_groups  # columns take them in turn
         group: dict[int, int] = {}
         now, mac_free = min(free), begin
         while left:
             taken, soonest = "alone" if now in self.alone else "column" if now in columns else "", 1 << 62
-            again = True
+            again, held = True, len(ahead) - bisect_left(ahead, now)
             while again:
                 again = False
                 for at in left:
@@ -129,12 +234,14 @@ class _Clock(AttaccClock):
                     need = needs[index]
                     if at >= few and need:
                         continue  # the bank's first MAC sees to its row
+                    if need == 2 and at != left[0] and later.get(bank, self.depth) + held + len(left) + count - total < self.depth:
+                        continue
                     if need:
-                        when = free[index]
+                        when = max(now, free[index])
                         while when in self.rows or (need == 1 and when + 1 in self.rows):
                             when += 1
                     else:
-                        when = max(free[index], mac_free, group.get(bank // self.device.organisation.banks, _PAST) + t["tCCD_L"])
+                        when = max(free[index], mac_free, group.get(bank % groups, _PAST) + t["tCCD_L"])
                     if when > now:
                         soonest = min(soonest, when)
                         continue
@@ -152,12 +259,12 @@ class _Clock(AttaccClock):
                         self.opened[bank] = self.act = now
                     else:
                         done[at], mac_free = now, now + self.step
-                        group[bank // self.device.organisation.banks] = now
+                        group[bank % groups] = now
                         left.remove(at)
                     again, taken = not taken and kind != "alone", kind
                     soonest = now + 1
                     break
-            now = max(now + 1, soonest)
+            now = max(now + 1, soonest) if soonest < 1 << 62 else now + 1
         return done
 
     def _latest(self) -> list[int]:
@@ -182,9 +289,12 @@ class _Clock(AttaccClock):
         """How many moves, barriers and MACs stand behind this stretch's MACs and before the first of the next to an open row of bank 0."""
         if after is None or not after[2]:
             return None
-        before, first, count, _ = after
+        before, first, count, _, askew = after
         away = 0 if self._place(first)[0] == 0 else -first % (self.turn * self.size)
-        if away >= count or self.open.get(0) != self._place(first + away)[1]:
+        mine, self.askew = self.askew, askew
+        wanted = self._place(first + away)[1]
+        self.askew = mine
+        if away >= count or self.open.get(0) != wanted:
             return None
         return moves + 1 + len(before) + away
 
@@ -227,127 +337,6 @@ class _Clock(AttaccClock):
 
 
 @dataclass(frozen=True)
-class _Shape:
-    """Columns and moves of one head; as `presilicon.sim.dram.attacc` lays it out."""
-
-    device: DramDevice
-    keys: int
-    head_dim: int
-    lanes: int
-    level: str
-
-    @property
-    def across(self) -> int:
-        """Units that share the head dimension."""
-        return self.device.organisation.banks if self.level == "bank" else 1
-
-    @property
-    def split(self) -> int:
-        """Units that share the keys."""
-        org = self.device.organisation
-        return org.pseudo_channels * (1 if self.level == "buffer" else org.ranks * org.bank_groups)
-
-    @property
-    def own(self) -> int:
-        """Keys of a unit."""
-        return math.ceil(self.keys / self.split)
-
-    def column(self, offset: int) -> int:
-        """First column of a matrix that starts at a byte of each bank."""
-        org = self.device.organisation
-        if self.level == "bank":
-            return offset // org.column_bytes
-        return offset // org.row_bytes * org.columns * (org.banks if self.level == "bg" else org.ranks * org.bank_groups * org.banks)
-
-    def groups(self, ranks_first: bool) -> list[int]:
-        """First bank of each bank group."""
-        org = self.device.organisation
-        if self.level == "buffer":
-            return [0]
-        found = [rank * org.bank_groups * org.banks + group * org.banks for rank in range(org.ranks) for group in range(org.bank_groups)]
-        return found if ranks_first else sorted(found, key=lambda bank: (bank % (org.bank_groups * org.banks), bank))
-
-    def query(self) -> list[int]:
-        """Writes of the query."""
-        return [bank for bank in range(self.across) for _ in range(math.ceil(self.head_dim / self.across / self.lanes))]
-
-    def back(self) -> list[int]:
-        """Moves of the probabilities."""
-        return [bank for bank in self.groups(True) for _ in range(math.ceil(self.keys / (self.split * self.lanes)))]
-
-    def results(self) -> list[int]:
-        """Moves of a part of the result."""
-        org = self.device.organisation
-        if self.level == "buffer":
-            return [0]
-        return [rank * org.bank_groups * org.banks + bank for bank in range(self.across) for rank in range(org.ranks)]
-
-    def score(self, offset: int) -> list[tuple[int, int]]:
-        """First column and MACs of every 16 keys."""
-        per_key = math.ceil(self.head_dim / self.across / self.lanes)
-        start = self.column(offset)
-        return [(start + at * per_key, min(MOVED, self.own - at) * per_key) for at in range(0, self.own, MOVED)]
-
-    def context(self, offset: int) -> list[tuple[int, int]]:
-        """First column and MACs of every part of the result."""
-        start = self.column(offset + VALUES)
-        return [(start + at * self.own, self.own) for at in range(math.ceil(self.head_dim / (self.across * self.lanes)))]
-
-
-def _spread(items: list[int], chunks: int, shares: int, lanes: int) -> list[list[int]]:
-    """Moves of one head beside the products of another, as the public generators spread them."""
-    stride = len(items) * lanes // shares
-    cut: list[list[int]] = [[] for _ in range(chunks)]
-    for index, item in enumerate(items):
-        share = index * lanes // stride if stride else shares
-        if share < shares:
-            cut[chunks - shares + share].append(item)
-    return cut
-
-
-def _phase(pending: list[int], macs: list[tuple[int, int]], moves: list[int], first: list[int], beside: list[list[int]],
-           ) -> tuple[list[Stretch], list[int]]:
-    """Stretches of a phase after moves that are still to do; and the moves that it leaves."""
-    found: list[Stretch] = []
-    for index, (start, count) in enumerate(macs):
-        found.append((pending if index == 0 else [], start, count, [*(moves if index else first), *beside[index]]))
-    return found, moves
-
-
-def _stretches(shape: _Shape, heads: int, apart: int) -> Iterator[Stretch]:
-    """The busiest channel's stretches: two heads interleaved, a last odd one alone."""
-    channels = shape.device.organisation.channels
-    rounds = math.ceil(heads / channels)
-    pending: list[int] = []
-    query, back, moves, results = shape.query(), shape.back(), shape.groups(False), shape.results()
-    for index in range(0, rounds - 1, 2):
-        one, two = shape.score(index * apart), shape.score((index + 1) * apart)
-        values = shape.context(index * apart)
-        chunks, parts = len(one), len(values)
-        busy = [min(channels, heads - turn * channels) for turn in (index, index + 1)]
-        none: list[list[int]] = [[] for _ in range(max(chunks, parts))]
-        yield [*pending, *query], one[0][0], int(index == 0), []
-        found, pending = _phase([], one, moves, [], _spread(query, chunks, chunks, busy[1]))
-        yield from found
-        found, pending = _phase(pending, two, moves, [0], _spread(back, chunks, chunks - chunks // 2, busy[0]))
-        yield from found
-        found, pending = _phase(pending, values, results, [0], _spread(back, parts, parts - parts // 2, busy[1]))
-        yield from found
-        found, pending = _phase(pending, values, results, [], none)
-        yield from found
-    if rounds % 2:
-        one, values = shape.score((rounds - 1) * apart), shape.context((rounds - 1) * apart)
-        none = [[] for _ in range(max(len(one), len(values)))]
-        yield [*pending, *query], 0, 0, []
-        found, pending = _phase([], one, moves, [], none)
-        yield from found
-        yield [*pending, 0, *back], 0, 0, []
-        found, pending = _phase([], values, results, [], none)
-        yield from found
-    yield pending, 0, 0, []
-
-
-@dataclass(frozen=True)
 class AttentionCycles:
     """Cycles until the last result has left, MACs of the busiest channel, units of a channel that a MAC feeds, cycles from MAC to MAC."""
 
@@ -362,9 +351,9 @@ def attention_cycles(device: DramDevice, heads: int, keys: int, head_dim: int, e
     """Cycles of decode attention; arguments as `presilicon.mapping.pim.attacc_attention`, which checks them."""
     org, t = device.organisation, device.timings
     step = {"bank": t.get("tCCD_AB", 0), "bg": t.get("tCCD_SB", 0), "buffer": t["tBL"]}[level]
-    shape = _Shape(device, keys, head_dim, org.column_bytes // element_bytes, level)
+    shape = Shape(device, keys, head_dim, org.column_bytes // element_bytes, level)
     clock = _Clock(device, level, step, refresh)
-    ahead = list(_stretches(shape, heads, math.ceil(longest * head_dim / org.banks_per_channel)))
-    for stretch, following in zip(ahead, [*ahead[1:], None], strict=True):
-        clock.stretch(*stretch, following)
+    ahead = list(stretches(shape, heads, math.ceil(longest * head_dim / org.banks_per_channel)))
+    for index, stretch in enumerate(ahead):
+        clock.stretch(*stretch, ahead[index + 1:index + 1 + _SHOWN])
     return AttentionCycles(clock.free - 1, sum(stretch[2] for stretch in ahead), shape.split * shape.across, step)

@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..arch import Estimate
-from ..arch.hybrid_spec import HybridSystem, PimSide, TiledSide
+from ..arch.hybrid_spec import CROSSED, PATH, HybridSystem, PimSide, TiledSide
 from ..errors import MappingError
 from . import pim as forms
-from .pim_attention import CROSSED, PATH
 from .tiled_side import product, streamed
 
 #: All-reduce: nanoseconds of a hop, and a byte's nanoseconds at 600 GB/s (measured on an A100, AttAcc simulator).

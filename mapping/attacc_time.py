@@ -68,6 +68,15 @@ class AttaccClock:
         """Bank (one of those that a MAC takes in turn) and row of a column of W's share."""
         return column // self.size % self.turn, column // (self.turn * self.columns)
 
+    def rows_opened(self, columns: int, batch: int) -> int:
+        """Rows that a unit opens, of `columns` of its banks `batch` times over: a bank with one row leaves it open (no refresh)."""
+        if self.level == "buffer":
+            each, more = divmod(columns, self.turn * self.columns)
+            more = min(self.turn, more)
+        else:
+            each, more = divmod(-(-columns // self.columns), self.turn)
+        return sum(banks * rows * (batch if rows > 1 else 1) for banks, rows in ((more, each + 1), (self.turn - more, each)))
+
     def block(self, first: int, rows: int, columns: int, writes: int, following: tuple[int, int] | None = None) -> None:
         """One block: `writes` of inputs, and `rows` of so many columns from the `first` of the share on.
 

@@ -44,6 +44,14 @@ class PimEstimate:
         MACs over the peak of the units in that time.
     order
         Loop order of a GEMV, as in `presilicon.sim.dram.aim`.
+    opened_bytes
+        Bytes of all rows that are opened for the reads, without refresh.
+    writes, reads
+        Commands of one channel that write inputs into buffers, and that write or read accumulators.
+    moved_bytes
+        Bytes that these commands move between units and host, on all channels.
+    peak_bytes_per_s
+        Rate at which all units together take columns, one after the other.
     """
 
     cycles: int
@@ -52,6 +60,11 @@ class PimEstimate:
     weight_bytes: int
     utilisation: float
     order: str = ""
+    opened_bytes: int = 0
+    writes: int = 0
+    reads: int = 0
+    moved_bytes: int = 0
+    peak_bytes_per_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -162,13 +175,25 @@ def aim_gemv(device: DramDevice, outputs: int, inputs: int, *, batch: int = 1, e
     shape = gemv_shape(device, outputs, inputs, element_bytes, bits)
     if order not in ORDERS:
         raise UnknownNameError("loop order", str(order), ORDERS, device.name)
+    modes = {name: device.command(name).mode for name in ("MAC16", "WRGB", "WRMAC16", "RDMAC16")}
+    if not device.mode_switch or modes != {"MAC16": modes["MAC16"], **dict.fromkeys(("WRGB", "WRMAC16", "RDMAC16"), modes["WRGB"])} or (
+            "" in modes.values() or modes["MAC16"] == modes["WRGB"]):
+        raise MappingError(f"{device.name}: commands: modes {modes}, switched by {device.mode_switch or 'no command'}; the closed form "
+                           "knows MAC16 in one mode, WRGB, WRMAC16 and RDMAC16 in another, and a command with switches_mode (or give gemv: "
+                           "mac, write, read)")
     # First command in cycle 2; the host's end two cycles behind the last result.
     positive(device, batch=batch)
     cycles = 2 + _aim_passes(device, shape, order, batch) + 2
     if refresh:
         cycles = refreshed(device, cycles)
     found = _estimate(device, cycles, outputs * inputs * batch, shape, order)
-    return replace(found, weight_bytes=batch * found.weight_bytes)
+    visits = [(math.ceil(shape.widths()[block] * shape.spread) if loads else 0, restores or index == 0)
+              for index, (block, loads, restores) in enumerate(_visits(shape, order, batch))]
+    writes, reads, org = sum(columns for columns, _ in visits), 2 * sum(read for _, read in visits), device.organisation
+    opened = 1 if shape.groups * shape.blocks == 1 else len(visits)
+    return replace(found, weight_bytes=batch * found.weight_bytes, writes=writes, reads=reads,
+                   opened_bytes=opened * org.row_bytes * org.channels * org.banks_per_channel,
+                   moved_bytes=(writes + reads) * org.column_bytes * org.channels)
 
 
 def _aim_passes(device: DramDevice, shape: GemvShape, order: Order, batch: int = 1) -> float:
@@ -254,7 +279,7 @@ def _estimate(device: DramDevice, cycles: float, macs: int, shape: GemvShape, or
     units = device.units_per_channel // (org.ranks if pim.placement == "bank-pair" else 1)
     peak = org.channels * units * pim.lanes * pim.clock_hz
     return PimEstimate(math.ceil(cycles), time_s, macs, columns * org.column_bytes * org.channels * org.banks_per_channel,
-                       min(1.0, macs / (time_s * peak)), order)
+                       min(1.0, macs / (time_s * peak)), order, peak_bytes_per_s=org.channels * units * pim.width_bytes * pim.clock_hz)
 
 
 def best_gemv(device: DramDevice, outputs: int, inputs: int, *, batch: int = 1, element_bytes: int = 2,
@@ -270,6 +295,17 @@ def best_gemv(device: DramDevice, outputs: int, inputs: int, *, batch: int = 1, 
     return min(found, key=lambda estimate: estimate.cycles)
 
 
+def samsung_units(device: DramDevice) -> None:
+    """Raise MappingError for a device without Samsung's units, or whose channels their kernels cannot park and program."""
+    org = device.organisation
+    if device.pim is None or device.pim.placement != "bank-pair":
+        raise MappingError(f"{device.name}: has no processing unit between two banks, which these kernels need")
+    if org.pseudo_channels != 1 or org.bank_groups < 3 or org.banks < 2:
+        raise MappingError(f"{device.name}: organisation: {org.pseudo_channels} pseudo-channels, {org.bank_groups} bank groups of "
+                           f"{org.banks} banks; its kernels change modes by banks 0 and 1 of the first and third group: expected 1 "
+                           "pseudo-channel (count them as channels), 3 bank groups or more and 2 banks or more")
+
+
 def samsung_gemv(device: DramDevice, outputs: int, inputs: int, *, batch: int = 1, refresh: bool = True) -> PimEstimate:
     """GEMV of FP16 on Samsung's units in closed form; arguments and errors as `presilicon.sim.dram.samsung.simulate`.
 
@@ -277,9 +313,9 @@ def samsung_gemv(device: DramDevice, outputs: int, inputs: int, *, batch: int = 
     the bus turns around twice, and each change of a row is written out. About 408 + 365 n cycles for n tiles.
     """
     positive(device, outputs=outputs, inputs=inputs, batch=batch)
+    samsung_units(device)
     pim, org, t = device.pim, device.organisation, device.timings
-    if pim is None or pim.placement != "bank-pair":
-        raise MappingError(f"{device.name}: has no processing unit between two banks, which these kernels need")
+    assert pim is not None
     units = org.channels * device.units_per_channel // org.ranks
     registers = pim.registers
     groups = math.ceil(outputs / units / registers)
@@ -291,8 +327,9 @@ def samsung_gemv(device: DramDevice, outputs: int, inputs: int, *, batch: int = 
     rewrite = t["tCWL"] + t["tBL"] + t["tWR"] + t["tRP"]
     reread = t["tRTP"] + t["tRP"]
     rows_of_tile = max(1, squares // org.columns)
-    read = (squares - rows_of_tile) * t["tCCD_L"] + (rows_of_tile - 1) * (reread + t["tRCDRD"])
-    write = (registers - 1) * t["tCCD_L"]
+    step = max(t["tCCD_L"], t["tBL"])
+    read = (squares - rows_of_tile) * step + (rows_of_tile - 1) * (reread + t["tRCDRD"])
+    write = (registers - 1) * step
     turn = t["tCWL"] + t["tBL"] + t["tWTR_L"]
     # Even tiles read bank 0, beside the registers' row in bank 1; odd tiles share bank 1 with it.
     even = write + turn + read + t["tRTW"]
@@ -311,9 +348,11 @@ def samsung_gemv(device: DramDevice, outputs: int, inputs: int, *, batch: int = 
     cycles = (refreshed(device, cycles, t["tRP"]) if refresh else cycles) + parked
     shape = GemvShape(groups, tiles, squares, squares)
     found = _estimate(device, cycles, outputs * inputs * batch, shape, "")
-    return PimEstimate(found.cycles, found.time_s, found.macs,
-                       groups * tiles * squares * org.column_bytes * org.channels * device.units_per_channel // org.ranks,
-                       found.utilisation)
+    # Rows of W opened, and columns read, by each unit; registers written beside all units of a channel, and read of each of them.
+    read, opened = passes * tiles * squares * org.column_bytes, passes * tiles * rows_of_tile * org.row_bytes
+    writes, reads = passes * tiles * registers, passes * registers * units // org.channels
+    return replace(found, weight_bytes=read * units, opened_bytes=opened * units, writes=writes, reads=reads,
+                   moved_bytes=(writes + reads) * org.column_bytes * org.channels)
 
 
 def attacc_attention(device: DramDevice, heads: int, keys: int, *, head_dim: int = 128, element_bytes: int = 2,

@@ -16,7 +16,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -28,11 +27,6 @@ from . import newton_refresh
 from . import pim as forms
 
 Floats = npt.NDArray[np.float64]
-
-#: Parts of the path from a cell to the processor, in order (names of a DRAM file's energies).
-PATH: Final = ("activate", "cell", "column", "bankgroup", "tsv", "io")
-#: How many of them a read by units crosses, by where the units are (AttAcc simulator: its energies by level).
-CROSSED: Final[Mapping[str, int]] = {"bank": 2, "bg": 3, "buffer": 5, "logic": 5}
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Final, Literal
 
 from ..arch.dram import DramDevice
 from ..errors import MappingError, UnknownNameError
-from .attacc_time import AttaccClock
+from .attacc_time import MOVED, AttaccClock
 from .newton_refresh import TileClock
 from .pim import PimEstimate, best_gemv, positive, weights_in_column
 from .pim_attention import tile_cycles
@@ -79,7 +79,11 @@ def attacc_gemv(device: DramDevice, outputs: int, inputs: int, *, batch: int = 1
     wanted = outputs * inputs * batch * vectors
     peak = vectors * org.channels * split * across * lanes / (step * device.cycle_s)
     read = batch * sum(per_row) * rows * org.column_bytes * org.channels * split * across
-    return PimEstimate(cycles, time_s, wanted, read, min(1.0, wanted / (time_s * peak)), level)
+    moved = batch * sum(writes), batch * len(blocks) * clock.movers * math.ceil(rows / MOVED)
+    units = org.channels * split * across
+    return PimEstimate(cycles, time_s, wanted, read, min(1.0, wanted / (time_s * peak)), level,
+                       clock.rows_opened(rows * sum(per_row), batch) * org.row_bytes * units, *moved,
+                       sum(moved) * org.column_bytes * org.channels, units * org.column_bytes / (step * device.cycle_s))
 
 
 def weights_s(device: DramDevice, kernel: str, outputs: int, inputs: int, *, bits: float = 16.0, level: str = "bank",
@@ -124,15 +128,15 @@ def newton_shape(
     return groups, [math.ceil(block / (device.pim.width_bytes * 8 / bits)) for block in blocks]
 
 
-def newton_gemv(device: DramDevice, outputs: int, inputs: int, *, batch: int = 1, refresh: bool = True) -> PimEstimate:
-    """GEMV of 16-bit numbers on NeuPIMs or Newton, as `presilicon.sim.dram.neupims` plays its tiles.
+def newton_gemv(device: DramDevice, outputs: int, inputs: int, *, batch: int = 1, refresh: bool = True, bits: float = 16.0) -> PimEstimate:
+    """GEMV on NeuPIMs or Newton, as `presilicon.sim.dram.neupims` plays its tiles; `bits`: as `attacc_gemv`.
 
     Raises
     ------
     MappingError
         Sizes that are no positive integers, a matrix larger than the device, a device without four-bank activates.
     """
-    groups, blocks = newton_shape(device, outputs, inputs)
+    groups, blocks = newton_shape(device, outputs, inputs, bits=bits)
     positive(device, batch=batch)
     org = device.organisation
     clock = TileClock(device, refresh)
@@ -146,7 +150,10 @@ def newton_gemv(device: DramDevice, outputs: int, inputs: int, *, batch: int = 1
     read = batch * groups * sum(blocks) * device.pim.width_bytes * units
     wanted = outputs * inputs * batch
     peak = units * device.pim.lanes * device.pim.clock_hz
-    return PimEstimate(math.ceil(cycles), time_s, wanted, read, min(1.0, wanted / (time_s * peak)))
+    tiles, writes = batch * groups * len(blocks), batch * len(blocks)
+    return PimEstimate(math.ceil(cycles), time_s, wanted, read, min(1.0, wanted / (time_s * peak)), "", tiles * org.row_bytes * units,
+                       writes, tiles, (writes * org.row_bytes + tiles * org.column_bytes) * org.channels,
+                       units * device.pim.width_bytes * device.pim.clock_hz)
 
 
 def upmem_gemv(device: DramDevice, outputs: int, inputs: int, *, batch: int = 1, element: str = "int8", threads: int = 16) -> PimEstimate:
@@ -178,5 +185,6 @@ def upmem_gemv(device: DramDevice, outputs: int, inputs: int, *, batch: int = 1,
     cycles = batch * max(work, dma) + told["stages"]
     time_s, wanted = cycles / unit.clock_hz, outputs * inputs * batch
     return PimEstimate(math.ceil(cycles), time_s, wanted, batch * rows * inputs * size * cores,
-                       min(1.0, wanted / (time_s * cores * unit.clock_hz)))
+                       min(1.0, wanted / (time_s * cores * unit.clock_hz)),
+                       peak_bytes_per_s=cores * told["dma_bytes_per_cycle"] * unit.clock_hz)
 

@@ -249,6 +249,19 @@ def row_cycles(layout: RowLayout, order: Order, batch: int = 1) -> int:
     return clock.last[layout.roles.read, layout.reads[-1]] + device.expand(device.command(layout.roles.read).latency)
 
 
+def written_beside(layout: RowLayout) -> int:
+    """Cycles of a refresh beside which inputs are written, where it falls before a visit that writes some and no row holds writes back."""
+    device, roles, shape = layout.device, layout.roles, layout.shape
+    if device.refresh is None:
+        return 0
+    duration = device.timings[device.refresh.duration]
+    if gap(device, device.refresh.command, roles.write) >= duration:
+        return 0
+    written = math.ceil(shape.columns * shape.spread) * len(layout.writes) * gap(device, roles.write, roles.write)
+    mac = device.command(roles.mac)
+    return min(written, duration + gap(device, mac.closer, mac.opener))
+
+
 def _beside_refresh(layout: RowLayout, batch: int, cycles: int) -> int:
     """Cycles of a refresh beyond tRFC, or below it, where commands reach the units one after the other.
 
@@ -280,10 +293,19 @@ def row_gemv(device: DramDevice, outputs: int, inputs: int, *, batch: int = 1, o
     orders: tuple[Order, ...] = ("outputs", "inputs") if order is None else (order,)
     cycles, best = min((row_cycles(layout, each, batch), each) for each in orders)
     if refresh:
+        loads = 1.0 if best == "outputs" and layout.shape.blocks > 1 else 1.0 / layout.shape.groups  # visits that write inputs
+        beside = _beside_refresh(layout, batch, cycles) - int(loads * written_beside(layout))
         latency = device.expand(device.command(layout.roles.read).latency)  # what falls due while data arrives is another's
-        cycles = math.ceil(refreshed(device, cycles - latency, _beside_refresh(layout, batch, cycles))) + latency
+        cycles = math.ceil(refreshed(device, cycles - latency, beside)) + latency
     pim, units = device.pim, device.organisation.channels * device.units_per_channel
     assert pim is not None
     time_s, wanted = cycles * device.cycle_s, outputs * inputs * batch
     read = batch * layout.shape.groups * sum(layout.shape.widths()) * pim.width_bytes * units
-    return PimEstimate(cycles, time_s, wanted, read, min(1.0, wanted / (time_s * units * pim.lanes * pim.clock_hz)), best)
+    org, passes = device.organisation, list(visits(layout.shape, best, batch))
+    places = layout.shape.groups * layout.shape.blocks
+    written = sum(math.ceil(layout.shape.widths()[block] * layout.shape.spread) for _, block, load, *_ in passes if load)
+    writes = len(layout.writes) * written
+    reads = sum(len(layout.clears) * first + len(layout.reads) * last for _, _, _, first, last in passes)
+    return PimEstimate(cycles, time_s, wanted, read, min(1.0, wanted / (time_s * units * pim.lanes * pim.clock_hz)), best,
+                       (1 if places == 1 else len(passes)) * org.row_bytes * units, writes, reads,
+                       (writes + reads) * org.column_bytes * org.channels, units * pim.width_bytes * pim.clock_hz)

@@ -32,6 +32,8 @@ _PRIOR: Final = 0.02
 #: Rows that the fit simulates, at most, spread over the suites.
 FIT_ROWS: Final = 240
 MIN_ROWS: Final = 20
+#: Factor between a measured and a fitted time from which on a row is named.
+OUTLIER: Final = 2.0
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,8 @@ class KernelCalibration:
         Rows that were fitted.
     refused
         Rows without a prediction, with the reason.
+    outliers
+        Rows that the fit leaves wrong by more than `OUTLIER`, worst first: the loss lets them count little.
     """
 
     system: System
@@ -60,6 +64,7 @@ class KernelCalibration:
     errors: list[ErrorLine] = field(default_factory=list)
     rows: int = 0
     refused: tuple[str, ...] = ()
+    outliers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -119,7 +124,15 @@ def calibrate_kernels(rows: KernelRows, system: System, *, source: str, seed: in
         left = _solve(near, measured, origin, ~mine)
         lines.append(error_line(f"{suite} left out altogether", measured[mine], near.predict(left, mine)))
     made = from_document(dict(fitted.document) | {"intervals": intervals})
-    return KernelCalibration(made, dict(zip(NAMES, values.tolist(), strict=True)), idle, lines, len(fit.frame), tuple(refused))
+    return KernelCalibration(made, dict(zip(NAMES, values.tolist(), strict=True)), idle, lines, len(fit.frame), tuple(refused),
+                             _outliers(fit, after / measured))
+
+
+def _outliers(rows: KernelRows, ratio: np.ndarray) -> tuple[str, ...]:
+    far = np.abs(np.log(ratio))
+    order = [n for n in np.argsort(-far, kind="stable").tolist() if far[n] > np.log(OUTLIER)]
+    return tuple(f"{rows.frame['suite'].iloc[n]} {rows.frame['shape'].iloc[n]} {rows.frame['config'].iloc[n]}: measured "
+                 f"{rows.frame['measured_s'].iloc[n]:.4g} s, fitted {ratio[n] * rows.frame['measured_s'].iloc[n]:.4g} s" for n in order)
 
 
 def _with(system: System, values: np.ndarray, source: str) -> System:

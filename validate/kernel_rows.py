@@ -6,7 +6,8 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -22,7 +23,7 @@ from .kernels.suite import fields_of
 if TYPE_CHECKING:
     import pandas as pd
 
-    from .kernels.suite import Suite
+    from .kernels.suite import Config, Shape, Suite
 
 Progress = Callable[[str, float], None]
 #: The timer whose rows are predicted: CUDA-graph replays back to back, L2 warm, no events and no host in the time.
@@ -31,6 +32,8 @@ TIMER: Final = "graph"
 _HELD_SHAPES, _HELD_CONFIGS = 4, 5
 #: A row whose 10th and 90th percentile are further apart than this was disturbed, and says little.
 STEADY: Final = 1.3
+#: How far the memory that a GPU states may be from the data sheet's: ECC and the driver take up to 7 %; boards of a model differ by more.
+_MEMORY: Final = 0.12
 #: Classes of shapes by the sizes of their names: work of a launch in bytes or operations.
 _GROUPS: Final = ("gemms", "attentions", "moes", "memory", "tensors")
 
@@ -44,10 +47,10 @@ class KernelRows:
     path, gpu
         The file, and the GPU's name in it.
     frame
-        One row each: suite, group, dtype, shape, config (texts), measured_s, spread (90th over 10th percentile), part ("fit", "held-out
-        shape", "held-out config"), size (class by the shape's work).
+        One row each: suite, group, dtype, shape, config (texts), measured_s, spread (90th over 10th percentile), triton (the version that
+        compiled it), part ("fit", "held-out shape", "held-out config"), size (class by the shape's work).
     notes
-        What was left out, in words.
+        What was left out, and which rows another Triton compiled, in words.
     seed
         Of the split.
     """
@@ -155,7 +158,10 @@ def read_kernel_rows(path: Path, system: System, *, seed: int | None = None) -> 
             dropped[why] = dropped.get(why, 0) + 1
             continue
         measured, low, high = (_seconds(row[name], path, number, name) for name in ("latency_s", "p10_s", "p90_s"))
-        suite, shape = suites[row["suite"]], fields_of(row["shape"])
+        suite, shape, config = suites[row["suite"]], fields_of(row["shape"]), fields_of(row["config"])
+        if not _takes(suite, shape, config):
+            dropped["of shapes or configs that are not there"] = dropped.get("of shapes or configs that are not there", 0) + 1
+            continue
         peak, rate = max(system.peaks_flops_per_s.values()), suite.flops(shape) / measured
         if rate > 1.1 * peak:
             raise TableError(f"{path}, row {number}: {row['suite']} {row['shape']} would be {rate / 1e12:.4g} TFLOP/s; {system.title} has "
@@ -164,12 +170,22 @@ def read_kernel_rows(path: Path, system: System, *, seed: int | None = None) -> 
             dropped[f"spread over {STEADY}"] = dropped.get(f"spread over {STEADY}", 0) + 1
             continue
         kept.append({"suite": row["suite"], "group": of_group[row["suite"]], "dtype": row["dtype"], "shape": row["shape"],
-                     "config": row["config"], "measured_s": measured, "spread": high / low,
+                     "config": row["config"], "measured_s": measured, "spread": high / low, "triton": row["triton"],
                      "part": split_of(row["suite"], row["shape"], row["config"], seed), "size": _size(suite, shape)})
     if not kept:
         raise TableError(f"{path}: no row to predict: none is of a Triton kernel, timed by {TIMER!r}, with status ok ({_listed(dropped)})")
-    notes = (f"{len(kept)} of {len(table)} rows are predicted; left out: {_listed(dropped)}",) if dropped else ()
-    return KernelRows(path, table[0]["gpu"], pd.DataFrame(kept), notes, seed)
+    notes = [f"{len(kept)} of {len(table)} rows are predicted; left out: {_listed(dropped)}"] if dropped else []
+    notes += [*_other_compilers(kept), *_other_settings(path)]
+    return KernelRows(path, table[0]["gpu"], pd.DataFrame(kept), tuple(notes), seed)
+
+
+def _other_compilers(kept: Sequence[dict[str, Any]]) -> list[str]:
+    """What is to be said of rows whose code another Triton made than the one that is installed."""
+    import triton
+
+    times = Counter(str(row["triton"]) for row in kept if row["triton"] not in ("", triton.__version__))
+    return [f"{count} rows were measured with Triton {version}, but Triton {triton.__version__} compiles them here, to other machine code: "
+            f"pip install triton=={version} predicts the code that ran" for version, count in sorted(times.items())]
 
 
 def _listed(dropped: dict[str, int]) -> str:
@@ -184,6 +200,14 @@ def _why_not(row: dict[str, str], suites: dict[str, Suite], of_group: dict[str, 
     if row["timer"] != TIMER:
         return f"of other timers than {TIMER}"
     return "" if row["status"] == "ok" else f"with status {row['status']}"
+
+
+def _takes(suite: Suite, shape: Shape, config: Config) -> bool:
+    """Whether a suite has shapes and configs with these names and kinds of values; another version's may have others."""
+    def kinds(fields: Mapping[str, Any]) -> dict[str, bool]:
+        return {name: isinstance(value, str) for name, value in fields.items()}
+
+    return any(kinds(one) == kinds(shape) for one in suite.shapes) and any(kinds(one) == kinds(config) for one in suite.configs(shape))
 
 
 def _seconds(text: str, path: Path, number: int, column: str) -> float:
@@ -205,28 +229,56 @@ def _size(suite: Suite, shape: Any) -> str:
 def check_gpu(path: Path, gpu: str, system: System) -> None:
     """Raise if a file's GPU is not the system's.
 
-    By the provenance beside the file where there is one (compute capability, SMs), and by the model's name.
+    By the provenance beside the file where there is one (compute capability, SMs, memory), and by the model's name, its memory and its form
+    (a name that states none is of the SXM board where the system's states one).
 
     Raises
     ------
     TableError
         It is another one.
     """
-    facts: dict[str, Any] = {}
-    try:
-        facts = json.loads(beside(path, "provenance.json").read_text(encoding="utf-8"))["runs"][-1]["machine"]
-    except (OSError, ValueError, KeyError, IndexError, TypeError):
-        facts = {}
+    facts = (_machines(path) or [{}])[-1]
     capability, count = str(facts.get("compute_capability", "")).replace(".", ""), facts.get("sm_count")
     if capability and f"sm_{capability}" != system.generation:
         raise TableError(f"{path}: measured on {gpu} (sm_{capability}); {system.name} is {system.generation}")
     if count is not None and int(count) != int(system.gpu.sm.count):
         raise TableError(f"{path}: measured on {gpu} with {count} SMs; {system.name} has {int(system.gpu.sm.count)}")
-    models = set(re.findall(r"[A-Z]+\d+[A-Z]*|\d{4}", gpu.upper())) - {"GB", "HBM3", "HBM2", "HBM3E"}
-    known = f"{system.title} {system.name}".upper()
-    named = {model for model in models if not re.fullmatch(r"(HBM|GDDR|SXM)\d*E?", model)}
-    if named and not any(model in known for model in named):
+    known = f"{system.title} {system.name}"
+    models, forms = _models(gpu), _forms(known)
+    if (models and not models & _models(known)) or (forms and not (_forms(gpu) or {"SXM"}) & forms):
         raise TableError(f"{path}: measured on {gpu}; {system.name} is {system.title}: name the device file of that GPU with --system")
+    named = re.search(r"(\d+) ?GB", gpu.upper())
+    memory = float(facts.get("memory_bytes") or (float(named[1]) * 1e9 if named else system.memory_bytes))
+    if abs(memory / system.memory_bytes - 1) > _MEMORY:
+        raise TableError(f"{path}: measured on {gpu} with {memory / 1e9:.4g} GB; {system.name} has {system.memory_bytes / 1e9:.4g} GB")
+
+
+def _machines(path: Path) -> list[dict[str, Any]]:
+    """What the provenance beside a file says of the machine, run by run; empty where there is none."""
+    try:
+        return [dict(run["machine"]) for run in json.loads(beside(path, "provenance.json").read_text(encoding="utf-8"))["runs"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def _other_settings(path: Path) -> list[str]:
+    """What is to be said of runs that found the GPU with other drivers, limits or clocks."""
+    notes = []
+    for name, what in (("driver", "drivers"), ("power_limit_w", "power limits (W)"), ("max_sm_clock_mhz", "largest SM clocks (MHz)")):
+        found = sorted({str(machine[name]) for machine in _machines(path) if machine.get(name) is not None})
+        if len(found) > 1:
+            notes.append(f"the runs of the file had different {what}: {', '.join(found)}; one set of constants is fitted for all")
+    return notes
+
+
+def _models(text: str) -> set[str]:
+    """Names of models in a text, such as H100 or 4090: whole words, so that an L4 is no L40S."""
+    words = set(re.findall(r"(?<![A-Z0-9])(?:[A-Z]{1,2}\d+[A-Z]?|\d{4})(?![A-Z0-9])", text.upper()))
+    return {word for word in words if not word.endswith("GB")}
+
+
+def _forms(text: str) -> set[str]:
+    return {form[:4].rstrip("0123456789") for form in re.findall(r"(?<![A-Z0-9])(?:SXM\d?|PCIE|NVL)(?![A-Z0-9])", text.upper())}
 
 
 @dataclass(frozen=True)

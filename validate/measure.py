@@ -32,8 +32,11 @@ if (
 if TYPE_CHECKING:
     from .kernels.suite import Suite
 
-#: The measuring process ends with this when the GPU's context is lost, and with the other when a point takes too long.
-LOST, HUNG = 74, 75
+#: The measuring process ends with the first when the GPU's context is lost, with the second when a point takes too long, and with the third
+#: when the time has long been up.
+LOST, HUNG, LATE = 74, 75, 76
+#: Seconds behind the deadline for which a point that was begun before may go on.
+GRACE_S: Final = 60.0
 DEFAULT_BUDGET_S: Final = 500.0
 DEFAULT_POINT_S: Final = 120.0
 #: The compute capability that `list_suites` counts points for (some suites need Hopper).
@@ -88,6 +91,7 @@ def measure(
     point_s: float = DEFAULT_POINT_S,
     shapes: int | None = None,
     seed: int = 0,
+    retry: bool = False,
     quiet: bool = False,
 ) -> int:
     """Supervise a run; see `main` for the options.
@@ -101,7 +105,7 @@ def measure(
     MeasureError
         An option is wrong.
     """
-    from .kernels.record import MeasureError, beside, export_tables
+    from .kernels.record import MeasureError, beside, drop_rows, export_tables
 
     if budget_s <= 0 or point_s <= 0:
         raise MeasureError("--budget and --point-limit are seconds and must be positive")
@@ -110,6 +114,9 @@ def measure(
     deadline = time.time() + budget_s
     marker = beside(path, "inflight.json")
     marker.unlink(missing_ok=True)
+    if retry and path.exists():
+        count = drop_rows(path, {s.name for s in suites})
+        sys.stderr.write(f"{path}: {count} rows that failed or were wrong are measured again\n")
     child = [
         *command(),
         "--child",
@@ -132,6 +139,11 @@ def measure(
     while True:
         status = subprocess.run(child, env=environment, check=False).returncode
         if status in (0, 1, 2, 130, -signal.SIGINT, -signal.SIGTERM) or not marker.exists():
+            break
+        if status == LATE:
+            marker.unlink()
+            sys.stdout.write(f"{path}: the budget is spent, and the point in flight was left; the same command goes on with it\n")
+            status = 0
             break
         reason = {HUNG: f"took longer than {point_s:g} s", LOST: "took the GPU's context with it"}.get(
             status, f"ended its process (exit status {status})"
@@ -183,7 +195,7 @@ def _measure_here(options: Any) -> int:
     points, refused = plan(suites, machine.capability, tiny=options.check, most_shapes=options.shapes)
     by_name = {s.name: s for s in suites}
     in_flight = InFlight(path, machine.name)
-    _watch(in_flight, options.point_limit)
+    _watch(in_flight, options.point_limit, options.deadline + GRACE_S)
     run: dict[str, Any] = {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "suites": list(by_name),
@@ -239,17 +251,24 @@ def _measure_here(options: Any) -> int:
     return 0
 
 
-def _watch(in_flight: Any, limit_s: float) -> None:
-    """End the process when a point takes longer than `limit_s`."""
+def _watch(in_flight: Any, limit_s: float, latest: float) -> None:
+    """End the process when a point takes longer than `limit_s`, or goes on at the time `latest`."""
 
     def look() -> None:
         while True:
             time.sleep(min(1.0, limit_s / 4))
-            since = in_flight.since
-            if since is not None and time.time() - since > limit_s:
-                os._exit(HUNG)
+            status = _overdue(in_flight.since, time.time(), limit_s, latest)
+            if status:
+                os._exit(status)
 
     threading.Thread(target=look, daemon=True).start()
+
+
+def _overdue(since: float | None, now: float, limit_s: float, latest: float) -> int:
+    """Status with which a process ends whose point was begun at `since` (None: there is none); 0 to go on."""
+    if since is None:
+        return 0
+    return HUNG if now - since > limit_s else LATE if now > latest else 0
 
 
 class _Progress:
@@ -311,12 +330,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="measure", description="Measure the kernel suites on the GPU of this machine.")
     parser.add_argument("--suite", default="all", help="names, groups or prefixes*, comma-separated (default: all; --list shows them)")
     parser.add_argument("-o", "--out", default="measured.csv", help="CSV, gone on with if it is there (default: measured.csv)")
-    parser.add_argument("--budget", type=float, default=DEFAULT_BUDGET_S, help="seconds in all, compilation included (default: 500)")
+    parser.add_argument(
+        "--budget",
+        type=float,
+        default=DEFAULT_BUDGET_S,
+        help="seconds in all, compilation included (default: 500); a point in flight may take a minute more",
+    )
     parser.add_argument("--jobs", type=int, help="processes that compile ahead (default: CPU cores less two, at most 12)")
     parser.add_argument(
         "--point-limit", type=float, default=DEFAULT_POINT_S, help="seconds after which a point counts as hung (default: 120)"
     )
     parser.add_argument("--shapes", type=int, help="at most so many shapes of a suite, the first ones")
+    parser.add_argument("--retry", action="store_true", help="measure again what failed or was wrong, of the suites named")
     parser.add_argument("--seed", type=int, default=0, help="of the random inputs")
     parser.add_argument(
         "--check", action="store_true", help="without a GPU: tiny sizes in Triton's interpreter, outputs checked, times meaningless"
@@ -349,6 +374,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             point_s=options.point_limit,
             shapes=options.shapes,
             seed=options.seed,
+            retry=options.retry,
             quiet=options.quiet,
         )
     except PresiliconError as error:

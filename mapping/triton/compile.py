@@ -26,7 +26,7 @@ from typing import Any
 from ...errors import KernelError
 from . import cache
 from .cubin import CubinInfo, read_cubin
-from .launch import Grid, Launch, bind_launch, place_of
+from .launch import Grid, Launch, bind_launch, place_of, source_place
 from .patience import HEAVY, VARIABLE, limit_s, numbers_a_thread, within
 from .tools import require_triton, run_on_cubin
 
@@ -123,7 +123,7 @@ def content_key(launch: Launch) -> str:
     except Exception as error:
         raise KernelError(f"{place_of(launch.function)} does not compile: {type(error).__name__}: {error}") from error
     kinds = sorted((str(path), _kind(value)) for path, value in launch.constexprs.items())  # the source's hash takes 1024 for "1024"
-    parts = [_SCHEMA, triton.__version__, str(launch.target), source, launch.options.hash(), launch.function.file_name,
+    parts = [_SCHEMA, triton.__version__, str(launch.target), source, launch.options.hash(), source_place(launch.function)[0],
              json.dumps(sorted(_environment().items())), json.dumps(kinds)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
@@ -263,10 +263,9 @@ def compile_launch(launch: Launch, *, cached: bool = True, folder: Path | None =
         if folder:
             cache.store(folder, key, *entry)
     head, parts = entry
-    function = launch.function
+    file, line = source_place(launch.function)
     texts: dict[str, Any] = {name: parts[name].decode() for name in _TEXTS}
-    line = getattr(function, "def_file_line_number", None) or function.starting_line_number
-    return CompiledKernel(target=launch.target, cubin=parts["cubin"], source_file=function.file_name, source_line=line, key=key,
+    return CompiledKernel(target=launch.target, cubin=parts["cubin"], source_file=file, source_line=line, key=key,
                           **texts, **head)
 
 

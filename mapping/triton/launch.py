@@ -197,10 +197,19 @@ def _plain(value: Any, memory: _Memory, where: str) -> Any:
     return getattr(value, "value", value) if type(value).__name__ == "constexpr" else value
 
 
+def source_place(function: Any) -> tuple[str, int]:
+    """File and line of a kernel's ``def``, also with a Triton (before 3.7) that does not tell them: it counts from the decorators."""
+    file = getattr(function, "file_name", "") or inspect.getfile(function.fn)
+    line = getattr(function, "def_file_line_number", None)
+    if line is None:
+        heads = (number for number, text in enumerate(getattr(function, "raw_src", ())) if text.lstrip().startswith("def "))
+        line = getattr(function, "starting_line_number", 0) + next(heads, 0)
+    return file, line
+
+
 def place_of(function: Any) -> str:
     """``file.py:12: kernel 'name'`` for messages."""
-    file = getattr(function, "file_name", "") or inspect.getfile(function.fn)
-    line = getattr(function, "def_file_line_number", None) or getattr(function, "starting_line_number", 0)
+    file, line = source_place(function)
     return f"{file}:{line}: kernel {function.__name__!r}"
 
 
@@ -307,7 +316,8 @@ def _evaluate_grid(grid: Grid, bound: dict[str, Any], where: str) -> tuple[int, 
         except Exception as error:
             raise KernelError(f"{where}: grid size {axis} is {shown(size)}, not a whole number ({error})") from None
         if not 1 <= number <= _GRID_LIMITS[axis]:
-            raise KernelError(f"{where}: grid size {axis} is {number}; allowed are 1 to {_GRID_LIMITS[axis]}")
+            why = "a grid of no CTAs launches nothing" if number == 0 else f"allowed are 1 to {_GRID_LIMITS[axis]}"
+            raise KernelError(f"{where}: grid size {axis} is {number}; {why}")
         full.append(number)
     return full[0], full[1], full[2]
 

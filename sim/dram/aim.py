@@ -2,7 +2,8 @@
 
 All channels play the same requests in lock step, so one is simulated. A host hands over one instruction per cycle; it is
 decoded into `opsize` commands per channel. Reads of result registers block the host: it decodes on one cycle after the data
-has arrived. Writes of configuration or general registers (CFR, GPR) take the host a cycle each and no command.
+has arrived. Writes of configuration or general registers (CFR, GPR) and additions of those (EWADD) take the host a cycle each and
+no command. SYNC holds the host until all before it has landed. WR_SBK and RD_SBK are ordinary writes and reads of one bank.
 
 GEMV, `gemv`: outputs are spread over channels and banks, so that one pass makes ``channels x banks`` of them; the input is
 cut into blocks of a row (the global buffer holds one). ``order="outputs"`` finishes one group of outputs after the other and
@@ -12,6 +13,7 @@ the accumulators once per group and block.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import product
@@ -30,10 +32,11 @@ _INSTRUCTIONS: Final = {
     "MAC_ABK": ("MAC16", True, False), "MAC_SBK": ("MAC", True, False), "AF": ("AF16", True, False),
     "EWMUL": ("EWMUL16", True, False), "COPY_BKGB": ("RDCP", True, False), "COPY_GBBK": ("WRCP", True, False),
     "WR_GB": ("WRGB", False, False), "WR_BIAS": ("WRMAC16", False, False), "RD_MAC": ("RDMAC16", False, True),
-    "RD_AF": ("RDAF16", False, True), "WR_ABK": ("WRA16", True, False),
+    "RD_AF": ("RDAF16", False, True), "WR_ABK": ("WRA16", True, False), "WR_SBK": ("WR", True, False), "RD_SBK": ("RD", True, True),
+    "SYNC": ("SYNC", False, True),
 }
-#: Host accesses to registers: take a cycle of the host, and nothing of the memory.
-HOST: Final = ("W_CFR", "W_GPR", "R_GPR")
+#: Host accesses to registers, and additions of general registers: take a cycle of the host, and nothing of the memory.
+HOST: Final = ("W_CFR", "W_GPR", "R_GPR", "EWADD")
 #: Commands that a channel's controller holds before the host waits (AiM simulator: one more while it holds no more than 32).
 _DEPTH: Final = 33
 #: Rows of activation functions: a look-up table beyond the rows of data.
@@ -45,7 +48,7 @@ class Instruction:
     """One instruction: name, how many columns or registers (`opsize`), row and bank where they matter.
 
     Names are those of the AiM instruction set: MAC_ABK (all banks), MAC_SBK, AF, EWMUL, COPY_BKGB, COPY_GBBK, WR_GB,
-    WR_BIAS, RD_MAC, RD_AF, WR_ABK; and W_CFR, W_GPR, R_GPR of the host.
+    WR_BIAS, RD_MAC, RD_AF, WR_ABK, WR_SBK, RD_SBK, SYNC; and W_CFR, W_GPR, R_GPR, EWADD of the host.
     """
 
     name: str
@@ -145,20 +148,25 @@ def _check(device: DramDevice, instruction: Instruction, walks: bool) -> None:
     organisation = device.organisation
     if instruction.opsize < 1 or (walks and instruction.opsize > organisation.columns):
         raise MappingError(f"{device.name}: {instruction.name}: {instruction.opsize} columns; a row has {organisation.columns}")
+    if not 0 <= instruction.bank < organisation.banks_per_channel:
+        raise MappingError(f"{device.name}: {instruction.name}: bank {instruction.bank}; a channel has banks 0 to "
+                           f"{organisation.banks_per_channel - 1}")
     if walks and not 0 <= instruction.row < organisation.rows:
         raise MappingError(f"{device.name}: {instruction.name}: row {instruction.row}; a bank has {organisation.rows}")
 
 
 def gemv_program(device: DramDevice, outputs: int, inputs: int, *, batch: int = 1, element_bytes: int = 2, order: Order = "outputs",
-                 ) -> list[Instruction]:
+                 bits: float | None = None) -> list[Instruction]:
     """Instructions of y = W x, W of ``(outputs, inputs)``, as in the module; the vectors of a batch come one after the other.
+
+    `bits`: of a stored weight, as `presilicon.mapping.pim.gemv_shape`.
 
     Raises
     ------
     MappingError
         Sizes that are no positive integers, a matrix larger than the device, a device without units in banks.
     """
-    shape = gemv_shape(device, outputs, inputs, element_bytes)
+    shape = gemv_shape(device, outputs, inputs, element_bytes, bits)
     if order not in ORDERS:
         raise UnknownNameError("loop order", str(order), ORDERS, device.name)
     columns = shape.widths()
@@ -175,7 +183,7 @@ def gemv_program(device: DramDevice, outputs: int, inputs: int, *, batch: int = 
             program.append(Instruction("WR_BIAS"))
             started = vector, group
         if held != (vector, block) or order == "outputs":
-            program.append(Instruction("WR_GB", opsize=columns[block]))
+            program.append(Instruction("WR_GB", opsize=math.ceil(columns[block] * shape.spread)))
             held = vector, block
         program.append(Instruction("MAC_ABK", opsize=columns[block], row=group * shape.blocks + block))
     program.append(Instruction("RD_MAC"))
@@ -183,12 +191,12 @@ def gemv_program(device: DramDevice, outputs: int, inputs: int, *, batch: int = 
 
 
 def gemv(device: DramDevice, outputs: int, inputs: int, *, batch: int = 1, element_bytes: int = 2, order: Order = "outputs",
-         refresh: RefreshKind = "all-bank", engine: Engine = "auto") -> Run:
+         refresh: RefreshKind = "all-bank", engine: Engine = "auto", bits: float | None = None) -> Run:
     """Simulate y = W x command by command; raises as `gemv_program`.
 
     >>> from presilicon.arch.dram import load
     >>> gemv(load("aim-gddr6"), 4096, 4096, refresh="off").cycles
     13057
     """
-    program = gemv_program(device, outputs, inputs, batch=batch, element_bytes=element_bytes, order=order)
+    program = gemv_program(device, outputs, inputs, batch=batch, element_bytes=element_bytes, order=order, bits=bits)
     return run(device, program, refresh=refresh, engine=engine)

@@ -24,6 +24,7 @@ import numpy as np
 
 from ...arch.dram import DramDevice
 from ...errors import MappingError, UnknownNameError, shown
+from ...mapping.pim import weights_in_column
 from ...mapping.pim_gemv import attacc_blocks, attacc_gemv
 from .engine import Engine, RefreshKind, Stream, _State, check_refresh, choose, refreshing
 from .queues import BARRIER
@@ -287,18 +288,20 @@ def simulate(device: DramDevice, work: Attention, *, power_limited: bool = True,
     check_refresh(device, refresh)
     if refresh == "per-bank":
         raise MappingError(f"{device.name}: AttAcc's controller refreshes all banks or none, not per bank")
-    runs = [_play(device, steps, power_limited, refresh, engine) for steps in programs(device, work)]
+    played = programs(device, work)
+    size = sum(len(steps) for steps in played)
+    runs = [_play(device, steps, power_limited, refresh, engine, size) for steps in played]
     return max(runs, key=lambda run: run.cycles)
 
 
-def _play(device: DramDevice, steps: list[Step], power_limited: bool, refresh: RefreshKind, engine: Engine) -> AttentionRun:
-    """Requests through the controller."""
+def _play(device: DramDevice, steps: list[Step], power_limited: bool, refresh: RefreshKind, engine: Engine, size: int) -> AttentionRun:
+    """Requests through the controller; `size`: how many all channels that differ have together, which decides whether compiling pays."""
     if not power_limited:
         device = device.without_power_limit()
     tables = compile_device(device)
     number = {name: index for index, name in enumerate(tables.names)} | {"BARRIER": BARRIER}
     requests = np.array([(number[name], bank, row) for name, bank, row in steps], dtype=np.int64)
-    kernel, as_lists = choose("barrier_queue", engine, len(requests))
+    kernel, as_lists = choose("barrier_queue", engine, size)
     depth = device.controller.get("queue", 32)
     room, issued, last = 2 * len(requests) + 4096, -1, 0
     told = refreshing(tables, refresh)[:3]
@@ -317,8 +320,8 @@ def _play(device: DramDevice, steps: list[Step], power_limited: bool, refresh: R
 
 
 def gemv(device: DramDevice, outputs: int, inputs: int, *, batch: int = 1, level: Level = "bank", power_limited: bool = True,
-         refresh: RefreshKind = "all-bank", engine: Engine = "auto") -> AttentionRun:
-    """Simulate y = W x of 16-bit numbers, W of ``(outputs, inputs)``, whose rows lie as keys do; see `presilicon.mapping.pim_gemv`.
+         refresh: RefreshKind = "all-bank", engine: Engine = "auto", bits: float = 16.0) -> AttentionRun:
+    """Simulate y = W x, W of ``(outputs, inputs)``, whose rows lie as keys do; see `presilicon.mapping.pim_gemv`, also for `bits`.
 
     Raises
     ------
@@ -330,7 +333,7 @@ def gemv(device: DramDevice, outputs: int, inputs: int, *, batch: int = 1, level
     check_refresh(device, refresh)
     if refresh == "per-bank":
         raise MappingError(f"{device.name}: AttAcc's controller refreshes all banks or none, not per bank")
-    attacc_gemv(device, outputs, inputs, batch=batch, level=level)  # refuses what does not fit
+    attacc_gemv(device, outputs, inputs, batch=batch, level=level, bits=bits)  # refuses what does not fit
     org = device.organisation
     rows = math.ceil(outputs / org.channels)
     steps: list[Step] = []
@@ -338,15 +341,17 @@ def gemv(device: DramDevice, outputs: int, inputs: int, *, batch: int = 1, level
         offset = 0
         for block in attacc_blocks(device, inputs, level):
             layout = _Layout(device, Attention(1, rows, block, level=level))
+            query = layout.query()  # inputs have 16 bits
+            layout.lanes = weights_in_column(device, bits)
             macs, moves = layout.score(0)
             start = offset
             offset += sum(len(row) for row in macs)
             macs = [[(name, *layout.place(start + index * len(row) + part, 0)) for part, (name, _, _) in enumerate(row)]
                     for index, row in enumerate(macs)]
-            steps += [*layout.query(), _FENCE]
+            steps += [*query, _FENCE]
             for at in range(len(moves)):
                 steps += [step for row in macs[at * _MOVED:(at + 1) * _MOVED] for step in row]
                 steps += moves[at - 1] if at else []
                 steps.append(_FENCE)
             steps += [*moves[-1], _FENCE]
-    return _play(device, steps[:-1], power_limited, refresh, engine)
+    return _play(device, steps[:-1], power_limited, refresh, engine, len(steps))

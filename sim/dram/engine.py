@@ -23,6 +23,8 @@ RefreshKind = Literal["all-bank", "per-bank", "off"]
 REFRESHES: Final = ("all-bank", "per-bank", "off")
 #: Requests from which loading the compiled kernels (a second, once a process) pays.
 COMPILE_ABOVE: Final = 20_000
+#: Doublings of the room for commands after which refreshes alone are being issued.
+_ROUNDS: Final = 6
 
 
 @dataclass(frozen=True)
@@ -239,7 +241,11 @@ def play(device: DramDevice, requests: Requests, *, refresh: RefreshKind = "all-
     kernel, as_lists = choose("in_order", engine, len(requests))
     told = refreshing(tables, refresh)
     room, issued = 2 * len(requests) + 4096, -1
+    most = (room << _ROUNDS) + int(requests.wait.sum())
     while issued < 0:
+        if room > most:
+            raise MappingError(f"{device.name}: refresh ({refresh}) comes again before a row is open and read: expected a longer interval, "
+                               "or refresh off")
         state = _State(tables, as_lists)
         out: list[Any] = [np.empty(room, np.int64) for _ in range(4)]
         given: list[Any] = [getattr(requests, name) for name in ("command", "bank", "row", "wait")]

@@ -1,20 +1,27 @@
-"""y = W x on a PIM device, in closed form and command by command, with the difference between the two."""
+"""y = W x on a PIM device, in closed form and command by command: cycles, the difference, energy by part, and the share of the roofline."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from ...arch import dram
 from ...arch.dram import DramDevice
+from ...arch.hybrid_spec import unit_level
 from ...errors import MappingError, UnknownNameError
-from ...mapping import pim, pim_gemv, pim_rows
+from ...mapping import pim, pim_gemv
+from ...mapping.pim_energy import energy_j
+from ...mapping.pim_layouts import PLAIN_BITS, GemvLayout, Product, candidates, closed_form, gemv_kernel, layouts, shared
 from . import aim, attacc, neupims, rows, samsung
-from .engine import Stream
+from .engine import RefreshKind, Stream
 
 Fidelity = Literal["analytic", "cycle"]
 FIDELITIES: Final = ("analytic", "cycle")
+#: A faster layout is worth a word from this much on.
+_NOTABLE: Final = 0.9
 
 
 @dataclass(frozen=True)
@@ -23,8 +30,8 @@ class GemvReport:
 
     Attributes
     ----------
-    device, outputs, inputs, batch
-        What was asked.
+    device, product, layout
+        What was asked, and how it lies there.
     analytic
         The closed form, in the loop order that it found best (or was given).
     cycles
@@ -34,9 +41,8 @@ class GemvReport:
     """
 
     device: DramDevice
-    outputs: int
-    inputs: int
-    batch: int
+    product: Product
+    layout: GemvLayout
     analytic: pim.PimEstimate
     cycles: int | None = None
     stream: Stream | None = None
@@ -51,10 +57,68 @@ class GemvReport:
         """Seconds, by the commands where they were played."""
         return self.analytic.time_s if self.cycles is None else self.cycles * self.device.cycle_s
 
+    @property
+    def bandwidth_bytes_per_s(self) -> float:
+        """Bytes of W, padding excluded, once a vector, over the time."""
+        return self.product.matrix_bytes * self.product.batch / self.time_s
+
+    @property
+    def roofline_share(self) -> float:
+        """That bandwidth over the rate at which all units take columns."""
+        return self.bandwidth_bytes_per_s / self.analytic.peak_bytes_per_s
+
+    @cached_property
+    def energy_j(self) -> dict[str, float]:
+        """Joules by part (`presilicon.mapping.pim_energy`); empty where the device's file states none."""
+        found = self.analytic
+        return energy_j(self.device, self.layout.level or unit_level(self.device), read_bits=8.0 * found.weight_bytes, macs=found.macs,
+                        path_bits=8.0 * found.moved_bytes, opened_bits=8.0 * found.opened_bytes, standing_s=self.time_s)
+
+    @cached_property
+    def others(self) -> list[tuple[GemvLayout, pim.PimEstimate]]:
+        """Every other layout of the device in closed form, fewest cycles first."""
+        every = candidates(self.device, self.product, layouts(self.device, level=self.layout.level or "bank", split=None))
+        return [(layout, found) for layout, found in every if layout != self.layout]
+
+    def why(self) -> list[str]:
+        """Why the layout is as it is, in sentences: what the other loop order takes, and what inputs over more channels would."""
+        lines = []
+        mine = self.analytic
+        for layout, found in self.others:
+            if layout.split == self.layout.split:
+                lines.append(f"{self.layout}: {mine.cycles} cycles, {mine.writes} writes of inputs and {mine.reads} accesses to "
+                             f"accumulators a channel; {layout}: {found.cycles}, {found.writes} and {found.reads}")
+        layout, found = min(self.others, key=lambda pair: pair[1].cycles, default=(self.layout, mine))
+        if layout.split != self.layout.split and found.cycles < _NOTABLE * mine.cycles:
+            lines.append(f"{layout} would take {found.cycles} cycles: {100 * self.roofline_share:.0f} % of the units' rate is used here")
+        units = self.device.pim
+        if units is not None and self.product.bits < PLAIN_BITS and not self.product.element and gemv_kernel(self.device) != "upmem":
+            column = pim.weights_in_column(self.device, self.product.bits) * units.width_bytes // self.device.organisation.column_bytes
+            lines.append(f"units of {units.lanes} lanes are taken to multiply the {column} weights of a step at once, as AttAcc's of INT8")
+        return lines
+
+    def document(self) -> dict[str, Any]:
+        """The answer as plain data: SI units, names as here."""
+        found, energy = self.analytic, self.energy_j
+        return {
+            "device": self.device.name, "outputs": self.product.outputs, "inputs": self.product.inputs, "batch": self.product.batch,
+            "bits": self.product.bits, "refresh": self.product.refresh, "order": self.layout.order, "level": self.layout.level,
+            "split": self.layout.split, "time_s": self.time_s,
+            "analytic_cycles": found.cycles, "cycles": self.cycles, "gap": self.gap, "clock_hz": self.device.clock_hz, "macs": found.macs,
+            "weight_bytes": found.weight_bytes, "opened_bytes": found.opened_bytes, "moved_bytes": found.moved_bytes,
+            "bandwidth_bytes_per_s": self.bandwidth_bytes_per_s, "peak_bytes_per_s": found.peak_bytes_per_s,
+            "roofline_share": self.roofline_share, "energy_j": energy, "total_energy_j": sum(energy.values()) if energy else None,
+            "energy_per_mac_j": sum(energy.values()) / found.macs if energy else None,
+            "commands": self.stream.counts() if self.stream is not None else None, "why": self.why(),
+            "others": [{"order": layout.order, "level": layout.level, "split": layout.split, "analytic_cycles": other.cycles,
+                        "writes": other.writes, "reads": other.reads, "moved_bytes": other.moved_bytes}
+                       for layout, other in self.others]}
+
 
 def gemv(system: str | Path | DramDevice, outputs: int, inputs: int, *, batch: int = 1, fidelity: Fidelity = "cycle",
-         order: pim.Order | None = None, refresh: bool = True, level: str = "bank", element: str = "") -> GemvReport:
-    """Predict y = W x, W of ``(outputs, inputs)``, on a device by name or file; of 16-bit numbers, but for UPMEM.
+         order: pim.Order | None = None, refresh: bool = True, level: str = "bank", element: str = "", bits: float | None = None,
+         split: int | None = 1) -> GemvReport:
+    """Predict y = W x, W of ``(outputs, inputs)``, on a device by name or file.
 
     Parameters
     ----------
@@ -72,68 +136,64 @@ def gemv(system: str | Path | DramDevice, outputs: int, inputs: int, *, batch: i
         Where AttAcc's units are, ``"bank"``, ``"bg"`` or ``"buffer"``.
     element
         UPMEM's numbers, ``"int8"`` (if ""), ``"int32"`` or ``"fp32"``.
+    bits
+        Stored bits of a weight, group scales included; inputs keep their 16. None: 16, or those of `element`.
+    split
+        Channels that share every row of W, each with a part of the inputs; None searches.
 
     Raises
     ------
     MappingError
-        Sizes that are no positive integers, a matrix larger than the device, a device without units for it.
+        Sizes that are no positive integers, a matrix larger than the device, a device without units for it, weights that they cannot take.
     UnknownNameError
         No such device, fidelity, order, level or element.
 
     >>> report = gemv("aim-gddr6", 4096, 4096, refresh=False)
-    >>> report.analytic.order, report.cycles, report.gap
+    >>> report.layout.order, report.cycles, report.gap
     ('inputs', 9665, 0.0)
     """
     if fidelity not in FIDELITIES:
         raise UnknownNameError("fidelity", str(fidelity), FIDELITIES)
     device = dram.load(system)
-    placement = device.pim.placement if device.pim else "none"
-    commands = {command.name for command in device.commands}
-    if "mac_int8" in device.controller:
-        closed = pim_gemv.upmem_gemv(device, outputs, inputs, batch=batch, element=element or "int8")
-        return GemvReport(device, outputs, inputs, batch, closed)
-    if device.gemv is not None and not element:
-        closed = pim_rows.row_gemv(device, outputs, inputs, batch=batch, order=order, refresh=refresh)
-        if fidelity == "analytic":
-            return GemvReport(device, outputs, inputs, batch, closed)
-        how: pim.Order = "inputs" if closed.order == "inputs" else "outputs"
-        plain = rows.gemv(device, outputs, inputs, batch=batch, order=how, refresh="all-bank" if refresh else "off")
-        return GemvReport(device, outputs, inputs, batch, closed, plain.cycles, plain.stream)
-    if element:
-        raise MappingError(f"{device.name}: element {element!r}: its units take 16-bit numbers; only UPMEM has others")
-    if "MACAB" in commands:
-        wanted = next((known for known in pim_gemv.LEVELS if known == level), None)
-        if wanted is None:
-            raise UnknownNameError("level", str(level), pim_gemv.LEVELS, device.name)
-        closed = pim_gemv.attacc_gemv(device, outputs, inputs, batch=batch, level=wanted, refresh=refresh)
-        if fidelity == "analytic":
-            return GemvReport(device, outputs, inputs, batch, closed)
-        moved = attacc.gemv(device, outputs, inputs, batch=batch, level=wanted, refresh="all-bank" if refresh else "off")
-        return GemvReport(device, outputs, inputs, batch, closed, moved.cycles, moved.stream)
-    if "GACT" in commands:
-        closed = pim_gemv.newton_gemv(device, outputs, inputs, batch=batch, refresh=refresh)
-        if fidelity == "analytic":
-            return GemvReport(device, outputs, inputs, batch, closed)
-        groups, blocks = pim_gemv.newton_shape(device, outputs, inputs)
+    kernel = gemv_kernel(device)
+    if bits is None:
+        bits = 8.0 * pim_gemv.ELEMENTS.get(element or "int8", 1) if kernel == "upmem" else PLAIN_BITS
+    product = Product(outputs, inputs, batch, bits, element, refresh)
+    wanted = list(layouts(device, order=order, level=level, split=split))
+    if len(wanted) == 1:
+        layout, closed = wanted[0], closed_form(device, product, wanted[0])
+    else:
+        layout, closed = candidates(device, product, iter(wanted))[0]
+    report = GemvReport(device, product, layout, closed)
+    if fidelity == "analytic" or kernel == "upmem":
+        return report
+    cycles, stream = _played(shared(device, layout.split), kernel, replace(product, inputs=math.ceil(inputs / layout.split)), layout)
+    return replace(report, cycles=cycles, stream=stream)
+
+
+def _played(device: DramDevice, kernel: str, product: Product, layout: GemvLayout) -> tuple[int, Stream]:
+    """Cycles and commands of one channel."""
+    outputs, inputs, batch = product.outputs, product.inputs, product.batch
+    refresh: RefreshKind = "all-bank" if product.refresh else "off"
+    order: pim.Order = "inputs" if layout.order == "inputs" else "outputs"
+    bits = None if product.bits == PLAIN_BITS else product.bits
+    if kernel == "gemv":
+        plain = rows.gemv(device, outputs, inputs, batch=batch, order=order, refresh=refresh, bits=bits)
+        return plain.cycles, plain.stream
+    if kernel == "attacc":
+        level = next(known for known in pim_gemv.LEVELS if known == layout.level)
+        moved = attacc.gemv(device, outputs, inputs, batch=batch, level=level, refresh=refresh, bits=product.bits)
+        return moved.cycles, moved.stream
+    if kernel == "newton":
+        groups, blocks = pim_gemv.newton_shape(device, outputs, inputs, bits=product.bits)
         tiles = [neupims.Tile(columns, 1, index * groups + group, group == 0) for _ in range(batch) for index, columns in enumerate(blocks)
                  for group in range(groups)]
-        tiled = neupims.simulate(device, tiles, refresh=refresh)
-        return GemvReport(device, outputs, inputs, batch, closed, tiled.cycles, tiled.stream)
-    if placement == "bank-pair":
-        closed = pim.samsung_gemv(device, outputs, inputs, batch=batch, refresh=refresh)
-        if fidelity == "analytic":
-            return GemvReport(device, outputs, inputs, batch, closed)
-        run = samsung.simulate(device, "GEMV", outputs, inputs, batch, refresh="all-bank" if refresh else "off")
-        return GemvReport(device, outputs, inputs, batch, closed, run.cycles, run.stream)
-    if placement != "bank" or "MAC16" not in commands:
-        raise MappingError(f"{device.name}: has no GEMV kernel: its file says not which commands a GEMV takes (gemv: mac, write, "
-                           f"read), and has not those of aim-gddr6, samsung-hbm2-pim, attacc-hbm3, neupims-hbm2 or newton-hbm2")
-    if order is None:
-        closed = pim.best_gemv(device, outputs, inputs, batch=batch, refresh=refresh)
-    else:
-        closed = pim.aim_gemv(device, outputs, inputs, batch=batch, order=order, refresh=refresh)
-    if fidelity == "analytic":
-        return GemvReport(device, outputs, inputs, batch, closed)
-    chosen: pim.Order = "inputs" if closed.order == "inputs" else "outputs"
-    played = aim.gemv(device, outputs, inputs, batch=batch, order=chosen, refresh="all-bank" if refresh else "off")
-    return GemvReport(device, outputs, inputs, batch, closed, played.cycles, played.stream)
+        tiled = neupims.simulate(device, tiles, refresh=product.refresh)
+        return tiled.cycles, tiled.stream
+    if kernel == "samsung":
+        run = samsung.simulate(device, "GEMV", outputs, inputs, batch, refresh=refresh)
+        return run.cycles, run.stream
+    if kernel != "aim":
+        raise MappingError(f"{device.name}: kernel {kernel!r} has no commands to play")
+    played = aim.gemv(device, outputs, inputs, batch=batch, order=order, refresh=refresh, bits=bits)
+    return played.cycles, played.stream

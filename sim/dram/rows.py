@@ -22,10 +22,10 @@ class RowRun:
 
 
 def gemv(device: DramDevice, outputs: int, inputs: int, *, batch: int = 1, order: Order = "outputs", refresh: RefreshKind = "all-bank",
-         engine: Engine = "auto") -> RowRun:
-    """Play y = W x, W of ``(outputs, inputs)`` of 16 bits; raises as `presilicon.mapping.pim_rows.row_layout`, and `engine.play`."""
+         engine: Engine = "auto", bits: float | None = None) -> RowRun:
+    """Play y = W x, W of ``(outputs, inputs)``; `bits` and errors as `presilicon.mapping.pim_rows.row_gemv`, and those of `engine.play`."""
     positive(device, batch=batch)
-    layout, tables = row_layout(device, outputs, inputs), compile_device(device)
+    layout, tables = row_layout(device, outputs, inputs, bits=bits), compile_device(device)
     parts = np.array([(tables.index(name), bank, row, count) for visit in visits(layout.shape, order, batch)
                       for name, bank, count, row in layout.visit(*visit)], dtype=np.int64)
     spread = np.repeat(parts[:, :3], parts[:, 3], axis=0)

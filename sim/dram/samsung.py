@@ -21,6 +21,7 @@ import numpy as np
 
 from ...arch.dram import DramDevice
 from ...errors import MappingError, UnknownNameError, shown
+from ...mapping.pim import samsung_units
 from .engine import Engine, RefreshKind, Stream, _State, check_refresh, choose, refreshing
 from .tables import Ints, compile_device
 
@@ -81,8 +82,7 @@ def _check(device: DramDevice, kernel: str, outputs: int, inputs: int, batch: in
     if kernel not in KERNELS:
         raise UnknownNameError("kernel", str(kernel), KERNELS, device.name)
     _positive(device, outputs=outputs, inputs=inputs, batch=batch)
-    if device.pim is None or device.pim.placement != "bank-pair":
-        raise MappingError(f"{device.name}: has no processing unit between two banks, which these kernels need")
+    samsung_units(device)
 
 
 def host_requests(device: DramDevice, kernel: Kernel, outputs: int, inputs: int, batch: int = 1) -> Ints:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from ...arch.dram import LEVELS, DramDevice
 from ...arch.dram_spec import scope_banks
-from ...errors import SpecError
+from ...errors import SpecError, UnknownNameError
 
 Ints = npt.NDArray[np.int64]
 #: A cycle before every run, from which no constraint reaches into it.
@@ -86,7 +86,9 @@ class Tables:
     _lists: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def index(self, name: str) -> int:
-        """Number of a command."""
+        """Number of a command; raises UnknownNameError."""
+        if name not in self.names:
+            raise UnknownNameError("DRAM command", name, self.names)
         return self.names.index(name)
 
     def packed(self, as_lists: bool) -> tuple[Any, ...]:

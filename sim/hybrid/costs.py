@@ -10,13 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from ...arch import Estimate, System
-from ...arch.hybrid_spec import HybridSystem, NpuSide, PimSide, crossed
+from ...arch.hybrid_spec import PATH, HybridSystem, NpuSide, PimSide, crossed
 from ...errors import MappingError
 from ...mapping.gpu.machine import Machine
 from ...mapping.newton_refresh import refreshed, seen_before, tile_estimate, vector_estimate, waiting
 from ...mapping.npu_side import npu_estimate
 from ...mapping.packing import Packing, pack, packed
-from ...mapping.pim_attention import CROSSED, PATH, Heads, RequestCosts, request_costs, tile_cycles
+from ...mapping.pim_attention import Heads, RequestCosts, request_costs, tile_cycles
+from ...mapping.pim_energy import energy_j
 from ...mapping.pim_gemv import newton_shape, weights_s
 from ...mapping.pim_products import PRODUCT_KERNELS, product, product_attention
 from ...mapping.placement import PIM, PIM_LINEAR, XPU, Room, is_decode_attention, is_linear, keys_of
@@ -149,17 +150,13 @@ def _attention(op: Op, system: HybridSystem, channels: Sequence[int] | None) -> 
         busy_s = sum(_phase_s(side, packing, cycles, sent) for cycles, sent in parts)
         sent_s = float((costs.score_sent + costs.context_sent).sum()) / side.issue_per_s if side.issue_per_s else 0.0
     time_s = side.host_s + busy_s
-    far = CROSSED[crossed(side)]
-    energy = side.device.energy
-    read_j = sum(energy.get(part, 0.0) for part in PATH[:far])
-    path_j = sum(energy.get(part, 0.0) for part in PATH[far:])
     flops = 2.0 * float(costs.macs.sum())
     estimate = Estimate(
         time_s=time_s, low_s=time_s, high_s=time_s, flops=flops, clock_hz=side.device.clock_hz,
         busy_s={"pim": busy_s, "pim mean channel": float(packing.load.mean()) * cycle_s, "pim commands": sent_s, "host": side.host_s},
         bytes_moved={"pim": float(costs.read_bits.sum()) / 8.0, "link": float(costs.path_bits.sum()) / 8.0},
-        energy_j={"pim cells": float(costs.read_bits.sum()) * read_j, "pim path": float(costs.path_bits.sum()) * path_j,
-                  "pim mac": float(costs.macs.sum()) * energy.get("mac_j", 0.0)}, limiter="pim commands" if 2 * sent_s > busy_s else "pim")
+        energy_j=_energy_j(side, float(costs.read_bits.sum()), float(costs.path_bits.sum()), float(costs.macs.sum())),
+        limiter="pim commands" if 2 * sent_s > busy_s else "pim")
     return PimCost(estimate, PIM, packing, costs)
 
 
@@ -202,14 +199,17 @@ def _linear(op: Op, side: PimSide) -> Estimate:
     # Each vector, or as many as units take at once, reads one matrix, of its own expert where there are several.
     reads = sum(times for _, times in _passes(op, side.vectors))
     read_bits = op.operand_bytes("weight") * 8.0 if side.kernel == "logic" else float(reads) * d["n"] * d["k"] * bits
-    far = CROSSED[crossed(side)]
-    read_j = sum(device.energy.get(part, 0.0) for part in PATH[:far])
     path_bits = (op.operand_bytes("input") + op.bytes_written) * 8.0
     return Estimate(
         time_s=time_s, low_s=time_s, high_s=time_s, busy_s={"pim": time_s - side.host_s, "host": side.host_s}, limiter="pim",
         bytes_moved={"pim": read_bits / 8.0, "link": path_bits / 8.0}, flops=op.flops, clock_hz=device.clock_hz,
-        energy_j={"pim cells": read_bits * read_j, "pim path": path_bits * sum(device.energy.get(part, 0.0) for part in PATH[far:]),
-                  "pim mac": op.scalar_ops("mac") * device.energy.get("mac_j", 0.0)})
+        energy_j=_energy_j(side, read_bits, path_bits, op.scalar_ops("mac")))
+
+
+def _energy_j(side: PimSide, read_bits: float, path_bits: float, macs: float) -> dict[str, float]:
+    """Joules of the units by part of the path, each named after the memory: ``"pim cell"``, ``"pim io"``, ``"pim mac"``."""
+    found = energy_j(side.device, crossed(side), read_bits=read_bits, path_bits=path_bits, macs=macs)
+    return {f"pim {part}": joules for part, joules in found.items()}
 
 
 def _passes(op: Op, most: int) -> list[tuple[int, int]]:

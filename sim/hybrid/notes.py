@@ -51,6 +51,10 @@ def notes(laid: Layout, system: HybridSystem) -> list[str]:
         slowed = ", ".join(f"{lane} {format_si(s, 's', 3)}" for lane, s in sorted(played.slowed_s.items()) if s > 1e-9)
         lines.append(f"beside units at work, ordinary reads keep {100 * shares.kept:.1f} % of their bandwidth and units take "
                      f"{100 * (shares.units - 1):.1f} % longer (command engine); longer here: {slowed or 'nobody'}")
+    lines += [f"processor and units use {side.device.name} at the same time, each at its full rate: what they lose to each other is known "
+              f"for dual row buffers alone; --set {name.replace('-', '_')}.access=blocked makes them exclude each other"
+              for name, side in system.sides.items() if shares is None and (side.memory, side.access) == ("shared", "concurrent")
+              and name in placement.device.values()]
     waits = sorted(((s, lane, other) for (lane, other), s in played.waited_s.items() if s > 0), reverse=True)
     lines.append("waited: " + (", ".join(f"{lane} for {other} {format_si(s, 's', 3)}" for s, lane, other in waits) or "nobody"))
     largest = max((op for op in on_pim if is_decode_attention(op)), key=lambda op: sum(keys_of(op)) * op.count, default=None)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from . import cli_accelerators, cli_explore, cli_kernels, cli_npu, cli_validate, cli_workload
+from . import cli_accelerators, cli_explore, cli_kernels, cli_npu, cli_pim, cli_validate, cli_workload
 from .cli_options import (
     FidelityName,
     FidelityOption,
@@ -24,7 +24,7 @@ from .cli_options import (
     takes,
     what_runs,
 )
-from .errors import PresiliconError
+from .errors import KernelError, PresiliconError
 from .explore import commands
 from .files import check_writable, write_atomically
 from .terminal import make_console
@@ -222,7 +222,7 @@ app.command()(commands.plot)
 app.command()(commands.report)
 app.command("kernel")(cli_kernels.kernel)
 app.command("tune")(cli_kernels.tune)
-app.add_typer(cli_accelerators.pim_app, name="pim")
+app.add_typer(cli_pim.pim_app, name="pim")
 app.command()(cli_validate.cases)
 
 
@@ -236,14 +236,18 @@ def demo(out: Annotated[Path, typer.Option("-o", "--out", help="Folder for what 
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
-    """Entry point: an error that the user can mend is one line on stderr and exit status 2, with --debug a traceback."""
+    """Entry point: an error that the user can mend is one line on stderr and exit status 2, with --debug a traceback.
+
+    What Triton says of a kernel keeps its lines, which point into the source.
+    """
     args = sys.argv[1:] if args is None else list(args)
     try:
         app([arg for arg in args if arg != "--debug"], prog_name="presilicon")
     except (PresiliconError, OSError) as error:
         if "--debug" in args:
             raise
-        sys.stderr.write(f"presilicon: {' '.join(str(error).split())}\n")
+        text = str(error).rstrip() if isinstance(error, KernelError) else " ".join(str(error).split())
+        sys.stderr.write(f"presilicon: {text}\n")
         sys.exit(2)
     except Exception as error:
         if "--debug" in args:

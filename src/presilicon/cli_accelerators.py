@@ -1,4 +1,4 @@
-"""Commands for accelerators other than GPUs: the mapping of one operator, and kernels on processing in memory."""
+"""Commands for accelerators other than GPUs: the mapping of one operator."""
 
 from __future__ import annotations
 
@@ -32,21 +32,6 @@ class LatencyName(StrEnum):
 
     OVERLAPPED = "overlapped"
     FILL_DRAIN = "fill-drain"
-
-
-class UnitLevel(StrEnum):
-    """Where AttAcc's units are."""
-
-    BANK = "bank"
-    BG = "bg"
-    BUFFER = "buffer"
-
-
-class PimFidelity(StrEnum):
-    """How closely a PIM kernel is modelled."""
-
-    ANALYTIC = "analytic"
-    CYCLE = "cycle"
 
 
 class CountingName(StrEnum):
@@ -210,56 +195,3 @@ def _print_graph(
             reasons.setdefault(shape.reason.rpartition(": ")[2], []).extend(shape.ops)
         for reason, names in reasons.items():
             console.print(f"not mapped: {len(names)} ops, such as {names[0]}: {reason}", highlight=False, markup=False)
-
-
-pim_app = typer.Typer(no_args_is_help=True, help="Kernels on processing in memory, in closed form and command by command.")
-
-
-@pim_app.callback()
-def _pim() -> None:
-    """Processing in memory."""
-
-
-@pim_app.command("gemv")
-def pim_gemv(
-    rows: Annotated[int, typer.Option(help="Rows of W: outputs.")],
-    cols: Annotated[int, typer.Option(help="Columns of W: inputs.")],
-    system: Annotated[
-        str, typer.Option(help="aim-gddr6, samsung-hbm2-pim, attacc-hbm3, neupims-hbm2, newton-hbm2, upmem, or a file.")
-    ] = "aim-gddr6",
-    fidelity: Annotated[PimFidelity, typer.Option(help="cycle: command by command as well.")] = PimFidelity.CYCLE,
-    batch: Annotated[int, typer.Option(help="Vectors.")] = 1,
-    refresh: Annotated[bool, typer.Option(help="Refresh the memory.")] = True,
-    level: Annotated[UnitLevel, typer.Option(help="Where AttAcc's units are.")] = UnitLevel.BANK,
-    element: Annotated[str, typer.Option(help="UPMEM's numbers: int8 (default), int32 or fp32; others take 16 bits.")] = "",
-    commands: Annotated[Path | None, typer.Option(help="Write the commands of one channel here (needs cycle).")] = None,
-) -> None:
-    """Cycles of y = W x on a PIM device: closed form, commands, and the difference."""
-
-    from .errors import MappingError
-    from .sim.dram.gemv import gemv
-    from .units import format_si
-
-    console = make_console()
-    if commands is not None:
-        if fidelity is not PimFidelity.CYCLE:
-            raise MappingError("--commands: the closed form issues none; use --fidelity cycle")
-        check_writable(commands)
-    answer = gemv(system, rows, cols, batch=batch, fidelity=fidelity.value, refresh=refresh, level=level.value, element=element)
-    closed = answer.analytic
-    order = f", {'units at ' if closed.order in ('bank', 'bg', 'buffer') else 'loop order '}{closed.order}" if closed.order else ""
-    lines = [
-        f"{answer.device.title}: {rows} x {cols}, batch {batch}, refresh {'on' if refresh else 'off'}{order}",
-        f"closed form  {closed.cycles} cycles  {format_si(closed.time_s, 's')}  {100 * closed.utilisation:.1f} % of the units",
-    ]
-    if answer.cycles is not None and answer.gap is not None and answer.stream is not None and answer.time_s is not None:
-        lines.append(f"commands     {answer.cycles} cycles  {format_si(answer.time_s, 's')}  closed form {100 * answer.gap:+.2f} %")
-        lines.append("per channel  " + ", ".join(f"{n} {c}" for n, c in sorted(answer.stream.counts().items())))
-        if commands is not None:
-            answer.stream.write(commands)
-    elif fidelity is PimFidelity.CYCLE:
-        if commands is not None:
-            raise MappingError(f"--commands: {answer.device.name} has a closed form only; its cores run instructions")
-        lines.append("commands     none: its cores run instructions, whose counts the device file states")
-    for line in lines:
-        console.print(line, highlight=False, markup=False)

@@ -120,6 +120,9 @@ def _calibrate_kernels(path: Path, start: System | None, system: System, out: Pa
         console.print(text, highlight=False, markup=False)
     for text in result.refused[:3]:
         console.print(f"no prediction: {text}", highlight=False, markup=False)
+    if result.outliers:
+        console.print(f"{len(result.outliers)} of {result.rows} rows stay wrong by more than a factor of {kernel_fit.OUTLIER:g}, and count "
+                      f"little in the fit; the worst: {result.outliers[0]}", highlight=False, markup=False)
     console.print(f"wrote {out}", highlight=False, markup=False)
 
 
@@ -225,10 +228,11 @@ def _validate_kernels(path: Path, systems: list[str], out: Path | None, plot: Pa
 def measure(
     suite: Annotated[str, typer.Option(help="Names, groups or prefixes*, comma-separated; --list shows them.")] = "all",
     out: Annotated[Path, typer.Option("-o", "--out", help="CSV of the measurements; gone on with if it is there.")] = Path("measured.csv"),
-    budget: Annotated[float, typer.Option(help="Seconds in all, compilation included.")] = 500.0,
+    budget: Annotated[float, typer.Option(help="Seconds in all, compilation included; a point in flight may take a minute more.")] = 500.0,
     shapes: Annotated[int | None, typer.Option(help="At most so many shapes of a suite, the first ones.", min=1)] = None,
     jobs: Annotated[int | None, typer.Option(help="Processes that compile ahead; default: CPU cores less two, at most 12.", min=0)] = None,
     point_limit: Annotated[float, typer.Option(help="Seconds after which a point counts as hung.")] = 120.0,
+    retry: Annotated[bool, typer.Option("--retry", help="Measure again what failed or was wrong, of the suites named.")] = False,
     seed: Annotated[int, typer.Option(help="Of the random inputs.")] = 0,
     check: Annotated[bool, typer.Option("--check", help="Without a GPU: tiny sizes in Triton's interpreter, outputs checked.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
@@ -241,7 +245,7 @@ def measure(
         sys.stdout.write(harness.list_suites(suite, shapes))
         return
     status = harness.measure(
-        suite, out, budget_s=budget, jobs=jobs, check=check, point_s=point_limit, shapes=shapes, seed=seed, quiet=quiet
+        suite, out, budget_s=budget, jobs=jobs, check=check, point_s=point_limit, shapes=shapes, seed=seed, retry=retry, quiet=quiet
     )
     if status:
         raise typer.Exit(status if status > 0 else 128 - status)

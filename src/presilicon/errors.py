@@ -1,4 +1,5 @@
-"""Every exception that presilicon raises on purpose; the command line turns each into one line and exit status 2."""
+"""Every exception that presilicon raises on purpose; the command line turns each into exit status 2 and one line (what
+Triton says of a kernel: its lines)."""
 
 from __future__ import annotations
 

@@ -248,7 +248,8 @@ def own_split(system: AnySystem, degrees: Mapping[str, int], sequence_parallel: 
     other += ["sequence_parallel"] * sequence_parallel
     if other:
         raise PresiliconError(f"{system.name}: {', '.join(other)}: a hybrid system shares every layer over its devices (tensor parallel); "
-                              "tp, or --set devices=N, is their number")
+                              "tp, or --set devices=N, is their number; dp replicas do not meet while they serve, so "
+                              "predict one with its part of the batch (throughput and energy count once for each)")
     return (system.override({"devices": degrees["tp"]}) if degrees["tp"] > 1 else system), True
 
 

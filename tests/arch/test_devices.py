@@ -39,7 +39,7 @@ DATA_SHEET = {
 }
 #: fp64 tensor peaks that a data sheet gives at another clock than that of the low-precision ones: TFLOP/s, Hz.
 FP64_AT = {"h100-sxm": (66.9, 1.98e9), "h200-sxm": (66.9, 1.98e9), "h100-pcie": (51.2, 1.755e9), "b200": (37.2,
-    1.965e9)}
+    1.965e9), "gb200": (40.0, 2.112e9), "h100-nvl": (60.0, 1.785e9)}
 #: Data-sheet bandwidth GB/s, board power W, SMs, compute capability.
 FIGURES = {
     "v100-sxm": (900, 300, 80, "sm_70"), "t4": (320, 70, 40, "sm_75"), "a100-sxm-40gb": (1555, 400, 108, "sm_80"),

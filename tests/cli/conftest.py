@@ -37,14 +37,17 @@ def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
 
 @pytest.fixture
 def fails(run: Callable[..., Outcome], tmp_path: Path) -> Callable[..., str]:
-    """Run what must fail: exit status 2, one line on stderr (which it returns), nothing written or changed below `tmp_path`."""
+    """Run what must fail: exit status 2, one line on stderr (which it returns), nothing written or changed below `tmp_path`.
 
-    def call(*args: Any) -> str:
+    `several`: more than one line.
+    """
+
+    def call(*args: Any, several: bool = False) -> str:
         before = snapshot(tmp_path)
         outcome = run(*args)
         assert outcome.status == 2, outcome
         assert outcome.err.startswith("presilicon: "), outcome
-        assert outcome.err.count("\n") == 1
+        assert (outcome.err.count("\n") > 1) is several
         assert "Traceback" not in outcome.err
         assert len(outcome.err) < 1000
         assert snapshot(tmp_path) == before

@@ -124,7 +124,8 @@ BAD = {
     "wrong type": (launch("add, (1,), (floats(4), floats(4), floats(4), 'x'), {'BLOCK': 16}"), r"kernel 'add' (cannot be|does not)"),
     "grid": (launch("add, lambda meta: (int(meta['x_ptr'].sum()),), (floats(4), floats(4), floats(4), 4), {'BLOCK': 16}"),
              r"the grid function failed on these arguments, which carry no data"),
-    "does not compile": (launch("broken, (1,), (floats(64),), {'BLOCK': 64}"), r"kernel 'broken' does not compile for sm_90: .*\n +\^\n.*shape"),
+    "does not compile": (launch("broken, (1,), (floats(64),), {'BLOCK': 64}"),
+                         r"kernel 'broken' does not compile for sm_90: .*\n +\^\n.*shape"),
     "endless": (launch("endless, (1,), (floats(64), 64)"), r"endless.*never ends|infinite|steps"),
     "cuda": ("class Cuda:\n    dtype = torch.float32; shape = (4,); device = torch.device('cuda')\n    def data_ptr(self): return 0\n"
              "    def stride(self): return (1,)\n    def element_size(self): return 4\n    def storage_offset(self): return 0\n"

@@ -82,7 +82,7 @@ def test_a_system_of_ones_own_runs_products_and_attention(phone: HybridSystem) -
             assert r.estimate.bytes_moved["pim"] >= size
             assert r.estimate.time_s >= size / internal_bytes_per_s(side)
             # A read crosses cells and columns, of which the file states the cells; the bank group's multiplexer lies beyond the units.
-            assert r.estimate.energy_j["pim cells"] == pytest.approx(8 * r.estimate.bytes_moved["pim"] * 0.5e-12)
+            assert r.estimate.energy_j["pim cell"] == pytest.approx(8 * r.estimate.bytes_moved["pim"] * 0.5e-12)
     qkv = next(r for r in found.results if r.op.name == "qkv")
     commands = gemv(side.device, 3072, 1024)
     assert qkv.estimate.time_s == pytest.approx(commands.time_s, rel=0.02)  # a product is what the command engine plays

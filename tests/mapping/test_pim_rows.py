@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from presilicon.arch import dram
 from presilicon.arch.dram import DramDevice
 from presilicon.errors import MappingError, SpecError, UnknownNameError
-from presilicon.mapping.pim_rows import row_cycles, row_gemv, row_layout
+from presilicon.mapping.pim_rows import row_cycles, row_gemv, row_layout, written_beside
 from presilicon.sim.dram import rows
 from presilicon.sim.dram.checker import check
 from presilicon.sim.dram.gemv import gemv
@@ -51,7 +51,7 @@ def document(placement: str = "bankgroup", base: str = "lpddr5-6400", width: int
             {"level": "channel", "after": ["PUT", "NIL"], "before": ["PUT", "MACU"], "cycles": "tBUF"},
             {"level": "channel", "after": ["MACU"], "before": ["GET"], "cycles": "tCCD_L + 4"},
             {"level": "channel", "after": ["GET"], "before": ["GET", "MACU"], "cycles": "tBL"}],
-        "pim": {"placement": _leaf(placement), "lanes": _leaf(16), "width": _leaf(width), "clock": _leaf("400 MHz"),
+        "pim": {"placement": _leaf(placement), "lanes": _leaf(16), "width": _leaf(width), "clock": _leaf("500 MHz"),
                 "buffer": _leaf(buffer), "buffer_scope": _leaf("channel"), "registers": _leaf(1)},
         "gemv": {"mac": "MACU", "write": "PUT", "read": "GET", **({"clear": "NIL"} if clear else {})}}
 
@@ -74,9 +74,11 @@ def test_the_closed_form_is_the_commands(tmp_path_factory: pytest.TempPathFactor
     assert check(plain.stream).clean
     on = rows.gemv(mine, outputs, inputs, batch=batch, order=order)
     closed = row_gemv(mine, outputs, inputs, batch=batch, order=order)
-    # One refresh more or less at the end, and the precharges that it saves there.
-    one, each = mine.timings["tRFC"] + mine.timings["tRC"], len(row_layout(mine, outputs, inputs).macs[0])
-    assert abs(closed.cycles - on.cycles) <= max((0.02 if each == 1 else 0.03) * on.cycles, one + each * mine.timings["tRP"])
+    # One refresh more or less at the end, and the precharges that it saves there; and whether inputs are written beside each, or not.
+    layout = row_layout(mine, outputs, inputs)
+    one, each = mine.timings["tRFC"] + mine.timings["tRC"], len(layout.macs[0])
+    hidden = on.stream.counts().get("REFab", 0) * written_beside(layout)
+    assert abs(closed.cycles - on.cycles) <= max((0.02 if each == 1 else 0.03) * on.cycles, one + each * mine.timings["tRP"], hidden)
     assert check(on.stream, refresh="all-bank").clean
     assert 0 < closed.utilisation <= 1
 

@@ -24,8 +24,19 @@ from presilicon.validate import measure as module  # noqa: E402
 from presilicon.validate.kernels import all_suites  # noqa: E402
 from presilicon.validate.kernels.loop import GpuLostError, InFlight, Outcome, measure_points, plan  # noqa: E402
 from presilicon.validate.kernels.machine import CudaMachine, Health, Smi, Timing  # noqa: E402
-from presilicon.validate.kernels.record import COLUMNS, TABLES, MeasureError, Point, Record, beside, export_tables, note_run, read_rows  # noqa: E402
-from presilicon.validate.kernels.suite import Place, Shape, Suite, Tensors  # noqa: E402
+from presilicon.validate.kernels.record import (  # noqa: E402
+    COLUMNS,
+    TABLES,
+    MeasureError,
+    Point,
+    Record,
+    beside,
+    drop_rows,
+    export_tables,
+    note_run,
+    read_rows,
+)
+from presilicon.validate.kernels.suite import Place, Shape, Suite, Tensors, text_of  # noqa: E402
 
 MEASURED = Path(__file__).resolve().parents[2].parent / "shared" / "measured"
 SCRIPT = Path(module.__file__).resolve()
@@ -262,7 +273,8 @@ def test_a_full_disk_is_not_a_failing_config(tmp_path: Path) -> None:
             ",".join(COLUMNS) + "\n" + ",".join("Other" if c == "gpu" else "" for c in COLUMNS) + "\n",
             "measured on 'Other', not on 'Pretend 9000'",
         ),
-        ("m,n,k,latency_s\n1,2,3,4\n", "columns differ"),
+        ("m,n,k,latency_s\n1,2,3,4\n", r"columns differ \(missing: suite, .*; unknown: m, n, k\); choose another name"),
+        (",".join(COLUMNS[::-1]) + "\n", r"columns differ \(their order\); choose another name"),
         (",".join(COLUMNS) + "\n1,2\n", "row 2: expected 30 cells, found 2"),
     ],
 )
@@ -279,6 +291,15 @@ def test_mixed_gpus_are_refused_when_read(tmp_path: Path) -> None:
     rows = [",".join(gpu if c == "gpu" else "" for c in COLUMNS) for gpu in ("H100", "A100")]
     path.write_text("\n".join([",".join(COLUMNS), *rows, ""]), encoding="utf-8")
     with pytest.raises(PresiliconError, match="row 3: measured on 'A100', not on 'H100'"):
+        read_rows(path)
+
+
+def test_a_file_that_went_through_other_programs_can_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(["note," + ",".join(COLUMNS), "mine," + ",".join(COLUMNS), ""]).encode())
+    assert read_rows(path) == [{name: name for name in COLUMNS}]
+    path.write_text(",".join(name for name in COLUMNS if name != "latency_s") + "\n", encoding="utf-8")
+    with pytest.raises(MeasureError, match=r"columns differ \(missing: latency_s\)$"):
         read_rows(path)
 
 
@@ -373,6 +394,31 @@ def test_the_supervisor_buries_the_point_and_goes_on(monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("status", [1, 2, -signal.SIGTERM, -signal.SIGINT])
 def test_the_supervisor_stops_when_stopped_and_blames_no_point(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, status: int) -> None:
     assert _supervised(monkeypatch, tmp_path, [status]) == (status, [], 1)
+
+
+def test_a_point_that_goes_on_behind_the_deadline_is_left_for_the_next_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert _supervised(monkeypatch, tmp_path, [module.LATE]) == (0, [], 1)
+    assert not beside(tmp_path / "a.csv", "inflight.json").exists()
+    found = [module._overdue(since, now, 120.0, 600.0) for since, now in ((None, 900.0), (500.0, 599.0), (500.0, 601.0), (470.0, 601.0))]
+    assert found == [0, 0, module.LATE, module.HUNG]
+
+
+def test_what_failed_is_measured_again_on_demand(tmp_path: Path) -> None:
+    path, suites = tmp_path / "a.csv", {"gemm": all_suites()["gemm"], "softmax": all_suites()["softmax"]}
+    points = plan(list(suites.values()), 90, most_shapes=1)[0][:4]
+    record = Record(path, "Pretend 9000")
+    for point, status in zip(points, ("ok", "failed", "wrong", "failed"), strict=True):
+        base = {"shape": text_of(point.shape), "config": text_of(point.config), "timer": "graph", "status": status, "message": "a, \"b\""}
+        record.append({"suite": point.suite, **base})
+    record.append({"suite": "softmax", "shape": "m=1", "config": "", "timer": "graph", "status": "failed"})
+    record.close()
+    before = path.read_text().splitlines()
+    assert drop_rows(path, {"gemm"}) == 3
+    assert path.read_text().splitlines() == [before[0], before[1], before[5]]
+    again = Record(path, "Pretend 9000")
+    assert [bool(again.missing(point, ["graph"])) for point in points] == [False, True, True, True]
+    again.close()
+    assert drop_rows(path, {"gemm"}) == 0
 
 
 def test_the_supervisor_does_not_start_again_after_the_deadline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

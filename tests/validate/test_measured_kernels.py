@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("torch")
-pytest.importorskip("triton")
+triton = pytest.importorskip("triton")
 pd = pytest.importorskip("pandas")
 
 from presilicon.arch import load_gpu  # noqa: E402
@@ -24,21 +25,23 @@ from presilicon.validate.errors_table import error_line  # noqa: E402
 from presilicon.validate.kernel_report import KernelErrors, Tuned, kernel_errors, write_into  # noqa: E402
 from presilicon.validate.kernel_rows import Predicted, is_measurement, read_kernel_rows, split_of, write_split  # noqa: E402
 from presilicon.validate.kernels import all_suites  # noqa: E402
-from presilicon.validate.kernels.record import COLUMNS, Record  # noqa: E402
-from presilicon.validate.kernels.suite import text_of  # noqa: E402
+from presilicon.validate.kernels.record import COLUMNS, Record, beside  # noqa: E402
+from presilicon.validate.kernels.suite import fields_of, text_of  # noqa: E402
 
 GPU = "NVIDIA H100 80GB HBM3"
 H100 = load_gpu("h100-sxm")
 TRUTH = {"kernel.clock": 0.87, "kernel.dram": 0.9, "kernel.l2": 0.8, "kernel.launch": 1.6}
 
 
-def row(suite: str = "gemm", shape: int = 0, config: int = 0, **changed: Any) -> dict[str, Any]:
-    """A row as the harness writes it."""
-    this = all_suites()[suite]
+def row(suite: str = "gemm", shape: int = 0, config: int = 0, *, shape_text: str = "", config_text: str = "", **changed: Any,
+        ) -> dict[str, Any]:
+    """A row as the harness writes it; of a suite that is not there with what GEMM has."""
+    this = all_suites().get(suite, all_suites()["gemm"])
     what = this.shapes[shape]
-    made = {"suite": suite, "kernel": "k", "dtype": what.get("dtype", ""), "shape": text_of(what),
-            "config": text_of(this.configs(what)[config]), "timer": "graph", "status": "ok", "latency_s": 1e-3, "p10_s": 0.99e-3,
-            "p90_s": 1.01e-3, "runs": 20, "triton": "3.9.0"}
+    made = {"suite": suite, "kernel": "k", "dtype": what.get("dtype", ""), "shape": shape_text or text_of(what),
+            "config": config_text or text_of(this.configs(what)[config])}
+    made |= {"timer": "graph", "status": "ok", "latency_s": 1e-3, "p10_s": 0.99e-3,
+            "p90_s": 1.01e-3, "runs": 20, "triton": triton.__version__}
     return made | changed
 
 
@@ -66,6 +69,59 @@ def test_rows_that_can_be_predicted_are_kept_and_the_others_named(tmp_path: Path
     with path.open("a") as stream:
         stream.write("gemm,k,bfloat16,m=4096;n=40")  # a run that was killed while it wrote
     assert len(read_kernel_rows(path, H100).frame) == 2
+
+
+#: What torch calls GPUs, and the device file of each.
+NAMED = {
+    "NVIDIA H100 80GB HBM3": "h100-sxm", "NVIDIA H100 PCIe": "h100-pcie", "NVIDIA H100 NVL": "h100-nvl", "NVIDIA H200": "h200-sxm",
+    "NVIDIA A100-SXM4-80GB": "a100-sxm-80gb", "NVIDIA A100-SXM4-40GB": "a100-sxm-40gb", "NVIDIA A100 80GB PCIe": "a100-pcie-80gb",
+    "NVIDIA A10": "a10", "NVIDIA L4": "l4", "NVIDIA L40S": "l40s", "NVIDIA H20": "h20", "NVIDIA B200": "b200",
+    "NVIDIA GeForce RTX 4090": "rtx-4090", "NVIDIA GeForce RTX 5090": "rtx-5090",
+    "NVIDIA RTX PRO 6000 Blackwell Workstation Edition": "rtx-pro-6000",
+}
+
+
+def test_a_file_goes_with_the_device_file_of_its_gpu_alone(tmp_path: Path) -> None:
+    systems = {name: load_gpu(name) for name in NAMED.values()}
+    for gpu, own in NAMED.items():
+        taken = []
+        for name, system in systems.items():
+            with contextlib.suppress(TableError):
+                kernel_rows.check_gpu(tmp_path / "x.csv", gpu, system)
+                taken.append(name)
+        assert taken == [own], gpu
+    path = tmp_path / "y.csv"
+    beside(path, "provenance.json").write_text(json.dumps({"runs": [{"machine": {"memory_bytes": 21e9}}]}))  # a quarter of the GPU
+    with pytest.raises(TableError, match=r"with 21 GB; h100-sxm has 85\.52 GB"):
+        kernel_rows.check_gpu(path, GPU, H100)
+
+
+def test_rows_of_another_version_are_left_out(tmp_path: Path) -> None:
+    path = write(tmp_path / "h100.csv", row(), row("kernel_to_come"), row(shape_text="m=8;z=5"), row(config_text="TILE=3"),
+                 row(shape_text=row()["shape"].replace("m=", "m=x")))
+    assert read_kernel_rows(path, H100).notes == (
+        "1 of 5 rows are predicted; left out: 3 of shapes or configs that are not there, 1 of suites that are not there",)
+
+
+def test_every_shape_and_config_of_this_version_is_known() -> None:
+    for name, suite in all_suites().items():
+        for what in suite.shapes[:2]:
+            for config in suite.configs(what)[:2]:
+                assert kernel_rows._takes(suite, fields_of(text_of(what)), fields_of(text_of(config))), name
+
+
+def test_code_of_another_compiler_is_named(tmp_path: Path) -> None:
+    rows = read_kernel_rows(write(tmp_path / "h100.csv", row(triton="3.6.0"), row(config=1, triton="3.6.0"), row(config=2)), H100)
+    assert rows.notes == (f"2 rows were measured with Triton 3.6.0, but Triton {triton.__version__} compiles them here, to other machine "
+                          "code: pip install triton==3.6.0 predicts the code that ran",)
+
+
+def test_runs_under_other_drivers_are_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "h100.csv", row())
+    runs = [{"machine": {"driver": driver, "power_limit_w": 700.0}} for driver in ("570.86", "580.159", "570.86")]
+    beside(path, "provenance.json").write_text(json.dumps({"runs": runs}))
+    assert read_kernel_rows(path, H100).notes == (
+        "the runs of the file had different drivers: 570.86, 580.159; one set of constants is fitted for all",)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +158,7 @@ def test_files_of_another_gpu_are_refused(tmp_path: Path) -> None:
         read_kernel_rows(tmp_path / "mixed.csv", H100)
     (tmp_path / "short.csv").write_text("\n".join(line.partition(",")[2] for line in lines) + "\n")
     assert is_measurement(tmp_path / "short.csv")
-    with pytest.raises(PresiliconError, match=r"columns differ \(suite\)"):
+    with pytest.raises(PresiliconError, match=r"columns differ \(missing: suite\)"):
         read_kernel_rows(tmp_path / "short.csv", H100)
     assert not is_measurement(tmp_path / "absent.csv")
     (tmp_path / "ops.csv").write_text("gemm_dtype,m,n,k,latency_s\nbf16,1,1,1,1\n")
@@ -213,6 +269,19 @@ def test_intervals_of_a_calibration_hold_held_out_rows(rows: Callable[..., kerne
     assert line.rows > 100
     assert line.coverage == pytest.approx(0.9, abs=0.06)
     assert line.mape == pytest.approx(0.08 * (2 / math.pi) ** 0.5, rel=0.25)
+
+
+def test_a_row_that_was_disturbed_is_named_and_moves_little(rows: Callable[..., kernel_rows.KernelRows]) -> None:
+    made = rows(0.01)
+    assert kernel_fit.calibrate_kernels(made, H100, source="a test").outliers == ()
+    number = int(np.flatnonzero((made.frame["part"] == "fit").to_numpy())[0])
+    made.frame.loc[number, "measured_s"] *= 5
+    found = kernel_fit.calibrate_kernels(made, H100, source="a test")
+    one = made.frame.iloc[number]
+    assert len(found.outliers) == 1
+    assert found.outliers[0].startswith(f"{one['suite']} {one['shape']} {one['config']}: measured {one['measured_s']:.4g} s")
+    for name, value in TRUTH.items():
+        assert found.fitted[name] == pytest.approx(value, rel=0.05), name
 
 
 def test_a_constant_that_no_row_moves_stays(rows: Callable[..., kernel_rows.KernelRows], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -114,9 +114,10 @@ def test_every_kernel_of_the_data_file_can_be_bound() -> None:
         assert launch.programs > 0
 
 
+@pytest.mark.slow
 def test_a_handful_of_predictions() -> None:
-    pytest.importorskip("numba")  # a pure Python run of as many instructions takes an hour
-    few = [one("h100-rms-norm", "32768"), one("a100-pcie-matmul-fp32", "1152 1152 1152"), one("a100-pcie-moe-bf16", "64")]
+    pytest.importorskip("llvmlite")  # a pure Python run of as many instructions takes an hour
+    few = [one("h100-rms-norm", "32768"), one("a100-pcie-moe-bf16", "64")]
     frame = published.compare(few)
     assert frame.predicted_s.notna().all()
     assert (frame.error.abs() < 0.25).all()

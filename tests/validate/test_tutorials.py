@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("torch")
 pytest.importorskip("triton")
-pytest.importorskip("numba")  # a pure Python run of as many instructions takes an hour
+pytest.importorskip("llvmlite")  # a pure Python run of as many instructions takes an hour
 
 from presilicon.errors import TableError
 from presilicon.validate import tutorials

@@ -7,7 +7,7 @@ import io
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -212,7 +212,8 @@ def read_rows(path: Path, *, repair: bool = False, gpu: str = "") -> list[dict[s
     Parameters
     ----------
     repair
-        Drop what follows the last whole line, on disk.
+        The file is to be gone on with: what follows the last whole line is dropped, on disk, and its columns must be those of this version,
+        in order. Else more columns are passed over.
     gpu
         The GPU that all rows must be of; empty: any one.
 
@@ -227,7 +228,7 @@ def read_rows(path: Path, *, repair: bool = False, gpu: str = "") -> list[dict[s
         if repair and len(whole) < len(payload):
             with path.open("r+b") as stream:
                 stream.truncate(len(whole))
-        table = list(csv.reader(io.StringIO(whole.decode("utf-8")), strict=True))
+        table = list(csv.reader(io.StringIO(whole.decode("utf-8" if repair else "utf-8-sig")), strict=True))
     except OSError as error:
         raise MeasureError(f"{path}: cannot be read: {error.strerror or error}") from None
     except (UnicodeDecodeError, csv.Error) as error:
@@ -236,25 +237,44 @@ def read_rows(path: Path, *, repair: bool = False, gpu: str = "") -> list[dict[s
         path.write_text(_line(COLUMNS), encoding="utf-8")
         return []
     header = tuple(table[0]) if table else ()
-    if header != COLUMNS:
-        odd = sorted(set(header) ^ set(COLUMNS))
-        raise MeasureError(
-            f"{path}: not a measurement file of this version: columns differ ({', '.join(odd[:6]) or 'their order'}); "
-            "choose another name for the output"
-        )
+    _check_header(path, header, exactly=repair)
+    otherwise = "; choose another name for the output" if repair else ""
     rows = []
     for number, cells in enumerate(table[1:], 2):
-        if len(cells) != len(COLUMNS):
-            raise MeasureError(f"{path}, row {number}: expected {len(COLUMNS)} cells, found {len(cells)}")
-        row = dict(zip(COLUMNS, cells, strict=True))
+        if len(cells) != len(header):
+            raise MeasureError(f"{path}, row {number}: expected {len(header)} cells, found {len(cells)}")
+        found = dict(zip(header, cells, strict=True))
+        row = {name: found[name] for name in COLUMNS}
         gpu = gpu or row["gpu"]
         if row["gpu"] != gpu:
-            raise MeasureError(
-                f"{path}, row {number}: measured on {row['gpu']!r}, not on {gpu!r}; one file holds one GPU: choose another name "
-                "for the output"
-            )
+            raise MeasureError(f"{path}, row {number}: measured on {row['gpu']!r}, not on {gpu!r}; one file holds one GPU{otherwise}")
         rows.append(row)
     return rows
+
+
+def _check_header(path: Path, header: Sequence[str], *, exactly: bool) -> None:
+    """Raise unless all columns are there; `exactly`: in order and no others, as a file to go on with has them."""
+    missing, others = ([name for name in one if name not in two] for one, two in ((COLUMNS, header), (header, COLUMNS)))
+    twice = sorted({name for name in header if header.count(name) > 1})
+    if missing or twice or (exactly and tuple(header) != COLUMNS):
+        said = [f"{what}: {', '.join(names[:6])}" for what, names in (("missing", missing), ("unknown", others), ("twice", twice)) if names]
+        raise MeasureError(f"{path}: not a measurement file of this version: columns differ ({'; '.join(said) or 'their order'})"
+                           + ("; choose another name for the output" if exactly else ""))
+
+
+def drop_rows(path: Path, suites: Container[str], statuses: Container[str] = ("failed", "wrong")) -> int:
+    """Take rows of some suites that ended with some status out of a file; returns how many.
+
+    Raises
+    ------
+    MeasureError
+        As `read_rows` does.
+    """
+    rows = read_rows(path, repair=True)
+    kept = [row for row in rows if row["suite"] not in suites or row["status"] not in statuses]
+    if len(kept) < len(rows):
+        write_atomically(path, "".join([_line(COLUMNS), *(_line([row[name] for name in COLUMNS]) for row in kept)]))
+    return len(rows) - len(kept)
 
 
 def beside(path: Path, ending: str) -> Path:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -17,6 +17,7 @@ from presilicon.errors import KernelError, UnknownNameError
 from presilicon.files import trim_folder
 from presilicon.mapping.triton import bind_launch, compile_kernel, compile_launch, configs_of, resource_usage, take_apart
 from presilicon.mapping.triton import cache as disk
+from presilicon.mapping.triton.launch import source_place
 
 TARGETS = [80, 86, 89, 90, 100, 120]
 
@@ -61,6 +62,13 @@ def test_resources_are_those_that_cuobjdump_states(lab: ModuleType, target: int)
         assert usage["STACK"] == compiled.stack_bytes
         assert usage["SHARED"] == compiled.layout.static_shared_bytes
         assert compiled.layout.threads == compiled.threads
+
+
+def test_older_tritons_do_not_say_where_a_kernel_stands(kernels: ModuleType) -> None:
+    new = kernels.add
+    old = SimpleNamespace(fn=new.fn, raw_src=new.raw_src, starting_line_number=new.starting_line_number)
+    assert old.raw_src[0].startswith("@")
+    assert source_place(old) == source_place(new) == (kernels.__file__, old.starting_line_number + 1)
 
 
 def test_arguments_are_specialised_as_a_launch_does(kernels: ModuleType, lab: ModuleType) -> None:
@@ -158,7 +166,7 @@ class TestBadInput:
             bind((1, 1, 1, 1))
         with pytest.raises(KernelError, match="grid size 1 is 65536; allowed are 1 to 65535"):
             bind((1, 65536))
-        with pytest.raises(KernelError, match="grid size 0 is 0"):
+        with pytest.raises(KernelError, match="grid size 0 is 0; a grid of no CTAs launches nothing"):
             bind((0,))
         with pytest.raises(KernelError, match=r"grid size 0 is 1\.5, not a whole number"):
             bind((1.5,))

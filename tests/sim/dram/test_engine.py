@@ -168,7 +168,7 @@ def devices(draw):
     timings["tRFC"] = max(timings["tRFC"], timings.get("tRFCpb", 0))
     timings["tREFI"] = timings["tRFC"] + draw(st.integers(200, 900))
     if "tREFIpb" in timings:
-        timings["tREFIpb"] = timings["tRFCpb"] + draw(st.integers(100, 400))
+        timings["tREFIpb"] = timings["tRFCpb"] + draw(st.integers(300, 700))  # a row can open and be read between two
     timings = {name: value for name, value in timings.items() if name in device.timings}
     org = replace(device.organisation, ranks=draw(st.integers(1, 2)), bank_groups=draw(st.sampled_from([1, 2, 4])),
                   banks=draw(st.sampled_from([2, 4])))

@@ -13,6 +13,7 @@ from presilicon.sim.dram import aim, attacc, samsung
 from presilicon.sim.dram.aim import Instruction
 from presilicon.sim.dram.attacc import Attention
 from presilicon.sim.dram.checker import check
+from presilicon.sim.dram.engine import Channel
 from presilicon.sim.dram.gemv import gemv
 
 GOLDEN = Path(__file__).resolve().parents[4] / "shared" / "golden" / "pim"
@@ -81,6 +82,45 @@ def test_aim_programs_that_the_tables_lack(program, cycles, engine):
     run = aim.run(AIM, program, refresh="off", engine=engine)
     assert run.cycles == cycles
     assert check(run.stream).clean
+
+
+#: Earliest legal cycles behind a command at cycle 100: a SYNC the cycle after a write has landed (tCWL 6, tBL 2, tRP 32; tCWL_GB 1), two
+#: behind what returns nothing later; ordinary accesses of a bank as JEDEC has them.
+@pytest.mark.parametrize(("before", "after", "distance"), [
+    ("WR", "SYNC", 6 + 2 + 1), ("WRA16", "SYNC", 6 + 2 + 32 + 1), ("WRGB", "SYNC", 1 + 2 + 1), ("MAC16", "SYNC", 2), ("SYNC", "SYNC", 2),
+    ("ACT", "WR", 28), ("ACT", "RD", 36), ("ACT16", "WR", 28), ("RD", "WR", 50 + 2 + 4 - 6), ("WR", "RD", 6 + 2 + 11), ("RD", "RD", 2),
+    ("RD", "MAC16", 2), ("WR", "WRA16", 2), ("WR", "PRE", 6 + 2 + 33), ("RD", "PRE", 12), ("RDMAC16", "RD", 2),
+])
+def test_aim_single_bank_accesses_and_syncs_have_their_rows(before, after, distance):
+    channel = Channel(AIM)
+    channel.issue(before, 100, 0, 5)
+    assert channel.earliest(after) == 100 + distance
+
+
+def test_aim_programs_with_single_bank_accesses_and_syncs():
+    def cycles(*steps):
+        run = aim.run(AIM, [Instruction(*step) for step in steps], refresh="off")
+        assert check(run.stream).clean
+        return run.cycles, dict(zip([run.stream.names[c] for c in run.stream.command], run.stream.cycle.tolist(), strict=True))
+
+    # ACT in cycle 1, RD tRCDRD later; the host hears of it after tCL + tBL, and the next read goes the cycle after.
+    end, at = cycles(("RD_SBK", 1, 3, 2))
+    assert (at["ACT"], at["RD"], end) == (1, 37, 37 + 52 + 2)
+    assert cycles(("RD_SBK", 1, 3, 2), ("RD_SBK", 1, 3, 2))[1]["RD"] == 37 + 52 + 1
+    # A write waits for nothing; a SYNC until it has landed, and the host sends on the cycle after.
+    assert cycles(("WR_SBK", 1, 3, 2), ("WR_SBK", 1, 3, 2))[1]["WR"] == 1 + 28 + 2
+    _, at = cycles(("WR_SBK", 1, 3, 2), ("SYNC",), ("WR_SBK", 1, 3, 2))
+    assert (at["SYNC"], at["WR"]) == (29 + 9, 29 + 9 + 1)
+    # Additions of registers are the host's: as many cycles as writes of them, and no command.
+    host = [cycles(*[step for _ in range(20) for step in [(name,)] * 40 + [("MAC_ABK", 1)]]) for name in ("EWADD", "W_GPR")]
+    assert host[0] == host[1]
+    assert host[0][0] > 20 * 40
+    with pytest.raises(MappingError, match="a bank has"):
+        cycles(("WR_SBK", 1, 1 << 20))
+    with pytest.raises(MappingError, match="banks 0 to 15"):
+        cycles(("RD_SBK", 1, 0, 16))
+    with pytest.raises(UnknownNameError, match="WR_SBK"):
+        cycles(("WR_SB",))
 
 
 @pytest.mark.parametrize("order", aim.ORDERS)

@@ -59,6 +59,6 @@ def test_sub_batches_cross_the_link_once() -> None:
 
 
 def test_a_memory_without_energies_is_named() -> None:
-    system = _system("h100-aim").override({"pim.dram": "samsung-hbm2-pim", "pim.kernel": "samsung"})
+    system = _system("h100-aim").override({"pim.dram": "upmem", "pim.kernel": "upmem"})
     found = simulate_hybrid(decoder_layers(4096, 32, 4, (300,) * 64), system, "analytic", "pim")
-    assert any("samsung-hbm2-pim states no energy" in line for line in found.notes)
+    assert any("upmem states no energy" in line for line in found.notes)

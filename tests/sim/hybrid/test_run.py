@@ -164,8 +164,13 @@ def test_units_and_reads_share_the_channels() -> None:
     graph, system = _graph(512), _system("neupims")
     found = simulate(graph, system)
     assert any("command engine" in line and "longer here: pim" in line for line in found.notes)
-    assert any(line.startswith("energy: ") and "pim cells" in line for line in found.notes)
+    assert any(line.startswith("energy: ") and "pim activate" in line and "pim cell" in line and "pim io" in line for line in found.notes)
     assert not any("command engine" in line for line in simulate(graph, _system("npu-pim")).notes)
+    # One row buffer, used by both at once: nothing says what that costs, and so the report does.
+    told = "newton-hbm2 at the same time, each at its full rate"
+    for access, expected in (("concurrent", True), ("blocked", False)):
+        notes = simulate(graph, _system("npu-pim").override({"pim.access": access}), place="pim-attention").notes
+        assert any(told in line for line in notes) == expected
     # Two sub-batches read the weights twice.
     whole = simulate(graph, system.override({"plan.sub_batches": 1}))
     read = [sum(r.estimate.bytes_moved["dram"] for r in s.results if r.op.kind == "matmul") for s in (found, whole)]

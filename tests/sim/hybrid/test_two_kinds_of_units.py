@@ -67,7 +67,7 @@ def test_several_vectors_at_once_read_weights_once(tokens: int) -> None:
     one = system.override({"pim_linear.vectors": 1})
     both = [next(r.estimate for r in simulate_hybrid(_graph(tokens), s, "analytic", "pim-linear").results if r.op.name == "qkv")
             for s in (system, one)]
-    assert both[0].energy_j["pim cells"] * tokens == pytest.approx(both[1].energy_j["pim cells"] * -(-tokens // 4))
+    assert both[0].energy_j["pim cell"] * tokens == pytest.approx(both[1].energy_j["pim cell"] * -(-tokens // 4))
     assert both[0].energy_j["pim mac"] == pytest.approx(both[1].energy_j["pim mac"])
     assert both[0].time_s <= both[1].time_s
     assert both[0].time_s >= both[1].time_s / 4
