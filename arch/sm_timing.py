@@ -40,10 +40,14 @@ class SmTiming:
         Free slot to the next CTA's first instruction.
     sm_port
         Bytes a clock between an SM and the L2, at most.
+    l2_delivered
+        Bytes a clock that arrive at each SM where all of them read L2 at once, what it serves to several of them with one read included.
     dram_steady
-        Share of DRAM's peak bandwidth in the steady state of a stream.
+        Share of DRAM's peak bandwidth in the steady state of a stream that is only read, or only written.
+    dram_turnaround
+        Share of that which is lost where half of the bytes are read and half are written.
     dram_access
-        Bytes that a DRAM channel could move between two activations: what a shorter piece of a line costs.
+        Bytes that a DRAM channel could move between two activations: what a shorter piece of a line costs (64 bytes come at a time).
     merged_sms
         Reads of one line by different SMs, under way together, that L2 serves once.
     l2_kept
@@ -52,6 +56,8 @@ class SmTiming:
         Clocks for which a sector of a warp's atomics takes a slice of L2; bytes of consecutive addresses that lie in one slice.
     async_launch, tma_latency, mbarrier_latency
         Bulk copies: gap between two, latency beyond an L2 hit; an mbarrier's arrival to a waiting warp's release.
+    try_wait_latency
+        A look at an mbarrier to the predicate that says whether its phase has ended.
     wgmma_latency
         Last product of an asynchronous matrix instruction to its result.
     wgmma_depth, tensor_ahead
@@ -87,7 +93,9 @@ class SmTiming:
     fetch_interval: float
     cta_launch: float
     sm_port: float
+    l2_delivered: float
     dram_steady: float
+    dram_turnaround: float
     dram_access: float
     merged_sms: float
     l2_kept: float
@@ -96,6 +104,7 @@ class SmTiming:
     async_launch: float
     tma_latency: float
     mbarrier_latency: float
+    try_wait_latency: float
     wgmma_latency: float
     wgmma_depth: float
     tensor_ahead: float

@@ -2,7 +2,7 @@
 
 What `published` reads from its data file comes here as one `Point`. Where the source autotunes, every config of its set is predicted and
 the fastest counts, as it did for the source. What the method of timing adds to the kernel is what `tutorials` states for ``do_bench``; for
-a fused op, the kernels around the GEMMs as `triton_moe` has them.
+a fused op, the kernels around the GEMMs as `triton_moe` has them; where the timed function casts its inputs first, kernels that move bytes.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from typing import Any, Final
 
 from ..arch import System, load_gpu
 from ..errors import KernelError, UnknownNameError
+from ..mapping.gpu.machine import Machine
+from ..mapping.gpu.memory_bound import memory_kernel
 from ..mapping.gpu.moe_kernels import Tile, default_tile
 from ..mapping.triton import Launch, bind_launch, compile_launch, occupancy_of
 from ..sim.sm.result import KernelRun
@@ -260,6 +262,14 @@ def _method_s(run: KernelRun, method: str) -> float:
     return run.time_s - run.launch_s + DO_BENCH_S if method == "do_bench" else run.time_s
 
 
+def _casts_s(z: Mapping[str, Any], system: System) -> float:
+    """Seconds of the casts of q, k and v to another format of 16 bits that the timed function makes first (``cast_from``)."""
+    if "cast_from" not in z:
+        return 0.0
+    tensor_bytes = 2.0 * int(z["batch"]) * int(z["heads"]) * int(z["n"]) * int(z["head_dim"])
+    return 3.0 * float(memory_kernel(Machine.of(system), tensor_bytes, tensor_bytes).time_s)
+
+
 def predict(point: Point, *, fidelity: str = "tile", system: System | None = None) -> Prediction:
     """Seconds of one point.
 
@@ -286,12 +296,13 @@ def predict(point: Point, *, fidelity: str = "tile", system: System | None = Non
     if point.kernel not in KERNELS:
         raise UnknownNameError("kernel of published figures", point.kernel, [*KERNELS, *OPS])
     best: Prediction | None = None
+    casts_s = _casts_s(point.sizes, machine)
     for config, launch in KERNELS[point.kernel](point.sizes, machine):
         compiled = compile_launch(launch)
         if occupancy_of(compiled, machine).ctas == 0:
             continue
         run = simulate_kernel(compiled, launch, machine, fidelity=fidelity, warm_l2=False)
-        time_s = _method_s(run, point.method)
+        time_s = casts_s + _method_s(run, point.method)
         if best is None or time_s < best.time_s:
             best = Prediction(time_s, config, run.limiter, (run,))
     if best is None:

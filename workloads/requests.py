@@ -7,6 +7,8 @@ each has in its cache, or prompts that enter together.
 from __future__ import annotations
 
 import os
+import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -194,7 +196,8 @@ def load_requests(path: str | os.PathLike[str]) -> Requests:
         raise TableError(f"{source}: not a table of requests: {str(error).splitlines()[0]}") from None
     found: dict[str, Any] = {}
     for column in frame.columns:
-        name = _meaning(str(column))
+        first = re.sub(r"\.\d+$", "", str(column))  # pandas numbers columns of equal names
+        name = _meaning(first if first in frame.columns else str(column))
         if name in found:
             raise TableError(f"{source}: columns {str(found[name])!r} and {str(column)!r} both mean {name}")
         if name:
@@ -203,6 +206,9 @@ def load_requests(path: str | os.PathLike[str]) -> Requests:
         if name not in found:
             has = ", ".join(map(str, frame.columns[:12]))
             raise TableError(f"{source}: no column {name}; has {has}; accepted: {name}, {', '.join(ALIASES[name][:4])} ...")
+    for name, column in found.items():
+        if pd.api.types.is_bool_dtype(frame[column]):
+            raise TableError(f"{source}: column {str(column)!r}: expected {name}, found true and false")
     arrival = np.zeros(len(frame)) if "arrival_s" not in found else _seconds(frame[found["arrival_s"]], source)
     try:
         return Requests(arrival, frame[found["prompt_tokens"]].to_numpy(), frame[found["output_tokens"]].to_numpy())
@@ -226,9 +232,11 @@ def _seconds(column: Any, source: Path) -> np.ndarray:
     if pd.api.types.is_numeric_dtype(column):
         return column.to_numpy(dtype=float)
     try:
-        times = pd.to_datetime(column)
-    except (ValueError, TypeError):
-        raise TableError(f"{source}: arrivals are neither seconds nor dates: {shown(column.iloc[0])}") from None
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # pandas guesses each one where they are not all of one format
+            times = pd.to_datetime(column)
+    except (ValueError, TypeError, UserWarning):
+        raise TableError(f"{source}: arrivals are neither seconds nor dates of one format: {shown(column.iloc[0])}") from None
     return (times - times.iloc[0]).dt.total_seconds().to_numpy(dtype=float)
 
 

@@ -7,6 +7,7 @@ operations of at most three operands over one file of values: registers, tempora
 from __future__ import annotations
 
 import ast
+import operator
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,7 +15,7 @@ import numpy as np
 
 from .memory_ops import ATOMIC, COPY, GLOBAL, LOAD, LOCAL, SHARED, STORE
 from .program import Program
-from .sass import REGISTER_COUNT
+from .sass import PREDICATE, REGISTER_COUNT
 from .segments import BARRIER, BRANCH, EXIT, FALL, INDIRECT, JOIN, RETURN, lines_of_one, returned_of
 from .values import M32, M64, SIGN
 
@@ -25,6 +26,8 @@ ALU: Final = ("mov", "add", "sub", "mul", "and", "or", "xor", "lsl", "lsr", "lt"
 EFFECTS: Final = ("special", "first_lane", "any", "all", "ballot", "elect", "elected_lane", "reduce", "shuffle", "in_range", "access",
                   "copied",                 "load", "store", "argument", "bulk", "sync", "matrix", "refuse")
 NUMBER: Final = {name: n for n, name in enumerate((*ALU, *EFFECTS))}
+#: Operations that do something beside writing their result.
+_DOING: Final = [NUMBER[name] for name in ("access", "copied", "store", "argument", "bulk", "sync", "matrix", "refuse")]
 SPECIAL: Final = ("SR_TID.X", "SR_CTAID.X", "SR_CTAID.Y", "SR_CTAID.Z", "SR_LANEID", "SR_EQMASK", "SR_LTMASK", "SR_LEMASK", "SR_GTMASK",
                   "SR_GEMASK")
 SHUFFLES: Final = ("IDX", "BFLY", "UP", "DOWN")
@@ -39,6 +42,9 @@ _WORDS: Final = -1_000_001
 
 _BINARY: Final = {ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul", ast.BitAnd: "and", ast.BitOr: "or", ast.BitXor: "xor", ast.LShift: "lsl",
                   ast.RShift: "lsr"}
+#: Operations on numbers that are done here.
+_FOLDED: Final = {"and": operator.and_, "or": operator.or_, "xor": operator.xor, "add": operator.add, "sub": operator.sub,
+                  "mul": operator.mul, "lsl": operator.lshift, "lsr": operator.rshift}
 _COMPARE: Final = {ast.Lt: "lt", ast.LtE: "le", ast.Gt: "gt", ast.GtE: "ge", ast.Eq: "eq", ast.NotEq: "ne"}
 
 
@@ -81,11 +87,23 @@ class _Writer:
         self.numbers: dict[int, int] = {}
         self.words: dict[int, int] = {}
         self.names: dict[str, int] = {}
+        self.constants: dict[int, int] = {}  # by slot
+        self.bounds: dict[int, int] = {}  # of temporaries: no value is larger
         self.free = 0
+        self.needed: set[str] = set()  # names that later lines of the instruction read
+        self.begun = 0  # where the operations of the instruction begin
+
+    def begin(self) -> None:
+        """The next instruction: temporaries and names begin anew."""
+        self.free, self.begun = 0, len(self.code)
+        self.names.clear()
+        self.bounds.clear()
 
     def number(self, value: int) -> int:
         """Slot of a number; negative until all are known."""
-        return -1 - self.numbers.setdefault(value & M64, len(self.numbers))
+        slot = -1 - self.numbers.setdefault(value & M64, len(self.numbers))
+        self.constants[slot] = value & M64
+        return slot
 
     def word(self, offset: int) -> int:
         return _WORDS - self.words.setdefault(offset, len(self.words))
@@ -96,14 +114,93 @@ class _Writer:
         return REGISTER_COUNT + self.free - 1
 
     def emit(self, name: str, *operands: int, into: int | None = None, extra: int = 0) -> int:
-        """Append an operation; the slot of its result."""
+        """Append an operation, unless a slot holds its result; the slot of its result."""
+        simple = self.simpler(name, operands) if name in _FOLDED else None
+        if simple is not None:
+            return simple if into is None else self.move(simple, into)
+        self.save(into)
         target = self.temporary() if into is None else into
         padded = [*operands, *[self.number(0)] * (3 - len(operands))]
         self.code.append((NUMBER[name], target, padded[0], padded[1], padded[2], extra))
+        if into is None:
+            self.bounds[target] = min(self.largest(name, operands), M64)
         return target
+
+    def bound(self, slot: int) -> int:
+        """No value of a slot is larger."""
+        if slot in self.constants:
+            return self.constants[slot]
+        if slot >= REGISTER_COUNT:
+            return self.bounds.get(slot, M64)
+        return 1 if slot >= PREDICATE else M32
+
+    def largest(self, name: str, operands: tuple[int, ...]) -> int:
+        """No result of an operation is larger."""
+        if name in _COMPARE.values():
+            return 1
+        bounds = [self.bound(slot) for slot in operands]
+        shift = self.constants.get(operands[1], 64) if name in ("lsl", "lsr") else 0
+        if name == "lsl":
+            return bounds[0] << shift
+        if name == "lsr":
+            return bounds[0] >> shift if shift < 64 else bounds[0]
+        return {"and": lambda: min(bounds), "min": lambda: min(bounds), "or": lambda: _ones(max(bounds)), "xor": lambda: _ones(max(bounds)),
+                "add": lambda: sum(bounds), "mul": lambda: bounds[0] * bounds[1], "mov": lambda: bounds[0],
+                "sel": lambda: max(bounds[1:])}.get(name, lambda: M64)()
+
+    def simpler(self, name: str, operands: tuple[int, ...]) -> int | None:
+        """A slot that holds what the operation would give: two numbers, or one that changes nothing."""
+        one, other = (self.constants.get(slot) for slot in operands)
+        if one is not None and other is not None:
+            return self.number(_FOLDED[name](one, min(other, 63) if name in ("lsl", "lsr") else other))
+        if name in ("and", "or", "xor", "add", "mul") and one is not None:
+            operands, one, other = operands[::-1], other, one
+        if other is None:
+            return None
+        if name == "and" and other & _ones(self.bound(operands[0])) == _ones(self.bound(operands[0])):
+            return operands[0]
+        if other == 0 and name in ("and", "mul"):
+            return self.number(0)
+        return operands[0] if (other == 0 and name not in ("and", "mul")) or (other == 1 and name == "mul") else None
+
+    def save(self, register: int | None) -> bool:
+        """Keep what a register holds before it is written, if a name that is still to be read stands for it."""
+        found = [name for name, held in self.names.items() if held == register and name in self.needed]
+        if found:
+            assert register is not None
+            kept = self.temporary()
+            self.code.append((NUMBER["mov"], kept, register, self.number(0), self.number(0), 0))
+            self.bounds[kept] = self.bound(register)
+            self.names.update(dict.fromkeys(found, kept))
+        return bool(found)
+
+    def move(self, slot: int, into: int) -> int:
+        """Put what a slot holds into a register: by the operation that made it, where nothing stands against it."""
+        if slot == into:
+            return into
+        if not self.save(into) and slot >= REGISTER_COUNT:
+            for at in range(len(self.code) - 1, self.begun - 1, -1):
+                name, target, *operands, extra = self.code[at]
+                if target == slot:
+                    self.code[at] = (name, into, operands[0], operands[1], operands[2], extra)
+                    self.names.update({key: into for key, held in self.names.items() if held == slot})
+                    return into
+                if into in (target, *operands) or slot in operands:
+                    break
+        self.code.append((NUMBER["mov"], into, slot, self.number(0), self.number(0), 0))
+        return into
 
     def effect(self, name: str, *operands: int, extra: int = 0) -> None:
         self.emit(name, *operands, into=REGISTER_COUNT + TEMPORARIES - 1, extra=extra)
+
+    def instruction(self, lines: str) -> None:
+        """Operations of one instruction."""
+        body = ast.parse(lines).body
+        read = [{part.id for part in ast.walk(node) if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Load)} for node in body]
+        for n, node in enumerate(body):
+            self.needed = set().union(*read[n + 1:])
+            self.statement(node)
+        self.begin()
 
     # -- statements ----------------------------------------------------------------------------------------------------
 
@@ -138,7 +235,7 @@ class _Writer:
         index, guard, address = ast.literal_eval(call.args[0]), self.value(call.args[2]), self.value(call.args[3])
         kept = [self.emit("load", guard, address, _register(target), extra=index | k << 20) for k, target in enumerate(targets)]
         for target, slot in zip(targets, kept, strict=True):
-            self.emit("mov", slot, into=_register(target))
+            self.move(slot, _register(target))
 
     def call(self, node: ast.expr) -> None:
         assert isinstance(node, ast.Call)
@@ -177,7 +274,7 @@ class _Writer:
             assert isinstance(node.value, ast.Name)
             found = _register(node) if node.value.id == "R" else self.word(ast.literal_eval(node.slice))
         if found is not None:
-            return found if into is None else self.emit("mov", found, into=into)
+            return found if into is None else self.move(found, into)
         if isinstance(node, ast.BinOp):
             return self.emit(_BINARY[type(node.op)], self.value(node.left), self.value(node.right), into=into)
         if isinstance(node, ast.Compare):
@@ -210,7 +307,7 @@ class _Writer:
             return self.with_flags(name, args, into)
         operands = [self.value(arg) for arg in args]
         if name == "num":
-            return operands[0] if into is None else self.emit("mov", operands[0], into=into)
+            return operands[0] if into is None else self.move(operands[0], into)
         if name == "clamp":
             return self.emit("min", *operands, into=into)
         if name in ("sx", "sar"):
@@ -245,6 +342,11 @@ class _Writer:
         return self.emit("mov", whole, into=into)
 
 
+def _ones(value: int) -> int:
+    """All bits up to a number's highest."""
+    return (1 << value.bit_length()) - 1
+
+
 def _called(node: ast.Call) -> str:
     if isinstance(node.func, ast.Name):
         return node.func.id
@@ -266,12 +368,9 @@ def bytecode_of(program: Program) -> Bytecode:
         begin.append(len(writer.code))
         for ins in code[segment.first:segment.last + 1]:
             lines = lines_of_one(ins, program.memory_ops.get(ins.index), program.plan, program.lines, program.addresses)
-            for node in ast.parse("\n".join(lines)).body if lines else ():
-                writer.statement(node)
-            writer.free = 0
-            writer.names.clear()
+            writer.instruction("\n".join(lines))
         condition.append(writer.returned(ast.parse(returned_of(code[segment.last], segment.ends), mode="eval").body))
-        writer.free = 0
+        writer.begin()
         end.append(len(writer.code))
     return _laid_out(writer, begin, end, condition)
 
@@ -280,6 +379,9 @@ def _laid_out(writer: _Writer, begin: list[int], end: list[int], condition: list
     """Slots without gaps: the registers that are used, temporaries, numbers and words."""
     code = np.array(writer.code, dtype=np.int64).reshape(-1, 6)
     taken = np.array(condition, dtype=np.int64)
+    wanted = _wanted(code, taken)
+    before = np.concatenate([[0], np.cumsum(wanted)])
+    code, begin, end = code[wanted], before[begin].tolist(), before[end].tolist()
     used = np.unique(np.concatenate([code[:, 1:5].reshape(-1), taken]))
     used = used[used >= 0]
     registers, first = int(np.searchsorted(used, REGISTER_COUNT)), len(used)
@@ -290,5 +392,17 @@ def _laid_out(writer: _Writer, begin: list[int], end: list[int], condition: list
         slots[of_number] = first - 1 - slots[of_number]
         slots[of_word] = first + len(writer.numbers) + _WORDS - slots[of_word]
     words = np.array([(first + len(writer.numbers) + n, offset) for offset, n in writer.words.items()], dtype=np.int64).reshape(-1, 2)
-    return Bytecode(code, np.array(begin), np.array(end), taken, np.array(list(writer.numbers), dtype=np.uint64), words, registers, first,
-                    first + len(writer.numbers) + len(writer.words))
+    assert not len(code) or np.abs(code).max() < 1 << 31
+    return Bytecode(code.astype(np.int32), np.array(begin), np.array(end), taken, np.array(list(writer.numbers), dtype=np.uint64), words,
+                    registers, first, first + len(writer.numbers) + len(writer.words))
+
+
+def _wanted(code: np.ndarray, conditions: np.ndarray) -> np.ndarray:
+    """bool by operation: it does something, or somewhere something that does reads what it writes."""
+    wanted = np.isin(code[:, 0], _DOING)
+    while True:
+        read = np.unique(np.concatenate([conditions, code[wanted, 2:5].reshape(-1)]))
+        more = wanted | np.isin(code[:, 1], read)
+        if (more == wanted).all():
+            return wanted
+        wanted = more

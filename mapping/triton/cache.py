@@ -1,6 +1,6 @@
 """A bounded folder of compiled kernels, by content; several processes may read and write it at once.
 
-An entry is one file: a magic line, a JSON head that names and measures the parts that follow, then the parts, compressed.
+An entry is one file: a magic line, a JSON head that names and measures the parts that follow, then the parts, compressed or not.
 Whole files appear by renaming, so that a reader sees an entry or none; an entry that does not check is treated as absent.
 """
 
@@ -18,7 +18,7 @@ from typing import Any
 from ...errors import OutputError
 from ...files import cache_folder, trim_folder, write_atomically
 
-_MAGIC = b"presilicon kernel 1\n"
+_MAGIC = b"presilicon kernel 2\n"
 #: The folder is kept below this size; the entries that were used longest ago go first.
 LIMIT_BYTES = 512 * 2**20
 
@@ -39,12 +39,12 @@ def load(folder: Path, key: str) -> tuple[dict[str, Any], dict[str, bytes]] | No
         size = int.from_bytes(raw[len(_MAGIC):len(_MAGIC) + 4], "little")
         at = len(_MAGIC) + 4 + size
         head = json.loads(raw[at - size:at])
-        parts = {}
+        compressed, parts = head.pop("compressed"), {}
         for name, length, digest in head.pop("parts"):
             packed = raw[at:at + length]
             if hashlib.sha256(packed).hexdigest() != digest:
                 return None
-            parts[name] = zlib.decompress(packed)
+            parts[name] = zlib.decompress(packed) if compressed else packed
             at += length
     except (OSError, ValueError, KeyError, TypeError, zlib.error):
         return None
@@ -53,11 +53,11 @@ def load(folder: Path, key: str) -> tuple[dict[str, Any], dict[str, bytes]] | No
     return head, parts
 
 
-def store(folder: Path, key: str, head: Mapping[str, Any], parts: Mapping[str, bytes]) -> None:
+def store(folder: Path, key: str, head: Mapping[str, Any], parts: Mapping[str, bytes], *, compress: bool = True) -> None:
     """Write an entry, and drop the oldest ones where the folder grows too large; a folder that cannot be written is let be."""
-    packed = {name: zlib.compress(part, 1) for name, part in parts.items()}
+    packed = {name: zlib.compress(part, 1) if compress else part for name, part in parts.items()}
     listed = [(name, len(part), hashlib.sha256(part).hexdigest()) for name, part in packed.items()]
-    text = json.dumps({**head, "parts": listed}).encode()
+    text = json.dumps({**head, "parts": listed, "compressed": compress}).encode()
     with suppress(OutputError, OSError):
         write_atomically(folder / f"{key}.kernel", b"".join([_MAGIC, len(text).to_bytes(4, "little"), text, *packed.values()]))
         trim_folder(folder, "*.kernel", LIMIT_BYTES)

@@ -15,58 +15,61 @@ from typing import Final
 import numpy as np
 
 from ...native import Native
-from .bytecode import ENDS, KINDS, NUMBER, REDUCTIONS, SHUFFLES, SPACES
-from .memory_ops import ATOMIC, COPY, GLOBAL, LOAD, LOCAL, SHARED, STORE
-from .segments import BRANCH, EXIT, INDIRECT, JOIN, RETURN
-from .warp_alu import (
-    LSL,
-    LSR,
-    MIN,
-    ONE,
-    SAR64,
-    SEL,
-    SHL,
-    SHR,
-    SIGN32,
-    UNKNOWN,
-    W32,
-    W64,
-    Z,
-    alu,
-    bank_clocks,
-    distinct,
-    row_operation,
-    special_register,
+from .warp_alu import LSL, LSR, MIN, ONE, SAR64, SEL, SHL, SHR, UNKNOWN, W32, W64, Z, alu, row_operation, special_register
+from .warp_exchange import shuffled, voted
+from .warp_memory import loaded, priced
+from .warp_records import (
+    ACCESS,
+    ALL,
+    ANY,
+    ARGUMENT,
+    ASSUMED,
+    AT_BRANCH,
+    AT_EXIT,
+    AT_INDIRECT,
+    AT_JOIN,
+    AT_RETURN,
+    BALLOT,
+    BOX,
+    BULK,
+    BY_IDX,
+    COPIED,
+    COUNT,
+    DONE,
+    ELECT,
+    ELECTED_LANE,
+    ENDLESS,
+    ENOUGH,
+    FIRST_LANE,
+    FULL,
+    IN_GLOBAL,
+    IN_LOCAL,
+    IN_RANGE,
+    IN_SHARED,
+    LOAD_,
+    MATRIX,
+    MIXER,
+    NOT_MODELLED,
+    NOTHING,
+    OF_AND,
+    OF_ATOMICS,
+    OF_MIN,
+    OF_OR,
+    OF_STORES,
+    ON_DATA,
+    ON_THREAD,
+    ON_X,
+    ONE_TRIP,
+    RECORD,
+    REDUCE,
+    SHUFFLE,
+    SPECIAL_,
+    STORE_,
+    SYNC,
+    TALLY,
+    TOUCH,
+    WHOLE_WARP,
 )
-
-SPECIAL_, FIRST_LANE, ANY, ALL, BALLOT, ELECT, ELECTED_LANE, REDUCE, SHUFFLE, IN_RANGE, ACCESS, COPIED, LOAD_, STORE_, ARGUMENT, BULK, \
-    SYNC, MATRIX, REFUSE = range(31, 50)
-assert NUMBER["special"] == SPECIAL_
-assert NUMBER["refuse"] == REFUSE
-#: Why a run ended: all done, enough known, a reason to fall back, or room for more records wanted.
-DONE, ENOUGH, ON_DATA, WHOLE_WARP, NOT_MODELLED, ENDLESS, FULL = range(7)
-#: Beside the way that a jump goes if data decides (0 or 1; -1: none): not the end of a loop that only waits, but a way that is assumed; at
-#: the top of a loop, after one trip.
-ASSUMED, ONE_TRIP = 2, 4
-#: What a value depends on.
-NOTHING, ON_X, ON_Y, ON_Z, ON_THREAD = np.uint8(0), np.uint8(1), np.uint8(2), np.uint8(4), np.uint8(8)
-#: What is recorded: everything; addresses; the first address of each instruction and how often it has one; nothing but the way.
-RECORD, TOUCH, TALLY, COUNT = range(4)
-_BRANCH, _EXIT, _JOIN, _RETURN, _INDIRECT = (ENDS.index(name) for name in (BRANCH, EXIT, JOIN, RETURN, INDIRECT))
-_GLOBAL, _SHARED, _LOCAL = (SPACES.index(name) for name in (GLOBAL, SHARED, LOCAL))
-_LOADS, _STORES, _ATOMICS, _COPIES = (KINDS.index(name) for name in (LOAD, STORE, ATOMIC, COPY))
-_IDX, _BFLY, _UP = (SHUFFLES.index(name) for name in ("IDX", "BFLY", "UP"))
-_AND, _OR, _XOR, _SUM, _MIN = (REDUCTIONS.index(name) for name in ("AND", "OR", "XOR", "SUM", "MIN"))
-MIXER: Final = np.uint64(0x9E3779B97F4A7C15)
-#: Bits of the number that stands for a box.
-BOX: Final = np.uint64(0x7FFFFFFFFFFF)
-#: Columns of what is recorded of an access: step, instruction, bank passes, sectors, lines, active lanes, first address,
-#: sectors that L1 does not hold, active lanes as bits.
-ACCESS_COLUMNS: Final = 9
-#: Columns of mbarrier records: step, instruction, lane, address, value; of bulk copies: step, instruction, shared address, descriptor,
-#: number of coordinates and up to five of them.
-SYNC_COLUMNS: Final = 5
-BULK_COLUMNS: Final = 10
 
 
 def run_warp(code, registers, begin, end, condition, ends, after, target, forced, where, V, U, S, T, K, lanes, ctas, thread, ids,  # type: ignore[no-untyped-def]
@@ -248,29 +251,40 @@ def run_warp(code, registers, begin, end, condition, ends, after, target, forced
             elif op == ACCESS or op == COPIED or op == LOAD_ or op == STORE_:
                 index = extra & 0xFFFFF
                 if op == ACCESS and mode != RECORD and (mode == COUNT or wanted[index] == 0):
-                    if not (has_data and space[index] == _GLOBAL and (kind[index] == _STORES or kind[index] == _ATOMICS)):
+                    if not (has_data and space[index] == IN_GLOBAL and (kind[index] == OF_STORES or kind[index] == OF_ATOMICS)):
                         continue
                 n = 0
                 chosen = 0
                 unknown = False
-                for k in range(n_active):
-                    lane = active[k]
-                    if U[a, ma * lane] & ONE:
-                        unknown = True
-                    elif V[a, ma * lane] & ONE:
-                        chosen |= 1 << lanes[lane]
-                        if U[b, mb * lane]:
+                plain = mode == RECORD and whole and n_active == 32 and ma == 0 and mb == 1 and not K[a] and not K[b] \
+                    and (op == ACCESS or op == COPIED)
+                if plain and V[a, 0] & ONE == Z:
+                    depends |= T[a] & ON_THREAD
+                    continue
+                if plain:
+                    chosen = 0xFFFFFFFF
+                    n = 32
+                    for k in range(32):
+                        picked[k] = V[b, k]
+                else:
+                    for k in range(n_active):
+                        lane = active[k]
+                        if U[a, ma * lane] & ONE:
                             unknown = True
-                        picked[n] = V[b, mb * lane]
-                        owner[n] = ctas[lane]
-                        n += 1
+                        elif V[a, ma * lane] & ONE:
+                            chosen |= 1 << lanes[lane]
+                            if U[b, mb * lane]:
+                                unknown = True
+                            picked[n] = V[b, mb * lane]
+                            owner[n] = ctas[lane]
+                            n += 1
                 if op == ACCESS or op == COPIED:
                     depends |= T[a] & ON_THREAD
                     if unknown:
                         return ON_DATA
                     if n == 0:
                         continue
-                    if op == ACCESS and has_data and space[index] == _GLOBAL and (kind[index] == _STORES or kind[index] == _ATOMICS):
+                    if op == ACCESS and has_data and space[index] == IN_GLOBAL and (kind[index] == OF_STORES or kind[index] == OF_ATOMICS):
                         for j in range(buffers.shape[0]):
                             for k in range(n):
                                 if buffers[j, 0] <= picked[k] < buffers[j, 0] + buffers[j, 1]:
@@ -301,28 +315,10 @@ def run_warp(code, registers, begin, end, condition, ends, after, target, forced
                             status = ENOUGH
                             break
                         continue
-                    of_banks = op == COPIED or space[index] == _SHARED
+                    of_banks = op == COPIED or space[index] == IN_SHARED
                     row = index if op == ACCESS else index + kind.shape[0]
-                    base = picked[0] & np.uint64(127)
-                    same = memo_count[row] == n and memo_base[row] == base
-                    if same:
-                        for k in range(n):
-                            if memo[row, k] != picked[k] - picked[0]:
-                                same = False
-                                break
-                    if not same:
-                        memo_count[row], memo_base[row] = n, base
-                        for k in range(n):
-                            memo[row, k] = picked[k] - picked[0]
-                        if of_banks:
-                            memo_cost[row, 0] = bank_clocks(picked, n, size[index], rows[index], table, taken)
-                            memo_cost[row, 1] = memo_cost[row, 2] = 0
-                        else:
-                            memo_cost[row, 0] = 0
-                            memo_cost[row, 2] = distinct(picked, n, size[index], np.uint64(7), room)
-                            memo_cost[row, 1] = distinct(picked, n, size[index], np.uint64(5), room)
-                            for k in range(memo_cost[row, 1]):
-                                memo_sectors[row, k] = np.int64(room[k] - (picked[0] >> np.uint64(5)))
+                    priced(picked, n, row, of_banks, size[index], rows[index], memo, memo_base, memo_count, memo_cost, memo_sectors,
+                           room, table, taken)
                     if n_accesses == accesses.shape[0]:
                         return FULL
                     missing = memo_cost[row, 1]
@@ -344,7 +340,7 @@ def run_warp(code, registers, begin, end, condition, ends, after, target, forced
                     accesses[n_accesses, 6] = np.int64(picked[0])
                     accesses[n_accesses, 7] = missing
                     accesses[n_accesses, 8] = chosen
-                    if pieces.shape[0] > 0 and space[index] == _GLOBAL and op == ACCESS:
+                    if pieces.shape[0] > 0 and space[index] == IN_GLOBAL and op == ACCESS:
                         origin = np.int64(picked[0] >> np.uint64(5))
                         for k in range(memo_cost[row, 1]):
                             if k == 0 or memo_sectors[row, k] != memo_sectors[row, k - 1] + 1:
@@ -355,7 +351,7 @@ def run_warp(code, registers, begin, end, condition, ends, after, target, forced
                             pieces[n_pieces - 1, 2] = origin + memo_sectors[row, k] + 1
                     n_accesses += 1
                     continue
-                if space[index] == _LOCAL:
+                if space[index] == IN_LOCAL:
                     if not S[b] or U[b, 0] or (op == STORE_ and unknown):
                         return NOT_MODELLED
                     at_word = (np.int64(V[b, 0] >> np.uint64(2)) + (extra >> 20)) & (local.shape[0] - 1)
@@ -380,26 +376,9 @@ def run_warp(code, registers, begin, end, condition, ends, after, target, forced
                         if ((U[a, ma * lane] | V[a, ma * lane]) & ONE) != Z and U[c, mc * lane] & W32 != W32:
                             leaves_known = True
                     continue
-                else:  # the word `extra >> 20` of what the address names; elsewhere what the register (slot c) held
-                    for k in range(n_active):
-                        lane = active[k]
-                        held[k], held_u[k] = V[c, mc * lane], U[c, mc * lane]
-                        if U[a, ma * lane] & ONE:
-                            held[k], held_u[k] = Z, W64
-                        elif V[a, ma * lane] & ONE:
-                            held[k], held_u[k] = Z, W64
-                            address = V[b, mb * lane]
-                            if U[b, mb * lane] == Z and space[index] == _GLOBAL:
-                                for j in range(buffers.shape[0]):
-                                    if buffers[j, 0] <= address and address + np.uint64(size[index]) <= buffers[j, 0] + buffers[j, 1]:
-                                        from_byte = np.int64(address - buffers[j, 0] + buffers[j, 2]) + 4 * (extra >> 20)
-                                        width = min(size[index], 4)
-                                        v = Z
-                                        for i in range(width):
-                                            v |= np.uint64(data[from_byte + i]) << np.uint64(8 * i)
-                                        if signed[index] and (v >> np.uint64(8 * width - 1)) & ONE:
-                                            v |= W32 & ~((ONE << np.uint64(8 * width)) - ONE)
-                                        held[k], held_u[k] = v, Z
+                else:
+                    loaded(extra, a, ma, b, mb, c, mc, V, U, active, n_active, held, held_u, space[index] == IN_GLOBAL, size[index],
+                           signed[index], buffers, data)
             elif op == SPECIAL_:
                 dependent = ON_X << np.uint8(extra - 1) if 1 <= extra <= 3 else ON_THREAD if extra == 0 else NOTHING
                 if 1 <= extra <= 3 and not alone:
@@ -420,7 +399,7 @@ def run_warp(code, registers, begin, end, condition, ends, after, target, forced
                 if S[a]:
                     v, u = V[a, 0], U[a, 0]
                     if op == IN_RANGE:
-                        known = u == Z and extra == _IDX
+                        known = u == Z and extra == BY_IDX
                         v, u = ONE if known else Z, Z if known else W64
                     scalar = True
                 else:
@@ -428,36 +407,7 @@ def run_warp(code, registers, begin, end, condition, ends, after, target, forced
                         return WHOLE_WARP
                     if not S[c] or U[c, 0]:
                         return NOT_MODELLED
-                    segment, bound = np.int64(V[c, 0] >> np.uint64(8)) & 31, np.int64(V[c, 0]) & 31
-                    for k in range(n_active):
-                        lane = active[k]
-                        step = np.int64(V[b, mb * lane])
-                        low = lane & segment
-                        high = low | (bound & ~segment)
-                        if extra == _IDX:
-                            source = low | (step & ~segment & 31)
-                            inside = source <= high
-                        elif extra == _BFLY:
-                            source = lane ^ (step & 31)
-                            inside = source <= high
-                        elif extra == _UP:
-                            source = lane - (step & 31)
-                            inside = source >= high
-                        else:
-                            source = lane + (step & 31)
-                            inside = source <= high
-                        if not inside:
-                            source = lane
-                        there = False
-                        for j in range(n_active):
-                            if active[j] == source:
-                                there = True
-                        if U[b, mb * lane] or not there:
-                            held[k], held_u[k] = Z, W64
-                        elif op == SHUFFLE:
-                            held[k], held_u[k] = V[a, source], U[a, source]
-                        else:
-                            held[k], held_u[k] = (ONE if inside else Z), Z
+                    shuffled(op, extra, a, b, mb, V[c, 0], V, U, active, n_active, held, held_u)
             elif op == FIRST_LANE or op == ANY or op == ALL or op == BALLOT or op == REDUCE:
                 if alone and op != BALLOT and (op != REDUCE or S[a]):
                     source, by = b if op == FIRST_LANE else a, mb if op == FIRST_LANE else ma
@@ -472,45 +422,12 @@ def run_warp(code, registers, begin, end, condition, ends, after, target, forced
                         chosen = lead
                     v, u = V[b, mb * chosen], U[b, mb * chosen]
                     scalar = True
-                elif op == REDUCE and S[a] and (extra & 0xFF == _AND or extra & 0xFF >= _MIN or extra & 0xFF == _OR):
+                elif op == REDUCE and S[a] and (extra & 0xFF == OF_AND or extra & 0xFF >= OF_MIN or extra & 0xFF == OF_OR):
                     v, u = V[a, 0], U[a, 0]
                     scalar = True
                 else:
                     scalar = True
-                    flip = SIGN32 if extra >> 8 & 1 and extra & 0xFF >= _MIN else Z
-                    for k in range(n_active):
-                        lane = active[k]
-                        value = V[a, ma * lane]
-                        if U[a, ma * lane]:
-                            u = W64
-                        elif op == ANY:
-                            if value:
-                                v = ONE
-                        elif op == ALL:
-                            if value == Z:
-                                v = ONE  # one that fails
-                        elif op == BALLOT:
-                            if value:
-                                v |= ONE << np.uint64(lanes[lane])
-                        else:
-                            how = extra & 0xFF
-                            value ^= flip
-                            if k == 0:
-                                v = value
-                            elif how == _AND:
-                                v &= value
-                            elif how == _OR:
-                                v |= value
-                            elif how == _XOR:
-                                v ^= value
-                            elif how == _SUM:
-                                v += value
-                            elif (value < v) == (how == _MIN):
-                                v = value
-                    if op == ALL:
-                        v = Z if v else ONE
-                    if op == REDUCE:
-                        v = (v ^ flip) & W32
+                    v, u = voted(op, extra, a, ma, V, U, lanes, active, n_active)
                     if u:
                         v = Z
                     elif (n_lanes < 32 or alone) and (op == BALLOT or op == REDUCE):
@@ -614,7 +531,7 @@ def run_warp(code, registers, begin, end, condition, ends, after, target, forced
         way = ends[here]
         c = condition[here]
         mc = 0 if S[c] else 1
-        if way == _BRANCH or way == _EXIT:
+        if way == AT_BRANCH or way == AT_EXIT:
             differs = False
             unknown = False
             flag = V[c, mc * lead] & ONE
@@ -640,7 +557,7 @@ def run_warp(code, registers, begin, end, condition, ends, after, target, forced
                             trips[here, active[k]] = not trips[here, active[k]]
             depends |= T[c]
             if not differs:
-                if way == _EXIT and flag:
+                if way == AT_EXIT and flag:
                     for k in range(n_active):
                         alive[active[k]] = False
                     count_alive -= n_active
@@ -655,12 +572,12 @@ def run_warp(code, registers, begin, end, condition, ends, after, target, forced
                     for k in range(n_active):
                         place[active[k]] = goes
                 continue
-            if way == _BRANCH and (target[here] < 0 or after[here] < 0):
+            if way == AT_BRANCH and (target[here] < 0 or after[here] < 0):
                 return NOT_MODELLED
             for k in range(n_active):
                 lane = active[k]
                 if V[c, mc * lane] & ONE:
-                    if way == _EXIT:
+                    if way == AT_EXIT:
                         alive[lane] = False
                         count_alive -= 1
                     else:
@@ -669,7 +586,7 @@ def run_warp(code, registers, begin, end, condition, ends, after, target, forced
                     place[lane] = after[here]
             together = False
             continue
-        if way == _RETURN or way == _INDIRECT:
+        if way == AT_RETURN or way == AT_INDIRECT:
             depends |= T[c]
             for k in range(n_active):
                 if U[c, mc * active[k]]:
@@ -692,7 +609,7 @@ def run_warp(code, registers, begin, end, condition, ends, after, target, forced
             continue
         for k in range(n_active):
             place[active[k]] = goes
-            parked[active[k]] = way == _JOIN
+            parked[active[k]] = way == AT_JOIN
     out[0], out[1], out[2], out[3], out[4], out[5], out[6] = n_steps, n_accesses, n_syncs, n_bulks, n_touches, depends, executed
     out[7] = n_pieces
     out[8] = assumed

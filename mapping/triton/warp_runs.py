@@ -16,7 +16,8 @@ from .bytecode import ENDS, KINDS, SPACES, Bytecode, bytecode_of
 from .launch import Launch
 from .program import Program
 from .values import Unknown
-from .warp_machine import (
+from .warp_machine import machine
+from .warp_records import (
     ACCESS_COLUMNS,
     ASSUMED,
     BULK,
@@ -34,10 +35,11 @@ from .warp_machine import (
     SYNC_COLUMNS,
     TALLY,
     TOUCH,
-    machine,
 )
 
 _ROOM: Final = 4096
+#: Lanes whose values the processor's cache holds.
+_AT_ONCE: Final = 1024
 #: Places of L1 that sectors are told apart by.
 _PLACES: Final = 1 << 15
 
@@ -219,7 +221,7 @@ class Warps:
         got: dict[str, np.ndarray] = {
             "steps": np.empty(steps, np.int32), "masks": np.empty(steps, np.int64),
             "accesses": np.empty((4 * steps, ACCESS_COLUMNS), np.int64),
-            "pieces": np.empty((16 * steps if pieces else 0, 3), np.int64),
+            "pieces": np.empty((64 * steps if pieces else 0, 3), np.int64),
             "syncs": np.empty((steps, SYNC_COLUMNS), np.int64), "bulks": np.empty((steps, BULK_COLUMNS), np.int64),
             "counts": np.zeros((ctas_counted, len(c.ends)), np.int64), "matrices": np.zeros(count, np.int64),
             "touched": np.empty((touches, 4), np.int64),
@@ -290,6 +292,10 @@ class Warps:
         NotFollowedError
             See there.
         """
+        if mode == TALLY and len(ids) > 2 * _AT_ONCE:
+            chosen, starts = list(wanted), range(0, len(ids), _AT_ONCE)
+            parts = [self.many(ids[at:at + _AT_ONCE], mode, chosen, warp=warp, lane=lane, repeats=repeats, most=most) for at in starts]
+            return Lanes(np.concatenate([part.counts for part in parts]), parts[0].touched, np.concatenate([part.tally for part in parts]))
         return self._lanes(np.full(len(ids), lane), np.full(len(ids), 32 * warp), ids, mode, wanted, repeats, most, thin, weight)
 
     def across(self, ids: np.ndarray, warps: int, *, most: int = 1_000_000) -> Lanes:

@@ -155,6 +155,28 @@ def past_l1(run: Evaluation, l1_bytes: float) -> dict[int, float]:
     return made
 
 
+def lone_halves(footprint: Footprint, loads: Sequence[int]) -> dict[int, float]:
+    """Share of the pairs of sectors (64 bytes) that each of some loads touches of which none of them touches the other sector.
+
+    Examples
+    --------
+    >>> one = Footprint(np.array([7, 7, 8]), np.zeros(3), np.array([0, 4, 1]), np.array([1, 5, 2]), {})
+    >>> lone_halves(one, [7, 8])
+    {7: 0.5, 8: 0.0}
+    """
+    at = np.isin(footprint.load, np.array(loads, dtype=np.int64))
+    load, start, size = footprint.load[at], footprint.start[at], (footprint.stop - footprint.start)[at]
+    which = np.repeat(np.arange(len(load)), size)
+    sector = start[which] + np.arange(len(which)) - np.repeat(np.cumsum(size) - size, size)
+    every = np.unique(sector)
+    made = {}
+    for index in loads:
+        pair = np.unique(sector[load[which] == index] // 2)
+        if len(pair):
+            made[index] = float(1.0 - (np.isin(2 * pair, every) & np.isin(2 * pair + 1, every)).mean())
+    return made
+
+
 def _stretches(run: Evaluation, index: int, number: int, offset: int) -> tuple[np.ndarray, np.ndarray, int]:
     """Stretches of sectors of a pattern whose first address lies `offset` bytes into its line, and how many sectors they hold."""
     pattern, size = run.patterns[number], run.program.memory_ops[index].thread_bytes
@@ -179,10 +201,16 @@ def overlaps(footprint: Footprint, shifts: Mapping[int, np.ndarray], most: int =
     union = joined(footprint.start, footprint.stop)
     if size_of(*union) < _SAME * int((footprint.stop - footprint.start).sum()):
         return True
+    seen: set[tuple[bytes, ...]] = set()
     for load in footprint.asked:
         mine = footprint.load == load
-        low, high = joined(footprint.start[mine], footprint.stop[mine])
-        apart, times = np.unique(np.diff(np.unique(shifts[load])), return_counts=True)
+        low, high, moved = footprint.start[mine], footprint.stop[mine], shifts[load]
+        key = tuple((part - origin[:1]).tobytes() for part, origin in ((low, low), (high, low), (moved, moved)))
+        if key in seen:
+            continue
+        seen.add(key)
+        low, high = joined(low, high)
+        apart, times = np.unique(np.diff(np.unique(moved)), return_counts=True)
         reach = int(high.max() - low.min()) if len(low) else 0
         for move in {*apart[:1].tolist(), *apart[np.argsort(-times, kind="stable")[:most]].tolist()}:
             if move < reach and size_of(*joined(np.append(low, low + move), np.append(high, high + move))) < 2 * _SAME * size_of(low, high):

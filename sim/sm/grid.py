@@ -13,6 +13,7 @@ from ...arch import System
 from ...arch.sm_timing import SmTiming
 from ...errors import KernelError
 from ...mapping.triton import CompiledKernel, Evaluation, Launch, evaluate
+from ...mapping.triton.access import LINE_BYTES
 from . import isa
 from .classes import Classes, Samples, program_ids
 from .core import DEADLOCK, REASONS, compiled_core
@@ -20,7 +21,7 @@ from .core import run_sm as core_function
 from .dispatch import dispatch
 from .facts import CodeFacts, GridCounts
 from .isa import IsaTable
-from .l2 import SLICE_BYTES
+from .l2 import PIECE_BYTES, SLICE_BYTES
 from .sharing import Sharing
 from .streams import CtaStreams, Rows
 
@@ -28,6 +29,8 @@ from .streams import CtaStreams, Rows
 BUDGET = 400_000
 #: Iterations of a long loop that are simulated (twice: so many, and half as many).
 KEEP = 48
+#: Share of what comes from DRAM below which it does not matter whether the other half of a piece is asked for too.
+FEW = 0.01
 #: The core's parameters, in order.
 _CORE = tuple(inspect.signature(core_function).parameters)
 
@@ -159,19 +162,41 @@ def rates(kernel: Kernel) -> tuple[float, float]:
     calibration = system.calibration
     sms = system.gpu.sm.count
     l2 = system.gpu.l2.bytes_per_clk * calibration["memory.l2_efficiency"] / sms
-    dram = system.dram.bandwidth_bytes_per_s * kernel.timing.dram_steady / sms / kernel.clock_hz
+    dram = dram_bytes_per_s(kernel) / sms / kernel.clock_hz
     return l2, dram
 
 
-def parameters(kernel: Kernel) -> np.ndarray:
-    """The core's `numbers`."""
+def dram_bytes_per_s(kernel: Kernel) -> float:
+    """Bandwidth of DRAM that the kernel's mix of reads and writes can keep up.
+
+    A bus that goes from reading to writing and back loses time: most, `dram_turnaround`, where half of the bytes are written.
+    """
+    index = np.concatenate([np.array(run.rows.instruction, dtype=np.int64) for run in kernel.runs])
+    size = np.concatenate([np.array(run.rows.l2_bytes) for run in kernel.runs])
+    count = len(kernel.grid.counts)
+    each = np.bincount(index, size, count) / np.maximum(np.bincount(index, minlength=count), 1)
+    moved = kernel.share.dram[1] * each * kernel.grid.counts
+    written = float(moved[np.isin(kernel.table.kind, (isa.STORE, isa.BULK_STORE))].sum())
+    share = written / max(float(moved.sum()), 1.0)
+    loss = kernel.timing.dram_turnaround * 4.0 * share * (1.0 - share)
+    return float(kernel.system.dram.bandwidth_bytes_per_s * kernel.timing.dram_steady * (1.0 - loss))
+
+
+def parameters(kernel: Kernel, keep: int | None = None) -> np.ndarray:
+    """The core's `numbers`, for runs in which the longest run of stretches is cut to `keep`."""
     t = kernel.timing
     l2, dram = rates(kernel)
     port = max(t.sm_port, l2)
     return np.array([t.lsu_interval, t.address_interval, t.memory_queue, l2, dram, port, t.operand_read, t.barrier_latency,
                      t.branch_bubble, t.fetch_interval, t.cta_launch, t.async_launch, t.tma_latency, t.mbarrier_latency, t.wgmma_latency,
                      kernel.system.gpu.l2.latency_clk, t.wgmma_depth, t.tensor_ahead, t.bank_buffer,
-                     t.dram_access, kernel.system.gpu.l2.far_bytes_per_clk / kernel.system.gpu.sm.count])
+                     kernel.system.gpu.l2.far_bytes_per_clk / kernel.system.gpu.sm.count, left_of_loops(kernel, keep)])
+
+
+def left_of_loops(kernel: Kernel, keep: int | None) -> float:
+    """Share of the longest run of stretches that is left where it is cut to `keep`."""
+    period = kernel.runs[0].period
+    return 1.0 if keep is None or period is None else min(1.0, keep / max(period.times, 1))
 
 
 @dataclass(frozen=True)
@@ -240,7 +265,7 @@ def access_columns(kernel: Kernel, rows: Rows) -> dict[str, np.ndarray]:
     index = np.array(rows.instruction, dtype=np.int64)
     for number in np.flatnonzero(kernel.table.kind[index] == isa.TCGEN).tolist():
         made["l1_passes"][number] /= 4 * kernel.facts.rate[index[number]]
-    costs = memory_costs(kernel, index, made["l2_bytes"][:-1], made["atomics"][:-1])
+    costs = memory_costs(kernel, index, *(made[name][:-1] for name in ("l2_bytes", "l1_passes", "tags", "atomics")))
     for name, cost in zip(PHASED, costs, strict=True):
         made[name] = np.ascontiguousarray(np.concatenate([cost, np.zeros((3, 1))], axis=1))
     few = kernel.share.serving[index]
@@ -258,17 +283,22 @@ def run_ctas(kernel: Kernel, plan: Schedule, *, keep: int | None = None, record:
     columns |= {**access_columns(kernel, followed.rows), "code": np.concatenate(cta.code), "access": np.concatenate(cta.access),
                 "code_line": kernel.lines}
     streams = Streams(columns, np.concatenate([[0], np.cumsum(length)[:-1]]).astype(np.int64), length, cta.roles)
-    return play(kernel, plan, streams, parameters(kernel), record=record)
+    return play(kernel, plan, streams, parameters(kernel, keep), record=record)
 
 
 #: What `memory_costs` gives, by the name of the core's parameter.
-PHASED = ("slice_bytes", "dram_bytes", "link_bytes", "load_latency")
+PHASED = ("slice_bytes", "dram_bytes", "dram_time", "link_bytes", "load_latency")
 
 
-def memory_costs(kernel: Kernel, index: np.ndarray, l2_bytes: np.ndarray, atomics: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Bytes of L2's slices, of DRAM and between L2's partitions, and load-to-use latency by phase and access row.
+def memory_costs(kernel: Kernel, index: np.ndarray, l2_bytes: np.ndarray, l1_passes: np.ndarray, tags: np.ndarray,
+                 atomics: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Bytes of L2's slices and of DRAM, those for which DRAM is taken, bytes between L2's partitions, and load-to-use latency, by phase and
+    access row.
 
-    Atomics take their slice for a sector that is read and one that is written, pass by pass.
+    A slice of L2 gives 64 bytes a clock, to a request of fewer as well; however many SMs it serves with one read, no more arrives at each
+    than `l2_delivered`. DRAM brings 64 bytes of a line at a time, and what is shorter than it could move between two activations
+    (`dram_access`) takes as long; of what is written L2 makes lines first. Atomics take their slice for a sector that is read and one that
+    is written, pass by pass.
     """
     gpu, share = kernel.system.gpu, kernel.share
     near = gpu.l2.latency_clk
@@ -277,8 +307,22 @@ def memory_costs(kernel: Kernel, index: np.ndarray, l2_bytes: np.ndarray, atomic
     dram = kernel.system.dram.latency_clk * ratio + near * (1 - ratio)
     behind = near + share.missing[:, index] * (dram - near) + share.far[:, index] * (gpu.l2.far_latency_clk - near)
     latency = np.where(l2_bytes > 0, np.where(store, near, behind), kernel.timing.l1_latency)
-    slices = np.where(store, 1.0, share.l2[:, index]) * l2_bytes
-    return np.maximum(slices, SLICE_BYTES * atomics), share.dram[:, index] * l2_bytes, share.crossing[:, index] * l2_bytes, latency
+    piece = piece_bytes(l2_bytes, l1_passes, tags, store)
+    short = np.minimum(piece, PIECE_BYTES)
+    from_dram = share.dram[:, index] * l2_bytes
+    each = from_dram.max(axis=0) * kernel.grid.counts[index]
+    lone = share.lone_halves(index[(short < PIECE_BYTES) & (each > FEW * each.sum())], len(kernel.grid.counts))[index]
+    brought = from_dram * PIECE_BYTES / (PIECE_BYTES - (PIECE_BYTES - short) * lone)
+    takes = brought * np.maximum(1.0, kernel.timing.dram_access / np.maximum(piece, PIECE_BYTES))
+    slices = np.where(store, 1.0, share.l2[:, index]) * l2_bytes * PIECE_BYTES / short
+    slices = np.maximum(slices, l2_bytes * rates(kernel)[0] / kernel.timing.l2_delivered)
+    return np.maximum(slices, SLICE_BYTES * atomics), brought, takes, share.crossing[:, index] * l2_bytes, latency
+
+
+def piece_bytes(l2_bytes: np.ndarray, l1_passes: np.ndarray, tags: np.ndarray, store: np.ndarray) -> np.ndarray:
+    """Bytes of a line that a request asks for, what L1 held included; a whole line where its lines are not known."""
+    whole = store | (tags <= 0) | (l2_bytes <= 0)
+    return np.where(whole, LINE_BYTES, np.minimum(np.maximum(l2_bytes, l1_passes * LINE_BYTES) / np.where(whole, 1.0, tags), LINE_BYTES))
 
 
 def add(one: SmRun, other: SmRun, times: float) -> SmRun:

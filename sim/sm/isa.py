@@ -35,6 +35,10 @@ _NAMES = {
     "fp64": "DADD DMUL DFMA DSETP DMNMX",
     "sfu": "MUFU F2I I2F F2F FRND POPC FLO BREV",
 }
+#: Pipes whose instructions have a fixed latency: they read their registers together.
+_FIXED = frozenset({"fma", "alu", "imad", "half"})
+#: Registers of a thread: from here on constants, uniform registers and predicates.
+_REGISTERS = 255
 _BY_NAME = {name: pipe for pipe, names in _NAMES.items() for name in names.split()}
 _BRANCHES = frozenset({"BRA", "EXIT", "RET", "CALL", "BRX", "JMP", "JMX", "BSYNC", "BREAK", "BSSY", "WARPSYNC", "YIELD", "KILL", "BPT",
                        "NANOSLEEP", "NOP", "PREEXIT", "ACQBULK"})
@@ -67,7 +71,7 @@ class IsaTable:
         The control word; -1 for no barrier.
     first, second
         Operands of waits and barriers: scoreboard and count, barrier number and warps (0 for all); passes of shared memory in
-        sixteenths for matrix instructions that read it.
+        sixteenths for asynchronous matrix instructions; beside these, of other arithmetic, clocks of the register file's read ports.
     """
 
     kind: np.ndarray
@@ -165,6 +169,21 @@ def pipe_of(ins: Instruction) -> str:
     return "alu"
 
 
+def read_clocks(ins: Instruction, before: Instruction | None) -> int:
+    """Clocks for which arithmetic of fixed latency takes the register file's read ports.
+
+    A sub-core's registers lie in two banks, of even and of odd numbers, each with one port of 1,024 bits, a register of a warp a clock. One
+    that the instruction `before` has marked for reuse comes from the operand cache (Huerta et al. 2025, Dissecting and Modeling the
+    Architecture of Modern GPU Cores, 5.3).
+    """
+    wanted = [register for register in ins.reads if register < _REGISTERS]
+    if before is not None:
+        for register in sorted({*wanted} & {*before.reads})[:before.control.reuse.bit_count()]:
+            wanted.remove(register)
+    odd = sum(register & 1 for register in wanted)
+    return max(odd, len(wanted) - odd)
+
+
 def instruction_table(program: Program, system: System, timing: SmTiming) -> IsaTable:
     """The table of a kernel on a GPU."""
     code = program.listing.instructions
@@ -174,6 +193,7 @@ def instruction_table(program: Program, system: System, timing: SmTiming) -> Isa
     shared_pipe = sm.fma_per_clk <= 64  # integer multiply-adds and fp32 are one pipe, until a second fp32 pipe stands beside it
     ints = np.zeros((9, len(code)), dtype=np.int64)
     interval = np.ones(len(code))
+    products = any(ins.base in WARPGROUP_LEVEL for ins in code)
     for i, ins in enumerate(code):
         kind, pipe = kind_of(ins), pipe_of(ins)
         first = second = latency = 0
@@ -204,6 +224,8 @@ def instruction_table(program: Program, system: System, timing: SmTiming) -> Isa
             numbers = _numbers(ins)
             first = numbers[0] % 16 if numbers else 0
             second = numbers[1] // 32 if len(numbers) > 1 else 0
+        elif kind == MATH and products and pipe in _FIXED:
+            first = read_clocks(ins, code[i - 1] if i else None)
         elif kind == LATENCY:
             latency = int(timing.constant_latency if ins.base.startswith("LDC") else timing.special_register_latency)
         elif kind == QUEUED:
@@ -212,7 +234,9 @@ def instruction_table(program: Program, system: System, timing: SmTiming) -> Isa
             latency = int(timing.shared_latency)
         elif kind == FENCE:
             latency = int(timing.barrier_latency)
-        elif kind in (SYNC_INIT, SYNC_ARRIVE, SYNC_WAIT):
+        elif kind == SYNC_WAIT:
+            latency = int(timing.try_wait_latency)
+        elif kind in (SYNC_INIT, SYNC_ARRIVE):
             latency = int(timing.operand_read)
         elif kind == TENSOR_LOAD:
             latency = int(timing.shared_latency)

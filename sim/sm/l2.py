@@ -27,6 +27,8 @@ from ...mapping.triton.access import SECTOR_BYTES
 
 #: Bytes a clock of one slice of L2 (A100 white paper: 64), of which a sector that is read and written back takes all.
 SLICE_BYTES: Final = 64
+#: Bytes of a line that L2 fetches from DRAM at a time, at least.
+PIECE_BYTES: Final = 64
 #: Size of a buffer that nothing is known of.
 ANYWHERE: Final = 1 << 40
 #: Warps that are drawn to know how lanes meet that are spread over a buffer by data.

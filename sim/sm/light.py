@@ -23,11 +23,12 @@ from ...mapping.triton.bytecode import KINDS, SPACES
 from ...mapping.triton.memory_ops import ATOMIC, COPY, GLOBAL, LOAD, LOCAL
 from ...mapping.triton.memory_ops import SHARED as SHARED_SPACE
 from ...mapping.triton.parameters import parameters_of
-from ...mapping.triton.warp_machine import COUNT, TALLY, TOUCH
+from ...mapping.triton.warp_records import COUNT, TALLY, TOUCH
 from ...mapping.triton.warp_runs import NotFollowedError, WarpRun, Warps
 from . import isa
 from .addresses import by_wave
 from .classes import Classes, classes_of, even_sample, middle_cta, program_ids, sample, single
+from .distinct import distinct_rows
 from .facts import CodeFacts, GridCounts, tensor_flops
 from .footprint import STRETCHES, Footprint
 from .grid import FollowedLaunch
@@ -100,20 +101,19 @@ class WarpStreams:
         first, sizes = self.facts.first, self.facts.size
         code, access = [], []
         for warp in self.warps:
-            chosen = np.arange(len(warp.steps))
+            taken = np.ones(len(warp.steps), dtype=bool)
             if self.period is not None and warp.period is not None and keep is not None and keep < warp.period.times:
                 p = warp.period
-                chosen = np.delete(chosen, slice(p.first + keep * p.length, p.first + p.times * p.length))
-            segments = warp.steps[chosen]
+                taken[p.first + keep * p.length:p.first + p.times * p.length] = False
+            segments = warp.steps[taken]
             lengths = sizes[segments]
             offsets = np.cumsum(lengths) - lengths
             stream = np.arange(int(lengths.sum())) - np.repeat(offsets - first[segments], lengths)
             place = np.full(len(warp.steps), -1, dtype=np.int64)
-            place[chosen] = offsets - first[segments]
-            here = place[warp.at] + warp.instruction
-            kept = np.isin(warp.at, chosen) if len(chosen) < len(warp.steps) else np.ones(len(here), dtype=bool)
+            place[taken] = offsets - first[segments]
+            kept = taken[warp.at]
             entry = np.full(len(stream), -1, dtype=np.int32)
-            entry[here[kept]] = warp.row[kept]
+            entry[place[warp.at[kept]] + warp.instruction[kept]] = warp.row[kept]
             code.append(stream.astype(np.int32))
             access.append(entry)
         return Cta(self.roles, tuple(code), tuple(access))
@@ -148,6 +148,7 @@ class LightLaunch:
         self.axes, self.lanes = np.zeros(3, dtype=bool), (1 << 32) - 1
         self.assumed: dict[int, list[tuple[int, int]]] = {}  # by where ways were assumed, steps and number of the CTAs
         self.leaves_known = False
+        self.followed: dict[tuple[int, int], WarpRun] = {}  # by number of the CTA and the warp
         self.owner: dict[int, int] = {}  # by instruction the first warp that accesses memory with it
 
     # -- one CTA -----------------------------------------------------------------------------------------------------------
@@ -155,11 +156,11 @@ class LightLaunch:
     def cta(self, number: int, l1_bytes: float) -> tuple[WarpStreams, Loads, np.ndarray, dict[int, int]]:
         """The CTA's streams, what it reads, how often its warps enter each segment, and its matrix instructions with a guard."""
         count, ids = self.compiled.num_warps, program_ids(self.launch, [number])[0]
-        lead = self.full.one(ids, 0, l1_bytes=l1_bytes / count)
+        lead = self._run(number, ids, 0, l1_bytes / count)
         roles, distinct = (0,) * count, np.ones(len(self.code.space))
         if count > 1 and (lead.on_thread or self.code.cached[np.maximum(lead.accesses[:, 1], 0)].any()):
             roles, distinct = self._alike(ids, count)
-        runs = [lead if warp == 0 else self.full.one(ids, warp, l1_bytes=l1_bytes / count) for warp in dict.fromkeys(roles)]
+        runs = [self._run(number, ids, warp, l1_bytes / count) for warp in dict.fromkeys(roles)]
         self.axes |= np.any([run.on_program for run in runs], axis=0)
         self.leaves_known |= any(run.leaves_known for run in runs)
         if where := int(np.bitwise_or.reduce([run.assumed for run in runs])):
@@ -186,6 +187,12 @@ class LightLaunch:
         streams = WarpStreams(self.facts, rows, period, self._counts(entered), tuple(leaders.index(warp) for warp in roles), warps)
         return streams, self._loads(number, runs, times, l1_bytes, distinct), entered, self._matrices(runs, times)
 
+    def _run(self, number: int, ids: np.ndarray, warp: int, l1_bytes: float) -> WarpRun:
+        """A warp of the CTA of this number with every step and access, followed once."""
+        if (number, warp) not in self.followed:
+            self.followed[number, warp] = self.full.one(ids, warp, l1_bytes=l1_bytes, pieces=True)
+        return self.followed[number, warp]
+
     def _lanes_of(self, run: WarpRun) -> int:
         """Lanes, as bits, that take part wherever one does that touches global memory."""
         index = run.accesses[:, 1]
@@ -200,9 +207,9 @@ class LightLaunch:
         whole = np.concatenate([found.counts, times, barriers], axis=1).reshape(count, -1)
         first = {row.tobytes(): n for n, row in reversed(list(enumerate(whole)))}
         distinct = np.ones(len(self.code.space))
-        for place, instruction in enumerate(self.code.noted.tolist()):
-            mine = begins[times[::2, place] > 0, place]
-            if self.code.cached[instruction] and len(mine):
+        for place in np.flatnonzero(self.code.cached[self.code.noted]).tolist():
+            instruction, mine = self.code.noted[place], begins[times[::2, place] > 0, place]
+            if len(mine):
                 distinct[instruction] = len(np.unique(mine // SECTOR_BYTES)) / len(mine)
         return tuple(first[row.tobytes()] for row in whole), distinct
 
@@ -212,7 +219,7 @@ class LightLaunch:
     def _warp(self, run: WarpRun, rows: Rows, slots: dict[int, int], distinct: np.ndarray) -> _Warp:
         """Accesses of a warp as rows of costs."""
         c = self.code
-        step, instruction, passes, sectors, lines, lanes, _, missing, _ = run.accesses.T
+        step, instruction, passes = run.accesses[:, :3].T
         copied = instruction < 0
         behind = np.zeros(len(c.space))
         if copied.any():
@@ -220,10 +227,8 @@ class LightLaunch:
             behind = np.bincount(which, passes[copied], len(c.space)) / np.maximum(np.bincount(which, minlength=len(c.space)), 1)
         main = np.flatnonzero(~copied)
         step, instruction = step[main], instruction[main]
-        columns = np.stack([instruction, passes[main], sectors[main], lines[main], lanes[main], missing[main]], axis=1)
-        key = columns @ np.array([0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB, 0xD6E8FEB86659FD93, 0xA0761D6478BD642F,
-                                  0xE7037ED1A0B428DB], dtype=np.uint64).astype(np.int64)
-        _, picks, inverse = np.unique(key, return_index=True, return_inverse=True)
+        columns = run.accesses[main][:, [1, 2, 3, 4, 5, 7]]
+        picks, inverse = distinct_rows(columns)
         numbers = []
         for index, pass_, sector, line, lane, miss in columns[picks].tolist():
             space, size = c.space[index], float(c.size[index])
@@ -242,7 +247,7 @@ class LightLaunch:
                     atomics = float(sector)
                 numbers.append(rows.find(index, tags=float(line), l2_bytes=float(miss * SECTOR_BYTES) * distinct[index], l1_passes=data,
                                          atomics=atomics))
-        row = np.array(numbers, dtype=np.int64)[inverse.reshape(-1)]
+        row = np.array(numbers, dtype=np.int64)[inverse]
         period = find_period(_step_keys(run, step, row))
         if len(run.syncs):
             found = events_of(run, rows, self.facts.table.kind, slots, self.boxes)
@@ -303,23 +308,26 @@ class LightLaunch:
         load, pace, start, stop = [], [], [], []
         asked = np.zeros(len(self.code.space))
         for warp in range(min(count, warps)):
-            run = self.full.one(ids, warp, l1_bytes=l1_bytes / count, pieces=True)
+            run = self._run(number, ids, warp, l1_bytes / count)
             if not len(run.pieces):
                 continue
             access, low, high = run.pieces.T
-            done = np.cumsum(high - low)
+            size = high - low
+            done = np.cumsum(size)
             load.append(run.accesses[access, 1])
-            pace.append((done - (high - low)) / done[-1])
+            pace.append((done - size) / done[-1])
             start.append(low)
             stop.append(high)
-            index = load[-1]
             first = np.append(True, access[1:] != access[:-1])
-            asked += np.bincount(index[first], run.accesses[access[first], 7], len(asked)) * SECTOR_BYTES
+            asked += np.bincount(load[-1][first], run.accesses[access[first], 7], len(asked)) * SECTOR_BYTES
         if not load or sum(map(len, load)) > STRETCHES:
             return None
-        order = np.argsort(np.concatenate(pace), kind="stable")
-        whole = [np.concatenate(part)[order] for part in (load, pace, start, stop)]
-        return Footprint(whole[0], whole[1], whole[2], whole[3], {int(i): float(asked[i]) for i in np.unique(whole[0])})
+        whole = [np.concatenate(part) for part in (load, pace, start, stop)]
+        if warps >= count and len(load) > 1:
+            order = np.argsort(whole[1], kind="stable")
+            whole = [part[order] for part in whole]
+        met = np.flatnonzero(np.bincount(whole[0], minlength=len(asked))).tolist()
+        return Footprint(whole[0], whole[1], whole[2], whole[3], {index: float(asked[index]) for index in met})
 
     def _matrices(self, runs: Sequence[WarpRun], times: Sequence[int]) -> dict[int, int]:
         """Executions of matrix instructions that have a guard."""
@@ -363,7 +371,8 @@ class LightLaunch:
         found: dict[int, np.ndarray] = {}
         for warp, mine in self._by_owner(loads):
             tally = warps.many(ids, TALLY, mine, warp=warp, lane=self.lane, repeats=1, most=240).tally
-            found |= {index: np.where(tally[:, n, 0] > 0, tally[:, n, 1], -1) for n, index in enumerate(mine)}
+            begins = np.ascontiguousarray(np.where(tally[:, :, 0] > 0, tally[:, :, 1], -1).T)
+            found |= dict(zip(mine, begins, strict=True))
         return found
 
     def walks(self, asked: Sequence[Loads], thin: int, waves: Sequence[np.ndarray], loads: Sequence[int]) -> list[Walk]:
@@ -411,7 +420,8 @@ def follow_lightly(compiled: CompiledKernel, launch: Launch, system: System, l2:
         if any(part.boxes for part in asked):
             thin = min(thin, max(0, int(np.log2(max(each / BOXES, 1.0)))))
         share = sharing_of_walks(launch, asked, partial(light.walks, asked, thin), l2, thinned=0.5**thin, together=together,
-                                 work=classes.work[classes.number], shares=_SHARES)
+                                 work=classes.work[classes.number], shares=_SHARES,
+                                 first=lambda numbers: light.first(numbers, sorted({index for part in asked for index in part.sizes})))
     guarded: dict[int, int] = {}
     entered = np.zeros(len(light.facts.first))
     for part, n in zip(found, counted.tolist(), strict=True):

@@ -14,6 +14,7 @@ from ...mapping.triton.boxes import box_shape, bytes_inside, map_of
 from ...mapping.triton.launch import TensorMap
 from ...mapping.triton.warp_runs import NotFollowedError, WarpRun
 from . import isa
+from .distinct import distinct_rows
 from .streams import SLOTS, Period, Rows, arrivals_wanted
 
 _ARRIVES = (isa.SYNC_ARRIVE, isa.BULK_LOAD, isa.TCGEN_COMMIT)
@@ -75,10 +76,10 @@ def events_of(run: WarpRun, rows: Rows, kinds: np.ndarray, slots: dict[int, int]
     if len(copies) and len(run.bulks):
         behind = np.searchsorted(run.bulks[:, 0] << 24 | run.bulks[:, 1], step[copies] << 24 | index[copies])
         inside[copies], whole[copies] = (part[behind] for part in boxes.bytes_of(run.bulks))
-    alike, picks, inverse = np.unique(np.stack([index, address, value, inside, whole]), axis=1, return_index=True, return_inverse=True)
+    columns = np.stack([index, address, value, inside, whole], axis=1)
+    picks, inverse = distinct_rows(columns)
     numbers = np.empty(len(picks), np.int64)
-    for n in np.argsort(picks).tolist():
-        i, at, given, moved, size = alike[:, n].tolist()
+    for n, (i, at, given, moved, size) in enumerate(columns[picks].tolist()):
         kind = int(kinds[i])
         slot = -1 if kind == isa.BULK_STORE else slots.setdefault(at, len(slots) % SLOTS)
         if kind in (isa.BULK_LOAD, isa.BULK_STORE):
@@ -89,7 +90,7 @@ def events_of(run: WarpRun, rows: Rows, kinds: np.ndarray, slots: dict[int, int]
             numbers[n] = rows.find(i, sync_slot=slot, sync_value=int(given > 0))
         else:
             numbers[n] = rows.find(i, sync_slot=slot, sync_value=max(given, 0) if kind == isa.SYNC_ARRIVE else 0)
-    return step, index, numbers[inverse.reshape(-1)]
+    return step, index, numbers[inverse]
 
 
 @dataclass(frozen=True)

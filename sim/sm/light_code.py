@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cache as once
@@ -22,6 +23,7 @@ from . import isa
 from .facts import CodeFacts, Made, code_facts
 
 _PARTS: Final = ("full", "reads", "control")
+_NARROW: Final = ("<i1", "<i2", "<i4")
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +76,7 @@ def _light_code(key: str, about: str, made: Made) -> LightCode | None:
         found = None
     if folder:
         head, arrays = _packed(found) if found else ({}, b"")
-        cache.store(folder, name, {"light": head}, {"arrays": arrays})
+        cache.store(folder, name, {"light": head}, {"arrays": arrays}, compress=False)
     return found
 
 
@@ -97,30 +99,39 @@ def _flat(item: Any, prefix: str) -> dict[str, Any]:
 
 
 def _packed(code: LightCode) -> tuple[dict[str, Any], bytes]:
+    """Arrays of one type and shape as one, each different one once, in as few bytes as their numbers take."""
     plain: dict[str, Any] = {}
-    arrays: list[tuple[str, str, list[int]]] = []
-    parts: list[bytes] = []
+    places: dict[str, tuple[int, int]] = {}
+    groups: dict[tuple[str, tuple[int, ...]], dict[bytes, int]] = {}
     for name, value in _flat(code, "").items():
         if isinstance(value, np.ndarray):
-            arrays.append((name, value.dtype.str, list(value.shape)))
-            parts.append(np.ascontiguousarray(value).tobytes())
+            key = value.dtype.str, value.shape
+            group = groups.setdefault(key, {})
+            places[name] = list(groups).index(key), group.setdefault(value.tobytes(), len(group))
         else:
             plain[name] = value
-    return {"plain": plain, "arrays": arrays}, b"".join(parts)
+    blocks, parts = [], []
+    for (kind, shape), group in groups.items():
+        whole = np.frombuffer(b"".join(group), np.dtype(kind))
+        held = next((n for n in _NARROW if kind == "<i8" and (whole.astype(n) == whole).all()), kind)
+        blocks.append((kind, held, [len(group), *shape]))
+        parts.append(whole.astype(held).tobytes())
+    return {"plain": plain, "blocks": blocks, "places": places}, b"".join(parts)
 
 
 def _unpacked(head: Mapping[str, Any], raw: bytes) -> LightCode:
-    values, at = dict(head["plain"]), 0
-    for name, kind, shape in head["arrays"]:
-        dtype = np.dtype(kind)
-        count = int(np.prod(shape))
-        values[name] = np.frombuffer(raw, dtype, count, at).reshape(shape)
-        at += count * dtype.itemsize
+    values, at, blocks = dict(head["plain"]), 0, []
+    for kind, held, shape in head["blocks"]:
+        narrow = np.frombuffer(raw, held, math.prod(shape), at)
+        at += narrow.nbytes
+        blocks.append(list(narrow.astype(kind).reshape(shape)))
+    for name, (block, place) in head["places"].items():
+        values[name] = blocks[block][place]
     values["facts.files"] = tuple(values["facts.files"])
 
     def build(kind: Any, prefix: str, inner: Mapping[str, Any]) -> Any:
-        return kind(**{each.name: build(inner[each.name], f"{prefix}{each.name}.", {}) if each.name in inner else values[prefix + each.name]
-                       for each in fields(kind)})
+        return kind(**{name: build(inner[name], f"{prefix}{name}.", {}) if name in inner else values[prefix + name]
+                       for name in kind.__dataclass_fields__})
 
     full, reads, control = (build(WarpCode, f"{name}.", {"bytecode": Bytecode}) for name in _PARTS)
     return LightCode(full, reads, control, build(CodeFacts, "facts.", {"table": isa.IsaTable}))

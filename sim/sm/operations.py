@@ -20,7 +20,7 @@ _PIPES: Final = len(isa.PIPES)
 WHOLE: Final = ("kind", "pipe", "latency", "stall", "yields", "write_barrier", "read_barrier", "wait_mask", "first", "second", "code_line",
                 "sync_slot", "sync_value", "access", "head")
 REAL: Final = ("interval", "smem", "tags", "l2_bytes", "l1_passes", "atomics")
-PHASED: Final = ("slice_bytes", "dram_bytes", "link_bytes", "load_latency")
+PHASED: Final = ("slice_bytes", "dram_bytes", "dram_time", "link_bytes", "load_latency")
 (_KIND, _PIPE, _LATENCY, _STALL, _YIELDS, _WRITE, _READ, _WAIT, _FIRST, _SECOND, _LINE, _SLOT, _VALUE, _ACCESS, _HEAD) = range(len(WHOLE))
 
 
@@ -35,11 +35,11 @@ def join_stream(code, access, kind, pipe, interval, latency, stall, yields, writ
     kind ... lines
         `isa.IsaTable` and the lines of code.
     amounts, phased, slot, value
-        The access table: float64 of shape (5, rows) and (4, 3, rows), int64.
+        The access table: float64 of shape (5, rows) and (5, 3, rows), int64.
     bubble
         Clocks of a taken jump.
     whole, real, by_phase
-        Filled: int64, float64 and float64 of shapes (operations, 15), (operations, 6) and (operations, 4, 3).
+        Filled: int64, float64 and float64 of shapes (operations, 15), (operations, 6) and (operations, 5, 3).
 
     Returns
     -------
@@ -83,13 +83,13 @@ def join_stream(code, access, kind, pipe, interval, latency, stall, yields, writ
                 members += 1
             whole[found, _HEAD], whole[found, _KIND], whole[found, _PIPE] = i, kind[i], _FMA if plain else pipe[i]
             whole[found, _WRITE], whole[found, _READ], whole[found, _LINE] = write[i], read[i], lines[i]
-            whole[found, _FIRST] = first[i] if kind[i] != WGMMA else 0
+            whole[found, _FIRST] = first[i] if kind[i] != WGMMA and kind[i] != MATH else 0
             whole[found, _WAIT] = 0
             whole[found, _SLOT], whole[found, _VALUE] = slot[row] if row >= 0 else -1, value[row] if row >= 0 else 0
             whole[found, _ACCESS] = -1
             for k in range(6):
                 real[found, k] = 0.0
-            for k in range(12):
+            for k in range(15):
                 by_phase[found, k // 3, k % 3] = 0.0
         number[at] = found
         taken = float(stall[i])
@@ -107,17 +107,17 @@ def join_stream(code, access, kind, pipe, interval, latency, stall, yields, writ
         last_interval[found] = interval[i]
         whole[found, _LATENCY], whole[found, _YIELDS], whole[found, _SECOND] = latency[i], yields[i], second[i]
         whole[found, _WAIT] |= wait[i]
-        if kind[i] == WGMMA:
+        if kind[i] == WGMMA or kind[i] == MATH:
             whole[found, _FIRST] += first[i]
         if row >= 0:
             whole[found, _ACCESS] = 0
             for k in range(5):
                 real[found, 1 + k] += amounts[k, row]
             for k in range(3):
-                for part in range(3):
+                for part in range(4):
                     by_phase[found, part, k] += phased[part, k, row]
-                if phased[3, k, row] > by_phase[found, 3, k]:
-                    by_phase[found, 3, k] = phased[3, k, row]
+                if phased[4, k, row] > by_phase[found, 4, k]:
+                    by_phase[found, 4, k] = phased[4, k, row]
     begun = 0
     for o in range(count):
         whole[o, _STALL] = round(stalls[o])
@@ -133,7 +133,7 @@ def join_stream(code, access, kind, pipe, interval, latency, stall, yields, writ
         delay = max(0, int(late))
         whole[o, _LATENCY] += delay
         for k in range(3):
-            by_phase[o, 3, k] += delay
+            by_phase[o, 4, k] += delay
         begun += whole[o, _STALL]
     return count
 

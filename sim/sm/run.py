@@ -24,7 +24,7 @@ from .calibrated import calibrated
 from .classes import cta_classes, grid_of, program_ids, sample
 from .core import REASONS
 from .facts import CodeFacts, GridCounts, counts_of, facts_of
-from .grid import FollowedLaunch, Kernel, Schedule, SmRun, follow, rates, run_grid, run_sm, schedule
+from .grid import FollowedLaunch, Kernel, Schedule, SmRun, dram_bytes_per_s, follow, rates, run_grid, run_sm, schedule
 from .l2 import L2Cache
 from .light import follow_lightly
 from .loads import loads_of
@@ -130,14 +130,15 @@ def follow_fully(compiled: CompiledKernel, launch: Launch, system: System, l2: L
     grid = grid_of(compiled, launch, classes, samples, runs)
     asked = [loads_of(run, l1_bytes=l1_bytes) for run in runs]
     others = frozenset().union(*(part.others for part in asked))
-    if len(classes) == 1:
-        def first(numbers: np.ndarray) -> Mapping[int, np.ndarray]:
-            return first_addresses(compiled, launch, program_ids(launch, numbers), others, lanes)
 
+    def first(numbers: np.ndarray) -> Mapping[int, np.ndarray]:
+        return first_addresses(compiled, launch, program_ids(launch, numbers), others, lanes)
+
+    if len(classes) == 1:
         share = sharing(launch, asked[0], first, l2, together=together)
     else:
         share = sharing_of_walks(launch, asked, partial(walks, compiled, launch, others, lanes), l2, together=together,
-                                 work=classes.work[classes.number])
+                                 work=classes.work[classes.number], first=first)
     streams = tuple(follow_streams(run, l1_bytes=l1_bytes, storage=part.storage) for run, part in zip(runs, asked, strict=True))
     return FollowedLaunch(counts_of(grid), streams, classes, samples, share,
                           facts_of(compiled, system, sm_timing(system.generation)))
@@ -164,7 +165,7 @@ def grid_result(kernel: Kernel, plan: Schedule, found: SmRun, spent: int, occupa
               "l2": float(l2_joules(machine, moved["l2"]))}
     dram_j = machine["power.joule_per_dram_byte"] * moved["dram"]
     ratio = float(clock_ratio(machine, time_s, sum(core_j.values()), dram_j, launch_s))
-    dram_s = moved["dram"] / (machine.dram_bytes_per_s * kernel.timing.dram_steady)
+    dram_s = moved["dram"] / dram_bytes_per_s(kernel)
     # cycles go with the clock, DRAM does not
     time_s = max(time_s / ratio - (1 / ratio - 1) * dram_s, dram_s) if ratio < 1 else time_s
     floor_s = _roofline(kernel, grid, moved, clock * ratio)
@@ -193,7 +194,7 @@ def _roofline(kernel: Kernel, grid: GridCounts, moved: Mapping[str, float], cloc
     each of the other pipes, and issue.
     """
     gpu = kernel.system.gpu
-    dram = moved["dram"] / (kernel.system.dram.bandwidth_bytes_per_s * kernel.timing.dram_steady)
+    dram = moved["dram"] / dram_bytes_per_s(kernel)
     l2 = moved["l2"] / (gpu.l2.bytes_per_clk * clock_hz)
     tensor = 0.0
     if grid.tensor_flops:

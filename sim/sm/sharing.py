@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache, partial
 
 import numpy as np
 
 from ...mapping.triton import Launch
 from ...mapping.triton.access import SECTOR_BYTES
-from .footprint import fetched, joined, overlaps, size_of
+from .footprint import Footprint, fetched, joined, lone_halves, overlaps, size_of
 from .l2 import L2Cache, blocks_of
 from .loads import Loads
 
@@ -43,6 +44,10 @@ class Sharing:
         float64 by instruction: slices of L2 that serve its atomics where these are few (else 0).
     waves
         Wave of CTAs that each phase stands for.
+    both
+        Loads that some CTAs begin in the first half of what L2 fetches at once, and some in the second.
+    reach
+        Gives what a CTA reads, sector by sector.
     """
 
     dram: np.ndarray
@@ -52,6 +57,23 @@ class Sharing:
     crossing: np.ndarray
     serving: np.ndarray
     waves: tuple[str, ...] = ("first", "steady", "last")
+    both: frozenset[int] = frozenset()
+    reach: Callable[[], Footprint | None] | None = None
+
+    def lone_halves(self, short: np.ndarray, instructions: int) -> np.ndarray:
+        """Share of the pieces that L2 fetches from DRAM of which only one half is asked for, by instruction.
+
+        Parameters
+        ----------
+        short
+            int64: instructions that ask for less than a piece of a line at a time.
+        """
+        found = np.zeros(instructions)
+        wanted = sorted(set(short.tolist()) - self.both)
+        whole = self.reach() if self.reach is not None and wanted else None
+        for index, share in (lone_halves(whole, wanted) if whole is not None else {}).items():
+            found[index] = share
+        return found
 
 
 #: First addresses of some CTAs (by number in order of launch) by instruction, -1 where not known.
@@ -86,11 +108,15 @@ def sharing(launch: Launch, asked: Loads, first: First, l2: L2Cache, *, together
     edges = np.concatenate([[0], np.cumsum([len(n) for n in numbers])])
     found = unknown_sharing(len(picked), asked.instructions, l2)
     classes: dict[tuple[bool, bytes], list[int]] = {}
-    for index in (*loads, *sorted(asked.stores)):
-        if index in addresses:
-            keys = addresses[index] if index in asked.boxes else addresses[index] // SECTOR_BYTES
-            inverse = np.unique(keys[:edges[-1]], return_inverse=True)[1]
-            classes.setdefault((index in asked.stores, inverse.tobytes()), []).append(index)
+    alike: dict[bytes, bytes] = {}
+    found_of = [index for index in (*loads, *sorted(asked.stores)) if index in addresses]
+    first_places = np.stack([addresses[index][:edges[-1]] for index in found_of]) if found_of else np.zeros((0, 1), dtype=np.int64)
+    first_places //= np.array([1 if index in asked.boxes else SECTOR_BYTES for index in found_of], dtype=np.int64).reshape(-1, 1)
+    for index, keys, moved_on in zip(found_of, first_places, first_places - first_places[:, :1], strict=True):
+        moves = moved_on.tobytes()  # what lies further on by as much for every CTA is shared alike
+        if moves not in alike:
+            alike[moves] = np.unique(keys, return_inverse=True)[1].tobytes()
+        classes.setdefault((index in asked.stores, alike[moves]), []).append(index)
     every = [np.unique(addresses[members[0]][:edges[-1]] // SECTOR_BYTES) for members in classes.values()]
     last = [np.full(len(keys), -1e30) for keys in every]
     touched = [np.zeros(len(keys)) for keys in every]
@@ -123,7 +149,7 @@ def sharing(launch: Launch, asked: Loads, first: First, l2: L2Cache, *, together
     for side in (asked.sizes, asked.stores):
         known = [i for (writes, _), members in classes.items() if writes == (side is asked.stores) for i in members]
         as_neighbours(found, known, sorted(set(side) - set(known)), side, asked.storage)
-    share = np.array([1.0, max(waves - 2, 0), 1.0 if waves > 1 else 0.0]) / max(waves, 1)
+    share = phase_shares(waves)
     phases = [0, max(min(1, len(picked) - 1), len(picked) - 2), len(picked) - 1]
     _windows_once(found, asked, addresses, edges, began, moved, l2.capacity_bytes, programs * (share @ found[phases, :, 0]), ctas)
     serving = np.zeros(asked.instructions)
@@ -134,8 +160,16 @@ def sharing(launch: Launch, asked: Loads, first: First, l2: L2Cache, *, together
             serving[index] = serving_scattered(asked, index, l2)
         elif len(begins) and here[-1] >= 0:
             serving[index] = l2.serving(blocks_of(starts, begins - here[-1], l2.block_bytes))
-    made = sharing_from(found[phases], serving)
+    both = frozenset(i for i in loads if i in addresses and len(np.unique(addresses[i][addresses[i] >= 0] // SECTOR_BYTES % 2)) > 1)
+    made = replace(sharing_from(found[phases], serving), both=both, reach=reach_of(asked))
     return within_buffers(made, launch, asked.storage, bytes_of, asked.stores, waves, l2)
+
+
+def reach_of(asked: Loads) -> Callable[[], Footprint | None] | None:
+    """Gives what a CTA reads, or some of its warps, whichever is sooner known."""
+    if asked.glimpse is not None:
+        return cache(asked.glimpse)
+    return cache(partial(asked.footprint, asked.cta)) if asked.footprint is not None else None
 
 
 def unknown_sharing(phases: int, instructions: int, l2: L2Cache) -> np.ndarray:
@@ -186,7 +220,8 @@ def _windows_once(found: np.ndarray, asked: Loads, addresses: Mapping[int, np.nd
     for side in (reading, asked.stores):
         members: dict[tuple[int, int], list[int]] = {}
         for index in side:
-            if index in asked.storage and index not in asked.boxes and index in addresses and (addresses[index] >= 0).mean() > 0.5:
+            if index in asked.storage and index not in asked.boxes and index in addresses \
+                    and 2 * np.count_nonzero(addresses[index] >= 0) > len(addresses[index]):
                 members.setdefault(asked.storage[index], []).append(index)
         doubtful += [alike for (_, size), alike in members.items() if sum(side[i] * ratio[i] for i in alike) > _MORE * size]
     first = {i: addresses[i][:edges[1]] // SECTOR_BYTES for alike in doubtful for i in alike}
@@ -247,13 +282,44 @@ def merged(keys: np.ndarray, merge: int) -> float:
     return float(1 + (rows[:, 1:] != rows[:, :-1]).sum(axis=1).mean()) / merge
 
 
+def at_least_distinct(share_of: Sharing, first: Mapping[int, np.ndarray], storage: Mapping[int, tuple[int, int]],
+                      sizes: Mapping[int, float], programs: int, waves: int) -> Sharing:
+    """What CTAs that begin at different places read comes from DRAM once at least, all of it together as far as the buffer goes.
+
+    Parameters
+    ----------
+    first
+        First addresses of all CTAs, by instruction, -1 where not known.
+    sizes
+        Bytes that a CTA asks L2 for with each load, mean of all.
+    """
+    dram = share_of.dram.copy()
+    share = phase_shares(waves)
+    by_buffer: dict[tuple[int, int], list[int]] = {}
+    for index in sizes:
+        if index in storage and index in first and (first[index] >= 0).any():
+            by_buffer.setdefault(storage[index], []).append(index)
+    for (_, size), members in by_buffer.items():
+        known = [first[i][first[i] >= 0] for i in members]
+        least = min(float(size), sum(sizes[i] * programs * len(np.unique(at)) / len(at) for i, at in zip(members, known, strict=True)))
+        found = sum(sizes[i] * programs * float(dram[:, i] @ share) for i in members)
+        if 0.0 < found < least:
+            dram[:, members] = np.minimum(1.0, dram[:, members] * least / found)
+    return replace(share_of, dram=dram)
+
+
+def phase_shares(waves: int) -> np.ndarray:
+    """Share of a launch's waves that each phase stands for."""
+    return np.array([1.0, max(waves - 2, 0), 1.0 if waves > 1 else 0.0]) / max(waves, 1)
+
+
 def within_buffers(share_of: Sharing, launch: Launch, storage: Mapping[int, tuple[int, int]], sizes: Mapping[int, float],
                     stores: Mapping[int, float], waves: int, l2: L2Cache) -> Sharing:
     """A tensor that L2 keeps is read from DRAM and written to it once at most; one that it held before the launch, not at all."""
     dram, missing, far = share_of.dram.copy(), share_of.missing, share_of.far
     total = sum(size for _, size in {(b.start, b.size_bytes) for b in launch.buffers})
     resident = float(np.clip(2.0 - total / l2.between_bytes, 0.0, 1.0)) if l2.warm else 0.0
-    share = np.array([1.0, max(waves - 2, 0), 1.0 if waves > 1 else 0.0]) / max(waves, 1)
+    share = phase_shares(waves)
     for side in (sizes, stores):
         by_buffer: dict[tuple[int, int], list[int]] = {}
         for index in side:

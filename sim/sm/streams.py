@@ -82,9 +82,15 @@ class Rows:
         key = (instruction, smem, tags, l2_bytes, l1_passes, atomics, sync_slot, sync_value)
         number = self.numbers.get(key)
         if number is None:
-            number = self.numbers[key] = len(self.instruction)
-            for name, value in zip(COLUMNS, key, strict=True):
-                getattr(self, name).append(value)
+            number = self.numbers[key] = len(self.numbers)
+            self.instruction.append(instruction)
+            self.smem.append(smem)
+            self.tags.append(tags)
+            self.l2_bytes.append(l2_bytes)
+            self.l1_passes.append(l1_passes)
+            self.atomics.append(atomics)
+            self.sync_slot.append(sync_slot)
+            self.sync_value.append(sync_value)
         return number
 
 

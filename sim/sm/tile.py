@@ -9,7 +9,8 @@ steps, and loops and waves are cut shorter. Occupancy, waves, L2 sharing, clock 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -22,7 +23,7 @@ from .grid import Kernel, Schedule, SmRun, Streams, access_columns, add, kept, p
 from .operations import PHASED, REAL, WHOLE, joined_stream
 from .result import KernelRun
 from .run import grid_result, prepare, simulate_kernel
-from .streams import Cta, Rows
+from .streams import Cta
 
 #: Iterations of a long loop that are played (twice: so many, and half as many), and waves.
 KEEP: Final = 8
@@ -101,26 +102,36 @@ def _all_waves(kernel: Kernel, plan: Schedule) -> tuple[SmRun, int]:
     """All waves and all iterations of CTAs that are alike.
 
     What a wave adds comes from `WAVES` and one less, what iterations add from `KEEP` and half as many; in a later wave as in the first,
-    unless L2 holds for it what the first one brought.
+    unless L2 holds for it what the first one brought. Where warps do not come out even on the four sub-cores, slots take turns on them, and
+    as many waves are added as it takes until they do.
     """
     times, keep, fewer = kept(kernel, KEEP)
-    waves = min(plan.waves, WAVES)
-    total = _play(kernel, replace(plan, waves=waves), keep)
-    one, two, spent, at_once = total, total, round(total.issued), waves
-    if plan.waves > waves:
-        one = _play(kernel, replace(plan, waves=waves - 1), keep)
-        total, spent, at_once = add(total, add(total, one, -1.0), plan.waves - waves), spent + round(one.issued), waves - 1
-    if times <= keep:
-        return total, spent
-    half = _play(kernel, replace(plan, waves=at_once), fewer)
-    spent += round(half.issued)
-    extra, last = (times - keep) / (keep - fewer), plan.last / plan.slots
-    first = add(one, half, -1.0)
-    if plan.waves == waves or not _later_waves_differ(kernel, plan):
-        return add(total, first, extra * (plan.waves + last) / (at_once + last)), spent
-    more = _play(kernel, replace(plan, waves=waves), fewer)
-    steady = add(add(two, more, -1.0), first, -1.0)
-    return add(add(total, first, extra), steady, extra * (plan.waves - at_once)), spent + round(more.issued)
+    cut, turn = times > keep, 4 // math.gcd(4, plan.slots * kernel.compiled.num_warps)
+    at_once = WAVES - 1 if turn == 1 else WAVES
+    if plan.waves <= max(WAVES, at_once + turn - 1):
+        at_once = plan.waves
+    alike = not cut or not _later_waves_differ(kernel, plan)
+    last, later = plan.last / plan.slots, (plan.waves - at_once) / turn
+    spent = 0
+
+    def played(number: int, iterations: int) -> SmRun:
+        nonlocal spent
+        run = _play(kernel, replace(plan, waves=number), iterations)
+        spent += round(run.issued)
+        return run
+
+    one = played(at_once, keep)
+    half = played(at_once, fewer) if cut else one
+    extra, iterations = (times - keep) / (keep - fewer) if cut else 0.0, add(one, half, -1.0)
+    if not later:
+        return add(one, iterations, extra), spent
+    two = played(at_once + turn, fewer if cut else keep)
+    wave = add(two, half, -1.0)
+    if alike:  # a later wave's iterations are those of the first ones
+        return add(add(one, wave, later), iterations, extra + (extra + cut) * turn * later / (at_once + last)), spent
+    both = played(at_once + turn, keep)
+    steady = add(add(both, two, -1.0), iterations, -1.0)
+    return add(add(add(one, iterations, extra), add(both, one, -1.0), later), steady, extra * later), spent
 
 
 def _later_waves_differ(kernel: Kernel, plan: Schedule) -> bool:
@@ -153,13 +164,22 @@ class Operations:
     length: np.ndarray
 
 
-def make_operations(kernel: Kernel, cta: Cta, rows: Rows) -> Operations:
-    """The operations of every stream."""
-    parts = [_operations(kernel, code, access, table_rows) for table_rows in (access_columns(kernel, rows),)
-             for code, access in zip(cta.code, cta.access, strict=True)]
-    length = np.array([part["head"].shape[-1] for part in parts], dtype=np.int64)
-    columns = {name: np.concatenate([part[name] for part in parts], axis=-1) for name in parts[0]}
-    return Operations(columns, columns.pop("head"), np.cumsum(length) - length, length)
+def make_operations(kernel: Kernel, cta: Cta, rows: Mapping[str, np.ndarray]) -> Operations:
+    """The operations of every stream; `rows` as `grid.access_columns` gives them."""
+    table, amounts = kernel.table, _amounts(rows)
+    room = sum(map(len, cta.code))
+    number = np.empty(room, np.int64)
+    whole, real, phased = np.empty((room, len(WHOLE)), np.int64), np.empty((room, len(REAL))), np.empty((room, len(PHASED), 3))
+    edges = [0]
+    for code, access in zip(cta.code, cta.access, strict=True):
+        at = edges[-1]
+        edges.append(at + _joined(table, kernel.lines, kernel.timing.branch_bubble, code, access, amounts, number, whole[at:], real[at:],
+                                  phased[at:]))
+    columns = dict(zip(WHOLE, np.ascontiguousarray(whole[:edges[-1]].T), strict=True))
+    columns |= dict(zip(REAL, np.ascontiguousarray(real[:edges[-1]].T), strict=True))
+    columns |= dict(zip(PHASED, np.ascontiguousarray(phased[:edges[-1]].transpose(1, 2, 0)), strict=True))
+    start = np.array(edges, dtype=np.int64)
+    return Operations(columns, columns.pop("head"), start[:-1], np.diff(start))
 
 
 def group_operations(table: isa.IsaTable, code: np.ndarray) -> np.ndarray:
@@ -172,27 +192,24 @@ def group_operations(table: isa.IsaTable, code: np.ndarray) -> np.ndarray:
     """
     nothing: dict[str, np.ndarray] = {name: np.zeros(1) for name in REAL[1:]}
     nothing |= {name: np.zeros((3, 1)) for name in PHASED} | {name: np.zeros(1, np.int64) for name in ("sync_slot", "sync_value")}
-    return _joined(table, np.zeros(len(table.kind), np.int64), 0.0, code, np.full(len(code), -1), nothing)[0]
-
-
-def _joined(table: isa.IsaTable, lines: np.ndarray, bubble: float, code: np.ndarray, access: np.ndarray,
-            rows: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     n = len(code)
     number = np.empty(n, np.int64)
-    whole, real, phased = np.empty((n, len(WHOLE)), np.int64), np.empty((n, len(REAL))), np.empty((n, len(PHASED), 3))
-    count = joined_stream(
+    _joined(table, np.zeros(len(table.kind), np.int64), 0.0, code, np.full(n, -1), _amounts(nothing), number,
+            np.empty((n, len(WHOLE)), np.int64), np.empty((n, len(REAL))), np.empty((n, len(PHASED), 3)))
+    return number
+
+
+def _amounts(rows: Mapping[str, np.ndarray]) -> tuple[np.ndarray, ...]:
+    """The access table as `operations.join_stream` takes it."""
+    return (np.array([rows[name] for name in REAL[1:]]), np.array([rows[name] for name in PHASED], order="C"), rows["sync_slot"],
+            rows["sync_value"])
+
+
+def _joined(table: isa.IsaTable, lines: np.ndarray, bubble: float, code: np.ndarray, access: np.ndarray, amounts: tuple[np.ndarray, ...],
+            number: np.ndarray, whole: np.ndarray, real: np.ndarray, phased: np.ndarray) -> int:
+    return int(joined_stream(
         code, access, table.kind, table.pipe, table.interval, table.latency, table.stall, table.yields, table.write_barrier,
-        table.read_barrier, table.wait_mask, table.first, table.second, lines, np.array([rows[name] for name in REAL[1:]]),
-        np.array([rows[name] for name in PHASED], order="C"), rows["sync_slot"], rows["sync_value"], bubble, number, whole, real, phased)
-    return number, whole[:count], real[:count], phased[:count]
-
-
-def _operations(kernel: Kernel, code: np.ndarray, access: np.ndarray, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Columns of one stream's operations."""
-    _, whole, real, phased = _joined(kernel.table, kernel.lines, kernel.timing.branch_bubble, code, access, rows)
-    made = {name: np.ascontiguousarray(whole[:, k]) for k, name in enumerate(WHOLE)}
-    made |= {name: np.ascontiguousarray(real[:, k]) for k, name in enumerate(REAL)}
-    return made | {name: np.ascontiguousarray(phased[:, k].T) for k, name in enumerate(PHASED)}
+        table.read_barrier, table.wait_mask, table.first, table.second, lines, *amounts, bubble, number, whole, real, phased))
 
 
 def _play(kernel: Kernel, plan: Schedule, keep: int) -> SmRun:
@@ -200,22 +217,28 @@ def _play(kernel: Kernel, plan: Schedule, keep: int) -> SmRun:
     key = (kernel.runs[0], keep)
     if key not in kernel.made:
         kernel.made[key] = _ready(kernel, keep)
-    streams, numbers, head = kernel.made[key]
+    streams, numbers, order, begins, heads = kernel.made[key]
     run = play(kernel, plan, streams, numbers)
-    stalls = np.stack([np.bincount(head, column, len(kernel.table.kind)) for column in run.stalls.T], axis=1)
+    stalls = np.zeros((len(kernel.table.kind), run.stalls.shape[1]))
+    stalls[heads] = np.add.reduceat(run.stalls[order], begins, axis=0)
     return replace(run, stalls=stalls)
 
 
-def _ready(kernel: Kernel, keep: int) -> tuple[Streams, np.ndarray, np.ndarray]:
-    """Operations as streams, the machine, and the instruction that each operation begins with."""
+def _ready(kernel: Kernel, keep: int) -> tuple[Streams, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Operations as streams, the machine, and operations by the instruction that each begins with: in order, where each begins, which."""
     followed = kernel.runs[0]
+    shared = followed, 0
+    if shared not in kernel.made:
+        kernel.made[shared] = access_columns(kernel, followed.rows), len(np.unique(kernel.lines[followed.counts > 0]))
+    rows, lines = kernel.made[shared]
     cta = followed.pack(keep)
-    made = make_operations(kernel, cta, followed.rows)
+    made = make_operations(kernel, cta, rows)
     count = len(made.head)
-    numbers = parameters(kernel)
+    numbers = parameters(kernel, keep)
     numbers[8] = 0.0  # bubbles stand in the operations' stalls
-    lines = len(np.unique(kernel.lines[followed.counts > 0]))
     numbers[9] *= lines / max(len(np.unique(made.columns["code_line"])), 1)  # only the first line of an operation is looked up
     access = np.where(made.columns["access"] >= 0, np.arange(count), -1).astype(np.int32)
     columns = {**made.columns, "code": np.arange(count, dtype=np.int32), "access": access}
-    return Streams(columns, made.start, made.length, cta.roles), numbers, made.head
+    order = np.argsort(made.head, kind="stable")
+    begins = np.flatnonzero(np.diff(made.head[order], prepend=-1))
+    return Streams(columns, made.start, made.length, cta.roles), numbers, order, begins, made.head[order[begins]]

@@ -11,7 +11,18 @@ from ...mapping.triton import Launch
 from ...mapping.triton.access import SECTOR_BYTES
 from .l2 import L2Cache, union_of
 from .loads import Loads
-from .sharing import Sharing, as_neighbours, merged, reach_of, serving_scattered, sharing_from, unknown_sharing, within_buffers
+from .sharing import (
+    First,
+    Sharing,
+    as_neighbours,
+    at_least_distinct,
+    merged,
+    reach_of,
+    serving_scattered,
+    sharing_from,
+    unknown_sharing,
+    within_buffers,
+)
 from .windows import through_windows
 
 #: Of a wave of CTAs the instruction, CTA and sector (of bulk copies: box) of every access of warp 0, each CTA's in order. Where not all
@@ -22,10 +33,12 @@ Walks = Callable[[Sequence[np.ndarray], Sequence[int]], Sequence[Walk]]
 #: Waves of CTAs that are walked through, by the share of the launch's work that is done when they begin; and windows in which those of a
 #: wave go on together, at most; what keeps addresses of stores apart from those of loads.
 _WALKED, _WINDOWS, _APART = (0.0, 0.35, 0.65, 1.0), 64, 1 << 60
+#: CTAs whose first addresses are asked for at most.
+FOLLOWED = 16_384
 
 
 def sharing_of_walks(launch: Launch, asked: Sequence[Loads], walks_of: Walks, l2: L2Cache, *, together: int, work: np.ndarray,
-                     shares: Sequence[float] = _WALKED, thinned: float = 1.0) -> Sharing:
+                     shares: Sequence[float] = _WALKED, thinned: float = 1.0, first: First | None = None) -> Sharing:
     """Sharing where CTAs go different ways: from every address of some waves of CTAs, the first, the last and two between.
 
     The waves are those that begin when given shares of the launch's work are done: CTAs that leave at once do not stand for others.
@@ -47,6 +60,8 @@ def sharing_of_walks(launch: Launch, asked: Sequence[Loads], walks_of: Walks, l2
         Of the launch's work, done when the waves begin that are walked through.
     thinned
         Share of the sectors whose accesses `walks_of` gives.
+    first
+        The first addresses with which CTAs read: where some waves stand for more, no less comes from DRAM than all CTAs' streams hold.
     """
     programs, count = launch.programs, asked[0].instructions
     storage = {index: place for part in asked for index, place in part.storage.items()}
@@ -78,9 +93,9 @@ def sharing_of_walks(launch: Launch, asked: Sequence[Loads], walks_of: Walks, l2
                                    np.where(is_store, 1, l2.partitions), found[n])
         for i in np.unique(index).tolist():
             mine = index == i
-            first = np.full(len(numbers[n]), -1, dtype=np.int64)
-            first[cta[mine][::-1]] = key[mine][::-1]
-            together_once[n, i] = merged(first, l2.merge)
+            begins_at = np.full(len(numbers[n]), -1, dtype=np.int64)
+            begins_at[cta[mine][::-1]] = key[mine][::-1]
+            together_once[n, i] = merged(begins_at, l2.merge)
     between = list(range(1, len(picked) - 1)) or [min(1, len(picked) - 1)]
     for phase, at_waves in enumerate(([0], between, [len(picked) - 1])):
         touches = found[at_waves].sum(axis=0)
@@ -106,7 +121,10 @@ def sharing_of_walks(launch: Launch, asked: Sequence[Loads], walks_of: Walks, l2
             serving[atomic] = l2.serving(max(union_of(begins, l2.block_bytes),
                                              *(union_of([part.atomics[atomic]], l2.block_bytes) for part in having)))
     made = replace(sharing_from(found_once, serving), reach=reach_of(asked[0]))
-    return within_buffers(made, launch, storage, mean_bytes[0], mean_bytes[1], waves, l2)
+    made = within_buffers(made, launch, storage, mean_bytes[0], mean_bytes[1], waves, l2)
+    if first is None or l2.warm or not len(picked) < waves <= FOLLOWED // together:
+        return made
+    return at_least_distinct(made, first(np.arange(programs)), storage, mean_bytes[0], programs, waves)
 
 
 def _bytes_before(cta: np.ndarray, size: np.ndarray, ctas: int) -> np.ndarray:

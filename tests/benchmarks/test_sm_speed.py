@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("numba")
+pytest.importorskip("llvmlite")
 pytest.importorskip("torch")
 pytest.importorskip("triton")
 pytest.importorskip("pytest_benchmark")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import inspect
+import struct
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -21,8 +22,8 @@ import numpy as np
 
 from ..errors import OutputError
 from ..files import cache_folder, trim_folder, write_atomically
-from .kinds import FLOAT, Argument, argument_of
-from .module import Module
+from .kinds import FLOAT, TRUTH, UNSIGNED, Argument, argument_of
+from .module import DATA, EXTENTS, Module
 
 #: The folder of machine code is kept below this size.
 LIMIT_BYTES: Final = 16 * 2**20
@@ -49,7 +50,10 @@ class _Processor:
         llvm = self.llvm
         module = llvm.parse_assembly(text)
         module.triple, module.data_layout = llvm.get_process_triple(), str(self.machine.target_data)
-        builder = llvm.create_pass_builder(self.machine, llvm.create_pipeline_tuning_options(speed_level=2))
+        # rows of 32 lanes are what loops go over: unrolled or interleaved ones take twice as long to compile and run no faster
+        options = llvm.create_pipeline_tuning_options(speed_level=1)
+        options.loop_unrolling = options.loop_interleaving = False
+        builder = llvm.create_pass_builder(self.machine, options)
         builder.getModulePassManager().run(module, builder)
         found: bytes = self.machine.emit_object(module)
         return found
@@ -64,13 +68,21 @@ class _Processor:
         return int(engine.get_function_address("entry"))
 
 
+def _arrays_are_known() -> bool:
+    """Whether arrays lie in memory as `module.DATA` and `module.EXTENTS` say."""
+    one = np.zeros((3, 5))
+    at = [ctypes.c_void_p.from_address(id(one) + place).value for place in (DATA, EXTENTS)]
+    return at[0] == one.ctypes.data and at[1] is not None and [ctypes.c_int64.from_address(at[1] + 8 * k).value for k in (0, 1)] == [3, 5]
+
+
 @lru_cache(maxsize=1)
 def _processor() -> _Processor | None:
     """None where there is no LLVM of a version that knows untyped pointers."""
     try:
         import llvmlite
 
-        return _Processor() if tuple(map(int, llvmlite.__version__.split(".")[:2])) >= (0, 45) else None
+        recent = tuple(map(int, llvmlite.__version__.split(".")[:2])) >= (0, 45)
+        return _Processor() if recent and sys.implementation.name == "cpython" and _arrays_are_known() else None
     except (ImportError, OSError, ValueError):
         return None
 
@@ -88,16 +100,17 @@ class Native:
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
-        self.made: dict[tuple[Argument, ...], Callable[..., Any]] = {}
+        self.made: dict[tuple[Any, ...], Callable[..., Any]] = {}
 
     def __call__(self, *arguments: Any) -> Any:
         """What the function returns: a number, or a tuple of them."""
-        if _processor() is None:
-            return self.function(*arguments)
-        key = tuple([argument_of(value) for value in arguments])
+        key = tuple([(value.dtype, value.ndim, value.flags.c_contiguous) if type(value) is np.ndarray else type(value)
+                     for value in arguments])
         made = self.made.get(key)
         if made is None:
-            made = self.made[key] = _loaded(self.function, key)
+            if _processor() is None:
+                return self.function(*arguments)
+            made = self.made[key] = _loaded(self.function, tuple([argument_of(value) for value in arguments]))
         return made(arguments)
 
 
@@ -107,30 +120,19 @@ def _loaded(function: Callable[..., Any], arguments: tuple[Argument, ...]) -> Ca
     assert processor is not None
     raw, kinds = _kept(function, arguments, processor)
     run = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)(processor.address_of(raw))
-    words = sum(1 if isinstance(argument, str) else 1 + argument[1] for argument in arguments)
-    real = [kind == FLOAT for kind in kinds]
+    given, found = struct.Struct("".join("d" if argument == FLOAT else "Q" if argument == UNSIGNED else "q" for argument in arguments)), \
+        struct.Struct("".join("d" if kind == FLOAT else "q" for kind in kinds))
+    arrays = [not isinstance(argument, str) for argument in arguments]
+    truths = [n for n, argument in enumerate(arguments) if argument == TRUTH]
 
     def call(values: tuple[Any, ...]) -> Any:
-        given, results = np.empty(words, np.int64), np.empty(len(kinds), np.int64)
-        plain: list[int] = []
-        floats: list[tuple[int, float]] = []
-        for value in values:
-            if isinstance(value, np.ndarray):
-                plain.append(value.ctypes.data)
-                plain.extend(value.shape)
-            elif isinstance(value, (float, np.floating)):
-                floats.append((len(plain), float(value)))
-                plain.append(0)
-            elif isinstance(value, np.unsignedinteger):
-                plain.append(int(value) - (1 << 64) if int(value) >> 63 else int(value))
-            else:
-                plain.append(int(value))
-        given[:] = plain
-        for place, number in floats:
-            given.view(np.float64)[place] = number
-        run(given.ctypes.data, results.ctypes.data)
-        found = [r if is_real else n for is_real, r, n in zip(real, results.view(np.float64).tolist(), results.tolist(), strict=True)]
-        return tuple(found) if len(found) > 1 else found[0]
+        if truths:
+            values = tuple([bool(value) if n in truths else value for n, value in enumerate(values)])
+        results = bytearray(found.size)
+        words = bytearray(given.pack(*[id(value) if held else value for held, value in zip(arrays, values, strict=True)]))
+        run(*[ctypes.addressof(ctypes.c_char.from_buffer(part)) for part in (words, results)])
+        got = found.unpack(results)
+        return got if len(got) > 1 else got[0]
 
     return call
 

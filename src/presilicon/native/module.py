@@ -19,6 +19,9 @@ import numpy as np
 from .expressions import Expressions
 from .kinds import ELEMENTS, LITERAL, LLVM, SIGNED, TRUTH, UNSIGNED, Argument, Array, Number, joined, struct_of
 
+#: Where a NumPy array (`PyArrayObject_fields`, part of its binary interface) has the address of its data and of its extents.
+DATA: Final = object.__basicsize__
+EXTENTS: Final = DATA + 16
 _DECLARED: Final = """
 declare ptr @calloc(i64, i64)
 declare void @free(ptr)
@@ -239,24 +242,32 @@ class Module:
         return Array(values.dtype.str[1:], self.constants[id(values)][1], tuple(map(str, values.shape)))
 
     def entry(self, function: Callable[..., Any], arguments: tuple[Argument, ...]) -> tuple[str, tuple[str, ...]]:
-        """The whole text, with a function ``entry(arguments, results)`` of two arrays of 64-bit words, and the kinds of the results."""
+        """The whole text, with a function ``entry(arguments, results)`` of two arrays of 64-bit words, and the kinds of the results.
+
+        A word is a number, or the address of a NumPy array as Python has it.
+        """
         name, kinds = self.function(function, arguments)
-        lines, given, at = [], [], 0
+        lines, given = [], []
         for n, argument in enumerate(arguments):
-            types = [LLVM[argument]] if isinstance(argument, str) else ["ptr", *["i64"] * argument[1]]
-            for k, llvm in enumerate(types):
-                lines.append(f"%p{n}.{k} = getelementptr i64, ptr %arguments, i64 {at}")
-                if llvm == "i1":
-                    lines += [f"%w{n}.{k} = load i64, ptr %p{n}.{k}", f"%a{n}.{k} = icmp ne i64 %w{n}.{k}, 0"]
-                else:
-                    lines.append(f"%a{n}.{k} = load {llvm}, ptr %p{n}.{k}")
-                given.append(f"{llvm} %a{n}.{k}")
-                at += 1
+            lines.append(f"%p{n} = getelementptr i64, ptr %arguments, i64 {n}")
+            if isinstance(argument, str):
+                llvm = LLVM[argument]
+                lines += [f"%w{n} = load i64, ptr %p{n}", f"%a{n} = icmp ne i64 %w{n}, 0"] if llvm == "i1" else [
+                    f"%a{n} = load {llvm}, ptr %p{n}"]
+                given.append(f"{llvm} %a{n}")
+                continue
+            lines += [f"%o{n} = load ptr, ptr %p{n}"]
+            for part, place in (("d", DATA), ("e", EXTENTS)):
+                lines += [f"%{part}a{n} = getelementptr i8, ptr %o{n}, i64 {place}", f"%{part}{n} = load ptr, ptr %{part}a{n}"]
+            given.append(f"ptr %d{n}")
+            for k in range(argument[1]):
+                lines += [f"%x{n}.{k} = getelementptr i64, ptr %e{n}, i64 {k}", f"%a{n}.{k} = load i64, ptr %x{n}.{k}"]
+                given.append(f"i64 %a{n}.{k}")
         lines.append(f"%r = call {struct_of(kinds)} @{name}({', '.join(given)})")
         for n, kind in enumerate(kinds):
-            lines += [f"%q{n} = getelementptr i64, ptr %results, i64 {n}", f"%e{n} = extractvalue {struct_of(kinds)} %r, {n}"]
+            lines += [f"%q{n} = getelementptr i64, ptr %results, i64 {n}", f"%f{n} = extractvalue {struct_of(kinds)} %r, {n}"]
             if kind == TRUTH:
-                lines.append(f"%z{n} = zext i1 %e{n} to i64")
-            lines.append(f"store {'i64' if kind == TRUTH else LLVM[kind]} %{'z' if kind == TRUTH else 'e'}{n}, ptr %q{n}")
+                lines.append(f"%z{n} = zext i1 %f{n} to i64")
+            lines.append(f"store {'i64' if kind == TRUTH else LLVM[kind]} %{'z' if kind == TRUTH else 'f'}{n}, ptr %q{n}")
         body = "\n  ".join(lines)
         return "\n".join([*self.parts, f"define void @entry(ptr %arguments, ptr %results) {{\n  {body}\n  ret void\n}}\n"]), kinds

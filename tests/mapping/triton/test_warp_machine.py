@@ -14,7 +14,7 @@ pytest.importorskip("torch", reason="needs torch for meta tensors")
 from presilicon.mapping.triton import bind_launch, bytecode, compile_launch, evaluate, take_apart, values
 from presilicon.mapping.triton.parameters import parameters_of
 from presilicon.mapping.triton.warp_alu import alu
-from presilicon.mapping.triton.warp_machine import COUNT, TALLY
+from presilicon.mapping.triton.warp_records import COUNT, TALLY
 from presilicon.mapping.triton.warp_runs import NotFollowedError, Warps, warp_code
 from presilicon.validate.kernels import suite_named
 
@@ -125,3 +125,21 @@ def test_bits_that_are_known_stay_known() -> None:
     assert run("ne", 0, 0xFF, 0, 0)[1] != 0
     assert run("mul", 0, int(_ONES), 0, 0) == (0, 0)
     assert run("add", 0, 1, 1, 0)[1] == int(_ONES)
+
+
+@pytest.mark.parametrize(("lines", "operations"), [
+    ("R[1] = R[2] & M", [("mov", 1, 2)]),  # a register has 32 bits
+    ("t = R[2] + R[3]\nR[1] = t & M", [("add", None, 2), ("and", 1, None)]),
+    ("q = True\nt = (R[2] >= R[3])\nR[512] = t & q", [("ge", 512, 2)]),
+    ("v0 = R[2] ^ 5\nv1 = R[1] | 0\nR[1] = v0\nR[2] = v1", [("xor", None, 2), ("mov", 2, 1), ("mov", 1, None)]),
+    ("t = 3 * 5 + 1\nR[4] = t", [("mov", 4, None)]),
+])
+def test_operations_that_change_nothing_are_left_out(lines: str, operations: list[tuple[str, int | None, int | None]]) -> None:
+    writer = bytecode._Writer()
+    writer.instruction(lines)
+    names = {number: name for name, number in bytecode.NUMBER.items()}
+    assert len(writer.code) == len(operations)
+    for made, (name, target, operand) in zip(writer.code, operations, strict=True):
+        assert names[made[0]] == name
+        assert target is None or made[1] == target
+        assert operand is None or made[2] == operand

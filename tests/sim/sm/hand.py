@@ -29,6 +29,7 @@ class Op:
     tags: float = 0.0
     l2: float = 0.0
     dram: float = 0.0
+    dram_time: float = -1.0  # those that DRAM could move meanwhile: as many
     load_latency: float = 0.0
     link: float = 0.0
     atomics: float = 0.0
@@ -60,12 +61,12 @@ class Machine:
     wgmma_depth: float = 8.0
     ahead: float = 0.0
     buffer: float = 1e9
-    dram_access: float = 0.0
     link: float = 32.0
+    drift: float = 1.0
     numbers: tuple[str, ...] = field(default=(
         "lsu_interval", "address_interval", "queue", "l2_rate", "dram_rate", "port", "operand_read", "barrier", "bubble", "fetch",
         "cta_launch", "async_launch", "tma", "mbarrier", "wgmma", "fetch_latency", "wgmma_depth", "ahead", "buffer",
-        "dram_access", "link"), repr=False)
+        "link", "drift"), repr=False)
 
     def array(self) -> np.ndarray:
         return np.array([getattr(self, name) for name in self.numbers])
@@ -95,11 +96,11 @@ def play(warps: list[list[Op]], *, ctas: int = 1, slots: int = 1, machine: Machi
     busy, stalls = np.zeros(len(isa.PIPES) + len(isa.UNITS)), np.zeros((len(ops), len(core.REASONS)))
     end, first = np.zeros(ctas, np.int64), np.zeros(ctas, np.int64)
     run = core.run_sm if python else core.compiled_core()
-    l2 = floats("l2")
+    l2, dram, dram_time = floats("l2"), floats("dram"), floats("dram_time")
     got = run(code, rows, np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64), sizes, ints("kind"), pipe, floats("interval"),
               ints("latency"), ints("stall"), np.zeros(len(ops), np.int64), ints("write"), ints("read"), ints("wait"), ints("first"),
               ints("second"), np.zeros(len(ops), np.int64), floats("smem"), floats("tags"), l2, zeros, floats("atomics"), l2[None],
-              floats("dram")[None], floats("link")[None], floats("load_latency")[None],
+              dram[None], np.where(dram_time < 0, dram, dram_time)[None], floats("link")[None], floats("load_latency")[None],
               ints("slot"), ints("value"), np.arange(len(warps), dtype=np.int64)[None],
               np.zeros(ctas, np.int64), np.zeros(ctas, np.int64), np.ones(ctas), slots, machine.array(), end, first, busy, stalls,
               np.zeros((1, 4), np.int64))

@@ -108,7 +108,7 @@ def test_dispatch_is_no_better_than_the_work_and_the_longest_allow() -> None:
 
 
 def test_python_and_compiled_dispatch_agree() -> None:
-    pytest.importorskip("numba")
+    pytest.importorskip("llvmlite")
     rng = np.random.default_rng(1)
     number, length = rng.integers(0, 4, 200), rng.uniform(1.0, 9.0, 4)
     plain = run_dispatch(number, length, length, length / 2, 7, 2, 2.0)

@@ -124,16 +124,30 @@ def test_a_copy_runs_at_the_share_of_dram() -> None:
     assert found.cycles >= (found.dram - 32 * 128) / 16.0
 
 
-def test_rows_shorter_than_a_line_take_the_time_of_an_activation() -> None:
-    def cycles(lines: float, dram_access: float) -> int:
-        load = Op(isa.LOAD, "memory", write=0, tags=lines, l2=512.0, dram=512.0)
-        found = play([[load] * 100 + [USE, EXIT]], machine=Machine(l2_rate=1e9, port=1e9), dram_access=dram_access)
+def test_dram_is_taken_for_longer_than_its_bytes_need() -> None:
+    def cycles(**row: float) -> int:
+        load = Op(isa.LOAD, "memory", write=0, l2=512.0, dram=512.0, **row)
+        found = play([[load] * 100 + [USE, EXIT]], machine=Machine(l2_rate=1e9, port=1e9))
         assert found.dram == 100 * 512, "bytes stay what they are"
         return found.cycles
 
-    whole, half = cycles(4.0, 96.0), cycles(8.0, 96.0)
-    assert whole == cycles(4.0, 0.0)
-    assert half == pytest.approx(1.5 * whole, rel=0.02), "64 bytes of a line cost those of an activation, 96"
+    assert cycles(dram_time=768.0) == pytest.approx(1.5 * cycles(), rel=0.02)
+
+
+def test_what_other_sms_leave_of_dram_is_had_once_sms_have_drifted_apart() -> None:
+    load = Op(isa.LOAD, "memory", write=0, l2=1600.0, dram=1600.0)  # 100 clocks of the share
+    use = replace(FFMA, wait=0b1)
+    fast = Machine(l2_rate=1e9, port=1e9)
+
+    def cycles(busy: int, phases: int) -> int:
+        return int(play([([load, use] + [replace(FFMA, stall=15)] * (busy // 15)) * phases + [EXIT]], machine=fast).cycles)
+
+    first = cycles(0, 1)
+    assert first == pytest.approx(100, abs=10), "all SMs begin together and have no more than their share"
+    assert cycles(300, 8) == pytest.approx(100 + 8 * 300, rel=0.05), "later phases load what others do not ask for while they compute"
+    assert cycles(60, 8) == pytest.approx(8 * 100, rel=0.1), "but no more comes than the share of all the time"
+    late = play([[replace(FFMA, stall=15)] * 40 + [load, load, load, use, EXIT]], machine=fast)
+    assert late.cycles >= 40 * 15 + 100, "SMs that have loaded nothing so far are still together"
 
 
 def test_an_mbarrier_releases_when_the_bytes_are_there() -> None:
@@ -162,7 +176,7 @@ def test_code_is_fetched_once() -> None:
 
 
 def test_python_and_compiled_core_agree() -> None:
-    pytest.importorskip("numba")
+    pytest.importorskip("llvmlite")
     warps = [[LDG, FFMA, USE, HMMA, BAR, HMMA, EXIT] * 3 for _ in range(6)]
     a, b = play(warps, ctas=3, slots=2, python=True), play(warps, ctas=3, slots=2)
     assert (a.cycles, a.issued, a.end, a.stalls) == (b.cycles, b.issued, b.end, b.stalls)

@@ -11,6 +11,7 @@ pytest.importorskip("triton", reason="needs Triton (the extra `kernels`)")
 torch = pytest.importorskip("torch", reason="needs torch for meta tensors")
 
 from presilicon import arch  # noqa: E402
+from presilicon.arch.sm_timing import sm_timing  # noqa: E402
 from presilicon.mapping.triton import Launch, bind_launch, compile_launch  # noqa: E402
 from presilicon.sim.sm import isa, tile  # noqa: E402
 from presilicon.sim.sm.run import simulate_kernel  # noqa: E402
@@ -74,7 +75,8 @@ def test_tensor_flops_of_a_gemm_are_exact() -> None:
 def test_a_streaming_kernel_takes_the_time_of_its_bytes() -> None:
     run = predicted("bandwidth_copy")
     least = run.bytes_moved["dram"] / H100.dram.bandwidth_bytes_per_s
-    assert least <= run.time_s - run.launch_s <= 1.03 * least / H100.calibration["memory.dram_efficiency"]
+    timing = sm_timing(H100.generation)
+    assert least <= run.time_s - run.launch_s <= 1.03 * least / (timing.dram_steady * (1 - timing.dram_turnaround))
     assert run.limiter == "dram"
 
 

@@ -1,0 +1,115 @@
+"""What requests cost L2's slices and DRAM, and what must come from DRAM at least."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from presilicon import arch
+from presilicon.arch.sm_timing import sm_timing
+from presilicon.sim.sm import isa
+from presilicon.sim.sm.footprint import Footprint, lone_halves
+from presilicon.sim.sm.grid import dram_bytes_per_s, memory_costs, rates
+from presilicon.sim.sm.sharing import Sharing, at_least_distinct
+
+#: Instructions of the kernels below.
+LOAD, STORE = 0, 1
+
+
+def sharing(footprint: Footprint | None = None, dram: float = 1.0, l2: float = 1.0, both: frozenset[int] = frozenset()) -> Sharing:
+    whole = np.ones((3, 2))
+    return Sharing(dram * whole, whole, l2 * whole, 0.0 * whole, 0.0 * whole, np.zeros(2), both=both, reach=lambda: footprint)
+
+
+def kernel(share: Sharing, counts: tuple[int, int] = (100, 0), gpu: str = "a100-sxm-80gb", **timing: float) -> Any:
+    system = arch.load(gpu)
+    numbers = SimpleNamespace(**{name: getattr(sm_timing(system.generation), name) for name in (
+        "dram_access", "l2_delivered", "l1_latency", "dram_steady", "dram_turnaround")} | timing)
+    rows = SimpleNamespace(instruction=[LOAD, STORE], l2_bytes=[512.0, 512.0])
+    return SimpleNamespace(system=system, share=share, timing=numbers, clock_hz=system.gpu.clock.boost_hz,
+                           runs=(SimpleNamespace(rows=rows),), table=SimpleNamespace(kind=np.array([isa.LOAD, isa.STORE])),
+                           grid=SimpleNamespace(counts=np.array(counts)))
+
+
+def costs(made: Any, asked: float, lines: float, kind: int = LOAD) -> tuple[float, float, float]:
+    """Bytes of L2's slices, of DRAM, and those for which DRAM is taken, of a warp's request."""
+    found = memory_costs(made, np.array([kind]), *(np.array([value]) for value in (asked, 0.0, lines, 0.0)))
+    return tuple(float(part[0, 0]) for part in found[:3])  # type: ignore[return-value]
+
+
+def strided(sectors: int) -> Footprint:
+    """Sectors that lie so far apart."""
+    start = np.arange(0, 64 * sectors, sectors)
+    return Footprint(np.zeros(len(start), np.int64), np.linspace(0, 1, len(start)), start, start + 1, {LOAD: 32.0 * len(start)})
+
+
+def test_whole_lines_cost_what_they_hold() -> None:
+    assert costs(kernel(sharing()), 512.0, 4.0) == (512.0, 512.0, 512.0)
+
+
+def test_a_half_line_takes_a_whole_turn_of_dram_and_of_no_slice() -> None:
+    assert costs(kernel(sharing(), dram_access=96.0), 512.0, 8.0) == (512.0, 512.0, 768.0)
+
+
+@pytest.mark.parametrize(("apart", "bytes_of_dram"), [(1, 512.0), (4, 1024.0), (3, 1024.0)])
+def test_a_sector_of_a_line_takes_a_whole_turn_of_a_slice(apart: int, bytes_of_dram: float) -> None:
+    # 16 lines, 32 bytes of each: 64 come from DRAM, of which the other half is of use only where it is asked for later
+    slices, dram, taken = costs(kernel(sharing(strided(apart)), dram_access=96.0), 512.0, 16.0)
+    assert (slices, dram) == (1024.0, bytes_of_dram)
+    assert taken == bytes_of_dram * 96 / 64
+
+
+def test_what_another_cta_begins_with_is_of_use() -> None:
+    assert costs(kernel(sharing(strided(4), both=frozenset({LOAD}))), 512.0, 16.0)[1] == 512.0
+
+
+def test_what_is_written_l2_makes_lines_of() -> None:
+    assert costs(kernel(sharing(), counts=(0, 100)), 512.0, 16.0, STORE) == (512.0, 512.0, 512.0)
+
+
+def test_equal_reads_are_served_once_but_each_arrives() -> None:
+    made = kernel(sharing(l2=0.25), gpu="h100-sxm")
+    share = rates(made)[0] / made.timing.l2_delivered
+    assert 0.25 < share < 1
+    assert costs(made, 512.0, 4.0)[0] == pytest.approx(512.0 * share)
+    assert costs(kernel(sharing(l2=0.25), gpu="h100-sxm", l2_delivered=1e9), 512.0, 4.0)[0] == 128.0
+
+
+def test_dram_loses_most_where_half_is_written() -> None:
+    def reached(reads: int, writes: int) -> float:
+        made = kernel(sharing(), (reads, writes))
+        return dram_bytes_per_s(made) / (made.timing.dram_steady * made.system.dram.bandwidth_bytes_per_s)
+
+    assert reached(100, 0) == reached(0, 100) == 1.0
+    # A100: copies reach 0.925, triads (two reads, one write) 0.92 to 0.94 of what is reached by reading (te42kyfo/gpu-benches)
+    assert reached(100, 100) == pytest.approx(0.925, abs=0.01)
+    assert reached(200, 100) == pytest.approx(0.93, abs=0.01)
+
+
+def test_lone_halves_against_a_set() -> None:
+    rng = np.random.default_rng(0)
+    start, load = rng.integers(0, 200, 60), rng.integers(0, 2, 60)
+    size = rng.integers(1, 4, 60)
+    found = lone_halves(Footprint(load, np.zeros(60), start, start + size, {}), [0, 1])
+    sectors = [{s + k for s, n, i in zip(start, size, load, strict=True) for k in range(n) if i == which} for which in (0, 1)]
+    for which in (0, 1):
+        pairs = {s // 2 for s in sectors[which]}
+        lone = [p for p in pairs if not {2 * p, 2 * p + 1} <= sectors[0] | sectors[1]]
+        assert found[which] == pytest.approx(len(lone) / len(pairs))
+
+
+def test_no_fewer_bytes_come_from_dram_than_ctas_ask_for_distinct_ones() -> None:
+    # 100 CTAs of 1,000 bytes each: 40 begin at places of their own, the others where another has begun
+    first = {LOAD: np.array([*range(40), *[0] * 60]) * 1000}
+    seen = sharing(dram=0.1)
+
+    def total(size: int, share: Sharing = seen) -> float:
+        found = at_least_distinct(share, first, {LOAD: (0, size)}, {LOAD: 1000.0}, 100, 4)
+        return float(found.dram[:, LOAD].mean()) * 100 * 1000
+
+    assert total(1_000_000) == pytest.approx(40_000), "sampled waves have seen 10,000"
+    assert total(25_000) == pytest.approx(25_000), "but the buffer holds no more"
+    assert total(1_000_000, sharing(dram=0.7)) == pytest.approx(70_000), "what is read again stays"
