@@ -18,7 +18,7 @@ def calibrated(system: System) -> System:
     Examples
     --------
     >>> from presilicon.arch import load_gpu
-    >>> calibrated(load_gpu("l4")) is load_gpu("l4")
+    >>> calibrated(load_gpu("h100-sxm")) is load_gpu("h100-sxm")
     True
     """
     factors = tuple(float(system.calibration.get(name, 1.0)) for name in FACTORS)

@@ -19,6 +19,7 @@ import numpy as np
 from ...arch import System
 from ...mapping.triton import CompiledKernel, Launch, compile_launch, occupancy_of
 from . import core, isa
+from .core_state import BUBBLE, FETCH_INTERVAL
 from .grid import Kernel, Schedule, SmRun, Streams, access_columns, add, kept, parameters, play, run_grid
 from .operations import PHASED, REAL, WHOLE, joined_stream
 from .result import KernelRun
@@ -235,8 +236,8 @@ def _ready(kernel: Kernel, keep: int) -> tuple[Streams, np.ndarray, np.ndarray, 
     made = make_operations(kernel, cta, rows)
     count = len(made.head)
     numbers = parameters(kernel, keep)
-    numbers[8] = 0.0  # bubbles stand in the operations' stalls
-    numbers[9] *= lines / max(len(np.unique(made.columns["code_line"])), 1)  # only the first line of an operation is looked up
+    numbers[BUBBLE] = 0.0  # bubbles stand in the operations' stalls
+    numbers[FETCH_INTERVAL] *= lines / max(len(np.unique(made.columns["code_line"])), 1)  # only the first line of an operation is looked up
     access = np.where(made.columns["access"] >= 0, np.arange(count), -1).astype(np.int32)
     columns = {**made.columns, "code": np.arange(count, dtype=np.int32), "access": access}
     order = np.argsort(made.head, kind="stable")
