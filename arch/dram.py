@@ -366,7 +366,12 @@ def _rules(reader: Reader, found: Any, commands: Mapping[str, Command], timings:
         if isinstance(row["cycles"], bool) or not isinstance(row["cycles"], str | int):
             raise reader.fail(f"{path}.cycles", f"expected a timing, or a sum of timings, found {shown(row['cycles'])}")
         if timings is not None:
-            expand(str(row["cycles"]), timings, f"{reader.where}: {path}.cycles")
+            cycles = expand(str(row["cycles"]), timings, f"{reader.where}: {path}.cycles")
+            opens = [name for name in sides[0] if commands[name].effect == "open"]
+            users = [name for name in sides[1] if commands[name].opener in opens]
+            if cycles < 1 and users:
+                raise reader.fail(f"{path}.cycles", f"expected 1 or more from {commands[users[0]].opener} to {users[0]}, which needs the "
+                                                    f"open row, found {shown(row['cycles'])}")
         rules.append(Rule(reader.word(f"{path}.level", row["level"], LEVELS), sides[0], sides[1], str(row["cycles"]),
                           reader.whole(f"{path}.window", row.get("window", 1), 1)))
     return rules

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -364,6 +365,12 @@ def _check(device: DramDevice) -> None:
             raise SpecError(f"{where}: commands.{command.name}: needs an open row, and so an opener and a closer")
         if (late := expand(command.latency, timings, f"{where}: commands.{command.name}.latency")) < 0:
             raise SpecError(f"{where}: commands.{command.name}.latency: {command.latency!r} is {late} cycles; expected 0 or more")
+    modes = Counter(command.mode for command in device.commands if command.mode)
+    if len(modes) > 2:
+        rare = min(modes, key=lambda mode: modes[mode])
+        odd = next(command for command in device.commands if command.mode == rare)
+        raise SpecError(f"{where}: commands.{odd.name}.mode: {odd.mode!r} beside {', '.join(repr(m) for m in modes if m != rare)}; a "
+                        f"device switches between two")
     for rule in device.rules:
         expand(rule.cycles, timings, f"{where}: constraints")
     for part, refresh in (("refresh", device.refresh), ("refresh_bank", device.refresh_bank)):
