@@ -96,7 +96,7 @@ def test_a_wrong_field_is_refused_or_harmless(name: str, data: st.DataObject) ->
     ("aim-gddr6", ("commands", "MAC16", "needs"), "any", "commands.MAC16.needs: 'any'.* expected 'open'"),
     ("aim-gddr6", ("commands", "MAC16", "latency"), "tCWL - tCL", "commands.MAC16.latency: 'tCWL - tCL' is -44 cycles"),
     ("aim-gddr6", ("commands", "MAC16", "mode"), 3, "commands.MAC16.mode: expected a text, found 3"),
-    ("aim-gddr6", ("commands", "EWMUL16", "mode"), "1 XB", "commands.EWMUL16.mode: '1 XB' beside 'bank', 'register'; a device switches between two"),
+    ("aim-gddr6", ("commands", "EWMUL16", "mode"), "1 XB", "EWMUL16.mode: '1 XB' beside 'bank', 'register'; a device switches between two"),
     ("aim-gddr6", ("commands", "TMOD", "switches_mode"), "yes", "switches_mode: expected true or false"),
     ("aim-gddr6", ("constraints", 0, "after", 0), ["RD"], r"constraints\[0\].after: expected names of commands"),
     ("aim-gddr6", ("constraints", 4, "cycles"), "tCCD_X", r"constraints\[4\].cycles: .*did you mean 'tCCD_S' or 'tCCD_L'"),
