@@ -185,7 +185,7 @@ class Chooser:
 
     def _from_table(self, index: int) -> bool:
         """Whether an address comes from the constants in which the library's tables have theirs."""
-        code, writers = self.program.listing.instructions, self.program.writers
+        code, writers = self.program.listing.instructions, self.program.lines.writers
         todo, seen = [index], {index}
         while todo and len(seen) < _NEAR:
             at = todo.pop()

@@ -76,7 +76,8 @@ class Lines(dict[int, list[str]]):
         return bool(made) and made[0].startswith("t = mixed(")
 
     @cached_property
-    def _writers(self) -> dict[int, list[int]]:
+    def writers(self) -> dict[int, list[int]]:
+        """Indices of the instructions that write each register, rising."""
         found: dict[int, list[int]] = {}
         for ins in self.listing.instructions:
             for register in ins.writes:
@@ -91,7 +92,7 @@ class Lines(dict[int, list[str]]):
             for register in self.listing.instructions[at].reads:
                 if register >= PREDICATE:
                     continue
-                writers = self._writers.get(register, [])
+                writers = self.writers.get(register, [])
                 place = bisect_left(writers, at)
                 if not place:
                     return True

@@ -80,15 +80,6 @@ class Program:
         return compile_segments([self.segments[n] for n in chosen], self.plan, self.lines, self.memory_ops,
                                 addresses=self.addresses, extra=bounds_of)
 
-    @functools.cached_property
-    def writers(self) -> dict[int, list[int]]:
-        """Indices of the instructions that write each register, rising."""
-        found: dict[int, list[int]] = {}
-        for ins in self.listing.instructions:
-            for register in ins.writes:
-                found.setdefault(register, []).append(ins.index)
-        return found
-
     def cause_of(self, index: int) -> str:
         """Why an instruction's result is unknown: the load that it comes from, by the text before it, or the instruction itself."""
         if index not in self.causes:
@@ -109,7 +100,7 @@ class Program:
                 place = f" (line {ins.source.line})" if ins.source else ""
                 return f"what {ins.opcode} at {ins.address:#x}{place} reads"
             for register in code[at].reads:
-                writers = self.writers.get(register, (at,))
+                writers = self.lines.writers.get(register, [at])
                 found = writers[bisect_left(writers, at) - 1]  # the one before, else the last: round a loop
                 if found not in seen:
                     seen.add(found)

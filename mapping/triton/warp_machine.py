@@ -17,7 +17,7 @@ import numpy as np
 from ...native import Native
 from .warp_alu import LSL, LSR, MIN, ONE, SAR64, SEL, SHL, SHR, UNKNOWN, W32, W64, Z, alu, row_operation, special_register
 from .warp_exchange import shuffled, voted
-from .warp_memory import loaded, priced
+from .warp_memory import in_local, loaded, missing_in_l1, noted_pieces, priced, tallied, touched_by
 from .warp_records import (
     ACCESS,
     ALL,
@@ -70,6 +70,22 @@ from .warp_records import (
     TOUCH,
     WHOLE_WARP,
 )
+
+
+def lowest(place, alive, parked):  # type: ignore[no-untyped-def]
+    """The lowest place of lanes that wait for none; where all do, those at the lowest go on together."""
+    here = -1
+    for k in range(place.shape[0]):
+        if alive[k] and not parked[k] and (here < 0 or place[k] < here):
+            here = place[k]
+    if here < 0:
+        for k in range(place.shape[0]):
+            if alive[k] and (here < 0 or place[k] < here):
+                here = place[k]
+        for k in range(place.shape[0]):
+            if alive[k] and place[k] == here:
+                parked[k] = False
+    return here
 
 
 def run_warp(code, registers, begin, end, condition, ends, after, target, forced, where, V, U, S, T, K, lanes, ctas, thread, ids,  # type: ignore[no-untyped-def]
@@ -162,17 +178,7 @@ def run_warp(code, registers, begin, end, condition, ends, after, target, forced
     status = DONE
     while count_alive > 0 and status == DONE:
         if not together:
-            here = -1
-            for k in range(n_lanes):
-                if alive[k] and not parked[k] and (here < 0 or place[k] < here):
-                    here = place[k]
-            if here < 0:
-                for k in range(n_lanes):
-                    if alive[k] and (here < 0 or place[k] < here):
-                        here = place[k]
-                for k in range(n_lanes):
-                    if alive[k] and place[k] == here:
-                        parked[k] = False
+            here = lowest(place, alive, parked)
             n_active = 0
             for k in range(n_lanes):
                 if alive[k] and not parked[k] and place[k] == here:
@@ -296,19 +302,14 @@ def run_warp(code, registers, begin, end, condition, ends, after, target, forced
                             continue
                         for k in range(n):
                             if mode == TALLY:
-                                if tally[owner[k], wanted[index] - 1, 0] == 0:
-                                    tally[owner[k], wanted[index] - 1, 1] = np.int64(picked[k])
-                                tally[owner[k], wanted[index] - 1, 0] += 1
+                                tallied(tally, owner[k], wanted[index] - 1, picked[k])
                                 continue
                             so_far[owner[k]] += weight[index]
                             if thin and ((picked[k] >> np.uint64(5)) * MIXER) >> np.uint64(64 - thin) != Z:
                                 continue
                             if n_touches == touched.shape[0]:
                                 return FULL
-                            touched[n_touches, 0] = owner[k]
-                            touched[n_touches, 1] = index
-                            touched[n_touches, 2] = np.int64(picked[k])
-                            touched[n_touches, 3] = so_far[owner[k]] - weight[index]
+                            touched_by(touched, n_touches, owner[k], index, picked[k], so_far[owner[k]] - weight[index])
                             n_touches += 1
                         memo_count[index] += 1
                         if memo_count[index] > repeats and executed > ends.shape[0]:
@@ -323,13 +324,7 @@ def run_warp(code, registers, begin, end, condition, ends, after, target, forced
                         return FULL
                     missing = memo_cost[row, 1]
                     if op == ACCESS and cached[index]:
-                        missing = 0
-                        for k in range(memo_cost[row, 1]):
-                            sector = memo_sectors[row, k] + np.int64(picked[0] >> np.uint64(5))
-                            spot = sector % seen.shape[0]
-                            if seen[spot, 0] != sector or passed - seen[spot, 1] > l1_bytes:
-                                missing += 1
-                            seen[spot, 0], seen[spot, 1] = sector, passed
+                        missing = missing_in_l1(row, picked[0], passed, l1_bytes, memo_cost, memo_sectors, seen)
                         passed += 32 * missing
                     accesses[n_accesses, 0] = n_steps - 1
                     accesses[n_accesses, 1] = index if op == ACCESS else -1 - index
@@ -341,33 +336,17 @@ def run_warp(code, registers, begin, end, condition, ends, after, target, forced
                     accesses[n_accesses, 7] = missing
                     accesses[n_accesses, 8] = chosen
                     if pieces.shape[0] > 0 and space[index] == IN_GLOBAL and op == ACCESS:
-                        origin = np.int64(picked[0] >> np.uint64(5))
-                        for k in range(memo_cost[row, 1]):
-                            if k == 0 or memo_sectors[row, k] != memo_sectors[row, k - 1] + 1:
-                                if n_pieces == pieces.shape[0]:
-                                    return FULL
-                                pieces[n_pieces, 0], pieces[n_pieces, 1] = n_accesses, origin + memo_sectors[row, k]
-                                n_pieces += 1
-                            pieces[n_pieces - 1, 2] = origin + memo_sectors[row, k] + 1
+                        n_pieces = noted_pieces(row, picked[0], n_accesses, memo_cost, memo_sectors, pieces, n_pieces)
+                        if n_pieces < 0:
+                            return FULL
                     n_accesses += 1
                     continue
                 if space[index] == IN_LOCAL:
                     if not S[b] or U[b, 0] or (op == STORE_ and unknown):
                         return NOT_MODELLED
                     at_word = (np.int64(V[b, 0] >> np.uint64(2)) + (extra >> 20)) & (local.shape[0] - 1)
-                    for k in range(n_active):
-                        lane = active[k]
-                        if op == LOAD_:
-                            held[k], held_u[k] = V[c, mc * lane], U[c, mc * lane]
-                            if U[a, ma * lane] & ONE:
-                                held[k], held_u[k] = Z, W64
-                            elif V[a, ma * lane] & ONE:
-                                held[k], held_u[k] = local[at_word, lane, 0], local[at_word, lane, 1]
-                                dependent |= np.uint8(local[at_word, lane, 2])
-                        elif V[a, ma * lane] & ONE:
-                            local[at_word, lane, 0] = V[c, mc * lane]
-                            local[at_word, lane, 1] = U[c, mc * lane]
-                            local[at_word, lane, 2] = np.uint64(T[a] | T[c])
+                    dependent |= np.uint8(in_local(op == STORE_, at_word, a, ma, c, mc, V, U, np.uint64(T[a] | T[c]), local, active,
+                                                   n_active, held, held_u))
                     if op == STORE_:
                         continue
                 elif op == STORE_:  # shared memory is not kept: what is loaded from it is not known
@@ -457,19 +436,14 @@ def run_warp(code, registers, begin, end, condition, ends, after, target, forced
                             key = (key * np.uint64(1_000_003) + np.uint64(arguments[j, k])) & BOX
                         key = (key * np.uint64(1_000_003) + V[c, mc * lane]) & BOX
                         if mode == TALLY and wanted[extra]:
-                            if tally[ctas[lane], wanted[extra] - 1, 0] == 0:
-                                tally[ctas[lane], wanted[extra] - 1, 1] = np.int64(key)
-                            tally[ctas[lane], wanted[extra] - 1, 0] += 1
+                            tallied(tally, ctas[lane], wanted[extra] - 1, key)
                         elif mode == TOUCH and wanted[extra]:
                             so_far[ctas[lane]] += weight[extra]
                             if thin and (key * MIXER) >> np.uint64(64 - thin) != Z:
                                 continue
                             if n_touches == touched.shape[0]:
                                 return FULL
-                            touched[n_touches, 0] = ctas[lane]
-                            touched[n_touches, 1] = extra
-                            touched[n_touches, 2] = np.int64(key)
-                            touched[n_touches, 3] = so_far[ctas[lane]] - weight[extra]
+                            touched_by(touched, n_touches, ctas[lane], extra, key, so_far[ctas[lane]] - weight[extra])
                             n_touches += 1
                         elif mode == RECORD:
                             if n_bulks == bulks.shape[0]:
@@ -481,9 +455,7 @@ def run_warp(code, registers, begin, end, condition, ends, after, target, forced
                                 bulks[n_bulks, 5 + j] = arguments[j, k]
                             n_bulks += 1
                     elif mode == TALLY and op == SYNC and wanted[extra]:
-                        if tally[ctas[lane], wanted[extra] - 1, 0] == 0:
-                            tally[ctas[lane], wanted[extra] - 1, 1] = np.int64(V[b, mb * lane] & W32)
-                        tally[ctas[lane], wanted[extra] - 1, 0] += 1
+                        tallied(tally, ctas[lane], wanted[extra] - 1, V[b, mb * lane] & W32)
                     elif mode == RECORD and op == SYNC:
                         if n_syncs == syncs.shape[0]:
                             return FULL

@@ -1,5 +1,5 @@
 # ruff: noqa: N803  (rows of values)
-"""What a warp's access costs, and what it loads from tensors with values; written as `warp_machine` is."""
+"""What a warp's access costs, what is written down of it, and what it loads from tensors with values; written as `warp_machine` is."""
 
 from __future__ import annotations
 
@@ -42,6 +42,63 @@ def priced(picked, n, row, of_banks, size, rows, memo, memo_base, memo_count, me
             for k in range(memo_cost[row, 1]):
                 memo_sectors[row, k] = np.int64(room[k] - (picked[0] >> np.uint64(5)))
     return 0
+
+
+def missing_in_l1(row, first, passed, l1_bytes, memo_cost, memo_sectors, seen):  # type: ignore[no-untyped-def]
+    """Sectors of an access at `first` that L1 does not hold any more; `seen` and `passed` as `run_warp` has them."""
+    missing = 0
+    for k in range(memo_cost[row, 1]):
+        sector = memo_sectors[row, k] + np.int64(first >> np.uint64(5))
+        spot = sector % seen.shape[0]
+        if seen[spot, 0] != sector or passed - seen[spot, 1] > l1_bytes:
+            missing += 1
+        seen[spot, 0], seen[spot, 1] = sector, passed
+    return missing
+
+
+def noted_pieces(row, first, access, memo_cost, memo_sectors, pieces, n_pieces):  # type: ignore[no-untyped-def]
+    """Write down the pieces of an access at `first` behind `n_pieces` others; how many there are then, -1 where room is lacking."""
+    origin = np.int64(first >> np.uint64(5))
+    for k in range(memo_cost[row, 1]):
+        if k == 0 or memo_sectors[row, k] != memo_sectors[row, k - 1] + 1:
+            if n_pieces == pieces.shape[0]:
+                return -1
+            pieces[n_pieces, 0], pieces[n_pieces, 1] = access, origin + memo_sectors[row, k]
+            n_pieces += 1
+        pieces[n_pieces - 1, 2] = origin + memo_sectors[row, k] + 1
+    return n_pieces
+
+
+def tallied(tally, cta, place, key):  # type: ignore[no-untyped-def]
+    """Count an access of a CTA, and keep where its first one is."""
+    if tally[cta, place, 0] == 0:
+        tally[cta, place, 1] = np.int64(key)
+    tally[cta, place, 0] += 1
+    return 0
+
+
+def touched_by(touched, at, cta, index, key, before):  # type: ignore[no-untyped-def]
+    """Write down a touch: CTA, instruction, address or box, and the sum of weights before."""
+    touched[at, 0], touched[at, 1], touched[at, 2], touched[at, 3] = cta, index, np.int64(key), before
+    return 0
+
+
+def in_local(stores, word, a, ma, c, mc, V, U, depends, local, active, n_active, held, held_u):  # type: ignore[no-untyped-def]
+    """Keep `c` in a word of local memory where `a` holds, with what both depend on; or fill `held` with it. What a load depends on."""
+    found = Z
+    for k in range(n_active):
+        lane = active[k]
+        if stores:
+            if V[a, ma * lane] & ONE:
+                local[word, lane, 0], local[word, lane, 1], local[word, lane, 2] = V[c, mc * lane], U[c, mc * lane], depends
+            continue
+        held[k], held_u[k] = V[c, mc * lane], U[c, mc * lane]
+        if U[a, ma * lane] & ONE:
+            held[k], held_u[k] = Z, W64
+        elif V[a, ma * lane] & ONE:
+            held[k], held_u[k] = local[word, lane, 0], local[word, lane, 1]
+            found |= local[word, lane, 2]
+    return found
 
 
 def loaded(extra, a, ma, b, mb, c, mc, V, U, active, n_active, held, held_u, in_global, size, signed, buffers, data):  # type: ignore[no-untyped-def]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -129,8 +130,6 @@ def _lines(answer: GemvReport, played: bool) -> list[str]:
 
 def _comparison(answer: GemvReport) -> Table:
     """Every layout of the device in closed form, fastest first; of AttAcc's at all levels."""
-    from .arch.hybrid_spec import unit_level
-    from .mapping.pim_energy import energy_j
     from .mapping.pim_gemv import LEVELS
     from .mapping.pim_layouts import candidates, layouts
     from .tables import make_table
@@ -140,11 +139,9 @@ def _comparison(answer: GemvReport) -> Table:
     wanted = (layout for level in (LEVELS if answer.layout.level else ("bank",)) for layout in layouts(device, level=level, split=None))
     rows = []
     for layout, found in candidates(device, asked, wanted):
-        share = asked.matrix_bytes * asked.batch / found.time_s / found.peak_bytes_per_s
-        energy = energy_j(device, layout.level or unit_level(device), read_bits=8.0 * found.weight_bytes, path_bits=8.0 * found.moved_bytes,
-                          macs=found.macs, opened_bits=8.0 * found.opened_bytes, standing_s=found.time_s)
-        rows.append(("*" if layout == answer.layout else "", layout, f"{found.cycles:,}", f"{100 * share:.1f} %", f"{found.writes:,}",
-                     f"{found.reads:,}", format_si(sum(energy.values()), "J") if energy else "-"))
+        other = replace(answer, layout=layout, analytic=found, cycles=None, stream=None)
+        rows.append(("*" if layout == answer.layout else "", layout, f"{found.cycles:,}", f"{100 * other.roofline_share:.1f} %",
+                     f"{found.writes:,}", f"{found.reads:,}", format_si(sum(other.energy_j.values()), "J") if other.energy_j else "-"))
     names = [("", "left"), ("layout", "left")]
     return make_table("closed form of every layout; writes and reads of buffers and accumulators in one channel",
                       [*names, *((name, "right") for name in ("cycles", "of the roofline", "writes", "reads", "energy"))], rows)
