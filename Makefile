@@ -22,7 +22,7 @@ export OMP_NUM_THREADS := 1
 export MPLBACKEND := Agg
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast test-all notebooks bench accuracy kernel-accuracy triton-accuracy lint format typings wheel docs docs-serve constraints clean distclean
+.PHONY: help install demo test test-fast test-all notebooks bench accuracy public-tables kernel-accuracy triton-accuracy lint format typings wheel docs docs-serve constraints clean distclean
 
 help: ## list the tasks
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -70,6 +70,12 @@ accuracy: $(STAMP) ## error tables from measured op tables, into docs/ and READM
 	@{ sed '/<!-- accuracy:begin/q' README.md; awk '/^## Overview/ {on = 1; next} on && /^## / {exit} on && /^\|/' docs/error-tables.md; \
 	  printf '\nBy data type and size, and the worst rows: [error tables](docs/error-tables.md).\n'; \
 	  sed -n '/<!-- accuracy:end/,$$p' README.md; } >README.new && mv README.new README.md
+
+PUBLIC    := build/public
+
+public-tables: $(STAMP) ## op tables of H100, H200, B200, GB200, A100 and L40S into build/public/tables, from a package on PyPI (32 MB)
+	$(BIN)/python -m pip download --quiet --no-deps $(PIP_ARGS) --dest $(PUBLIC) aiconfigurator==0.7.0
+	$(BIN)/python -m presilicon.validate.public_tables $(PUBLIC)/aiconfigurator-0.7.0-py3-none-any.whl $(PUBLIC)/tables
 
 kernel-accuracy: $(STAMP) ## fit and error tables of measured kernels, into docs/accuracy.md: make kernel-accuracy MEASURED=h100.csv SYSTEM=h100-sxm
 	@mkdir -p build
