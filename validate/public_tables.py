@@ -26,6 +26,11 @@ KINDS: Final = {
     "gemm": "gemm", "context_attention": "context_attention", "generation_attention": "generation_attention", "context_mla": "context_mla",
     "generation_mla": "generation_mla", "moe": "moe", "mamba2": "mamba2", "nccl": "nccl", "custom_allreduce": "custom_allreduce",
 }
+#: Tables that are left out: what was wrong when they were measured.
+BROKEN: Final = {
+    ("h100_sxm", "sglang", "0.5.6.post2", "moe"):
+        "10.1 times (median) the times of the same 4,368 rows with 0.5.8.post1, and 11.8 times those of an H200 with the same version",
+}
 _FOLDER: Final = "aiconfigurator/systems/data/"
 _FORMATS: Final = ("gemm_dtype", "moe_dtype")
 #: Columns that say what ran; a sample takes its share of each combination.
@@ -37,7 +42,7 @@ _LEAST: Final = 60
 def read_public(wheel: Path) -> Iterator[tuple[str, str, pd.DataFrame]]:
     """GPU, kind and rows of every table of the wheel, in `latency_s` seconds, those of all frameworks and versions together.
 
-    Rows that repeat another row's sizes and software are left out, as are number formats that presilicon does not know.
+    Rows that repeat another row's sizes and software are left out, as are number formats that presilicon does not know and `BROKEN` tables.
 
     Raises
     ------
@@ -53,7 +58,7 @@ def read_public(wheel: Path) -> Iterator[tuple[str, str, pd.DataFrame]]:
             for name in names:
                 gpu, framework, version, stem = name.removeprefix(_FOLDER).split("/")
                 kind = KINDS.get(stem.removesuffix("_perf.txt"))
-                if kind is not None:
+                if kind is not None and (gpu, framework, version, kind) not in BROKEN:
                     frame = pd.read_csv(io.BytesIO(archive.read(name)), dtype={"version": str})
                     frame["framework"] = frame["framework"].str.lower() if "framework" in frame else framework
                     frame["version"] = frame.get("version", version)

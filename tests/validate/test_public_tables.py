@@ -35,6 +35,7 @@ def small(tmp_path: Path) -> Path:
         ROOT + "h100_sxm/vllm/0.12.0/gemm_perf.txt": GEMM + "VLLM,0.12.0,NVIDIA H100,gemm,vllm_default,fp8,128,256,512,0.004\n",
         ROOT + "h100_sxm/nccl/2.27.3/nccl_perf.txt":
             "nccl_dtype,num_gpus,message_size,latency,kernel_source,op_name\nhalf,8,1024,0.01,NCCL,alltoall\n",
+        ROOT + "h100_sxm/sglang/0.5.6.post2/moe_perf.txt": "framework,version,latency\nSGLang,0.5.6.post2,1\n",   # known to be broken
         ROOT + "h100_sxm/sglang/0.5.8/mla_bmm_perf.txt": "framework,latency\nSGLang,1\n",
         "aiconfigurator/cli.py": "",
     })
