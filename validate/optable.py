@@ -118,23 +118,35 @@ def formats_of(dtype: str) -> tuple[str, float, float, bool]:
 
 
 def _gemm_calls(frame: pd.DataFrame, system: System) -> Iterator[Call]:
-    for index, key in _grouped(frame, {"dtype": _column(frame, ("gemm_dtype",)), "source": _column(frame, ("kernel_source",))}):
+    keys = {
+        "dtype": _column(frame, ("gemm_dtype",)),
+        "source": _column(frame, ("kernel_source",)),
+        "framework": _column(frame, ("framework",)),
+        "version": _column(frame, ("version",)),
+        "copies": _column(frame, ("weight_copies",)),
+    }
+    for index, key in _grouped(frame, keys):
         arithmetic, a_bits, w_bits, dequantise = formats_of(key["dtype"])
-        # Wide activations have one way of being measured, whatever name the table gives them.
-        dtype = key["dtype"] if a_bits < 16.0 else "bfloat16"
-        yield Call(
-            index,
-            "gemm",
-            _sizes(frame, index, {"m": "m", "n": "n", "k": "k"}),
-            {
-                "arithmetic": arithmetic_of(arithmetic, system.gpu.sm.tensor_flops_per_clk),
-                "a_bits": a_bits,
-                "w_bits": w_bits,
-                "out_bits": 16.0,
-                "dequantise": dequantise,
-                **gemm.table_options(dtype, key["source"], system.generation),
-            },
-        )
+        options = {
+            "arithmetic": arithmetic,
+            "a_bits": a_bits,
+            "w_bits": w_bits,
+            "out_bits": 16.0,
+            "dequantise": dequantise,
+            **gemm.table_options(key["dtype"], key["source"], system.generation, key["framework"], key["version"]),
+        }
+        if key["copies"]:
+            options["weight_copies"] = float(key["copies"])
+        options["arithmetic"] = arithmetic_of(options["arithmetic"], system.gpu.sm.tensor_flops_per_clk)
+        yield Call(index, "gemm", _sizes(frame, index, {"m": "m", "n": "n", "k": "k"}), options)
+
+
+def _name_weight_copies(frame: pd.DataFrame) -> pd.DataFrame:
+    """A GEMM table with a ``weight_copies`` column: how many distinct weights its calls cycled through, empty where by rule."""
+    if "weight_copies" in frame.columns:
+        return frame
+    columns = (_column(frame, (name,)) for name in ("framework", "version", "gemm_dtype"))
+    return frame.assign(weight_copies=gemm.table_weight_copies(*columns))
 
 
 def _attention_calls(frame: pd.DataFrame, system: System, *, decode: bool, causal: bool = True) -> Iterator[Call]:
@@ -142,6 +154,7 @@ def _attention_calls(frame: pd.DataFrame, system: System, *, decode: bool, causa
         "dtype": _column(frame, ("attn_dtype",), "bfloat16"),
         "kv": _column(frame, ("kv_cache_dtype", "attn_dtype"), "bfloat16"),
         "source": _column(frame, ("kernel_source",)),
+        "version": _column(frame, ("version",)),
     }
     kv_heads = "num_key_value_heads" if "num_key_value_heads" in frame.columns else "num_heads"
     names = {"batch": "batch_size", "q_heads": "num_heads", "kv_heads": kv_heads, "head_dim": "head_dim", "window": "window_size"}
@@ -151,7 +164,7 @@ def _attention_calls(frame: pd.DataFrame, system: System, *, decode: bool, causa
         past = frame["step"].to_numpy(dtype=float)[index]
         arithmetic = arithmetic_of(by_name(key["dtype"]).arithmetic, system.gpu.sm.tensor_flops_per_clk)
         options: dict[str, Any] = {"arithmetic": arithmetic, "kv_bits": by_name(key["kv"]).bits}
-        options |= attention_kernels.implementation_of(key["source"])
+        options |= attention_kernels.implementation_of(key["source"], key["version"])
         if decode:
             yield Call(index, "attention_decode", sizes | {"kv_len": query + past}, options)
         else:
@@ -165,6 +178,7 @@ def _latent_calls(frame: pd.DataFrame, system: System, *, decode: bool) -> Itera
         "dtype": _column(frame, ("mla_dtype",), "bfloat16"),
         "kv": _column(frame, ("kv_cache_dtype", "mla_dtype"), "bfloat16"),
         "source": _column(frame, ("kernel_source",)),
+        "version": _column(frame, ("version",)),
     }
     for index, key in _grouped(frame, keys):
         sizes = _sizes(frame, index, {"batch": "batch_size", "q_heads": "num_heads", "query": "isl", "past": "step"})
@@ -172,7 +186,7 @@ def _latent_calls(frame: pd.DataFrame, system: System, *, decode: bool) -> Itera
         one = np.ones_like(query)
         arithmetic = arithmetic_of(by_name(key["dtype"]).arithmetic, system.gpu.sm.tensor_flops_per_clk)
         options: dict[str, Any] = {"arithmetic": arithmetic, "kv_bits": by_name(key["kv"]).bits}
-        options |= attention_kernels.implementation_of(key["source"])
+        options |= attention_kernels.latent_implementation_of(key["source"], key["version"])
         if decode:
             latent = {"kv_len": query + past, "kv_heads": one, "head_dim": 576.0 * one, "v_head_dim": 512.0 * one}
             yield Call(index, "attention_decode", sizes | latent, options)
@@ -187,14 +201,18 @@ def _moe_calls(frame: pd.DataFrame, system: System) -> Iterator[Call]:
         "distribution": _column(frame, ("distribution",), "balanced"),
         "framework": _column(frame, ("framework",), "sglang"),
         "version": _column(frame, ("version",)),
+        "source": _column(frame, ("kernel_source",)),
     }
     names = ("num_tokens", "hidden_size", "inter_size", "topk", "num_experts", "moe_tp_size", "moe_ep_size")
     for index, key in _grouped(frame, keys):
         arithmetic, _, w_bits, _ = formats_of(key["dtype"])
         sizes = _sizes(frame, index, {n: n for n in names})
-        known = key["framework"].lower() in moe_kernels.LIBRARIES
+        known = key["framework"].lower() in moe_kernels.FRAMEWORKS
         framework, version = (key["framework"], key["version"]) if known else ("sglang", "")  # the same Triton kernels, of another's call
-        sizes["gated"] = moe_kernels.is_gated(framework, version, sizes["hidden_size"], sizes["inter_size"], sizes["topk"])
+        sizes["gated"] = moe_kernels.is_gated(framework, version, sizes["hidden_size"], sizes["inter_size"], sizes["topk"], key["source"])
+        if framework.lower() == "trtllm":
+            timed = ("hidden_size", "inter_size", "num_experts", "moe_ep_size")
+            sizes["tuned"] = moe_kernels.is_timed(version, key["dtype"], *(sizes[name] for name in timed))
         yield Call(
             index,
             "fused_moe",
@@ -203,7 +221,7 @@ def _moe_calls(frame: pd.DataFrame, system: System) -> Iterator[Call]:
                 "arithmetic": arithmetic_of(arithmetic, system.gpu.sm.tensor_flops_per_clk),
                 "w_bits": w_bits,
                 "distribution": key["distribution"],
-                **moe_kernels.implementation_of(framework, version, key["dtype"]),
+                **moe_kernels.implementation_of(framework, version, key["dtype"], key["source"]),
             },
         )
 
@@ -215,8 +233,10 @@ def _collective_calls(frame: pd.DataFrame, system: System) -> Iterator[Call]:
         "operation": _column(frame, ("operation",), "all_reduce"),
         "framework": _column(frame, ("framework",), "nccl"),
         "source": _column(frame, ("kernel_source",)),
+        "version": _column(frame, ("version",)),
     }
     for index, key in _grouped(frame, keys):
+        key["operation"] = {"alltoall": "all_to_all"}.get(key["operation"], key["operation"])  # as nccl-tests names it
         if key["operation"] not in collective.NCCL_TABLE_ORDER:
             raise UnknownNameError("operation", key["operation"], collective.NCCL_TABLE_ORDER)
         sizes = {
@@ -224,8 +244,11 @@ def _collective_calls(frame: pd.DataFrame, system: System) -> Iterator[Call]:
             "num_gpus": frame["num_gpus"].to_numpy(dtype=float)[index],
         }
         options: dict[str, Any] = {"operation": key["operation"]}
+        if key["operation"] == "all_reduce":
+            options["in_switch"] = key["dtype"] != "int8"
         if custom:
             kernel = "trtllm" if key["source"] == "TRTLLM" else key["framework"]
+            kernel = "trtllm-1.0" if kernel == "trtllm" and key["version"].startswith("1.0") else kernel
             kernel = kernel if kernel in collective.CUSTOM_ALL_REDUCE else "nccl"  # a framework without a kernel of its own
             options |= {"implementation": kernel, "eager": "eager" in key["source"]}
         yield Call(index, "collective", sizes, options)
@@ -288,7 +311,7 @@ _KV_HEADS: Final = (("num_key_value_heads", "num_heads"),)
 KINDS: Final = {
     kind.name: kind
     for kind in (
-        TableKind("gemm", ("m", "n", "k"), (("gemm_dtype",),), {}, _gemm_calls),
+        TableKind("gemm", ("m", "n", "k"), (("gemm_dtype",),), {}, _gemm_calls, complete=_name_weight_copies),
         TableKind(
             "attention-prefill",
             ("batch_size", "isl", "num_heads", "num_key_value_heads", "head_dim"),

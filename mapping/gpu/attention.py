@@ -15,6 +15,8 @@ from .machine import KernelTimes, Machine, Number
 
 #: FlashAttention 3 looks at one sequence alone up to this batch.
 EVEN_BATCH: Final = 992
+#: Width of the latent vector of DeepSeek's multi-head latent attention, beside which 64 rotary elements lie.
+LATENT: Final = 512.0
 #: L2 rate of elementwise kernels over that of attention kernels.
 STREAM: Final = 0.4
 
@@ -24,7 +26,8 @@ def _by_rows(machine: Machine, kernel: AttentionKernel, work: Work, kv_aliased: 
     found = kernel_times(machine, kernel, work, kv_aliased)
     below = kernel
     for wide in kernel.wider:
-        taken = (work.group * work.q_len > below.tile_q) & (work.qk_dim <= wide.most_head_dim)
+        rows = work.group * work.q_len
+        taken = ((rows >= wide.rows_from) if wide.rows_from else (rows > below.tile_q)) & (work.qk_dim <= wide.most_head_dim)
         if np.any(taken):
             found = select(taken, kernel_times(machine, wide, work, kv_aliased), found)
         below = wide
@@ -33,13 +36,35 @@ def _by_rows(machine: Machine, kernel: AttentionKernel, work: Work, kv_aliased: 
 
 def _library_split(machine: Machine, implementation: Implementation, work: Work, found: Found) -> Found:
     """FlashAttention 3's choice between its kernels, which looks at one sequence of the batch."""
-    kernel = implementation.split_kernel
+    kernel, plain = implementation.split_kernel, implementation.prefill
+    if work.arithmetic == "fp8" and implementation.split_fp8 is not None:
+        kernel, plain = implementation.split_fp8, implementation.prefill_fp8 or plain
     if kernel is None:
         return found
-    tiles = np.ceil(work.q_len * work.group / implementation.prefill.tile_q) * work.kv_heads
-    steps = np.ceil(work.kv_len / lookup(implementation.prefill.tile_kv, work.qk_dim))
+    tiles = np.ceil(work.q_len * work.group / plain.tile_q) * work.kv_heads
+    steps = np.ceil(work.kv_len / lookup(plain.tile_kv, work.qk_dim))
     taken = (tiles < 0.8 * machine.sm_count) & (steps > 4) & (work.batch <= EVEN_BATCH)
     return select(taken, kernel_times(machine, kernel, work), found) if np.any(taken) else found
+
+
+def _query_bytes(implementation: Implementation, work: Work) -> Any:
+    """Bytes that reading and writing the queries outside the attention kernel moves."""
+    return implementation.query_passes * 4.0 * work.batch * work.q_len * work.q_heads * work.qk_dim
+
+
+def _written_bytes(implementation: Implementation, work: Work) -> Any:
+    """Bytes that storing the new keys and values moves."""
+    imp = implementation
+    elements = work.kv_heads * np.where(work.latent, work.qk_dim, work.qk_dim + work.v_dim)
+    if imp.stores_latent:
+        elements = LATENT + 64.0
+    return imp.kv_passes * work.batch * work.q_len * elements * (2.0 + work.kv_element)
+
+
+def _cast_bytes(implementation: Implementation, work: Work) -> Any:
+    """Bytes that converting the queries to fp8 moves."""
+    narrow = work.kv_element < 2
+    return np.where(narrow, implementation.query_casts * 3.0, 0.0) * work.batch * work.q_len * work.q_heads * work.qk_dim
 
 
 def _prefill(machine: Machine, implementation: Implementation, work: Work) -> tuple[Found, Any, Any]:
@@ -53,16 +78,24 @@ def _prefill(machine: Machine, implementation: Implementation, work: Work) -> tu
         found = _by_rows(machine, imp.prefill_fp8, inputs)
     else:
         found = _by_rows(machine, imp.prefill, inputs)
+        if imp.prefill_narrow is not None and np.any(work.qk_dim <= 64):
+            found = select(work.qk_dim <= 64, _by_rows(machine, imp.prefill_narrow, inputs), found)
         if imp.prefill_long is not None:
             short_smem = machine.generation in {"sm_86", "sm_89", "sm_120"}
             taken = (work.q_len > 128) & ((work.qk_dim >= 256) | (not short_smem))
             found = select(taken, _by_rows(machine, imp.prefill_long, inputs), found) if np.any(taken) else found
     found = _library_split(machine, imp, work, found)
-    new_kv = work.kv_heads * (work.qk_dim + work.v_dim) * (2.0 + work.kv_element)
-    moved = work.batch * work.q_len * (imp.query_passes * 4.0 * work.q_heads * work.qk_dim + imp.kv_passes * new_kv)
+    moved = _query_bytes(imp, work) + _written_bytes(imp, work) + _cast_bytes(imp, work)
     launches: Any = 0.0 if dense else imp.launches_prefill
     if dense:
         moved = 0.0 * moved
+    if imp.latent_tokens and np.any(work.q_len <= imp.latent_tokens):
+        few, one = work.q_len <= imp.latent_tokens, np.ones_like(work.q_heads)
+        absorbed = replace(work, kv_heads=one, qk_dim=(LATENT + 64.0) * one, v_dim=LATENT * one)
+        latent, its_launches, its_bytes = _decode(machine, imp, absorbed)
+        its_bytes = its_bytes + _query_bytes(imp, absorbed)
+        found = select(few, latent, found)
+        launches, moved = np.where(few, its_launches, launches), np.where(few, its_bytes, moved)
     if imp.one_token_decodes and np.any(work.q_len <= 1):
         one, its_launches, its_bytes = _decode(machine, imp, work)
         found = select(work.q_len <= 1, one, found)
@@ -82,17 +115,15 @@ def _decode(machine: Machine, implementation: Implementation, work: Work) -> tup
         found = select(narrow, _by_rows(machine, imp.decode_fp8, work, imp.kv_aliased), found)
     found = _library_split(machine, imp, work, found)
     launches: Any = imp.launches_decode
-    moved: Any = 0.0
+    moved: Any = _written_bytes(imp, work) + _cast_bytes(imp, work) if imp.writes_in_decode else 0.0
     if imp.regroups:
-        copied = (
-            (work.batch > 1) & (work.kv_heads > 1) & (work.group > 1) & (imp.decode.packs_windows | (work.window <= 0))
-        )
+        copied = (work.batch > 1) & (work.kv_heads > 1) & (work.group > 1) & (imp.decode.packs_windows | (work.window <= 0))
         launches = launches + np.where(copied, 2.0, 0.0)
-        moved = np.where(copied, 4.0 * work.batch * work.q_heads * (work.qk_dim + work.v_dim), 0.0)
+        moved = moved + np.where(copied, 4.0 * work.batch * work.q_heads * (work.qk_dim + work.v_dim), 0.0)
     if imp.fallback is not None:
         few = (
             imp.fallback_few
-            & ~narrow
+            & (~narrow | (work.group >= imp.fallback_few_fp8))
             & (4.0 * work.batch * work.kv_heads * np.ceil(work.kv_len / 128.0) < machine.sm_count)
         )
         taken = (work.group <= imp.fallback_below) | (work.group > imp.fallback_above) | (work.group % 1.0 > 0) | few
@@ -105,9 +136,7 @@ def _decode(machine: Machine, implementation: Implementation, work: Work) -> tup
     return found, launches, moved
 
 
-def _latent_projection_s(
-    machine: Machine, implementation: Implementation, work: Work, tokens: Any, nope_dim: Any
-) -> Any:
+def _latent_projection_s(machine: Machine, implementation: Implementation, work: Work, tokens: Any, nope_dim: Any) -> Any:
     """Time of the projections between latent and head space that the call of a latent attention contains."""
     latent = implementation.latent_projection
     if not latent:
@@ -116,6 +145,23 @@ def _latent_projection_s(
     weights = latent * work.q_heads * 2.0 * nope_dim * work.element
     rate = tensor_rate(machine, work.arithmetic) * machine.sm_count * machine.clock_hz
     return flops / (0.8 * rate) + weights / (machine["attention.dram_efficiency"] * machine.dram_bytes_per_s)
+
+
+def _slow_s(machine: Machine, implementation: Implementation, work: Work, decode: bool) -> Any:
+    """Time by which kernels that compute rather than stream exceed the time of their bytes."""
+    imp, rate = implementation, machine.sm_count * machine.clock_hz
+    time_s: Any = 0.0
+    if imp.write_bytes_per_clk:
+        written = _written_bytes(imp, work) / (imp.write_bytes_per_clk * rate)
+        time_s = np.where(imp.fused_fp8_store & (work.kv_element < 2), 0.0, written)
+    if imp.write_block_cycles:
+        cycles = np.where(work.kv_element < 2, imp.write_block_cycles_fp8, imp.write_block_cycles)
+        threads = np.minimum(512.0, work.kv_heads * work.qk_dim)
+        time_s = time_s + work.batch * work.q_len * threads / 2048.0 * cycles / rate
+    if decode and imp.cache_cast_bytes_per_clk:
+        cached = work.batch * work.kv_len * work.kv_heads * work.qk_dim
+        time_s = time_s + np.where(work.kv_element < 2, 3.0 * cached / (imp.cache_cast_bytes_per_clk * rate), 0.0)
+    return time_s
 
 
 def _stream_s(machine: Machine, n_bytes: Any) -> Any:
@@ -169,6 +215,12 @@ def _finish(
         clock_hz=np.broadcast_to(m.clock_hz * ratio, shape),
         choice={name: np.broadcast_to(value, shape) for name, value in choice.items()},
     )
+
+
+def _products(machine: Machine, implementation: Implementation, arithmetic: str, kv_bits: Number) -> str:
+    """Arithmetic of the products: fp8 where the implementation converts the queries to the cache's format."""
+    converted = implementation.fp8_products and "fp8" in machine.tensor_flops_per_clk and np.all(np.asarray(kv_bits) < 16)
+    return "fp8" if converted else arithmetic
 
 
 def _arrays(sizes: Mapping[str, Number], *, causal: bool, arithmetic: str, kv_bits: Number) -> Work:
@@ -256,9 +308,13 @@ def attention_prefill(
         "v_dim": head_dim if v_head_dim is None else v_head_dim,
         "window": window,
     }
+    if imp.absorbed_prefill:
+        sizes |= {"kv_heads": 1.0, "qk_dim": LATENT + 64.0, "v_dim": LATENT}
+    arithmetic = _products(machine, imp, arithmetic, kv_bits)
     work = _arrays(sizes, causal=causal, arithmetic=arithmetic, kv_bits=kv_bits)
     found, launches, moved = _prefill(machine, imp, work)
     projection_s = _latent_projection_s(machine, imp, work, work.batch * work.kv_len, work.v_dim)
+    projection_s = projection_s + _slow_s(machine, imp, work, decode=False)
     return _finish(machine, imp, work, found, launches, moved, projection_s)
 
 
@@ -308,7 +364,11 @@ def attention_decode(
         "v_dim": head_dim if v_head_dim is None else v_head_dim,
         "window": window,
     }
-    work = replace(_arrays(sizes, causal=True, arithmetic=arithmetic, kv_bits=kv_bits), element=2.0, cold=cold)
+    products = _products(machine, imp, arithmetic, kv_bits)
+    work = replace(_arrays(sizes, causal=True, arithmetic=products, kv_bits=kv_bits), cold=cold)
+    if products == arithmetic:
+        work = replace(work, element=2.0)
     found, launches, moved = _decode(machine, imp, work)
     projection_s = _latent_projection_s(machine, imp, work, work.batch * work.q_len, np.asarray(128.0))
+    projection_s = projection_s + _slow_s(machine, imp, work, decode=True)
     return _finish(machine, imp, work, found, launches, moved, projection_s)

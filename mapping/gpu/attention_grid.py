@@ -45,6 +45,11 @@ class Work:
     def group(self) -> Any:
         return self.q_heads / self.kv_heads
 
+    @property
+    def latent(self) -> Any:
+        """Whether the values are a part of the keys."""
+        return (self.kv_heads <= 1) & (self.v_dim < self.qk_dim) & (self.qk_dim > 256)
+
 
 def tensor_rate(machine: Machine, arithmetic: str) -> Any:
     """FLOP per clock and SM; a 16-bit rate stands in for an arithmetic that the GPU lacks, or else fp32 lanes."""
@@ -61,9 +66,7 @@ def _steps(work: Work, tile_tokens: Any, q_tiles: Any, tile_kv: Any) -> tuple[An
     full = np.ceil(work.kv_len / tile_kv)
     if work.causal:
         ratio = tile_tokens / tile_kv
-        total = (q_tiles - 1.0) * (
-            offset / tile_kv + ratio * q_tiles / 2.0 + 0.5 * (1.0 - np.minimum(ratio, 1.0))
-        ) + full
+        total = (q_tiles - 1.0) * (offset / tile_kv + ratio * q_tiles / 2.0 + 0.5 * (1.0 - np.minimum(ratio, 1.0))) + full
     else:
         total = q_tiles * full
     longest = full
@@ -90,6 +93,7 @@ def _splits(
     q_tiles: Any,
     longest: Any,
     slots: Any,
+    lanes: Any,
     tile_kv: Any,
 ) -> list[Any]:
     """Candidate numbers of pieces along the KV axis."""
@@ -97,14 +101,16 @@ def _splits(
     if kernel.split == "none":
         return [one]
     if kernel.split == "waves":
-        return [
-            np.clip(np.ceil(8.0 * machine.sm_count / grid), 1.0, np.maximum(np.floor(work.kv_len / 128.0), 1.0)) * one
-        ]
+        cut = work.kv_len if kernel.empty_share else np.minimum(work.kv_len, longest * tile_kv)
+        return [np.clip(np.ceil(8.0 * machine.sm_count / grid), 1.0, np.maximum(np.floor(cut / 128.0), 1.0)) * one]
     if kernel.split == "four":
         return [np.minimum(4.0, longest) * one]
+    if kernel.split == "parts":
+        return [np.clip(lanes / grid, 1.0, longest) * one]
     if kernel.split == "even":
         steps = np.ceil(work.kv_len / tile_kv)
-        piece = np.ceil(EVEN_MARGIN * grid * steps / machine.sm_count)
+        planned = np.maximum(kernel.planned_kv_heads / work.kv_heads, 1.0)
+        piece = np.ceil(EVEN_MARGIN * planned * grid * steps / machine.sm_count)
         most = np.clip(np.floor(machine.sm_count / (grid / work.batch)), 1.0, 128.0)
         return [np.clip(np.ceil(steps / piece), 1.0, most) * one]
     # More than an SM's worth of pieces only for single query tiles, whose pieces are all alike.
@@ -115,9 +121,7 @@ def _splits(
     return [one] + [np.ceil(longest / piece) * one for piece in pieces]
 
 
-def _step_cycles(
-    machine: Machine, kernel: AttentionKernel, work: Work, rows: int, tile_kv: Any, dims: Any
-) -> tuple[Any, Any, Any]:
+def _step_cycles(machine: Machine, kernel: AttentionKernel, work: Work, rows: int, tile_kv: Any, dims: Any) -> tuple[Any, Any, Any]:
     """SM cycles of one KV step of one CTA on the tensor cores, on shared memory, and on the vector pipes."""
     m = machine
     fp8_cache = (work.kv_element < 2) & (work.arithmetic != "fp8")
@@ -132,12 +136,12 @@ def _step_cycles(
     return matrix, reads * tile_kv * dims * work.element / m.smem_bytes_per_clk, vector
 
 
-def _waves_cycles(kernel: AttentionKernel, machine: Machine, ctas: Any, slots: Any, cta: tuple[Any, ...]) -> Any:
+def _waves_cycles(kernel: AttentionKernel, lanes: Any, ctas: Any, slots: Any, cta: tuple[Any, ...]) -> Any:
     """Cycles until the last CTA ends: the longer of the SMs' shared pipes and of the chains of lone CTAs."""
-    outside, steps, piece, shared, alone = cta
+    mean_outside, outside, steps, piece, shared, alone = cta
     cycles: Any = 0.0
-    for per_step, lanes in ((shared, machine.sm_count), (alone, slots)):
-        one, most, waves = outside + steps * per_step, outside + piece * per_step, ctas / lanes
+    for per_step, width in ((shared, lanes), (alone, slots)):
+        one, most, waves = mean_outside + steps * per_step, outside + piece * per_step, ctas / width
         # An even grid runs in whole waves; in an uneven one short CTAs fill the gaps, and the longest make a tail.
         spread = most - one
         whole = np.clip(1.0 - 4.0 * spread / most, 0.0, 1.0)
@@ -156,9 +160,7 @@ def _clock_ratio(machine: Machine, kernel: AttentionKernel, work: Work, compute_
     return power.clock_ratio(machine, compute_s, power.tensor_joules(machine, flops, name) + vector_j)
 
 
-def _dram_bytes(
-    machine: Machine, kernel: AttentionKernel, work: Work, kv_bytes: Any, io_bytes: Any, heads: Any, passes: Any
-) -> Any:
+def _dram_bytes(machine: Machine, kernel: AttentionKernel, work: Work, kv_bytes: Any, io_bytes: Any, heads: Any, passes: Any) -> Any:
     """Bytes that miss L2: none of a footprint that it keeps from call to call; re-reads where one pass exceeds it.
 
     `passes`: times that all KV is read by query tiles that do not run together.
@@ -193,8 +195,7 @@ def kernel_times(machine: Machine, kernel: AttentionKernel, work: Work, kv_alias
     q_tiles = np.ceil(work.q_len * pack / rows)
     mean, longest = _steps(work, rows / pack, q_tiles, tile_kv)
     visible = np.minimum(work.kv_len, np.where(work.window > 0, work.window + work.q_len - 1.0, NEVER))
-    latent = (work.kv_heads <= 1) & (work.v_dim < work.qk_dim) & (work.qk_dim > 256)  # V is a part of K
-    token_bytes = np.where(latent, work.qk_dim, kv_dims) * work.kv_element
+    token_bytes = np.where(work.latent, work.qk_dim, kv_dims) * work.kv_element
 
     matrix, smem, vector = _step_cycles(m, kernel, work, rows, tile_kv, dims)
     longest_pipe = np.maximum(np.maximum(matrix, smem), vector)
@@ -202,32 +203,37 @@ def kernel_times(machine: Machine, kernel: AttentionKernel, work: Work, kv_alias
     shared = longest_pipe + m["attention.unoverlapped"] * rest
     alone = np.where(kernel.specialised | (warps >= 8), shared, longest_pipe + rest) + kernel.step_cycles
     outside = kernel.cta_cycles + kernel.dim_cycles * dims / 2.0
-    outside = outside + kernel.row_cycles * np.minimum(work.q_len * pack, rows)
+    per_row = kernel.row_cycles + np.where((work.window > 0) & (work.window < work.kv_len), kernel.window_row_cycles, 0.0)
+    outside = outside + per_row * np.minimum(work.q_len * pack, rows)
 
     # CTAs resident on an SM, by shared memory and by registers.
     cta_bytes = (
-        rows * work.qk_dim * work.element
-        + kernel.stages * tile_kv * token_bytes * np.minimum(1.0, work.element / work.kv_element)
-        + 1024.0
+        rows * work.qk_dim * work.element + kernel.stages * tile_kv * token_bytes * np.minimum(1.0, work.element / work.kv_element) + 1024.0
     )
     resident = np.floor(np.minimum(m.smem_bytes / cta_bytes, m.registers / (32.0 * 255.0 * warps)))
     resident = np.clip(resident, 1.0, kernel.most_resident)
-    slots = m.sm_count * resident
+    lanes = m.sm_count
+    if kernel.planned_heads:
+        planned = np.maximum(np.floor(m.sm_count / np.ceil(kernel.planned_heads * work.q_len / rows)), 1.0)
+        lanes = np.minimum(planned * q_tiles, m.sm_count)
+    slots = lanes * resident
     grid = work.batch * heads * q_tiles
 
     io_bytes = work.batch * work.q_heads * work.q_len * kv_dims * work.element
     all_kv_bytes = work.batch * work.kv_heads * visible * token_bytes
     keep = m["attention.l2_resident"] * m.l2_bytes
     best: Found = {}
-    for splits in _splits(m, kernel, work, grid, q_tiles, longest, slots, tile_kv):
-        split = splits > 1
+    for splits in _splits(m, kernel, work, grid, q_tiles, longest, slots, lanes, tile_kv):
+        split, mean_outside = splits > 1, outside
         piece = np.where(split, np.ceil(longest / splits), longest)
         steps = np.where(split, piece * mean / longest, mean)
-        if kernel.split == "waves":  # pieces of the whole cache, those outside the window empty
+        if kernel.split == "waves" and kernel.empty_share:  # pieces of the whole cache, those outside the window empty
             piece = np.ceil(np.minimum(longest, np.ceil(work.kv_len / tile_kv) / splits))
             steps = np.where(longest * tile_kv >= work.kv_len, piece, longest / splits)
+            full = np.minimum(1.0, steps / piece)
+            mean_outside = outside * (full + kernel.empty_share * (1.0 - full))
         ctas = grid * splits
-        compute_s = _waves_cycles(kernel, m, ctas, slots, (outside, steps, piece, shared, alone)) / clock
+        compute_s = _waves_cycles(kernel, lanes, ctas, slots, (mean_outside, outside, steps, piece, shared, alone)) / clock
 
         at_once = np.minimum(ctas, slots) * work.qk_dim * work.kv_element
         kv_bytes = all_kv_bytes

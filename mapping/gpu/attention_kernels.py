@@ -1,331 +1,109 @@
-"""Attention kernels in use: how each cuts its work into CTAs, and what one call of a library launches besides.
-
-Tile sizes, packing and splitting rules are those of the public sources: FlashAttention 2
-(csrc/flash_attn/src/flash_fwd_launch_template.h), FlashAttention 3 (hopper/tile_size.h, heuristics.h,
-flash_prepare_scheduler.cu), TensorRT-LLM (fmha_v2, XQA, masked multi-head attention), FlashInfer
-(FA2DetermineCtaTileQ, batch decode) and Triton kernels of vLLM and SGLang. Cycle and instruction counts
-(`cta_cycles`, `dim_cycles`, `step_cycles`, `combine_cycles`, `softmax_ops`, `unpack_ops`, `spill`) describe the code
-and not the GPU; they were fitted on A100-SXM4-80GB and L40S rows of the AIConfigurator tables (commit 095f58a)
-together, one value for both GPUs."""
+"""Attention implementations by name and GPU generation, and the names that op tables use for them."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Final
-
-import numpy as np
+from typing import Any, Final
 
 from ...errors import MappingError
-from .attention_types import AttentionKernel, Implementation, Table
+from .attention_ampere import AMPERE
+from .attention_blackwell import BLACKWELL_KERNELS
+from .attention_hopper import HOPPER_KERNELS
+from .attention_types import Implementation
 
-_BY_32: Final = {32 * i: 32 * i for i in range(1, 33)}
-_FMHA_PADDING: Final = {16: 16, 32: 32, 64: 64, 80: 80, 96: 96, 128: 128, 256: 256, 512: 512, 1024: 1024}
-_BY_64: Final = {64 * i: 64 * i for i in range(1, 17)}
-_POWERS: Final = {16: 16, 32: 32, 64: 64, 128: 128, 256: 256, 512: 512, 1024: 1024}
-_32: Final[Table] = {1024: 32}
-
-# FlashAttention 2: the split kernel of paged caches (vLLM), and the dense kernel.
-_FA2_PAGED = AttentionKernel(
-    tile_q=64, tile_kv={64: 256, 128: 128, 1024: 64}, heads_outermost=True, padded=_BY_32, cta_cycles=2700.0
-)
-_FA2_DECODE = replace(_FA2_PAGED, pack=64, packs_windows=False, split="slots", combine_cycles=400.0)
-_FA2_DENSE = AttentionKernel(
-    tile_q=128,
-    tile_kv={64: 128, 128: 64, 1024: 64},
-    reader_rows={128: 32, 1024: 16},
-    warps={128: 4, 1024: 8},
-    padded=_BY_32,
-    cta_cycles=1100.0,
-)
-# FlashAttention 3 on sm_80 and sm_89: every call packs groups.
-_FA3 = AttentionKernel(
-    tile_q=128,
-    tile_kv={64: 112, 128: 64, 192: 64, 1024: 48},
-    reader_rows={128: 32, 1024: 16},
-    warps={128: 4, 1024: 8},
-    pack=128,
-    padded=_BY_32,
-    cta_cycles=3300.0,
-)
-_FA3_SPLIT = replace(
-    _FA3,
-    tile_kv={64: 80, 96: 48, 128: 112, 192: 64, 1024: 64},
-    reader_rows={96: 32, 1024: 16},
-    warps={96: 4, 1024: 8},
-    split="even",
-    cta_cycles=11000.0,
-    combine_cycles=210.0,
-)
-# TensorRT-LLM: fmha_v2 without and with granular tiling, XQA, masked multi-head attention.
-_FMHA = AttentionKernel(
-    tile_q=64,
-    tile_kv={1024: 32},
-    padded=_FMHA_PADDING,
-    spill={128: 1.0, 1024: 1.9},
-    cta_cycles=1800.0,
-    row_cycles=41.0,
-    softmax_ops=7.9,
-    step_cycles=250.0,
-)
-_FMHA_TILED = AttentionKernel(
-    tile_q=64,
-    tile_kv={1024: 128},
-    padded=_FMHA_PADDING,
-    cta_cycles=2000.0,
-    row_cycles=15.0,
-    softmax_ops=14.0,
-    step_cycles=160.0,
-)
-_FMHA_192 = AttentionKernel(tile_q=64, tile_kv={1024: 64}, softmax_ops=9.0, cta_cycles=2800.0)
-_FMHA_LATENT = AttentionKernel(
-    tile_q=64, tile_kv={1024: 64}, pack=64, unpack_ops_fp8=0.0, cta_cycles=4400.0, step_cycles=1800.0
-)
-_FMHA_FP8 = replace(_FMHA, companions={64: 2.0, 192: 0.0, 1024: 2.0}, spill={64: 4.5, 128: 0.99, 192: 1.3, 1024: 7.3})
-_XQA = AttentionKernel(
-    tile_q=32,
-    tile_kv={1024: 128},
-    pack=32,
-    split="waves",
-    combine_launches=0.0,
-    combine_cycles=0.0,
-    padded=_FMHA_PADDING,
-    most_resident=1.0,
-    cta_cycles=4900.0,
-)
-_XQA_FP8 = replace(_XQA, split="none", unpack_ops_fp8=5.4)
-_MMHA = AttentionKernel(
-    tile_q=0,
-    tile_kv={1024: 16},
-    split="sm",
-    combine_launches=1.5,
-    combine_cycles=0.0,
-    padded=_FMHA_PADDING,
-    most_resident=8.0,
-    cta_cycles=2300.0,
-    step_cycles=260.0,
-    unpack_ops=2.8,
-)
-_MMHA_FP8 = replace(_MMHA, cta_cycles=7900.0, step_cycles=1000.0, unpack_ops_fp8=46.0)
-# FlashInfer: query tiles of 16, 64 and 128 packed rows; CUDA-core decode for groups of 1 and 2.
-_FI_128 = AttentionKernel(
-    tile_q=128,
-    tile_kv={64: 64, 1024: 32},
-    reader_rows=_32,
-    pack=128,
-    split="slots",
-    most_head_dim=128,
-    cta_cycles=2500.0,
-    dim_cycles=15.0,
-    step_cycles=390.0,
-    combine_cycles=35.0,
-    unpack_ops_fp8=9.1,
-)
-_FI_64 = AttentionKernel(
-    tile_q=64,
-    tile_kv={64: 128, 128: 64, 1024: 32},
-    pack=64,
-    split="slots",
-    cta_cycles=2500.0,
-    dim_cycles=15.0,
-    step_cycles=390.0,
-    combine_cycles=35.0,
-    unpack_ops_fp8=9.1,
-)
-_FI = AttentionKernel(
-    tile_q=16,
-    tile_kv={64: 128, 1024: 64},
-    pack=16,
-    split="slots",
-    wider=(_FI_64, _FI_128),
-    cta_cycles=2500.0,
-    dim_cycles=15.0,
-    step_cycles=390.0,
-    combine_cycles=35.0,
-    unpack_ops_fp8=9.1,
-)
-_FI_CUDA = AttentionKernel(
-    tile_q=0, tile_kv={1024: 16}, pack=8, split="slots", most_resident=8.0, cta_cycles=1900.0, unpack_ops=2.6
-)
-# Triton.
-_TRITON = AttentionKernel(
-    tile_q=64,
-    tile_kv={1024: 64},
-    padded=_POWERS,
-    tiles_outermost=True,
-    cta_cycles=6700.0,
-    softmax_ops=20.0,
-    step_cycles=790.0,
-    unpack_ops_fp8=1.8,
-)
-_TRITON_DENSE = replace(_TRITON, spill={64: 1.0, 1024: 3.1}, softmax_ops=6.2, cta_cycles=200.0)
-_TRITON_DECODE = AttentionKernel(
-    tile_q=16,
-    tile_kv={1024: 32},
-    pack=16,
-    split="slots",
-    padded=_POWERS,
-    cta_cycles=320.0,
-    dim_cycles=36.0,
-    step_cycles=620.0,
-)
-
-_TRITON_LATENT = AttentionKernel(
-    tile_q=16, tile_kv={1024: 64}, pack=16, split="four", cta_cycles=20000.0, step_cycles=7300.0
-)
-
-#: The general case: a packed flash kernel that splits whenever that is faster.
-_FLASH = replace(_FA3, split="slots", combine_cycles=0.0)
-_FLASH_128 = replace(_FI_128, combine_cycles=0.0, padded=_BY_32, most_head_dim=1024)
-_FLASH_64 = replace(_FI_64, combine_cycles=0.0, padded=_BY_32)
-_FLASH_DECODE = replace(_FI, combine_cycles=0.0, padded=_BY_32, wider=(_FLASH_64, _FLASH_128))
-
-# sm_90: wgmma reads K and V once per 64 rows; two consumer warpgroups alternate softmax and matrix instructions.
-_HOPPER = AttentionKernel(
-    tile_q=128,
-    tile_kv={64: 176, 96: 144, 128: 176, 192: 112, 1024: 80},
-    warps={1024: 4},
-    reader_rows={1024: 64},
-    stages=2,
-    pack=128,
-    split="slots",
-    combine_cycles=0.0,
-    specialised=True,
-    padded=_BY_32,
-    tail=0.3,
-)
-_HOPPER_DECODE = replace(_FLASH_DECODE, stages=2)
-# sm_100: two query tiles of 128 rows a CTA, accumulators in tensor memory.
-_BLACKWELL = replace(_HOPPER, tile_q=256, tile_kv={64: 128, 1024: 128}, reader_rows={1024: 128})
-
-#: By the name that a call's ``implementation`` option takes.
+#: By the name that a call's ``implementation`` option takes: the kernels of sm_80, or of the oldest generation that a library serves.
 IMPLEMENTATIONS: Final[Mapping[str, Implementation]] = {
-    "flash": Implementation(_FLASH, _FLASH_DECODE),
-    "fa3": Implementation(_FA3, _FA3, split_kernel=_FA3_SPLIT, launches_prefill=1.0, launches_decode=1.0),
-    "fa2": Implementation(_FA2_PAGED, _FA2_DECODE, one_token_decodes=True, regroups=True),
-    "fa2-dense": Implementation(_FA2_DENSE, _FA2_DENSE, kv_passes=0.0),
-    "trtllm": Implementation(
-        _FMHA,
-        _XQA,
-        prefill_long=_FMHA_TILED,
-        prefill_fp8=_FMHA_FP8,
-        decode_fp8=_XQA_FP8,
-        fallback=_MMHA,
-        fallback_fp8=_MMHA_FP8,
-        fallback_few=True,
-        prefill_reads_cache=False,
-        launches_prefill=1.0,
-        launches_decode=1.0,
-        query_passes=1.0,
-        kv_aliased=True,
-    ),
-    "flashinfer": Implementation(
-        replace(_FI, skips_window=False),
-        _FI,
-        fallback=_FI_CUDA,
-        fallback_below=2.0,
-        fallback_above=np.inf,
-        fallback_bits=16.0,
-        launches_fp8=1.0,
-    ),
-    "flashinfer-vllm": Implementation(
-        _FI,
-        _FI,
-        fallback=_FI_CUDA,
-        fallback_below=2.0,
-        fallback_above=np.inf,
-        fallback_bits=16.0,
-        one_token_decodes=True,
-        launches_prefill=1.0,
-        launches_decode=1.0,
-        launches_fp8=1.0,
-    ),
-    "triton": Implementation(
-        replace(_TRITON, skips_window=False),
-        _TRITON_DECODE,
-        prefill_dense=_TRITON_DENSE,
-        launches_prefill=1.0,
-        launches_decode=1.0,
-    ),
-    "triton-vllm": Implementation(_TRITON, _TRITON_DECODE),
-    "trtllm-mla": Implementation(_FMHA_192, _FMHA_LATENT, launches_prefill=1.0, query_passes=1.0, kv_passes=0.0),
-    "triton-mla": Implementation(
-        replace(_FA2_DENSE, padded=_BY_64), _TRITON_LATENT, latent_projection=512.0, host_s=3.4e-4
-    ),
-}
-
-_HOPPER_KERNELS: Final[Mapping[str, Implementation]] = {
-    "flash": Implementation(_HOPPER, _HOPPER_DECODE),
-    "fa3": Implementation(_HOPPER, _HOPPER_DECODE, launches_prefill=1.0, launches_decode=1.0),
-    "trtllm": Implementation(
-        _HOPPER,
-        _XQA,
-        decode_fp8=replace(_XQA, unpack_ops_fp8=1.0),
-        fallback=_MMHA,
-        fallback_fp8=_MMHA_FP8,
-        fallback_few=True,
-        prefill_reads_cache=False,
-        launches_prefill=1.0,
-        launches_decode=1.0,
-        query_passes=1.0,
-        kv_aliased=True,
-    ),
-}
-_BLACKWELL_KERNELS: Final[Mapping[str, Implementation]] = {
-    "flash": Implementation(_BLACKWELL, _HOPPER_DECODE),
-    "fa3": Implementation(_BLACKWELL, _HOPPER_DECODE, launches_prefill=1.0, launches_decode=1.0),
-    "trtllm": Implementation(
-        _BLACKWELL,
-        _HOPPER_DECODE,
-        prefill_reads_cache=False,
-        launches_prefill=1.0,
-        launches_decode=1.0,
-        query_passes=1.0,
-        kv_aliased=True,
-    ),
-    "flashinfer": Implementation(_BLACKWELL, _HOPPER_DECODE, launches_fp8=1.0),
-    "flashinfer-vllm": Implementation(
-        _BLACKWELL, _HOPPER_DECODE, launches_prefill=1.0, launches_decode=1.0, launches_fp8=1.0
-    ),
+    **BLACKWELL_KERNELS,
+    **HOPPER_KERNELS,
+    **AMPERE,
+    "sglang": AMPERE["fa3"],
+    "sglang-index-put": replace(AMPERE["fa3"], launches_prefill=3.8, launches_decode=3.8, kv_passes=0.9, write_bytes_per_clk=4.0),
+    "trtllm-1.0": AMPERE["trtllm"],
+    "vllm": AMPERE["fa2"],
 }
 #: The names under which a generation ships other kernels than sm_80.
 _OF_GENERATION: Final[Mapping[str, Mapping[str, Implementation]]] = {
-    "sm_90": _HOPPER_KERNELS,
-    "sm_100": _BLACKWELL_KERNELS,
-    "sm_103": _BLACKWELL_KERNELS,
+    "sm_90": HOPPER_KERNELS,
+    "sm_100": BLACKWELL_KERNELS,
+    "sm_103": BLACKWELL_KERNELS,
 }
 _KERNEL_SOURCES: Final[Mapping[str, str]] = {
-    "flash_attention": "fa3",
-    "vllm_flash_attn": "fa2",
+    "flash_attention": "sglang",
+    "trtllm_mha": "sglang-trtllm",
+    "vllm_flash_attn": "vllm",
     "vllm_flash_attn_fa2": "fa2",
-    "vllm_flash_attn_fa3": "fa3",
+    "vllm_flash_attn_fa3": "vllm",
     "torch_flow": "trtllm",
     "flashinfer": "flashinfer",
+    "vllm_flashinfer": "flashinfer-vllm",
     "vllm_flashinfer_fidecode": "flashinfer-vllm",
     "vllm_flashinfer_fiprefill": "flashinfer-vllm",
     "triton": "triton",
     "vllm_triton_attn": "triton-vllm",
     "vllm_vit_flash_attn_fa2": "fa2-dense",
+}
+#: The same for latent attention.
+_LATENT_SOURCES: Final[Mapping[str, str]] = {
     "default": "trtllm-mla",
+    "flash_attention": "sglang-mla",
+    "trtllm_mla": "sglang-trtllm-mla",
+    "vllm_flash_attn_mla": "vllm-fa3-mla",
+    "vllm_flashmla": "vllm-flashmla",
     "vllm_triton_mla": "triton-mla",
 }
+#: From this version on SGLang stores new keys and values with a kernel of its own.
+_SGLANG_STORES: Final = (0, 5, 8)
+#: From this version on TensorRT-LLM's XQA takes calls with an fp8 cache however small their grid.
+_TRTLLM_XQA_ALWAYS: Final = (1, 2)
+#: Before this version TensorRT-LLM's latent cache is of 16 bits whatever the table says.
+_TRTLLM_FP8_LATENT: Final = (1, 1)
 
 
-def implementation_of(kernel_source: str | float | None) -> dict[str, str]:
+def _number(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.match(r"[\d.]*", version).group().strip(".").split(".") if part)  # type: ignore[union-attr]
+
+
+def implementation_of(kernel_source: str | float | None, version: str | float | None = None) -> dict[str, Any]:
     """Options of `attention_prefill` and `attention_decode` for the kernel that an op table names.
 
     Parameters
     ----------
     kernel_source
         As in the AIConfigurator tables (``"flash_attention"``, ``"torch_flow"`` ...); else the general case.
+    version
+        Of the framework that ran it, as far as it is known.
 
     >>> implementation_of("torch_flow")
     {'implementation': 'trtllm'}
     >>> implementation_of(None)
     {}
     """
-    name = _KERNEL_SOURCES.get(str(kernel_source))
-    return {} if name is None else {"implementation": name}
+    source = str(kernel_source)
+    name = _KERNEL_SOURCES.get(source, _LATENT_SOURCES.get(source))
+    if name is None:
+        return {}
+    number = _number(str(version))
+    if name == "sglang" and number and number < _SGLANG_STORES:
+        name = "sglang-index-put"
+    if name == "trtllm" and number and number < _TRTLLM_XQA_ALWAYS:
+        name = "trtllm-1.0"
+    return {"implementation": name}
+
+
+def latent_implementation_of(kernel_source: str | float | None, version: str | float | None = None) -> dict[str, Any]:
+    """The same for latent attention (MLA), where one name of a table may stand for other kernels.
+
+    >>> latent_implementation_of("default", "1.0.0rc3")
+    {'implementation': 'trtllm-mla', 'kv_bits': 16.0}
+    """
+    name = _LATENT_SOURCES.get(str(kernel_source))
+    if name is None:
+        return {}
+    number = _number(str(version))
+    narrow = {} if name != "trtllm-mla" or not number or number >= _TRTLLM_FP8_LATENT else {"kv_bits": 16.0}
+    return {"implementation": name} | narrow
 
 
 def resolve(name: str | None, generation: str) -> Implementation:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 
@@ -30,6 +30,11 @@ NCCL_TABLE_ORDER = ("all_gather", "all_to_all", "reduce_scatter", "all_reduce")
 
 #: A send takes LL up to this many bytes for each of its channels (NCCL, src/enqueue.cc, NCCL_P2P_LL_THRESHOLD).
 P2P_LL_BYTES = 16384.0
+
+
+#: The largest group for which NCCL's tables on NVSwitch nodes show rings at every size (int8, which the switch cannot add,
+#: takes as long as fp16 on 4 GPUs, and longer on 8).
+NVLS_MOST_RINGS = 4.0
 
 
 _Time = Callable[[Any], np.ndarray]
@@ -84,22 +89,45 @@ class CustomAllReduce:
 
     Attributes
     ----------
-    max_bytes
-        Up to this size its own kernel runs, above it NCCL.
+    max_bytes, pair_bytes
+        Up to this size its own kernel runs, above it NCCL; and for two GPUs.
     pcie_pair
         Whether its kernel also runs on two GPUs that only PCIe joins.
+    hops
+        Flag hops of its one-shot kernel: a barrier before and one after, or data that carry their own flags (Lamport).
+    in_flight_bytes
+        Bytes that its kernel has under way to each peer: blocks times threads times 16 bytes.
+    one_shot_bytes
+        Message sizes from which groups of up to 4 and of up to 8 GPUs take two shots (a pair never does); None: whichever
+        is faster.
+    two_shots
+        Whether it has a two-shot kernel.
     """
 
     max_bytes: float
     pcie_pair: bool
+    pair_bytes: float = 0.0
+    hops: float = 2.0
+    in_flight_bytes: float = np.inf
+    one_shot_bytes: tuple[float, float] | None = None
+    two_shots: bool = True
+
+    def limit(self, num_gpus: np.ndarray) -> np.ndarray:
+        """Largest message of its own kernel."""
+        return np.where(num_gpus <= 2.0, max(self.max_bytes, self.pair_bytes), self.max_bytes)
 
 
-#: Documented limits of the frameworks' own kernels (max_size of vLLM's and SGLang's CustomAllreduce; TensorRT-LLM's
-#: strategy table leaves the Lamport kernels for NCCL above 1 MiB and needs NVLink).
+_VLLM_IN_FLIGHT: Final = 36 * 512 * 16.0
+_VLLM_ONE_SHOT: Final = (512 * 1024.0, 256 * 1024.0)
+
+#: Documented rules of the frameworks' own kernels: max_size of vLLM's and SGLang's CustomAllreduce, and blocks, threads and
+#: thresholds of csrc/custom_all_reduce.cuh; TensorRT-LLM's Lamport kernels need NVLink, in 1.0 up to 1 MiB, later up to the
+#: workspace of CustomAllReduceHelper.max_workspace_size_auto (16 MB for a pair, 8 MB beyond).
 CUSTOM_ALL_REDUCE: Mapping[str, CustomAllReduce] = {
-    "vllm": CustomAllReduce(max_bytes=8 * 2**20 - 1, pcie_pair=True),
-    "sglang": CustomAllReduce(max_bytes=8 * 2**20, pcie_pair=True),
-    "trtllm": CustomAllReduce(max_bytes=2**20, pcie_pair=False),
+    "vllm": CustomAllReduce(8 * 2**20 - 1, pcie_pair=True, in_flight_bytes=_VLLM_IN_FLIGHT, one_shot_bytes=_VLLM_ONE_SHOT),
+    "sglang": CustomAllReduce(8 * 2**20, pcie_pair=True, in_flight_bytes=_VLLM_IN_FLIGHT, one_shot_bytes=_VLLM_ONE_SHOT),
+    "trtllm-1.0": CustomAllReduce(max_bytes=2**20, pcie_pair=False, hops=1.0, two_shots=False),
+    "trtllm": CustomAllReduce(max_bytes=8e6, pcie_pair=False, pair_bytes=16e6, hops=1.0),
 }
 
 
@@ -204,8 +232,9 @@ def _switched(size: np.ndarray, at: Any, before: _Time, after: _Time) -> np.ndar
 
 
 def _nccl(
-    machine: Machine, link: Link, message_bytes: Any, num_gpus: Any, operation: Operation, process_per_gpu: bool
-) -> KernelTimes:
+    machine: Machine, link: Link, message_bytes: Any, num_gpus: Any, operation: Operation, process_per_gpu: bool,
+    in_switch: bool = True,
+) -> KernelTimes:  # fmt: skip
     size, gpus = np.broadcast_arrays(np.asarray(message_bytes, dtype=float), np.asarray(num_gpus, dtype=float))
     steps, share = _steps_and_share(operation, gpus)
     exchange = operation == "all_to_all"
@@ -259,11 +288,11 @@ def _nccl(
         time = _switched(size, leave_ll, ll, larger)
     protocol = np.where(size > to_simple, "simple", np.where(size > leave_ll, "ll128", "ll"))
     link_bytes = size * share
-    if operation == "all_reduce" and np.any(link.multicast):
+    if operation == "all_reduce" and in_switch and np.any(link.multicast):
         nvls_bytes = size * (1.0 + 1.0 / np.maximum(gpus, 1.0))
         nvls = floor + machine["collective.nvls_fill"] + 2.0 * hop
         nvls_time = nvls + nvls_bytes / (link.bandwidth_bytes_per_s * machine["collective.nvls_efficiency"])
-        better = np.logical_and(link.multicast, gpus > 2.0) & (nvls_time < time)
+        better = np.logical_and(link.multicast, gpus > NVLS_MOST_RINGS) & (nvls_time < time)
         time, latency = np.where(better, nvls_time, time), np.where(better, nvls, latency)
         protocol, link_bytes = np.where(better, "nvls", protocol), np.where(better, nvls_bytes, link_bytes)
     passes = 3.0 if operation in ("all_reduce", "reduce_scatter") else 2.0
@@ -280,6 +309,7 @@ def all_reduce(
     implementation: str = "nccl",
     eager: bool = False,
     process_per_gpu: bool | None = None,
+    in_switch: bool = True,
 ) -> KernelTimes:
     """All-reduce inside one node.
 
@@ -288,14 +318,16 @@ def all_reduce(
     message_bytes, num_gpus
         Arrays that broadcast together; one GPU takes no time.
     implementation
-        ``"nccl"``, or a framework of `CUSTOM_ALL_REDUCE`, whose own one-shot or two-shot kernel (the faster of the two)
-        runs up to its documented size limit where its link condition holds, and NCCL elsewhere.
+        ``"nccl"``, or a framework of `CUSTOM_ALL_REDUCE`, whose own one-shot or two-shot kernel runs
+        up to its documented size limit where its link condition holds, and NCCL elsewhere.
     eager
         Launched from the host, call by call, as a framework does outside CUDA graphs: the time is then at least the
         host's time for one call, and the input is copied first (twice for a custom kernel, whose buffer is registered).
     process_per_gpu
         Each GPU is driven by its own process, which stages on its own socket, as frameworks do; False: by threads of
         one process, as nccl-tests does. None: true for a framework.
+    in_switch
+        Whether the switch can add the elements (NVLink SHARP: 16, 32 and 64-bit types, not int8).
 
     Raises
     ------
@@ -304,7 +336,7 @@ def all_reduce(
     """
     size, gpus = np.broadcast_arrays(np.asarray(message_bytes, dtype=float), np.asarray(num_gpus, dtype=float))
     alone = implementation != "nccl" if process_per_gpu is None else process_per_gpu
-    nccl = _nccl(machine, link, size, gpus, "all_reduce", alone)
+    nccl = _nccl(machine, link, size, gpus, "all_reduce", alone, in_switch)
     library_s = nccl.time_s + (_eager_copy(machine, size, 1.0) if eager else 0.0)
     if implementation == "nccl":
         own, time, choice = np.zeros(size.shape, dtype=bool), library_s, dict(nccl.choice)
@@ -312,10 +344,11 @@ def all_reduce(
     elif implementation in CUSTOM_ALL_REDUCE:
         rule = CUSTOM_ALL_REDUCE[implementation]
         able = gpus > 1.0 if link.kind == "nvlink" else (gpus == 2.0) & rule.pcie_pair
-        own = able & (size <= rule.max_bytes)
+        limit = rule.limit(gpus)
+        own = able & (size <= limit)
         # Above the limit the library is at least as slow as the kernel at the limit: a larger message is never faster.
-        limited = np.minimum(size, rule.max_bytes)
-        kernel_s, start_s, kernel_bytes, kernel = _custom_kernel(machine, link, limited, gpus)
+        limited = np.minimum(size, limit)
+        kernel_s, start_s, kernel_bytes, kernel = _custom_kernel(machine, link, limited, gpus, rule)
         own_s = kernel_s + (_eager_copy(machine, limited, 2.0) if eager else 0.0)
         time = np.where(own, own_s, np.where(able, np.maximum(library_s, own_s), library_s))
         link_bytes = np.where(own, kernel_bytes, nccl.bytes_moved["link"])
@@ -333,13 +366,14 @@ def all_reduce(
 
 
 def _custom_kernel(
-    machine: Machine, link: Link, size: np.ndarray, gpus: np.ndarray
+    machine: Machine, link: Link, size: np.ndarray, gpus: np.ndarray, rule: CustomAllReduce
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Time, start-up time, link bytes and name of the faster of the one-shot and two-shot kernels."""
+    """Time, start-up time, link bytes and name of the framework's one-shot or two-shot kernel."""
     peers = np.maximum(gpus - 1.0, 0.0)
-    rate = _link_rate(machine, link, size, gpus, False)
     hop = machine["collective.hop"] * link.latency_s
-    start = machine["collective.custom_floor"] + 2.0 * hop  # a barrier before and one after
+    # what is under way to all peers comes once in a round trip
+    rate = np.minimum(_link_rate(machine, link, size, gpus, False), np.maximum(peers, 1.0) * rule.in_flight_bytes / (2.0 * hop))
+    start = machine["collective.custom_floor"] + rule.hops * hop
     ramp = machine["collective.custom_ramp"] * size / (size + machine["collective.channel_bytes"])
     # One shot: every GPU reads all of each peer's vector. Two shots: reduce-scatter, barrier, all-gather.
     one_bytes = peers * size
@@ -347,9 +381,17 @@ def _custom_kernel(
     two_bytes = 2.0 * peers / np.maximum(gpus, 1.0) * size
     two_start = start + machine["collective.two_shot_floor"] + 2.0 * hop
     two = two_start + ramp + two_bytes / rate
-    first = one <= two
+    if not rule.two_shots:
+        first = np.full(one.shape, True)
+    elif rule.one_shot_bytes is None:
+        first = one <= two
+    else:
+        few, many = rule.one_shot_bytes
+        first = (gpus <= 2.0) | (size < np.where(gpus <= 4.0, few, many))
+        at_switch = np.where(gpus <= 4.0, few, many) * peers / (rate * machine["collective.one_shot_fraction"])
+        two = np.maximum(two, start + ramp + at_switch)  # a message past the switch is never faster than one before
     return (
-        np.minimum(one, two), np.where(first, start, two_start), np.where(first, one_bytes, two_bytes),
+        np.where(first, one, two), np.where(first, start, two_start), np.where(first, one_bytes, two_bytes),
         np.where(first, "one_shot", "two_shot"),
     )  # fmt: skip
 

@@ -22,11 +22,12 @@ import numpy as np
 
 from ...errors import UnknownNameError
 from . import power
-from .gemm_kernels import CANDIDATES, LIBRARIES, TABLE_WEIGHT_COPIES, cutlass_tiles, table_options
+from .gemm_kernels import LIBRARIES, PROMOTED_K, TABLE_WEIGHT_COPIES, Candidates, Library, table_options, table_weight_copies
 from .machine import KernelTimes, Machine, Number
+from .quantise import quantise_s, quantiser_named
 from .sparse import Pruned
 
-__all__ = ["TABLE_WEIGHT_COPIES", "gemm", "overlap", "table_options"]
+__all__ = ["TABLE_WEIGHT_COPIES", "gemm", "overlap", "table_options", "table_weight_copies"]
 
 #: Bytes of k per operand row that one pipeline stage holds at least; k is rounded up to it.
 K_STEP_BYTES = 64.0
@@ -43,6 +44,13 @@ EXPOSED = 0.26
 #: Points worked on at once, so that temporaries stay in cache.
 CHUNK = 16384
 
+#: How a call can be timed; see `gemm`.
+TIMED = ("graph", "eager", "alone")
+
+#: Columns of C of a CTA, and warps that share its k, in dot products for few rows (TensorRT-LLM, weightOnlyBatchedGemv).
+DOT_COLUMNS = 16.0
+DOT_WARPS = 8.0
+
 
 class _Point(NamedTuple):
     """What the cycle formula needs, in cycles and bytes; every field is a number or an array of the chunk's shape."""
@@ -55,8 +63,9 @@ class _Point(NamedTuple):
     flops_per_clk: Any  # achievable, per SM
     feed: Any  # operand bytes per clock and SM
     serial: Any  # cycles per element of k
-    fill: Any  # cycles per round
     epilogue: Any  # cycles of a round's epilogue, None where the library overlaps it with the next round
+    promote: Any  # cycles per element of C and of k on the fp32 lanes, None where accumulators stay
+    fill: Any  # cycles per round
     l2_read: Any  # bytes per clock
     l2_write: Any
     a_bytes: Any  # bytes per element
@@ -96,9 +105,9 @@ def _per_tile(p: _Point, tile_m: Any, tile_n: Any) -> tuple[Any, Any, Any]:
     """Tiles of C, busy cycles of an SM per tile and element of k, and cycles in which L2 serves all tiles."""
     rows = np.ceil(p.m / tile_m)
     columns = np.ceil(p.n / tile_n)
-    per_k = np.maximum(
-        2.0 * tile_m * tile_n / p.flops_per_clk, (p.m / rows * p.a_bytes + p.n / columns * p.w_bytes) / p.feed
-    )
+    per_k = np.maximum(2.0 * tile_m * tile_n / p.flops_per_clk, (p.m / rows * p.a_bytes + p.n / columns * p.w_bytes) / p.feed)
+    if p.promote is not None:
+        per_k = per_k + tile_m * tile_n * p.promote
     if p.widen is not None:
         per_k = np.maximum(per_k, p.n / columns * p.widen)
     return rows * columns * p.batch, per_k, (columns * p.a_total + rows * p.w_total) / p.l2_read
@@ -142,12 +151,12 @@ def _resident(x: Mapping[str, np.ndarray], tile_m: Any, tile_n: Any) -> Any:
     return np.clip(np.floor(np.minimum(x["smem_bytes"] / stages, x["registers"] / registers)), 1.0, 4.0)
 
 
-def _choose(p: _Point, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _choose(p: _Point, shape: tuple[int, ...], candidates: Candidates) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Tile rows, tile columns and split-K factor with the fewest cycles: `_parts`, with what tiles share done once."""
     best = np.full(shape, np.inf)
     choice = np.zeros(shape, dtype=np.int64)
     shared: dict[int, tuple[Any, Any, Any, Any]] = {}
-    for split in sorted({factor for _, _, splits in CANDIDATES for factor in splits}):
+    for split in sorted({factor for _, _, splits in candidates for factor in splits}):
         k_cta = _k_per_cta(p, split)
         beside = p.write
         after: Any = 0.0
@@ -157,7 +166,7 @@ def _choose(p: _Point, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, 
             after = p.split_launch + partials / p.l2_read + p.write
         shared[split] = k_cta, p.fill * np.minimum(1.0, k_cta / FILL_DEPTH), beside, after
     tried = 0
-    for tile_m, tile_n, splits in CANDIDATES:
+    for tile_m, tile_n, splits in candidates:
         tiles, per_k, l2 = _per_tile(p, tile_m, tile_n)
         memory = overlap(l2, p.dram)
         for split in splits:
@@ -168,7 +177,7 @@ def _choose(p: _Point, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, 
             np.copyto(best, cycles, where=better)
             np.copyto(choice, tried, where=better)
             tried += 1
-    every = np.asarray([(m, n, s) for m, n, splits in CANDIDATES for s in splits], dtype=float)
+    every = np.asarray([(m, n, s) for m, n, splits in candidates for s in splits], dtype=float)
     return every[choice, 0], every[choice, 1], every[choice, 2]
 
 
@@ -190,11 +199,13 @@ def gemm(
     w_bits: float = 16.0,
     out_bits: float = 16.0,
     dequantise: bool = False,
-    quantise_from_bits: float | None = None,
+    quantiser: str | None = None,
     weight_copies: float = float("inf"),
     activation_copies: float = 1.0,
     a_reuse: Number = 1.0,
     library: str = "best",
+    timed: str = "graph",
+    overlapped: bool = False,
     pruned: Pruned | None = None,
 ) -> KernelTimes:
     """Time of ``C[m, n] = A[m, k] @ W[k, n]``, ``batch`` times over.
@@ -212,9 +223,8 @@ def gemm(
         Bits per element in memory, scales included (W4A16 with groups of 128: ``w_bits=4.125``).
     dequantise
         Weights are widened to the arithmetic's format on the fp32 and integer pipes of the SM.
-    quantise_from_bits
-        If given, a kernel before this one narrows A from that many bits to ``a_bits`` (dynamic or static activation
-        scales), and its time is included.
+    quantiser
+        If given, the kernels of this library (`quantise.QUANTISERS`) narrow A from 16 bits before this one, and their time is included.
     weight_copies
         Distinct weights that are used before the same one comes again: with ``inf`` weights come from DRAM, as in a
         model larger than L2; for the measured tables see `gemm_kernels.table_options`. 1 where W is an activation.
@@ -224,8 +234,13 @@ def gemm(
         Times that each element of A in memory appears in the [m, k] matrix (the window of an implicit-GEMM
         convolution).
     library
-        ``"best"``: the best of `CANDIDATES` (cuBLAS, cuBLASLt). ``"cutlass_sm89"``: one tile by powers of two, no
-        split-K, a long epilogue that the next round does not hide (vLLM's fp8 kernels of sm_89).
+        How the tile is chosen. ``"best"``: the fastest of `gemm_kernels.CANDIDATES` (cuBLAS, cuBLASLt); ``"whole_k"``: the same without
+        split-K; another of `gemm_kernels.LIBRARIES`: by that library's rule on the sizes.
+    timed
+        ``"graph"``: back to back with others in a CUDA graph. ``"eager"``: launched by PyTorch from Python, so that it takes at least as
+        long as the host does. ``"alone"``: with events around it.
+    overlapped
+        Kernels begin before the one ahead of them has ended (programmatic dependent launch), which hides part of their floor.
     pruned
         Zeros among the weights; `w_bits` are then the stored bits, places included, per element of the dense matrix. Where the machine has
         sparse tensor cores (`Machine.sparse_speedup` above 1) that take the pattern, they skip the zeros; elsewhere the weights are
@@ -240,10 +255,12 @@ def gemm(
     KeyError
         The machine lacks the arithmetic, or a constant.
     UnknownNameError
-        Unknown library.
+        Unknown library, quantiser or way of timing.
     """
     if library not in LIBRARIES:
         raise UnknownNameError("GEMM library", library, LIBRARIES)
+    if timed not in TIMED:
+        raise UnknownNameError("way of timing", timed, TIMED)
     lanes = 2.0 * np.asarray(machine.fma_per_clk, dtype=float)
     numbers = {
         "m": m,
@@ -271,15 +288,15 @@ def gemm(
     arrays = {name: np.asarray(value, dtype=float) for name, value in numbers.items()}
     shape = np.broadcast_shapes(*(a.shape for a in arrays.values()))
     bits = (a_bits, w_bits, out_bits)
-    options = (arithmetic, bits, dequantise, quantise_from_bits, weight_copies, activation_copies, library)
+    options = _Options(arithmetic, bits, dequantise, quantiser, weight_copies, activation_copies, LIBRARIES[library], timed, overlapped)
     size = int(np.prod(shape, dtype=np.int64))
     if size <= CHUNK:
-        return KernelTimes(**_unpack(_chunk(arrays, shape, *options), shape))
+        return KernelTimes(**_unpack(_chunk(arrays, shape, options), shape))
     out: dict[str, np.ndarray] = {}
     for index in _blocks(shape):
         block = {name: _take(a, shape, index) for name, a in arrays.items()}
         block_shape = tuple(s.stop - s.start for s in index)
-        for name, value in _chunk(block, block_shape, *options).items():
+        for name, value in _chunk(block, block_shape, options).items():
             if name not in out:
                 out[name] = np.empty(shape)
             out[name][index] = value
@@ -319,20 +336,24 @@ def _unpack(flat: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> dict[str,
     return fields
 
 
-def _chunk(
-    x: Mapping[str, np.ndarray],
-    shape: tuple[int, ...],
-    arithmetic: str,
-    bits: tuple[float, float, float],
-    dequantise: bool,
-    quantise_from_bits: float | None,
-    weight_copies: float,
-    activation_copies: float,
-    library: str,
-) -> dict[str, np.ndarray]:
+class _Options(NamedTuple):
+    """Arguments of `gemm` that are the same for all points; bits are those of A, W and C."""
+
+    arithmetic: str
+    bits: tuple[float, float, float]
+    dequantise: bool
+    quantiser: str | None
+    weight_copies: float
+    activation_copies: float
+    library: Library
+    timed: str
+    overlapped: bool
+
+
+def _chunk(x: Mapping[str, np.ndarray], shape: tuple[int, ...], o: _Options) -> dict[str, np.ndarray]:
     """`gemm` for one block of points."""
     m, n, k, batch, clock, sm = x["m"], x["n"], x["k"], x["batch"], x["clock_hz"], x["sm_count"]
-    a_bytes, w_bytes, out_bytes = (width / 8.0 for width in bits)
+    a_bytes, w_bytes, out_bytes = (width / 8.0 for width in o.bits)
     outputs = m * n * batch
     a_total = m * k * batch * a_bytes
     w_total = n * k * batch * w_bytes
@@ -347,9 +368,9 @@ def _chunk(
 
     a_unique = a_total / x["a_reuse"]
     once = a_unique + w_total + c_total
-    cycle = weight_copies * w_total + activation_copies * a_unique + c_total
+    cycle = o.weight_copies * w_total + o.activation_copies * a_unique + c_total
     w_missing = missing(cycle)
-    a_missing = missing(once if activation_copies == 1.0 else cycle)
+    a_missing = missing(once if o.activation_copies == 1.0 else cycle)
     c_missing = missing(once)
 
     # DRAM reads: each operand once, and again for every band of a near-square wave of CTAs when L2 cannot keep it.
@@ -369,7 +390,7 @@ def _chunk(
     row_bytes = k * 2.0 ** np.floor(np.log2(a_bytes))  # without the scales of narrow formats
     if np.any(row_bytes % 16):
         feed = feed * _vector_width(row_bytes)
-    widen = x["gemm.dequantise_ops"] / x["fma"] if dequantise else None
+    widen = x[o.library.widening] / x["fma"] if o.dequantise else None
     tensor: Any = x["tensor"]
     feed_bytes: Any = w_bytes
     executed: Any = 1.0
@@ -387,9 +408,10 @@ def _chunk(
         sm=sm,
         flops_per_clk=tensor * x["gemm.tensor_efficiency"],
         feed=feed,
-        serial=x["gemm.serial_latencies"] * x["dram_latency_s"] * clock / SERIAL_STEP * min(1.0, a_bytes / 2.0),
+        serial=x[o.library.latencies] * x["dram_latency_s"] * clock / SERIAL_STEP * min(1.0, a_bytes / 2.0),
+        epilogue=x["gemm.cutlass_epilogue_cycles"] if o.library.epilogue else None,
+        promote=x["gemm.promote_ops"] / (x["fma"] * PROMOTED_K) if o.library.promoted else None,
         fill=x["gemm.fill_cycles"],
-        epilogue=x["gemm.cutlass_epilogue_cycles"] if library == "cutlass_sm89" else None,
         l2_read=x["l2_bytes_per_clk"] * x["gemm.l2_read_fraction"] / x["gemm.cluster_reads"],
         l2_write=l2_write,
         a_bytes=a_bytes,
@@ -398,34 +420,49 @@ def _chunk(
         a_total=a_total,
         w_total=w_total,
         outputs=outputs,
-        write=c_total * write_cost * (0.0 if library == "cutlass_sm89" else x["gemm.write_exposed"]),
+        write=c_total * write_cost * (0.0 if o.library.epilogue else x["gemm.write_exposed"]),
         dram=dram_clk + np.minimum(dram_clk, x["gemm.dram_ramp_latencies"] * x["dram_latency_s"] * clock),
         partial_bytes=out_bytes,
         split_launch=x["gemm.split_launch"] * clock,
     )
-    tile_m, tile_n, split = _choose(p, shape) if library == "best" else cutlass_tiles(m, n)
+    if callable(o.library.tiles):
+        tile_m, tile_n, split = o.library.tiles(m, n, k, sm)
+    else:
+        tile_m, tile_n, split = _choose(p, shape, o.library.tiles)
+    if o.library.rows_by_dot:
+        dots = m <= o.library.rows_by_dot
+        tile_m, tile_n, split = np.where(dots, m, tile_m), np.where(dots, DOT_COLUMNS, tile_n), np.where(dots, 1.0, split)
+        alone = p.serial * x["gemm.serial_latencies"] / x[o.library.latencies] / DOT_WARPS
+        lanes = np.where(dots, 4.0 * x["fma"], p.flops_per_clk)  # two 16-bit products in each lane
+        p = p._replace(serial=np.where(dots, alone, p.serial), flops_per_clk=lanes)
     parts = _parts(p, tile_m, tile_n, split)
     l2, reduce, ctas = parts.l2, parts.reduce, parts.ctas
 
     flops = 2.0 * m * n * k * batch
     launch = x["gemm.launch"] + x["gemm.launch_cycles"] / clock
+    if o.overlapped:
+        launch = launch * (1.0 - x["gemm.launch_overlap"])
     body_s = overlap(parts.compute, overlap(l2, p.dram)) / clock
     through_smem = l2 * p.l2_read + np.ceil(m / tile_m) * n * k * batch * (feed_bytes - w_bytes)
     l2_bytes = l2 * p.l2_read * x["gemm.cluster_reads"] + c_total
-    # Power: reads are counted as of a 128 x 256 tile, so that the clock does not depend on the tile that was chosen.
+    # Power: reads are counted as of a 128 x 256 tile, so that the clock does not depend on the tile that was o.library.
     limits = _limits(x)
     per_tile = a_total * np.maximum(1.0, n / 256.0) + w_total * np.maximum(1.0, m / 128.0)
-    core_j = power.flop_joules(limits, flops * executed, arithmetic)
+    core_j = power.flop_joules(limits, flops * executed, o.arithmetic)
     core_j = core_j + power.l2_joules(limits, per_tile * x["gemm.cluster_reads"] + c_total)
     memory_j = power.dram_joules(limits, dram_bytes)
     ratio = power.clock_ratio(limits, body_s + reduce / clock, core_j, memory_j, fixed_s=launch)
     time_s = (body_s + reduce / clock) / ratio + launch
     floor_s = launch + np.where(split > 1, x["gemm.split_launch"], 0.0)
-    if quantise_from_bits is not None:
-        narrow_s = _quantise_s(x, m, k, batch, quantise_from_bits / 8.0 + a_bytes, a_missing, p.l2_read, dram_per_clk)
-        time_s = time_s + narrow_s + launch
-        floor_s = floor_s + launch
-        dram_bytes = dram_bytes + m * k * batch * quantise_from_bits / 8.0 * a_missing
+    if o.timed == "alone":
+        time_s = time_s + x["gemm.profiled_launch"]
+        floor_s = floor_s + x["gemm.profiled_launch"]
+    if o.quantiser is not None:
+        narrow_s, narrow_floor_s, narrow_bytes = quantise_s(x, quantiser_named(o.quantiser), a_bytes, missing, dram_per_clk)
+        time_s, floor_s, dram_bytes = time_s + narrow_s, floor_s + narrow_floor_s, dram_bytes + narrow_bytes
+    if o.timed == "eager":
+        time_s = np.maximum(time_s, x["gemm.eager_call"])
+        floor_s = np.maximum(floor_s, x["gemm.eager_call"])
     return {
         "time_s": time_s,
         "clock_hz": ratio * clock,
@@ -448,15 +485,6 @@ def _chunk(
         "choice/exposed": np.asarray(EXPOSED),
         "choice/exposed_power": np.asarray(2.0),
     }
-
-
-def _quantise_s(
-    x: Mapping[str, np.ndarray], m: Any, k: Any, batch: Any, element_bytes: float, missing: Any, l2: Any, dram: Any
-) -> Any:
-    """Seconds of the kernel that narrows A, above its launch: its bytes, or the dispatch of one CTA per row."""
-    n_bytes = m * k * batch * element_bytes
-    cycles = n_bytes * (missing / dram + (1.0 - missing) / l2)
-    return (cycles + m * batch * x["gemm.row_dispatch_cycles"]) / x["clock_hz"]
 
 
 def _limits(x: Mapping[str, np.ndarray]) -> Any:

@@ -138,6 +138,44 @@ def test_custom_kernels_run_where_their_framework_says(machine: Machine) -> None
         collective.all_reduce(machine, NVLINK, 1.0, 2, implementation="vlm")
 
 
+def test_the_switch_adds_no_bytes_and_serves_only_large_groups(machine: Machine) -> None:
+    size = np.array([1e9])
+    ring = collective.all_reduce(machine, replace(NVSWITCH, multicast=False), size, 8).time_s
+    assert collective.all_reduce(machine, NVSWITCH, size, 8, in_switch=False).time_s == ring
+    assert collective.all_reduce(machine, NVSWITCH, size, 8).time_s < ring
+    for gpus in (2, 4):
+        assert collective.all_reduce(machine, NVSWITCH, size, gpus).choice["protocol"] != "nvls"
+
+
+def test_vllm_takes_two_shots_from_its_documented_sizes(machine: Machine) -> None:
+    size = 1024.0 * np.array([255.0, 256.0, 511.0, 512.0, 4096.0])
+    kernels = {n: collective.all_reduce(machine, NVLINK, size, n, implementation="vllm").choice["protocol"].tolist() for n in (2, 4, 8)}
+    assert kernels[2] == ["one_shot"] * 5
+    assert kernels[4] == ["one_shot"] * 3 + ["two_shot"] * 2
+    assert kernels[8] == ["one_shot"] + ["two_shot"] * 4
+
+
+def test_tensorrt_llm_kernels_wait_for_one_hop_and_end_at_their_workspace(machine: Machine) -> None:
+    lamport, barriers = (collective.all_reduce(machine, NVLINK, 128.0, 4, implementation=n).time_s for n in ("trtllm", "vllm"))
+    assert barriers - lamport == pytest.approx(machine["collective.hop"] * NVLINK.latency_s, rel=0.05)
+    size = np.array([7.9e6, 8.1e6, 15.9e6, 16.1e6])
+    for gpus, own in ((2, 3), (4, 1)):
+        chosen = collective.all_reduce(machine, NVLINK, size, gpus, implementation="trtllm").choice["protocol"]
+        assert [name in ("one_shot", "two_shot") for name in chosen] == [i < own for i in range(4)]
+    older = collective.all_reduce(machine, NVLINK, np.array([1e6, 1.1e6]), 8, implementation="trtllm-1.0").choice["protocol"]
+    assert older[0] == "one_shot"
+    assert older[1] not in ("one_shot", "two_shot")
+
+
+def test_blocks_of_a_kernel_bound_its_bandwidth_on_a_faster_link(machine: Machine) -> None:
+    fast = replace(NVLINK, bandwidth_bytes_per_s=1e13)
+    size = np.array([2.0**20, 2.0**21])
+    time = collective.all_reduce(machine, fast, size, 2, implementation="vllm").time_s
+    in_flight, trip = 36 * 512 * 16.0, 2.0 * machine["collective.hop"] * NVLINK.latency_s
+    bound = in_flight / trip * machine["collective.one_shot_fraction"]
+    assert (size[1] - size[0]) / (time[1] - time[0]) == pytest.approx(bound, rel=0.02)
+
+
 def test_eager_calls_wait_for_the_host_or_for_the_copy(machine: Machine) -> None:
     size = np.array([128.0, 1e9])
     graph = collective.all_reduce(machine, NVLINK, size, 8, implementation="vllm")

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from presilicon import arch
 from presilicon.arch.constants import all_constants
 from presilicon.errors import UnknownNameError
 from presilicon.mapping.gpu import moe, moe_kernels
@@ -32,6 +33,7 @@ def gpu(name: str, generation: str, numbers: tuple) -> Machine:
 
 
 GPUS = {"a100_sxm": gpu("a100-sxm-80gb", "sm_80", A100), "l40s": gpu("l40s", "sm_89", L40S)}
+GPUS |= {"h100": Machine.of(arch.load("h100-sxm")), "b200": Machine.of(arch.load("b200"))}
 LAYERS = st.tuples(
     st.integers(1, 20000), st.sampled_from([1024, 2688, 4096, 7168]), st.sampled_from([512, 1856, 2048, 14336]),
     st.sampled_from([1, 2, 4, 8]), st.sampled_from([8, 16, 64, 128, 256]),
@@ -189,7 +191,7 @@ def test_unknown_names_are_refused_with_the_known_ones() -> None:
     with pytest.raises(UnknownNameError):
         moe.fused_moe(machine, 8, 1024, 512, 2, 8, remote_rows="gone")
     with pytest.raises(UnknownNameError):
-        moe_kernels.implementation_of("trtllm")
+        moe_kernels.implementation_of("tensorflow")
 
 
 @pytest.mark.parametrize(("name", "bar"), [("a100_sxm", 0.10), ("l40s", 0.14)])
@@ -218,3 +220,112 @@ def test_measured_tables(name: str, bar: float) -> None:
         )
         errors.append(np.abs(times.time_s / part["latency_s"].to_numpy() - 1))
     assert np.concatenate(errors).mean() < bar
+
+
+def collected_load(tokens: int, experts: int, topk: int, ep: int, alpha: float) -> tuple[float, float]:
+    """Mean rows and active experts of the first rank over 40 draws of the collector of early 2026.
+
+    What rounding leaves over goes to the experts with most rows; the heaviest rank trades places with the first; the rows
+    are laid out expert by expert over the top-k columns, and a token's repeated expert gives way to the first free ones.
+    """
+    rng = np.random.default_rng(1)
+    pairs = tokens * topk
+    low, high = (1.0, 0.8 * tokens) if pairs > experts else (0.01, 2.0)
+    found = []
+    for _ in range(40):
+        u = rng.random(experts)
+        x = ((high ** (1 - alpha) - low ** (1 - alpha)) * u + low ** (1 - alpha)) ** (1 / (1 - alpha))
+        counts = np.rint(x / x.sum() * pairs).astype(int)
+        order = np.argsort(-counts, kind="stable")
+        left = pairs - counts.sum()
+        if left > 0:
+            np.add.at(counts, order[np.arange(left) % experts], 1)
+        for _ in range(-left):
+            counts[counts.argmax()] -= 1
+        ranks = counts.reshape(ep, -1)
+        heavy = ranks.sum(1).argmax()
+        ranks[[0, heavy]] = ranks[[heavy, 0]]
+        order = np.argsort(-counts, kind="stable")
+        columns = np.repeat(order, counts[order]).reshape(topk, tokens).T
+        chosen = np.zeros((tokens, experts), int)
+        np.add.at(chosen, (np.repeat(np.arange(tokens), topk), columns.ravel()), 1)
+        best = np.argsort(-chosen, axis=1, kind="stable")[:, :topk]
+        local = np.bincount(best.ravel(), minlength=experts)[: experts // ep]
+        found.append((local.sum(), (local > 0).sum()))
+    return tuple(np.mean(found, 0))
+
+
+@pytest.mark.parametrize(("tokens", "experts", "topk", "ep"), [
+    (1, 256, 8, 8), (2, 256, 8, 1), (4, 256, 8, 1), (16, 128, 8, 4), (256, 256, 8, 8), (1024, 8, 2, 8), (256, 8, 2, 2),
+])  # fmt: skip
+def test_rounding_of_the_older_draws_agrees_with_drawn_loads(tokens: int, experts: int, topk: int, ep: int) -> None:
+    load = expert_load(tokens, experts, topk, ep, "power_law_1.2", rounding="popular")
+    rows, active = collected_load(tokens, experts, topk, ep, 1.2)
+    assert float(load.rows) == pytest.approx(rows, rel=0.15)
+    assert float(load.active) == pytest.approx(active, rel=0.17)
+
+
+def test_a_lone_token_of_the_older_draws_has_all_its_experts_on_one_rank() -> None:
+    old = expert_load(1, 256, 8, 8, "power_law_1.2", rounding="popular")
+    assert (float(old.rows), float(old.active)) == (8.0, 8.0)
+    assert float(expert_load(1, 256, 8, 8, "power_law_1.2").rows) == 1.0
+    with pytest.raises(UnknownNameError, match="popular"):
+        expert_load(1, 256, 8, 8, "power_law_1.2", rounding="up")
+
+
+def test_older_vllm_takes_the_tiles_of_sglang() -> None:
+    old = moe_kernels.implementation_of("vllm", "0.14.0")["library"]
+    few, many = (moe_kernels.default_tile(old, tokens, 128, fp8=fp8) for tokens, fp8 in ((64, False), (256, True)))
+    assert (few.m, few.n, few.k) == (16, 32, 64)
+    assert (many.m, many.n, many.k) == (64, 64, 32)
+    assert moe_kernels.implementation_of("vllm", "0.24.0")["library"] == "vllm"
+
+
+def test_tensorrt_llm_streams_the_active_weights_and_pads_to_fewer_tokens() -> None:
+    for name, peak in (("h100-sxm", 0.85), ("b200", 0.65), ("a100-sxm-80gb", 0.8)):
+        machine = Machine.of(arch.load(name))
+        times = moe.fused_moe(machine, 32, 7168, 2048, 8, 256, library="trtllm")
+        weights = 256 * 3 * 7168 * 2048 * 2
+        assert times.limiter() == "dram"
+        assert peak < weights / machine.dram_bytes_per_s / times.time_s < 1
+        assert times.choice["tile_m"] <= 32
+
+
+def test_a_sum_in_the_second_gemm_saves_a_pass_over_the_rows() -> None:
+    machine = Machine.of(arch.load("h100-sxm"))
+    older, newer = (moe.fused_moe(machine, 16384, 7168, 2048, 8, 256, library=n, moe_tp_size=8) for n in ("trtllm-1.0", "trtllm"))
+    rows = 16384 * 8 * 7168 * 2
+    assert newer.time_s < older.time_s
+    assert older.bytes_moved["dram"] - newer.bytes_moved["dram"] == pytest.approx(rows, rel=0.3)
+
+
+def test_without_timed_tactics_hopper_runs_the_first_of_the_list() -> None:
+    hopper, ampere = (Machine.of(arch.load(name)) for name in ("h100-sxm", "a100-sxm-80gb"))
+
+    def slower(machine: Machine) -> float:
+        best, first = (
+            moe.fused_moe(machine, 2048, 7168, 2048, 8, 256, moe_ep_size=64, library="trtllm", tuned=tuned).time_s
+            for tuned in (True, False)
+        )
+        return float(first / best)
+
+    assert slower(hopper) > 1.5
+    assert slower(ampere) == 1.0
+
+
+def test_tactics_of_another_shape_hide_those_of_a_number_that_begins_alike() -> None:
+    ranks = np.array([1, 8, 32, 64, 128, 256])
+    found = moe_kernels.is_timed("1.2.0rc5", "fp8", 7168, 2048, 256, ranks)
+    assert found.tolist() == [True, True, True, False, False, False]  # 4, 2 and 1 begin 48, 256 and 128
+    assert moe_kernels.is_timed("1.2.0rc5", "fp8_block", 7168, 2048, 256, ranks).all()
+    assert moe_kernels.is_timed("1.0.0rc3", "fp8", 7168, 2048, 256, ranks).all()
+    assert moe_kernels.is_timed("1.2.0rc5", "float16", 4096, 14336, 8, [1, 2, 4, 8]).all()
+
+
+def test_formats_with_fewer_bits_are_faster_on_blackwell() -> None:
+    machine = Machine.of(arch.load("b200"))
+    layer = (np.array([32.0, 16384.0]), 7168, 2048, 8, 256)
+    formats = ({}, {"arithmetic": "fp8", "w_bits": 8}, {"arithmetic": "fp4", "w_bits": 4.5})
+    wide, byte, half = (moe.fused_moe(machine, *layer, library="trtllm", **how).time_s for how in formats)
+    assert (byte < 0.75 * wide).all()
+    assert (half < 0.85 * byte).all()
