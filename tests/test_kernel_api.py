@@ -72,6 +72,22 @@ def test_recorded_launches(kernels: ModuleType) -> None:
         ps.predict_kernel(launch, (1,))
 
 
+def test_a_launch_says_where_it_owes_something_to_another_gpu(kernels: ModuleType) -> None:
+    import torch
+
+    with ps.capture_launches() as launches:
+        x, y, out, n = vectors(kernels)
+        sms = torch.cuda.get_device_properties(0).multi_processor_count
+        kernels.add[(sms,)](x, y, out, n, BLOCK=1024)
+        kernels.add[(sms,)](x, y, out, n, BLOCK=1024, num_warps=64)
+    assert ps.predict_kernel(launches[0], system="h100-sxm").run.assumptions == ()
+    (told,) = ps.predict_kernel(launches[0], system="a100-sxm-80gb").run.assumptions
+    assert "launched as on h100-sxm" in told
+    assert "multi_processor_count (132 there, 108 here)" in told
+    with pytest.raises(KernelError, match=r"(?s)2048 threads a CTA.*launched as on h100-sxm"):
+        ps.predict_kernel(launches[1], system="a100-sxm-80gb")
+
+
 def test_of_an_autotuned_kernel_the_fastest_config_is_taken(kernels: ModuleType) -> None:
     grid = lambda meta: (-(-N // meta["BLOCK"]),)  # noqa: E731
     args = (kernels.floats(N), kernels.floats(N), N)

@@ -3,8 +3,9 @@
 A measured row is the whole op: routing (where the collector timed it), sorting by expert, grouped GEMM to gate and up, activation, grouped
 GEMM down, sum over the top-k copies. The two GEMMs are `kernels.moe.moe_matmul`, compiled for the GPU and simulated on one SM; the kernels
 around them move bytes and are the closed form of `mapping.gpu.memory_bound`. Block sizes are the framework's documented default
-(`mapping.gpu.moe_kernels.default_tile`: ``get_default_config`` of SGLang 0.5 and vLLM 0.24); where a tuned file ships for the GPU and
-shape, its contents are not known here and the config predicted to be the fastest of `TUNED_TILES` and the default is taken.
+(`mapping.gpu.moe_kernels.default_tile`: ``get_default_config`` of SGLang 0.5 and vLLM 0.24; `default_of`: of earlier vLLM); where a tuned
+file ships for the GPU and shape, it is read from a folder that the user names (`moe_configs`), and without one the config predicted to be
+the fastest of `TUNED_TILES` and the default is taken.
 
 No number is fitted on these rows. Expert loads are drawn as the collector of ai-dynamo/aiconfigurator draws them (``collector/helper.py``).
 """
@@ -26,10 +27,22 @@ from ..mapping.triton import bind_launch, compile_launch, occupancy_of
 from ..sim.sm.result import KernelRun
 from ..sim.sm.run import simulate_kernel
 from .kernels.suite import cdiv
+from .moe_configs import TunedConfigs
 
-#: Number formats of the tables whose kernels ours are: SGLang's Triton path expands ``w4a16_mxfp4`` to bf16. ``fp8_block`` is left out:
-#: our kernel has no scale for each block of weights.
-FORMATS: Final[Mapping[str, str]] = {"bfloat16": "bfloat16", "w4a16_mxfp4": "bfloat16", "fp8": "fp8_e4m3"}
+#: Number formats of the tables whose kernels ours are: SGLang's Triton path expands ``w4a16_mxfp4`` to bf16; tables of early 2026 write
+#: ``float16`` for bfloat16 tensors.
+FORMATS: Final[Mapping[str, str]] = {"bfloat16": "bfloat16", "float16": "bfloat16", "w4a16_mxfp4": "bfloat16", "fp8": "fp8_e4m3",
+                                     "fp8_block": "fp8_e4m3"}
+#: Rows and columns of weights that share a scale in ``fp8_block``, and columns of a row of activations (both collectors).
+SCALE_BLOCK: Final = 128
+#: The first vLLM with the default tiles by tokens (pull request 34846, 18 February 2026); 0.14 still has SGLang's.
+TILES_BY_TOKENS: Final = (0, 17)
+#: The first SGLang whose tables were recorded with expert loads capped at one row a token.
+EARLY_SGLANG: Final = (0, 5, 9)
+#: vLLM sorts no pairs where they are at most 1 / 4 of the experts (``SPARSITY_FACTOR``) and all experts are here; in 0.14, not in 0.12.
+UNSORTED: Final = ((0, 14), 4)
+#: What a prediction's `config` says of a tile that the framework takes without a tuned file.
+DEFAULT: Final = "the framework's default"
 #: Draws of the expert loads, of which the one nearest to their mean is taken; the collector averages ten.
 DRAWS: Final = 10
 
@@ -66,9 +79,40 @@ class MoeRow:
     measured_s: float
 
     @property
+    def release(self) -> tuple[int, ...]:
+        """Numbers of the framework's version; (99,) where the row names none."""
+        return tuple(int(part) for part in self.version.split(".")[:3] if part.isdigit()) or (99,)
+
+    @property
+    def fp8(self) -> bool:
+        """Whether weights and activations are fp8."""
+        return FORMATS[self.moe_dtype] == "fp8_e4m3"
+
+    @property
+    def block_scaled(self) -> bool:
+        """Whether each `SCALE_BLOCK` square of the weights has a scale; SGLang's collector took one where sizes are no multiples of it."""
+        even = self.hidden % SCALE_BLOCK == 0 and self.inter // self.tp % SCALE_BLOCK == 0
+        return self.moe_dtype == "fp8_block" and (even or self.vllm)
+
+    @property
+    def vllm(self) -> bool:
+        """Whether vLLM ran."""
+        return self.framework.lower() == "vllm"
+
+    @property
+    def early_vllm(self) -> bool:
+        """Whether it is a vLLM before `TILES_BY_TOKENS`, whose collector also chose the experts before the clock started."""
+        return self.vllm and self.release < TILES_BY_TOKENS
+
+    @property
+    def early(self) -> bool:
+        """Whether the table is of early 2026, whose collector drew expert loads by other rules (`early_counts`)."""
+        return self.early_vllm or (not self.vllm and self.release < EARLY_SGLANG)
+
+    @property
     def gated(self) -> bool:
-        """Whether GEMM 1 computes gate and up."""
-        return bool(is_gated(self.framework, self.version, self.hidden, self.inter, self.top_k))
+        """Whether GEMM 1 computes gate and up; the early collectors drove every layer so."""
+        return self.early or bool(is_gated(self.framework, self.version, self.hidden, self.inter, self.top_k))
 
 
 @dataclass(frozen=True)
@@ -98,8 +142,8 @@ class MoePrediction:
         All, the two grouped GEMMs, the kernels around them.
     tile
         BLOCK_M, BLOCK_N, BLOCK_K, GROUP_M, warps, stages.
-    tuned
-        Whether the framework ships a tuned file, so that its tile is not known.
+    config
+        Where the tile is from: given, the framework's default or tuned file, or the fastest predicted where that file is not known.
     active, blocks
         Experts with a row; row blocks.
     weight_bytes
@@ -116,7 +160,7 @@ class MoePrediction:
     gemms_s: float
     others_s: float
     tile: tuple[int, ...]
-    tuned: bool
+    config: str
     active: int
     blocks: int
     weight_bytes: float
@@ -136,11 +180,7 @@ def expert_counts(tokens: int, experts: int, top_k: int, ep: int, exponent: floa
     >>> int(expert_counts(64, 8, 2, 2, 1.2, seed=0).sum())
     128
     """
-    low, high = (1.0, max(0.8 * tokens, 1.0001)) if tokens * top_k > experts else (0.01, 2.0)
-    power = 1.0 - exponent
-    u = np.random.default_rng(seed).random(experts)
-    share = ((high**power - low**power) * u + low**power) ** (1.0 / power)
-    counts = np.minimum(np.rint(share / share.sum() * tokens * top_k).astype(np.int64), tokens).reshape(ep, -1)
+    counts = np.minimum(_drawn_counts(tokens, experts, top_k, exponent, seed), tokens).reshape(ep, -1)
     rank = 0
     while (missing := tokens * top_k - int(counts.sum())) != 0:
         mine, rank = counts[rank % ep], rank + 1
@@ -151,9 +191,53 @@ def expert_counts(tokens: int, experts: int, top_k: int, ep: int, exponent: floa
         else:
             at = int(mine.argmax())
             mine[at] -= min(step, -missing, int(mine[at]))
+    return _busiest_first(counts)
+
+
+def early_counts(tokens: int, experts: int, top_k: int, ep: int, exponent: float, seed: int) -> np.ndarray:
+    """`expert_counts` as the collector of early 2026 has it: no cap; what is missing goes to the most loaded experts, one each, and what is
+    too much is taken from the least loaded.
+
+    Examples
+    --------
+    >>> early_counts(1, 160, 8, 32, 1.01, seed=0)[:10].tolist()  # all shares are rounded to nothing
+    [1, 1, 1, 1, 1, 1, 1, 1, 0, 0]
+    """
+    counts = _drawn_counts(tokens, experts, top_k, exponent, seed)
+    missing = tokens * top_k - int(counts.sum())
+    order = np.argsort(-counts, kind="stable")
+    if missing > 0:
+        counts += missing // experts
+        counts[order[:missing % experts]] += 1
+    for n in range(-missing):
+        least = order[-(n % experts) - 1]
+        counts[least if counts[least] > 0 else counts.argmax()] -= 1
+    return _busiest_first(counts.reshape(ep, -1))
+
+
+def _drawn_counts(tokens: int, experts: int, top_k: int, exponent: float, seed: int) -> np.ndarray:
+    low, high = (1.0, max(0.8 * tokens, 1.0001)) if tokens * top_k > experts else (0.01, 2.0)
+    power = 1.0 - exponent
+    u = np.random.default_rng(seed).random(experts)
+    share = ((high**power - low**power) * u + low**power) ** (1.0 / power)
+    return np.rint(share / share.sum() * tokens * top_k).astype(np.int64)
+
+
+def _busiest_first(counts: np.ndarray) -> np.ndarray:
+    """Counts [ranks, experts of each] with the busiest rank's in front, flat."""
     busiest = int(counts.sum(1).argmax())
     counts[[0, busiest]] = counts[[busiest, 0]]
     return counts.reshape(-1)
+
+
+def _without_repeats(chosen: np.ndarray) -> np.ndarray:
+    """Where a token names an expert twice, the lowest that it does not name instead: the top k of how often each is named."""
+    repeated = np.flatnonzero((np.diff(np.sort(chosen, axis=1), axis=1) == 0).any(axis=1))
+    for token in repeated.tolist():
+        named = np.unique(chosen[token])
+        others = np.setdiff1d(np.arange(len(named) + chosen.shape[1]), named)
+        chosen[token] = np.concatenate([named, others[:chosen.shape[1] - len(named)]])
+    return chosen
 
 
 def _chosen(row: MoeRow, seed: int) -> np.ndarray:
@@ -166,9 +250,10 @@ def _chosen(row: MoeRow, seed: int) -> np.ndarray:
     if row.distribution == "uniform":
         return np.random.default_rng(seed).random((row.tokens, row.experts)).argsort(axis=1)[:, :row.top_k]
     exponent = float(row.distribution.rpartition("_")[2])
-    counts = expert_counts(row.tokens, row.experts, row.top_k, row.ep, exponent, seed)
+    counts = (early_counts if row.early else expert_counts)(row.tokens, row.experts, row.top_k, row.ep, exponent, seed)
     order = np.argsort(-counts, kind="stable")
-    return np.repeat(order, counts[order]).reshape(row.top_k, row.tokens).T
+    chosen = np.repeat(order, counts[order]).reshape(row.top_k, row.tokens).T
+    return _without_repeats(chosen.copy()) if row.early else chosen
 
 
 def _local(row: MoeRow, chosen: np.ndarray) -> Routing:
@@ -239,7 +324,19 @@ def read_rows(path: Any) -> list[MoeRow]:
 
 def has_tuned_file(row: MoeRow, system: System) -> bool:
     """Whether a tuned file ships for this GPU and shape, so that the framework's default does not apply."""
-    return row.moe_dtype == "bfloat16" and bool(is_tuned(system.name, row.experts // row.ep, row.inter // row.tp))
+    return not row.fp8 and bool(is_tuned(system.name, row.experts // row.ep, row.inter // row.tp))
+
+
+def default_of(row: MoeRow, tokens: int) -> Tile:
+    """The framework's default tile for a call of `tokens`, as its version has it.
+
+    vLLM up to 0.14 has SGLang's two tiles for 16 bits and takes them for fp8 as well, and one for scales by block (its
+    ``get_default_config``).
+    """
+    library, fp8 = str(implementation_of(row.framework, row.version, row.moe_dtype)["library"]), row.fp8
+    if row.early_vllm:
+        library, fp8 = "sglang", row.block_scaled
+    return default_tile(library, tokens, row.experts // row.ep, fp8=fp8, block_scaled=row.block_scaled)
 
 
 def sample(rows: list[MoeRow], count: int) -> list[MoeRow]:
@@ -259,7 +356,8 @@ def grouped_gemm(row: MoeRow, routing: Routing, tile: Tile, system: System, size
 
     n, k, shared = sizes
     block = int(tile.m)
-    ids, of_block, used = align_pairs(routing, block, row.experts // row.ep)
+    # vLLM's grid is for the blocks of all experts, SGLang's for those of the rank
+    ids, of_block, used = align_pairs(routing, block, row.experts if row.vllm else row.experts // row.ep)
     kind = torch_dtype(FORMATS[row.moe_dtype])
     pairs = routing.experts_of.size
 
@@ -267,47 +365,55 @@ def grouped_gemm(row: MoeRow, routing: Routing, tile: Tile, system: System, size
         return torch.empty(shape, dtype=dtype, device="meta")
 
     a, b, c = meta(cdiv(pairs, shared), k), meta(max(1, routing.active), n, k), meta(pairs, n, dtype=torch.bfloat16)
-    scaled = kind.itemsize == 1
-    scales = (meta(1, dtype=torch.float32), meta(max(1, routing.active), dtype=torch.float32)) if scaled else (None, None)
+    experts, scaled, scales = max(1, routing.active), kind.itemsize == 1, (None, None)
+    if row.block_scaled:
+        groups = cdiv(k, SCALE_BLOCK)
+        scales = (meta(len(a), groups, dtype=torch.float32), meta(experts, cdiv(n, SCALE_BLOCK), groups, dtype=torch.float32))
+    elif scaled:
+        scales = (meta(1, dtype=torch.float32), meta(experts, dtype=torch.float32))
     weight = meta(pairs, dtype=torch.float32) if weighted else None
     args = (a, b, c, *scales, weight, torch.from_numpy(ids), torch.from_numpy(of_block), torch.tensor([used], dtype=torch.int32), n, k,
             pairs, k, n * k, k, n)
     flags = {"BLOCK_M": block, "BLOCK_N": int(tile.n), "BLOCK_K": int(tile.k), "GROUP_M": int(tile.group), "num_warps": int(tile.warps),
-             "num_stages": int(tile.stages), "TOP_K": shared, "WEIGHTED": weighted, "SCALED": scaled, "EVEN_K": k % int(tile.k) == 0,
-             "CAPACITY": len(ids)}
+             "num_stages": int(tile.stages), "TOP_K": shared, "WEIGHTED": weighted, "SCALED": scaled,
+             "EVEN_K": not row.vllm and k % int(tile.k) == 0, "CAPACITY": len(ids),   # vLLM has masks along k always
+             "SCALE_BLOCK": SCALE_BLOCK if row.block_scaled else 0,
+             "SCALE_COLUMNS": row.vllm or int(tile.n) > SCALE_BLOCK}
     return bind_launch(moe.moe_matmul, (len(ids) // block * cdiv(n, int(tile.n)),), args, flags, target=system.generation)
 
 
 def _others_s(row: MoeRow, routing: Routing, machine: Machine, inter: int) -> float:
     """Seconds of the kernels around the GEMMs, each the closed form of a memory-bound kernel."""
     present, pairs = len(routing.experts_of), routing.experts_of.size
-    item = 1 if FORMATS[row.moe_dtype] == "fp8_e4m3" else 2
     wide = 2 if row.gated else 1
-    kernels: list[tuple[float, float]] = [
-        (4.0 * pairs, 4.0 * row.experts), (4.0 * pairs, 4.0 * pairs),   # count and pad each expert; fill the sorted list
-        (2.0 * pairs * wide * inter, 2.0 * pairs * inter),   # activation
-    ]
+    kernels: list[tuple[float, float]] = [(2.0 * pairs * wide * inter, 2.0 * pairs * inter)]   # activation
+    since, factor = UNSORTED
+    if not (row.early_vllm and row.release >= since and row.ep == 1 and pairs * factor <= row.experts):
+        kernels += [(4.0 * pairs, 4.0 * row.experts), (4.0 * pairs, 4.0 * pairs)]   # count and pad each expert; fill the sorted list
     if not row.gated:
         kernels.append((2.0 * pairs * inter, 2.0 * pairs * inter))   # squared ReLU takes two kernels
     if row.top_k > 1:
         kernels.append((2.0 * pairs * row.hidden, 2.0 * present * row.hidden))
-    if item == 1:
+    if row.fp8:
         kernels += [(2.0 * present * row.hidden, 1.0 * present * row.hidden), (2.0 * pairs * inter, 1.0 * pairs * inter)]
     implementation = implementation_of(row.framework, row.version, row.moe_dtype)
-    if implementation["router"] == "always" or (implementation["router"] == "single-rank" and row.ep == 1):
+    if (implementation["router"] == "always" and not row.early_vllm) or (implementation["router"] == "single-rank" and row.ep == 1):
         count = ROUTER_KERNELS[row.framework if implementation["router"] == "always" else "separate"]
         picked = 8.0 * row.tokens * row.top_k
         kernels += [(4.0 * row.tokens * row.experts, picked)] + [(picked, picked)] * (int(count) - 1)
-    read, written = (np.array(column) for column in zip(*kernels, strict=True))
-    # the GEMMs also write zeros for pairs of remote experts, in CTAs of their own
     remote = float((routing.experts_of < 0).sum())
-    zeros = memory_kernel(machine, 0.0, 2.0 * remote * np.array([wide * inter, row.hidden])).time_s - machine["memory.floor"]
-    return float(memory_kernel(machine, read, written).time_s.sum() + (zeros.sum() if remote else 0.0))
+    if remote and row.vllm:
+        kernels.append((0.0, 2.0 * pairs * row.hidden))   # GEMM 2 leaves out pairs of remote experts: its output is cleared first
+    read, written = (np.array(column) for column in zip(*kernels, strict=True))
+    total = float(memory_kernel(machine, read, written).time_s.sum())
+    if remote and not row.vllm:   # the GEMMs also write zeros for them, in CTAs of their own
+        zeros = memory_kernel(machine, 0.0, 2.0 * remote * np.array([wide * inter, row.hidden])).time_s
+        total += float((zeros - machine["memory.floor"]).sum())
+    return total
 
 
 def _weight_bytes(row: MoeRow, routing: Routing, inter: int) -> float:
-    item = 1 if FORMATS[row.moe_dtype] == "fp8_e4m3" else 2
-    return float(routing.active * ((2 if row.gated else 1) + 1) * row.hidden * inter * item)
+    return float(routing.active * ((2 if row.gated else 1) + 1) * row.hidden * inter * (1 if row.fp8 else 2))
 
 
 def _is_warm(row: MoeRow, routing: Routing, system: System, inter: int) -> bool:
@@ -318,8 +424,9 @@ def _is_warm(row: MoeRow, routing: Routing, system: System, inter: int) -> bool:
     return bool(_weight_bytes(row, routing, inter) + streams < 1.5 * capacity)
 
 
-def predict_row(row: MoeRow, system: System, *, fidelity: str = "tile", tile: Tile | None = None) -> MoePrediction:
-    """Seconds of one row; `tile` where it is known, by default the framework's.
+def predict_row(row: MoeRow, system: System, *, fidelity: str = "tile", tile: Tile | None = None,
+                configs: TunedConfigs | None = None) -> MoePrediction:
+    """Seconds of one row; `tile` where it is known, else the framework's: of its tuned file in `configs`, or its default.
 
     Raises
     ------
@@ -327,16 +434,21 @@ def predict_row(row: MoeRow, system: System, *, fidelity: str = "tile", tile: Ti
         No tile of the framework fits the GPU.
     """
     inter, local = row.inter // row.tp, row.experts // row.ep
-    implementation = implementation_of(row.framework, row.version, row.moe_dtype)
-    fp8 = FORMATS[row.moe_dtype] == "fp8_e4m3"
     present = len(_local(row, _chosen(row, 0)).experts_of)
-    rule = tile or default_tile(implementation["library"], present, local, fp8=fp8)
+    shipped = None
+    if tile is None and configs is not None:
+        shipped = configs.find(row.framework.lower(), system.name, local, inter, present, row.moe_dtype)
+    rule = tile or shipped or default_of(row, present)
     first = (rule.m, rule.n, rule.k, rule.group, rule.warps, rule.stages)
-    tuned = tile is None and has_tuned_file(row, system)
-    tiles = [tuple(int(v) for v in first)] + (list(TUNED_TILES) if tuned else [])
+    guessed = tile is None and configs is None and has_tuned_file(row, system)
+    tiles = [tuple(int(v) for v in first)] + (list(TUNED_TILES) if guessed else [])
+    if tile is not None or shipped is not None:
+        config = "given" if tile is not None else "the framework's tuned file"
+    else:
+        config = "chosen by prediction" if guessed else DEFAULT
     best: MoePrediction | None = None
     for numbers in dict.fromkeys(tiles):
-        found = _predict(row, Tile(*numbers), numbers, tuned, inter, system, fidelity)
+        found = _predict(row, Tile(*numbers), numbers, config, inter, system, fidelity)
         if found is not None and (best is None or found.time_s < best.time_s):
             best = found
     if best is None:
@@ -344,7 +456,7 @@ def predict_row(row: MoeRow, system: System, *, fidelity: str = "tile", tile: Ti
     return best
 
 
-def _predict(row: MoeRow, tile: Tile, numbers: tuple[int, ...], tuned: bool, inter: int, system: System,
+def _predict(row: MoeRow, tile: Tile, numbers: tuple[int, ...], config: str, inter: int, system: System,
              fidelity: str) -> MoePrediction | None:
     routing = routing_of(row, int(tile.m))
     warm = _is_warm(row, routing, system, inter)
@@ -358,5 +470,5 @@ def _predict(row: MoeRow, tile: Tile, numbers: tuple[int, ...], tuned: bool, int
         runs.append(simulate_kernel(compiled, launch, system, fidelity=fidelity, warm_l2=warm))
     gemms = sum(run.time_s for run in runs)
     others = _others_s(row, routing, Machine.of(system), inter)
-    return MoePrediction(gemms + others, gemms, others, numbers, tuned, routing.active, row_blocks(routing, int(tile.m)),
+    return MoePrediction(gemms + others, gemms, others, numbers, config, routing.active, row_blocks(routing, int(tile.m)),
                          _weight_bytes(row, routing, inter), warm, "/".join(run.limiter for run in runs), tuple(runs))

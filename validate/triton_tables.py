@@ -18,6 +18,7 @@ from ..errors import KernelError, TableError
 from . import triton_moe, tutorials
 from .accuracy import system_of
 from .errors_table import ErrorLine, error_lines, worst_rows
+from .moe_configs import TunedConfigs, read_tuned
 from .older_triton import older_version
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def why(row: triton_moe.MoeRow, found: triton_moe.MoePrediction) -> str:
 
 
 def moe_errors(path: Path, system: System, *, rows: int | None = None, fidelity: str = "tile", tuned: bool = False,
-               progress: Progress = lambda stage, share: None) -> MoeErrors:
+               configs: TunedConfigs | None = None, progress: Progress = lambda stage, share: None) -> MoeErrors:
     """Predict rows of a ``*.moe_triton.csv`` table.
 
     Parameters
@@ -95,6 +96,8 @@ def moe_errors(path: Path, system: System, *, rows: int | None = None, fidelity:
         As `simulate_kernel` takes it.
     tuned
         Also rows of shapes for which a tuned file ships: eight tiles are predicted for each, and the fastest is taken.
+    configs
+        Tuned files of the frameworks; then rows with one are predicted with its config.
     progress
         Told the table and the share that is done.
 
@@ -105,21 +108,21 @@ def moe_errors(path: Path, system: System, *, rows: int | None = None, fidelity:
     """
     import pandas as pd
 
-    wanted = [row for row in triton_moe.read_rows(path) if tuned or not triton_moe.has_tuned_file(row, system)]
+    wanted = [row for row in triton_moe.read_rows(path) if tuned or configs is not None or not triton_moe.has_tuned_file(row, system)]
     wanted = triton_moe.sample(wanted, len(wanted) if rows is None else rows)
     records: list[dict[str, Any]] = []
     refused = []
     for number, row in enumerate(wanted):
         progress(path.name, number / len(wanted))
         try:
-            found = triton_moe.predict_row(row, system, fidelity=fidelity)
+            found = triton_moe.predict_row(row, system, fidelity=fidelity, configs=configs)
         except KernelError as error:
             refused.append(str(error))
             continue
         records.append({
             "framework": row.framework, "moe_dtype": row.moe_dtype, "tokens": row.tokens, "hidden": row.hidden, "inter": row.inter,
             "top_k": row.top_k, "experts": row.experts, "tp": row.tp, "ep": row.ep, "distribution": row.distribution,
-            "config": "chosen by prediction" if found.tuned else "the framework's default",
+            "config": found.config,
             "size": next(name for limit, name in _SIZES if row.tokens <= limit), "tile": "x".join(map(str, found.tile)),
             "measured_s": row.measured_s, "predicted_s": found.time_s, "gemms_s": found.gemms_s, "others_s": found.others_s,
             "why": why(row, found)})
@@ -173,15 +176,19 @@ def main(
     tuned: bool = False,
     tutorial: bool = True,
     cubins: Path | None = None,
+    configs: Path | None = None,
 ) -> None:
     """Errors of Triton predictions on the tables of FOLDER, worst first.
 
-    --every predicts all MoE rows, --tuned also those of tuned shapes; --cubins takes a folder of an older Triton's matmuls.
+    --every predicts all MoE rows, --tuned also those of tuned shapes; --configs takes a folder of an unpacked wheel of SGLang or vLLM,
+    whose tuned files say what those run; --cubins takes a folder of an older Triton's matmuls.
     """
     import sys
 
     paths = sorted(folder.glob(MOE_TABLES))
-    found = [moe_errors(path, system_of(path.name.partition(".")[0]), rows=None if every else rows, fidelity=fidelity, tuned=tuned)
+    shipped = None if configs is None else read_tuned(configs)
+    found = [moe_errors(path, system_of(path.name.partition(".")[0]), rows=None if every else rows, fidelity=fidelity, tuned=tuned,
+                        configs=shipped)
              for path in paths]
     sys.stdout.write("# Fused MoE of serving frameworks, nothing fitted\n\n" + moe_page(found) if found else f"{folder}: no {MOE_TABLES}\n")
     if tutorial and (folder / TUTORIALS).is_file():

@@ -141,7 +141,7 @@ def cutlass_moe(
     streams = [(np.where(converted, 0.0, rows * hidden * (2 if block_scaled else width) + np.minimum(out, rows * hidden * 2)), out)]
     streams.append((np.where(fused_activation, 0.0, gate_up + act), gate_up))
     # Triton's second GEMM scatters into a row for every pair, those of other ranks included
-    summed = np.where(converted, 2 * tokens * topk * hidden * 2, out)
+    summed = np.where(converted, tokens * topk * hidden * 2, out)
     streams.append((summed + result, summed) if not fused_sum else (result, result))
     launches = 4.0 * converted + flow.routing + 5.0 + 2.0 * (tokens > 256) + np.where(fused_activation, 0.0, 1.0) + 1.0
     if width < 2 and not block_scaled:

@@ -90,7 +90,8 @@ def gemm_parts(
     traffic = (tile.m * (across + 1) * a_bytes + tile.n * (down + 1) * in_smem) * tile.k
     lanes = (tile.m + tile.n) * tile.k / machine["moe.scalar_loads"]
     far = np.clip(1 - machine["moe.gather_reach"] / np.maximum(span_bytes, 1.0), 0, 1)
-    shared = traffic / machine.smem_bytes_per_clk + np.where(np.asarray(k) % 16 > 0, lanes, 0.0)
+    ragged = (np.asarray(k) % 16 > 0) & (not resident)  # resident kernels take padded rows
+    shared = traffic / machine.smem_bytes_per_clk + np.where(ragged, lanes, 0.0)
     shared = shared + far * tile.m * machine["moe.gather_cycles"]
 
     busiest = blocks_of(ctas, sm) * steps / clock

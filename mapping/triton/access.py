@@ -190,7 +190,7 @@ def tally_access(tally: Tally, table: PatternTable, lanes: Lanes, guard: Value, 
             return None
         if count == lanes.count:
             active = None
-    if type(guard) is Unknown or type(address) is Unknown:
+    if type(address) is Unknown:
         threads = lanes.count if active is None else int(active.sum())
         tally.executions += len(lanes.warps)
         tally.threads += threads

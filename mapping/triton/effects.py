@@ -50,6 +50,8 @@ class Trace:
         Segment number and thread-set number of each step.
     accesses
         ``(step, instruction, pattern, base address)`` of each memory access.
+    blind
+        ``(step, instruction)`` of each that is made at addresses which only data knows.
     syncs
         ``(step, instruction, warps, address, value)`` of each instruction that touches an mbarrier (bulk loads name the one that they
         complete on), with the warps that issue it; -1 for an address or a value that depends on data.
@@ -62,6 +64,7 @@ class Trace:
     segments: list[int] = field(default_factory=list)
     lanes: list[int] = field(default_factory=list)
     accesses: list[tuple[int, int, int, int]] = field(default_factory=list)
+    blind: list[tuple[int, int]] = field(default_factory=list)
     syncs: list[tuple[int, int, tuple[int, ...], int, int]] = field(default_factory=list)
     repeats: list[Repeat] = field(default_factory=list)
     skipped: list[tuple[int, tuple[int, ...]]] = field(default_factory=list)
@@ -126,18 +129,31 @@ class Effects:
         guard = settled(guard)
         address = settled(address, guard)
         op = self._ops[index]
+        address = self.reached(guard, address) if op.space == "global" else address
         tally = self.tallies.get(index)
         if tally is None:
             tally = self.tallies[index] = Tally()
         if type(guard) is Unknown:
             self.chooser.note("mask", index, guard.cause, "every thread taken as active")
+        before = tally.unknown
         found = tally_access(tally, self.patterns, group.lanes, guard, address, op.thread_bytes, op.rows, op.space == SHARED)
+        if tally.unknown > before and self.trace is not None:
+            self.trace.blind.append((len(self.trace.segments), index))
         if type(address) is Unknown and guard is not False:
             self.chooser.note("address", index, address.cause, "taken as bytes side by side that nothing else asks for")
         if found is not None and self.trace is not None:
             self.trace.accesses.append((len(self.trace.segments), index, *found))
         if op.kind in ("store", "atomic") and op.space == "global" and self.has_data:
             self._overwritten(guard, address)
+
+    def reached(self, guard: Value, address: Value) -> Value:
+        """`address`; where only data knows the mask and not all threads would stay inside one buffer, not known either: some are masked."""
+        if type(guard) is not Unknown or type(address) is Unknown:
+            return address
+        many = np.atleast_1d(np.asarray(address, dtype=np.uint64))
+        low, high = int(many.min()), int(many.max())
+        inside = any(buffer.start <= low and high < buffer.start + buffer.size_bytes for buffer in self.buffers)
+        return address if inside else guard
 
     def copied(self, index: int, group: Group, guard: Value, address: Value, counted: bool, source: Value = None,
                condition: Value = True) -> None:

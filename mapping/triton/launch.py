@@ -14,11 +14,13 @@ import operator
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
+from ...arch import System
 from ...errors import KernelError, shown
 from .decisions import check_arguments, decisions, filled, split
 from .tools import parse_target, require_triton
@@ -115,8 +117,8 @@ class Launch:
 class _Pointer:
     """Stands for a tensor in Triton's specialisation: a dtype and an address, no device."""
 
-    def __init__(self, dtype: Any, buffer: Buffer) -> None:
-        self.dtype, self.buffer = dtype, buffer
+    def __init__(self, tensor: Any, buffer: Buffer) -> None:
+        self.dtype, self.tensor, self.buffer = tensor.dtype, tensor, buffer
 
     def data_ptr(self) -> int:
         return self.buffer.address
@@ -131,6 +133,10 @@ class _Memory:
         self.alive: list[Any] = []
 
     def buffer(self, tensor: Any, where: str) -> Buffer:
+        base = _lies_on(tensor)
+        if base is not None:
+            found = self.buffer(base, where)
+            return replace(found, address=found.address + _distance(tensor, base))
         layout = str(getattr(tensor, "layout", "torch.strided"))
         if layout != "torch.strided":
             raise KernelError(f"{where}: a tensor of layout {layout}; a kernel takes the address of a dense one")
@@ -152,6 +158,23 @@ class _Memory:
         return Buffer(start.start + offset * item, start.start, start.size_bytes, start.data)
 
 
+def _lies_on(tensor: Any) -> Any:
+    """The tensor whose memory a wrapper names (`triton.reinterpret`, a library's own buffer); None for tensors and for all else."""
+    torch = sys.modules.get("torch")
+    if torch is None or isinstance(tensor, torch.Tensor):
+        return None
+    found = (getattr(tensor, name, None) for name in ("base", "_base"))
+    return next((base for base in found if isinstance(base, torch.Tensor)), None)
+
+
+def _distance(wrapper: Any, base: Any) -> int:
+    """Bytes from a tensor's first element to that of a wrapper around it."""
+    try:
+        return int(wrapper.data_ptr()) - int(base.data_ptr())
+    except Exception:  # torch's fake tensors have no address to ask for
+        return 0
+
+
 def _values(tensor: Any, where: str) -> np.ndarray | None:
     """The bytes of a tensor's whole storage, or None where it has no values."""
     kind = getattr(getattr(tensor, "device", None), "type", "meta")
@@ -161,7 +184,7 @@ def _values(tensor: Any, where: str) -> np.ndarray | None:
         if torch is None or not torch.cuda.is_available():
             raise KernelError(f"{where} is a CUDA tensor on a machine without CUDA; pass torch.empty(..., device='meta')")
         return None
-    if kind != "cpu" or fake:
+    if kind != "cpu" or fake or not hasattr(tensor, "untyped_storage"):
         return None
     torch = sys.modules["torch"]
     flat = torch.empty(0, dtype=torch.uint8).set_(tensor.untyped_storage())
@@ -181,7 +204,15 @@ def _stand_in(value: Any, memory: _Memory, where: str) -> Any:
     if isinstance(value, tuple):
         inner = [_stand_in(item, memory, where) for item in value]
         return type(value)(*inner) if hasattr(value, "_fields") else tuple(inner)
-    return _Pointer(value.dtype, memory.buffer(value, where)) if _is_tensor(value) else value
+    return _Pointer(value, memory.buffer(value, where)) if _is_tensor(value) else value
+
+
+def _as_given(value: Any) -> Any:
+    """What `_stand_in` made its pointers from."""
+    if isinstance(value, tuple):
+        inner = [_as_given(item) for item in value]
+        return type(value)(*inner) if hasattr(value, "_fields") else tuple(inner)
+    return value.tensor if isinstance(value, _Pointer) else value
 
 
 def _plain(value: Any, memory: _Memory, where: str) -> Any:
@@ -230,8 +261,17 @@ def unwrap(kernel: Any) -> Any:
     return inner
 
 
-def configs_of(kernel: Any, args: Sequence[Any] = (), meta: Mapping[str, Any] | None = None) -> list[Any]:
-    """The `triton.Config`s that an autotuned kernel chooses from for these arguments, early pruning applied.
+def _as_on(system: System | None) -> AbstractContextManager[None]:
+    """Heuristics, grids and hooks that ask for their GPU are told `system`; None leaves torch and Triton as they are."""
+    if system is None:
+        return nullcontext()
+    from .absent import AbsentGpu, present
+
+    return present(AbsentGpu(system))
+
+
+def configs_of(kernel: Any, args: Sequence[Any] = (), meta: Mapping[str, Any] | None = None, system: System | None = None) -> list[Any]:
+    """The `triton.Config`s that an autotuned kernel chooses from for these arguments, early pruning applied (as on `system`, if given).
 
     Returns
     -------
@@ -251,7 +291,8 @@ def configs_of(kernel: Any, args: Sequence[Any] = (), meta: Mapping[str, Any] | 
         return list(layer.configs)
     named = dict(zip(layer.arg_names, args, strict=False))
     try:
-        left = list(layer.early_config_prune(layer.configs, named, **dict(meta or {})))
+        with _as_on(system):
+            left = list(layer.early_config_prune(layer.configs, named, **dict(meta or {})))
     except Exception as error:
         raise KernelError(f"{place_of(unwrap(kernel))}: early_config_prune failed: {type(error).__name__}: {error}") from error
     if not left:
@@ -259,11 +300,11 @@ def configs_of(kernel: Any, args: Sequence[Any] = (), meta: Mapping[str, Any] | 
     return left
 
 
-def _choose(kernel: Any, args: Sequence[Any], meta: Mapping[str, Any], config: Any) -> Any:
+def _choose(kernel: Any, args: Sequence[Any], meta: Mapping[str, Any], config: Any, system: System | None) -> Any:
     """The config for an autotuned layer."""
     if config is not None and not isinstance(config, int | str):
         return config
-    configs = configs_of(kernel, args, meta)
+    configs = configs_of(kernel, args, meta, system)
     if isinstance(config, int):
         if not -len(configs) <= config < len(configs):
             raise KernelError(f"{place_of(unwrap(kernel))}: config {config} of {len(configs)}")
@@ -274,22 +315,24 @@ def _choose(kernel: Any, args: Sequence[Any], meta: Mapping[str, Any], config: A
                       "number, or 'first'), or bind one launch for each of configs_of(kernel)")
 
 
-def _resolve(kernel: Any, args: Sequence[Any], meta: dict[str, Any], config: Any) -> tuple[Any, dict[str, Any]]:
+def _resolve(kernel: Any, args: Sequence[Any], meta: dict[str, Any], config: Any, system: System | None) -> tuple[Any, dict[str, Any]]:
     """Apply autotune and heuristics layers from the outside in, as their `run` methods do."""
     layer = kernel
     while not hasattr(layer, "params"):
         if hasattr(layer, "configs"):
-            chosen = _choose(layer, args, meta, config)
+            chosen = _choose(layer, args, meta, config, system)
             clash = meta.keys() & chosen.kwargs.keys()
             if clash:
                 raise KernelError(f"{place_of(unwrap(kernel))}: {', '.join(sorted(clash))} given although the config sets them")
             meta |= chosen.all_kwargs()
             if chosen.pre_hook is not None:
-                chosen.pre_hook({**dict(zip(layer.arg_names, args, strict=False)), **meta})
+                with _as_on(system):
+                    chosen.pre_hook({**dict(zip(layer.arg_names, args, strict=False)), **meta})
         elif hasattr(layer, "values") and isinstance(layer.values, Mapping):
             for name, rule in layer.values.items():
                 try:
-                    meta[name] = rule({**dict(zip(layer.arg_names, args, strict=False)), **meta})
+                    with _as_on(system):
+                        meta[name] = rule({**dict(zip(layer.arg_names, args, strict=False)), **meta})
                 except Exception as error:
                     raise KernelError(f"{place_of(unwrap(kernel))}: heuristic for {name!r} failed: "
                                       f"{type(error).__name__}: {error}") from error
@@ -299,14 +342,17 @@ def _resolve(kernel: Any, args: Sequence[Any], meta: dict[str, Any], config: Any
     return layer, meta
 
 
-def _evaluate_grid(grid: Grid, bound: dict[str, Any], where: str) -> tuple[int, int, int]:
+def _evaluate_grid(grid: Grid, bound: dict[str, Any], where: str, system: System | None) -> tuple[int, int, int]:
     if callable(grid):
         try:
-            grid = grid(bound)
+            with _as_on(system):
+                grid = grid(bound)
         except Exception as error:
             raise KernelError(f"{where}: the grid function failed on these arguments, which carry no data "
                               f"({type(error).__name__}: {error}); it may read shapes and constants only") from error
     sizes = (grid,) if isinstance(grid, int) else tuple(grid)
+    while len(sizes) > 3 and sizes[-1] == 1:  # Triton reads the first three
+        sizes = sizes[:-1]
     if not 1 <= len(sizes) <= 3:
         raise KernelError(f"{where}: a grid has one to three sizes, not {shown(sizes)}")
     full = []
@@ -350,7 +396,8 @@ def _why_not(value: Any) -> str:
 
 
 def bind_launch(kernel: Any, grid: Grid, args: Sequence[Any], meta: Mapping[str, Any] | None = None, *,
-                target: int | str, config: Any = None, assume: Mapping[str, int | bool] | None = None) -> Launch:
+                target: int | str, config: Any = None, assume: Mapping[str, int | bool] | None = None,
+                system: System | None = None) -> Launch:
     """Bind ``kernel[grid](*args, **meta)`` for a GPU that need not be there.
 
     Parameters
@@ -366,6 +413,8 @@ def bind_launch(kernel: Any, grid: Grid, args: Sequence[Any], meta: Mapping[str,
         For an autotuned kernel: a `triton.Config`, its number in `configs_of`, or ``"first"``.
     assume
         Decisions where only data could tell: ``{"lengths_ptr": 1024, "line 36": False}``; see `decisions.decisions`.
+    system
+        The GPU that heuristics, hooks and grid functions find where they ask for one.
 
     Raises
     ------
@@ -377,7 +426,7 @@ def bind_launch(kernel: Any, grid: Grid, args: Sequence[Any], meta: Mapping[str,
     """
     require_triton()
     capability = parse_target(target)
-    function, meta = _resolve(kernel, args, dict(meta or {}), config)
+    function, meta = _resolve(kernel, args, dict(meta or {}), config, system)
     where = place_of(function)
     compiler = importlib.import_module("triton.compiler.compiler")
     jit = importlib.import_module("triton.runtime.jit")
@@ -406,5 +455,6 @@ def bind_launch(kernel: Any, grid: Grid, args: Sequence[Any], meta: Mapping[str,
         raise KernelError(f"{where} cannot be launched with these arguments: {message}\n"
                           f"  its signature: ({', '.join(names)})") from error
     arguments = {name: _plain(value, memory, f"{where}: argument {name!r}") for name, value in bound.items()}
-    return Launch(function, capability, _evaluate_grid(grid, bound, where), arguments, signature, options, constexprs,
+    given = {name: _as_given(value) for name, value in bound.items()}
+    return Launch(function, capability, _evaluate_grid(grid, given, where, system), arguments, signature, options, constexprs,
                   attributes, tuple(memory.storages.values()), told)

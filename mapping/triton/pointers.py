@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 
 from .launch import Buffer, Launch
@@ -128,12 +128,23 @@ def _sources(program: Program, flow: _Flow, words: Mapping[int, int], stored: It
 
 
 def pointer_words(program: Program, launch: Launch) -> dict[int, int]:
-    """Number of the buffer by offset in constant bank 0, of both words of its pointer."""
+    """Number of the buffer by offset in constant bank 0, of both words of its pointer; that of a view points into its storage."""
     bank, _ = parameters_of(program.compiled, launch)
     made: dict[int, int] = {}
-    by_address = {buffer.address: n for n, buffer in reversed(list(enumerate(launch.buffers)))}
+    by_start = {buffer.start: n for n, buffer in reversed(list(enumerate(launch.buffers)))}
+    by_address = {buffer.address: by_start[buffer.start] for buffer in (*launch.buffers, *_pointers(launch.arguments.values()))
+                  if buffer.start in by_start}
     for offset in sorted(bank):
         low, high = bank[offset], bank.get(offset + 4)
         if type(low) is int and type(high) is int and low | high << 32 in by_address:
             made[offset] = made[offset + 4] = by_address[low | high << 32]
     return made
+
+
+def _pointers(values: Iterable[object]) -> Iterator[Buffer]:
+    """Pointers among arguments, those in tuples included."""
+    for value in values:
+        if isinstance(value, Buffer):
+            yield value
+        elif isinstance(value, tuple):
+            yield from _pointers(value)

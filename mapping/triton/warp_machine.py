@@ -590,4 +590,8 @@ def run_warp(code, registers, begin, end, condition, ends, after, target, forced
 
 
 #: `run_warp` as machine code.
-machine: Final = Native(run_warp)
+machine: Final = Native(run_warp, inlined=False, wide=(row_operation,), usual={
+    ("i4", 2): "code", ("i4", 1): "steps", "i": "registers mode repeats most thin", "f": "l1_bytes", ("b1", 1): "S K cached",
+    ("b1", 2): "trips", ("u1", 1): "T data", ("u8", 1): "memo_base", ("u8", 2): "V U buffers memo", ("u8", 3): "local",
+    ("i8", 2): "ids accesses pieces syncs bulks counts touched memo_cost memo_sectors seen", ("i8", 3): "tally", ("u4", 1): "word",
+    ("f4", 1): "real"})

@@ -50,9 +50,10 @@ class _Peek(Execution):
         kept[ctas[new]] = many[new]
 
     def _begun(self, group: Group, guard: Value, address: Value) -> tuple[np.ndarray, np.ndarray] | None:
-        """CTA and address of the first lane of each warp at work; None where data decides either."""
+        """CTA and address of the first lane of each warp at work, as if all lanes were where data decides; None if it is not known."""
         guard, address = settled(guard), settled(address, settled(guard))
-        if type(address) is Unknown or type(guard) is Unknown or guard is False:
+        address = self.reached(guard, address)
+        if type(address) is Unknown or guard is False:
             return None
         lanes = group.lanes
         at = lanes.first(guard if type(guard) is np.ndarray else None)

@@ -14,6 +14,7 @@ import numpy as np
 
 from ...mapping.triton import CompiledKernel, Evaluation, Launch, evaluate, take_apart
 from ...mapping.triton.execute import Execution
+from .distinct import kinds_of
 from .warps import SAMPLED_LANES, followed_warps, one_warp
 
 #: CTAs that are followed at most (of a larger grid an even sample).
@@ -132,12 +133,8 @@ def classes_of(grid: tuple[int, int, int], picks: np.ndarray, found: np.ndarray,
 
 def _distinct_rows(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Distinct rows of int64, in order, and which of them each row is: ``np.unique(axis=0)``, sooner where few are distinct."""
-    mixed = rows.astype(np.uint64) @ (np.arange(1, 2 * rows.shape[1], 2, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15))
-    _, picks, back = np.unique(mixed, return_index=True, return_inverse=True)
-    few, back = rows[picks], back.reshape(-1)
-    if not np.array_equal(few[back], rows):
-        few, back = rows, np.arange(len(rows))
-    ways, order = np.unique(few, axis=0, return_inverse=True)
+    picks, back = kinds_of(rows)
+    ways, order = np.unique(rows[picks], axis=0, return_inverse=True)
     return ways, order.reshape(-1)[back]
 
 

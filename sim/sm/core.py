@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import inspect
 from functools import lru_cache
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -286,15 +286,21 @@ def begin_warp(w, cta, start, stream_start, stream_length, warps, boards, group_
 _AT = inspect.getfullargspec(run_sm).args.index("numbers")
 
 
+#: `run_sm` as machine code.
+machine: Final = Native(run_sm, usual={
+    ("i4", 1): "code access", ("i8", 2): "template_stream spans", "i": "slots",
+    ("f8", 1): "interval smem tags l2_bytes l1_passes atomics cta_share numbers busy",
+    ("f8", 2): "slice_bytes dram_bytes dram_time link_bytes load_latency stalls"})
+
+
 @lru_cache(maxsize=1)
 def compiled_core() -> Any:
-    """`run_sm` as machine code (see `native`); it refuses parameters of another number, which it would read beyond."""
-    compiled = Native(run_sm)
+    """`machine`, which refuses parameters of another number: it would read beyond."""
 
     def run(*arguments: Any) -> Any:
         if arguments[_AT].shape != (NUMBERS,):
             raise ValueError(f"numbers: {arguments[_AT].shape} given, {(NUMBERS,)} wanted")
-        return compiled(*arguments)
+        return machine(*arguments)
 
     return run
 

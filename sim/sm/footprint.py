@@ -15,6 +15,7 @@ import numpy as np
 from ...mapping.triton import Evaluation
 from ...mapping.triton.access import LINE_BYTES, SECTOR_BYTES
 from ...mapping.triton.memory_ops import GLOBAL
+from .distinct import counted, distinct_of
 from .l1 import active_addresses, l1_misses, left_out
 
 #: Stretches of sectors of a wave's CTAs that are put together at most, and windows in which the CTAs of a wave go on together.
@@ -168,10 +169,10 @@ def lone_halves(footprint: Footprint, loads: Sequence[int]) -> dict[int, float]:
     load, start, size = footprint.load[at], footprint.start[at], (footprint.stop - footprint.start)[at]
     which = np.repeat(np.arange(len(load)), size)
     sector = start[which] + np.arange(len(which)) - np.repeat(np.cumsum(size) - size, size)
-    every = np.unique(sector)
+    every = distinct_of(sector)
     made = {}
     for index in loads:
-        pair = np.unique(sector[load[which] == index] // 2)
+        pair = distinct_of(sector[load[which] == index] >> 1)
         if len(pair):
             made[index] = float(1.0 - (np.isin(2 * pair, every) & np.isin(2 * pair + 1, every)).mean())
     return made
@@ -210,7 +211,7 @@ def overlaps(footprint: Footprint, shifts: Mapping[int, np.ndarray], most: int =
             continue
         seen.add(key)
         low, high = joined(low, high)
-        apart, times = np.unique(np.diff(np.unique(moved)), return_counts=True)
+        apart, times = counted(np.diff(distinct_of(moved)))
         reach = int(high.max() - low.min()) if len(low) else 0
         for move in {*apart[:1].tolist(), *apart[np.argsort(-times, kind="stable")[:most]].tolist()}:
             if move < reach and size_of(*joined(np.append(low, low + move), np.append(high, high + move))) < 2 * _SAME * size_of(low, high):
@@ -261,7 +262,7 @@ def _alike(loads: Sequence[int], shifts: Mapping[int, np.ndarray]) -> list[tuple
     groups: dict[bytes, list[int]] = {}
     for load in loads:
         groups.setdefault(shifts[load].tobytes(), []).append(load)
-    return [(np.unique(shifts[members[0]]), members) for members in groups.values()]
+    return [(distinct_of(shifts[members[0]]), members) for members in groups.values()]
 
 
 def _placed(footprint: Footprint, wave: Sequence[tuple[np.ndarray, list[int]]], chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

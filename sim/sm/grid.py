@@ -176,7 +176,7 @@ def dram_bytes_per_s(kernel: Kernel) -> float:
     count = len(kernel.grid.counts)
     each = np.bincount(index, size, count) / np.maximum(np.bincount(index, minlength=count), 1)
     moved = kernel.share.dram[1] * each * kernel.grid.counts
-    written = float(moved[np.isin(kernel.table.kind, (isa.STORE, isa.BULK_STORE))].sum())
+    written = float(moved[(kernel.table.kind == isa.STORE) | (kernel.table.kind == isa.BULK_STORE)].sum())
     share = written / max(float(moved.sum()), 1.0)
     loss = kernel.timing.dram_turnaround * 4.0 * share * (1.0 - share)
     return float(kernel.system.dram.bandwidth_bytes_per_s * kernel.timing.dram_steady * (1.0 - loss))
@@ -302,7 +302,8 @@ def memory_costs(kernel: Kernel, index: np.ndarray, l2_bytes: np.ndarray, l1_pas
     """
     gpu, share = kernel.system.gpu, kernel.share
     near = gpu.l2.latency_clk
-    store = np.isin(kernel.table.kind[index], (isa.STORE, isa.BULK_STORE))
+    kind = kernel.table.kind[index]
+    store = (kind == isa.STORE) | (kind == isa.BULK_STORE)
     ratio = kernel.clock_hz / gpu.clock.boost_hz
     dram = kernel.system.dram.latency_clk * ratio + near * (1 - ratio)
     behind = near + share.missing[:, index] * (dram - near) + share.far[:, index] * (gpu.l2.far_latency_clk - near)

@@ -24,6 +24,7 @@ import numpy as np
 from ...arch import System
 from ...arch.sm_timing import SmTiming
 from ...mapping.triton.access import SECTOR_BYTES
+from .distinct import count_of, distinct_of
 
 #: Bytes a clock of one slice of L2 (A100 white paper: 64), of which a sector that is read and written back takes all.
 SLICE_BYTES: Final = 64
@@ -145,12 +146,12 @@ def blocks_of(starts: np.ndarray, shifts: np.ndarray, block_bytes: int) -> int:
     shifts
         int64 by CTA: how much further on it begins.
     """
-    moves = np.unique(shifts)
+    moves = distinct_of(shifts)
     if len(moves) * len(starts) > 1 << 20:  # many more than there are slices
         return len(moves)
-    return len(np.unique((starts[None, :] + moves[:, None]) // block_bytes)) if len(starts) and len(moves) else 0
+    return count_of((starts[None, :] + moves[:, None]) // block_bytes) if len(starts) and len(moves) else 0
 
 
 def union_of(parts: Sequence[np.ndarray], block_bytes: int) -> int:
     """Distinct blocks of some addresses."""
-    return len(np.unique(np.concatenate(parts) // block_bytes)) if parts else 0
+    return count_of(np.concatenate(parts) // block_bytes) if parts else 0

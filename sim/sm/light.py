@@ -8,6 +8,7 @@ each CTA. A kernel that the interpreter of `mapping.triton.warp_machine` does no
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -37,7 +38,7 @@ from .light_barriers import Boxes, cut_together, events_of, stretch_of
 from .light_code import light_code
 from .loads import Loads
 from .sharing import sharing
-from .streams import ROUNDS, Cta, Period, Rows, find_period
+from .streams import KEPT, ROUNDS, Cta, Period, Rows, find_period, runs_alike
 from .walked import Walk, bytes_each, sharing_of_walks
 
 #: CTAs that are followed for control, and for what they share in L2.
@@ -66,6 +67,8 @@ class _Warp:
         int64, by rising step: step, instruction and row of each access.
     period
         The longest run of equal stretches.
+    keys
+        int64 by step: equal where steps are alike.
     """
 
     steps: np.ndarray
@@ -73,6 +76,7 @@ class _Warp:
     instruction: np.ndarray
     row: np.ndarray
     period: Period | None
+    keys: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +108,8 @@ class WarpStreams:
             taken = np.ones(len(warp.steps), dtype=bool)
             if self.period is not None and warp.period is not None and keep is not None and keep < warp.period.times:
                 p = warp.period
-                taken[p.first + keep * p.length:p.first + p.times * p.length] = False
+                for begin in (p.first, *p.again):
+                    taken[begin + keep * p.length:begin + p.times * p.length] = False
             segments = warp.steps[taken]
             lengths = sizes[segments]
             offsets = np.cumsum(lengths) - lengths
@@ -126,6 +131,42 @@ def _step_keys(run: WarpRun, step: np.ndarray, row: np.ndarray) -> np.ndarray:
     np.add.at(mixed, step, (weight ^ (weight >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9))
     mixed += run.steps.astype(np.uint64) * np.uint64(0x94D049BB133111EB) + run.masks.astype(np.uint64) * np.uint64(0xD6E8FEB86659FD93)
     return mixed.view(np.int64)
+
+
+def _all_runs(warps: tuple[_Warp, ...], *, inner: bool) -> tuple[_Warp, ...]:
+    """Warps whose runs of equal stretches are cut all together, where each warp has as many of them.
+
+    Parameters
+    ----------
+    inner
+        Where stretches are loops themselves (the tiles of a persistent CTA), their iterations may be cut in place of them.
+    """
+    cutting = [warp for warp in warps if warp.period is not None]
+    if len({warp.period.times for warp in cutting if warp.period is not None}) != 1:
+        return warps
+    choices = [[warp.period for warp in cutting if warp.period is not None]]
+    if inner:
+        found = [_within(warp.keys, period) for warp, period in zip(cutting, choices[0], strict=True)]
+        choices += [[period for period in found if period is not None]] if None not in found else []
+    best, least = choices[0], math.inf
+    for periods in choices:
+        runs = [runs_alike(warp.keys, period) for warp, period in zip(cutting, periods, strict=True)]
+        alike = len({len(mine) for mine in runs}) == 1
+        times = min(n for mine in runs for _, n in mine) if alike else periods[0].times
+        made = [replace(period, times=min(times, period.times), again=tuple(at for at, _ in mine if at != period.first) if alike else ())
+                for period, mine in zip(periods, runs, strict=True)]
+        left = sum(len(warp.steps) - (1 + len(p.again)) * (p.times - KEPT / p.iterations) * p.length
+                   for warp, p in zip(cutting, made, strict=True))
+        if left < least and len({p.times for p in made}) == 1:
+            best, least = made, left
+    cut = iter(best)
+    return tuple(replace(warp, period=next(cut)) if warp.period is not None else warp for warp in warps)
+
+
+def _within(keys: np.ndarray, period: Period) -> Period | None:
+    """The longest run of equal stretches in one stretch of a period."""
+    found = find_period(keys[period.first:period.first + period.length])
+    return None if found is None else replace(found, first=found.first + period.first)
 
 
 class LightLaunch:
@@ -181,6 +222,7 @@ class LightLaunch:
             kinds = self.facts.table.kind
             cut = cut_together([stretch_of(warp.period, warp.at, warp.row, rows, kinds) for warp in warps])
             warps = tuple(replace(warp, period=period) for warp, period in zip(warps, cut, strict=True))
+        warps = _all_runs(warps, inner=not slots)
         periods = {warp.period.times for warp in warps if warp.period is not None}
         period = next(warp.period for warp in warps if warp.period is not None) if len(periods) == 1 else None
         entered = sum((run.counts * n for run, n in zip(runs, times, strict=True)), np.zeros(len(self.facts.first), dtype=np.int64))
@@ -248,17 +290,19 @@ class LightLaunch:
                 numbers.append(rows.find(index, tags=float(line), l2_bytes=float(miss * SECTOR_BYTES) * distinct[index], l1_passes=data,
                                          atomics=atomics))
         row = np.array(numbers, dtype=np.int64)[inverse]
-        period = find_period(_step_keys(run, step, row))
+        keys = _step_keys(run, step, row)
+        period = find_period(keys)
         if len(run.syncs):
             found = events_of(run, rows, self.facts.table.kind, slots, self.boxes)
             step, instruction, row = (np.concatenate(pair) for pair in zip((step, instruction, row), found, strict=True))
             order = np.argsort(step, kind="stable")
             step, instruction, row = step[order], instruction[order], row[order]
-            rounds = find_period(_step_keys(run, step, row), at_least=ROUNDS) if period is not None else None
+            keys = _step_keys(run, step, row)
+            rounds = find_period(keys, at_least=ROUNDS) if period is not None else None
             if period is not None and rounds is not None:
                 rounds = replace(rounds, iterations=max(1, round(rounds.length / period.length)))
             period = rounds
-        return _Warp(run.steps.astype(np.int64), step, instruction, row, period)
+        return _Warp(run.steps.astype(np.int64), step, instruction, row, period, keys)
 
     def _loads(self, number: int, runs: Sequence[WarpRun], times: Sequence[int], l1_bytes: float, distinct: np.ndarray) -> Loads:
         """What the CTA of this number reads and writes."""

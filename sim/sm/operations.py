@@ -139,4 +139,6 @@ def join_stream(code, access, kind, pipe, interval, latency, stall, yields, writ
 
 
 #: `join_stream` as machine code.
-joined_stream: Final = Native(join_stream)
+joined_stream: Final = Native(join_stream, usual={
+    ("i4", 1): "code access", ("i8", 2): "whole", "f": "bubble", ("f8", 1): "interval", ("f8", 2): "amounts real",
+    ("f8", 3): "phased by_phase"})

@@ -15,12 +15,14 @@ import numpy as np
 
 from ...mapping.triton import Launch
 from ...mapping.triton.access import SECTOR_BYTES
+from .distinct import count_of, counted, distinct_of, kinds_of
 from .footprint import Footprint, fetched, joined, lone_halves, overlaps, size_of
 from .l2 import L2Cache, blocks_of
 from .loads import Loads
 
 #: What comes from DRAM over what the buffer holds, from which it is looked at sector by sector.
 _MORE = 1.02
+_SECTOR_BITS = SECTOR_BYTES.bit_length() - 1
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Sharing:
     waves
         Wave of CTAs that each phase stands for.
     both
-        Loads that some CTAs begin in the first half of what L2 fetches at once, and some in the second.
+        Says of a load whether some CTAs begin it in the first half of what L2 fetches at once, and some in the second.
     reach
         Gives what a CTA reads, sector by sector.
     """
@@ -57,7 +59,7 @@ class Sharing:
     crossing: np.ndarray
     serving: np.ndarray
     waves: tuple[str, ...] = ("first", "steady", "last")
-    both: frozenset[int] = frozenset()
+    both: Callable[[int], bool] = frozenset[int]().__contains__
     reach: Callable[[], Footprint | None] | None = None
 
     def lone_halves(self, short: np.ndarray, instructions: int) -> np.ndarray:
@@ -69,7 +71,7 @@ class Sharing:
             int64: instructions that ask for less than a piece of a line at a time.
         """
         found = np.zeros(instructions)
-        wanted = sorted(set(short.tolist()) - self.both)
+        wanted = sorted(index for index in set(short.tolist()) if not self.both(index))
         whole = self.reach() if self.reach is not None and wanted else None
         for index, share in (lone_halves(whole, wanted) if whole is not None else {}).items():
             found[index] = share
@@ -104,20 +106,21 @@ def sharing(launch: Launch, asked: Loads, first: First, l2: L2Cache, *, together
     numbers = [np.arange(w * together, min(programs, (w + 1) * together)) for w in picked]
     ctas = np.concatenate([*numbers, np.array([asked.cta])])
     addresses = first(ctas)
-    loads, bytes_of = sorted(asked.sizes), asked.of_l2(asked.sizes)
+    bytes_of = asked.of_l2(asked.sizes)
     edges = np.concatenate([[0], np.cumsum([len(n) for n in numbers])])
     found = unknown_sharing(len(picked), asked.instructions, l2)
     classes: dict[tuple[bool, bytes], list[int]] = {}
     alike: dict[bytes, bytes] = {}
-    found_of = [index for index in (*loads, *sorted(asked.stores)) if index in addresses]
-    first_places = np.stack([addresses[index][:edges[-1]] for index in found_of]) if found_of else np.zeros((0, 1), dtype=np.int64)
-    first_places //= np.array([1 if index in asked.boxes else SECTOR_BYTES for index in found_of], dtype=np.int64).reshape(-1, 1)
-    for index, keys, moved_on in zip(found_of, first_places, first_places - first_places[:, :1], strict=True):
-        moves = moved_on.tobytes()  # what lies further on by as much for every CTA is shared alike
+    found_of = [index for index in (*sorted(asked.sizes), *sorted(asked.stores)) if index in addresses]
+    for index in found_of:
+        keys = addresses[index][:edges[-1]]
+        keys = keys if index in asked.boxes else keys >> _SECTOR_BITS
+        moves = (keys - keys[:1]).tobytes()  # what lies further on by as much for every CTA is shared alike
         if moves not in alike:
             alike[moves] = np.unique(keys, return_inverse=True)[1].tobytes()
         classes.setdefault((index in asked.stores, alike[moves]), []).append(index)
-    every = [np.unique(addresses[members[0]][:edges[-1]] // SECTOR_BYTES) for members in classes.values()]
+    sectors = [addresses[members[0]][:edges[-1]] >> _SECTOR_BITS for members in classes.values()]
+    every = [distinct_of(keys) for keys in sectors]
     last = [np.full(len(keys), -1e30) for keys in every]
     touched = [np.zeros(len(keys)) for keys in every]
     began, moved = np.zeros(len(picked)), np.zeros(len(picked))
@@ -127,11 +130,11 @@ def sharing(launch: Launch, asked: Loads, first: First, l2: L2Cache, *, together
             position += together * sum(bytes_of.values()) * 0.1
         began[n] = position
         for number, ((writes, _), members) in enumerate(classes.items()):
-            keys = addresses[members[0]][edges[n]:edges[n + 1]]
-            keys = keys[keys >= 0] // SECTOR_BYTES
+            keys = sectors[number][edges[n]:edges[n + 1]]
+            keys = keys[keys >= 0]
             if not len(keys):
                 continue
-            unique, times = np.unique(keys, return_counts=True)
+            unique, times = counted(keys)
             at = np.searchsorted(every[number], unique)
             fresh = position - last[number][at] > l2.capacity_bytes
             before = np.where(fresh, 0.0, touched[number][at])
@@ -160,7 +163,11 @@ def sharing(launch: Launch, asked: Loads, first: First, l2: L2Cache, *, together
             serving[index] = serving_scattered(asked, index, l2)
         elif len(begins) and here[-1] >= 0:
             serving[index] = l2.serving(blocks_of(starts, begins - here[-1], l2.block_bytes))
-    both = frozenset(i for i in loads if i in addresses and len(np.unique(addresses[i][addresses[i] >= 0] // SECTOR_BYTES % 2)) > 1)
+
+    def both(index: int) -> bool:
+        halves = addresses[index][addresses[index] >= 0] >> _SECTOR_BITS & 1 if index in asked.sizes and index in addresses else serving[:0]
+        return bool(halves.any() and not halves.all())
+
     made = replace(sharing_from(found[phases], serving), both=both, reach=reach_of(asked))
     return within_buffers(made, launch, asked.storage, bytes_of, asked.stores, waves, l2)
 
@@ -193,11 +200,15 @@ def sharing_from(found: np.ndarray, serving: np.ndarray) -> Sharing:
 def as_neighbours(found: np.ndarray, known: Sequence[int], others: Sequence[int], sizes: Mapping[int, float],
                    storage: Mapping[int, tuple[int, int]]) -> None:
     """What is not known of an access: as those of the same buffer that are known, else bytes that nobody else asks for."""
-    for index in others:
-        mates = [i for i in known if i in storage and storage[i] == storage.get(index)]
+    places = {storage.get(index) for index in others} - {None}
+    for place in places:
+        mates = [i for i in known if storage.get(i) == place]
         weight = np.array([sizes[i] for i in mates])
         if weight.sum() > 0:
-            found[:, index] = np.tensordot(found[:, mates], weight / weight.sum(), axes=(1, 0))
+            like = np.tensordot(found[:, mates], weight / weight.sum(), axes=(1, 0))
+            for index in others:
+                if storage.get(index) == place:
+                    found[:, index] = like
 
 
 def _windows_once(found: np.ndarray, asked: Loads, addresses: Mapping[int, np.ndarray], edges: np.ndarray, began: np.ndarray,
@@ -267,19 +278,26 @@ def _most_alike(addresses: Sequence[np.ndarray]) -> int:
     known = np.flatnonzero((table >= 0).all(axis=0))
     if not len(known):
         return -1
-    _, inverse, times = np.unique(table[:, known] - table[0, known], axis=1, return_inverse=True, return_counts=True)
-    inverse = np.asarray(inverse).reshape(-1)
-    most, last = int(np.argmax(times)), int(known[-1]) == table.shape[1] - 1
+    apart = (table[:, known] - table[0, known]).T
+    picks, inverse = kinds_of(apart)
+    times = np.bincount(inverse)
+    best = np.flatnonzero(times == times.max())
+    for column in apart[picks].T:  # of those that are equally many the one that comes first in order
+        if len(best) == 1:
+            break
+        best = best[column[best] == column[best].min()]
+    most = int(best[0])
+    last = int(known[-1]) == table.shape[1] - 1
     return int(known[-1 if last and 2 * times[inverse[-1]] > times[most] else np.argmax(inverse == most)])
 
 
-def merged(keys: np.ndarray, merge: int) -> float:
-    """Distinct keys among neighbours in order of launch, over all keys."""
-    whole = len(keys) // merge * merge
-    if not whole:
-        return 1.0
-    rows = np.sort(keys[:whole].reshape(-1, merge), axis=1)
-    return float(1 + (rows[:, 1:] != rows[:, :-1]).sum(axis=1).mean()) / merge
+def merged(keys: np.ndarray, merge: int) -> np.ndarray:
+    """Distinct keys among neighbours in order of launch (the last axis), over all keys."""
+    ctas = keys.shape[-1]
+    if merge == 1 or ctas < merge:
+        return np.ones(keys.shape[:-1])
+    rows = np.sort(keys[..., :ctas // merge * merge].reshape(*keys.shape[:-1], -1, merge), axis=-1)
+    return np.asarray(1 + (rows[..., 1:] != rows[..., :-1]).sum(axis=-1).mean(axis=-1)) / merge
 
 
 def at_least_distinct(share_of: Sharing, first: Mapping[int, np.ndarray], storage: Mapping[int, tuple[int, int]],
@@ -301,7 +319,7 @@ def at_least_distinct(share_of: Sharing, first: Mapping[int, np.ndarray], storag
             by_buffer.setdefault(storage[index], []).append(index)
     for (_, size), members in by_buffer.items():
         known = [first[i][first[i] >= 0] for i in members]
-        least = min(float(size), sum(sizes[i] * programs * len(np.unique(at)) / len(at) for i, at in zip(members, known, strict=True)))
+        least = min(float(size), sum(sizes[i] * programs * count_of(at) / len(at) for i, at in zip(members, known, strict=True)))
         found = sum(sizes[i] * programs * float(dram[:, i] @ share) for i in members)
         if 0.0 < found < least:
             dram[:, members] = np.minimum(1.0, dram[:, members] * least / found)

@@ -29,6 +29,10 @@ SLOTS = 64
 COLUMNS = ("instruction", "smem", "tags", "l2_bytes", "l1_passes", "atomics", "sync_slot", "sync_value")
 #: Rounds through the mbarriers from which a run of them counts.
 ROUNDS = 4
+#: Iterations of a long loop that `tile` plays (twice: so many, and half as many).
+KEPT = 8
+#: Share of the longest run's repetitions from which another run of the same stretches is cut as it is.
+_AS_LONG = 0.75
 
 
 @dataclass(frozen=True)
@@ -41,12 +45,15 @@ class Period:
         The first step, steps of a stretch, and how often it repeats.
     iterations
         Loop iterations in a stretch: more than one where mbarriers are gone through in rounds, slot by slot and in both parities.
+    again
+        Where further runs of such stretches begin that are as long or longer (a persistent CTA's next tiles), and are cut as this one is.
     """
 
     first: int
     length: int
     times: int
     iterations: int = 1
+    again: tuple[int, ...] = ()
 
 
 @dataclass
@@ -151,6 +158,23 @@ def find_period(keys: np.ndarray, longest: int = 512, at_least: int = 8) -> Peri
         if times >= at_least and (best is None or times * length > best.times * best.length + length):
             best = Period(int(starts[k]), length, times)
     return best
+
+
+def runs_alike(keys: np.ndarray, period: Period) -> list[tuple[int, int]]:
+    """First step and repetitions of the runs of the same stretches, its own among them, that are not much shorter than a period.
+
+    Parameters
+    ----------
+    keys
+        int64 by step: equal where steps are alike.
+    """
+    length = period.length
+    equal = np.concatenate([[False], keys[length:] == keys[:-length], [False]])
+    edges = np.flatnonzero(equal[1:] != equal[:-1])
+    starts, times = edges[::2], (edges[1::2] - edges[::2]) // length + 1
+    wanted = np.sort(keys[period.first:period.first + length])  # a run may begin anywhere in a stretch
+    return [(start, n) for start, n in zip(starts.tolist(), times.tolist(), strict=True)
+            if n >= _AS_LONG * period.times and np.array_equal(np.sort(keys[start:start + length]), wanted)]
 
 
 def step_keys(run: Evaluation, rows_of: np.ndarray, row_steps: np.ndarray) -> np.ndarray:
@@ -371,23 +395,26 @@ def _accesses(run: Evaluation, rows: Rows, l1_bytes: float,
         out_steps.append(step - 1)
         out_instructions.append(index)
         out_rows.append(row)
-    for index, op in program.memory_ops.items():  # accesses whose addresses only data knows: coalesced, as their bytes allow
-        tally = run.tallies.get(index)
-        if tally is None or not tally.unknown or op.space == SHARED_SPACE:
+    scattered_rows: dict[int, int] = {}
+    for step, index in trace.blind:  # accesses whose addresses only data knows: coalesced, as their bytes allow
+        op, tally = program.memory_ops[index], run.tallies[index]
+        if op.space == SHARED_SPACE:
             continue
-        if op.kind == ATOMIC:
-            lanes = max(1, round(tally.threads / max(tally.executions, 1)))
-            passes, sectors = scattered(storage.get(index, (0, ANYWHERE))[1], op.thread_bytes, lanes)
-            row = rows.find(index, tags=sectors, l2_bytes=sectors * SECTOR_BYTES, l1_passes=1.0, atomics=passes)
-        else:
-            row = rows.find(index, tags=1.0, l2_bytes=tally.bytes / max(tally.executions, 1), l1_passes=1.0)
-        known = {step for step, i in zip(out_steps, out_instructions, strict=True) if i == index}
-        block = [s.number for s in program.segments if s.first <= index <= s.last]
-        for step in np.flatnonzero(np.isin(np.array(trace.segments), block)).tolist():
-            if step not in known:
-                out_steps.append(step)
-                out_instructions.append(index)
-                out_rows.append(row)
+        if index not in scattered_rows:
+            size = tally.bytes / max(tally.executions, 1)
+            lines, data = max(size / LINE_BYTES, 1.0), size / LINE_BYTES
+            if op.kind == ATOMIC:
+                lanes = max(1, round(tally.threads / max(tally.executions, 1)))
+                passes, sectors = scattered(storage.get(index, (0, ANYWHERE))[1], op.thread_bytes, lanes)
+                made = rows.find(index, tags=sectors, l2_bytes=sectors * SECTOR_BYTES, l1_passes=1.0, atomics=passes)
+            elif isa.kind_of(code[index]) == isa.ASYNC_COPY:
+                made = rows.find(index, smem=copies.get(index, data), tags=lines, l2_bytes=size)
+            else:
+                made = rows.find(index, tags=lines, l2_bytes=size, l1_passes=data)
+            scattered_rows[index] = made
+        out_steps.append(step - 1)
+        out_instructions.append(index)
+        out_rows.append(scattered_rows[index])
     order = np.array(out_steps, dtype=np.int64)
     return order, np.array(out_instructions, dtype=np.int64), np.array(out_rows, dtype=np.int64)
 

@@ -24,10 +24,9 @@ from .grid import Kernel, Schedule, SmRun, Streams, access_columns, add, kept, p
 from .operations import PHASED, REAL, WHOLE, joined_stream
 from .result import KernelRun
 from .run import grid_result, prepare, simulate_kernel
-from .streams import Cta
+from .streams import KEPT, Cta
 
-#: Iterations of a long loop that are played (twice: so many, and half as many), and waves.
-KEEP: Final = 8
+#: Waves that are played.
 WAVES: Final = 2
 
 
@@ -102,11 +101,11 @@ def run_tiles(kernel: Kernel, plan: Schedule) -> tuple[SmRun, int]:
 def _all_waves(kernel: Kernel, plan: Schedule) -> tuple[SmRun, int]:
     """All waves and all iterations of CTAs that are alike.
 
-    What a wave adds comes from `WAVES` and one less, what iterations add from `KEEP` and half as many; in a later wave as in the first,
+    What a wave adds comes from `WAVES` and one less, what iterations add from `KEPT` and half as many; in a later wave as in the first,
     unless L2 holds for it what the first one brought. Where warps do not come out even on the four sub-cores, slots take turns on them, and
     as many waves are added as it takes until they do.
     """
-    times, keep, fewer = kept(kernel, KEEP)
+    times, keep, fewer = kept(kernel, KEPT)
     cut, turn = times > keep, 4 // math.gcd(4, plan.slots * kernel.compiled.num_warps)
     at_once = WAVES - 1 if turn == 1 else WAVES
     if plan.waves <= max(WAVES, at_once + turn - 1):

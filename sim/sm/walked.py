@@ -91,11 +91,10 @@ def sharing_of_walks(launch: Launch, asked: Sequence[Loads], walks_of: Walks, l2
         window = np.minimum(windows - 1, (before / max(float((before + size).max(initial=1.0)), 1.0) * windows).astype(np.int64))
         position = through_windows(index, key, size, window, l2.capacity_bytes * thinned, position, last, touched,
                                    np.where(is_store, 1, l2.partitions), found[n])
-        for i in np.unique(index).tolist():
-            mine = index == i
-            begins_at = np.full(len(numbers[n]), -1, dtype=np.int64)
-            begins_at[cta[mine][::-1]] = key[mine][::-1]
-            together_once[n, i] = merged(begins_at, l2.merge)
+        met = np.flatnonzero(np.bincount(index, minlength=count))
+        begins_at = np.full((len(met), len(numbers[n])), -1, dtype=np.int64)
+        begins_at[np.searchsorted(met, index[::-1]), cta[::-1]] = key[::-1]
+        together_once[n, met] = merged(begins_at, l2.merge)
     between = list(range(1, len(picked) - 1)) or [min(1, len(picked) - 1)]
     for phase, at_waves in enumerate(([0], between, [len(picked) - 1])):
         touches = found[at_waves].sum(axis=0)

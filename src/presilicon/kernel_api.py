@@ -228,9 +228,11 @@ def predict_kernel(
     from .mapping.triton.decisions import check_arguments, check_used, decisions, split
     from .mapping.triton.launch import unwrap
 
+    gpu, told = gpu_of(system), ""
     if isinstance(kernel, CapturedLaunch):
         if grid is not None or args or meta:
             raise KernelError("a recorded launch has its own grid and arguments; give it alone: predict_kernel(launch, system=...)")
+        told = _told_elsewhere(kernel, gpu)
         kernel, grid, args, meta = kernel.kernel, kernel.grid, kernel.args, dict(kernel.meta)
     elif isinstance(kernel, list | tuple):
         raise KernelError("one launch at a time: [predict_kernel(launch, system=...) for launch in launches]")
@@ -238,11 +240,27 @@ def predict_kernel(
         raise KernelError("a grid is needed: predict_kernel(kernel, grid, args, system, ...)")
     elif not isinstance(args, list | tuple):
         raise KernelError(f"args are the launch's positional arguments in a tuple or list, not {shown(args)}")
-    report = predict_launch(kernel, grid, args, gpu_of(system), meta, fidelity=fidelity, config=config, record=record, assume=assume)
+    try:
+        report = predict_launch(kernel, grid, args, gpu, meta, fidelity=fidelity, config=config, record=record, assume=assume)
+    except KernelError as error:
+        if not told:
+            raise
+        raise KernelError(f"{error}\n{told}") from error
     values, lines = split(decisions(assume))
     check_arguments(values, {param.name for param in unwrap(kernel).params})
     check_used(lines, report.run.assumptions)
-    return report
+    return replace(report, run=replace(report.run, assumptions=(*report.run.assumptions, told))) if told else report
+
+
+def _told_elsewhere(launch: CapturedLaunch, gpu: System) -> str:
+    """What the launch may owe to the GPU that its program was told to be on, "" where `gpu` would have answered alike."""
+    from .mapping.triton.absent import AbsentGpu
+
+    differing = [] if launch.system is None else AbsentGpu(gpu).differing(launch.told)
+    if not differing or launch.system is None:
+        return ""
+    return (f"{launch.where}: launched as on {launch.system.name}, of which the program had asked {', '.join(differing)}: "
+            f"grid and arguments taken as they are; capture_launches({gpu.name!r}) records it anew")
 
 
 def predict_launch(kernel: Any, grid: Any, args: Sequence[Any], gpu: System, meta: Mapping[str, Any], *, fidelity: str = "tile",
@@ -257,27 +275,37 @@ def predict_launch(kernel: Any, grid: Any, args: Sequence[Any], gpu: System, met
         raise UnknownNameError("fidelity", fidelity, FIDELITIES)
     from .mapping.triton import bind_launch, configs_of
 
-    configs = configs_of(kernel, args, meta)
+    configs = configs_of(kernel, args, meta, gpu)
     if config is not None and not configs:
         raise KernelError(f"config={config}: the kernel is not autotuned; name its constexprs and options (num_warps, ...) themselves")
     if config is None and len(configs) > 1:
         return _fastest(kernel, grid, args, meta, configs, gpu, fidelity, record, assume)
-    return _predict(bind_launch(kernel, grid, args, meta, target=gpu.generation, config=config, assume=assume), gpu, fidelity, record)
+    launch = bind_launch(kernel, grid, args, meta, target=gpu.generation, config=config, assume=assume, system=gpu)
+    return _predict(launch, gpu, fidelity, record)
 
 
 @contextmanager
-def capture_launches() -> Iterator[list[CapturedLaunch]]:
+def capture_launches(system: System | str | Path | None = None) -> Iterator[list[CapturedLaunch]]:
     """Record every Triton launch made in the block instead of running it; see `presilicon.mapping.triton.capture_launches`.
+
+    Parameters
+    ----------
+    system
+        The GPU that the program is told to be on where it asks (`x.is_cuda`, number of SMs, compute capability): a System, a shipped
+        name or the path of a device file. By default the machine's own where it has one, else ``"h100-sxm"``.
 
     Examples
     --------
-    >>> with ps.capture_launches() as launches:  # doctest: +SKIP
+    >>> with ps.capture_launches("l4") as launches:  # doctest: +SKIP
     ...     my_module(meta_inputs)
     >>> [ps.predict_kernel(launch, system="l4") for launch in launches]  # doctest: +SKIP
     """
+    import importlib
+
     from .mapping.triton import capture_launches as capture
 
-    with capture() as launches:
+    own = system is None and importlib.import_module("torch").cuda.is_available()
+    with capture(None if own else gpu_of(system or "h100-sxm")) as launches:
         yield launches
 
 
@@ -311,7 +339,7 @@ def _fastest(kernel: Any, grid: Any, args: Sequence[Any], meta: Mapping[str, Any
     reports, left_out, first = [], [], None
     for config in configs:
         try:
-            launch = bind_launch(kernel, grid, args, meta, target=gpu.generation, config=config, assume=assume)
+            launch = bind_launch(kernel, grid, args, meta, target=gpu.generation, config=config, assume=assume, system=gpu)
             reports.append(_predict(launch, gpu, fidelity, record, str(config)))
         except KernelError as error:
             first = first or error
@@ -332,6 +360,7 @@ def _answer(launch: Launch, system: System, fidelity: str, record: bool, config:
     from .mapping.triton import compile_launch, occupancy_of
     from .mapping.triton.compile import content_key
     from .mapping.triton.launch import place_of
+    from .sim.sm.ahead import compile_ahead
     from .sim.sm.run import simulate_kernel
 
     key = kernel_memo.question("launch", {
@@ -341,6 +370,7 @@ def _answer(launch: Launch, system: System, fidelity: str, record: bool, config:
     kept = kernel_memo.load(key)
     if kept is not None:
         return KernelReport.from_document(kept)
+    compile_ahead(fidelity)
     compiled = compile_launch(launch)
     problem = occupancy_of(compiled, system).problem
     if problem:

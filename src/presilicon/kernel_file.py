@@ -141,9 +141,11 @@ def _predict(
     from .kernel_api import gpu_of, predict_launch
     from .mapping.triton.decisions import check_arguments, check_used, split
     from .mapping.triton.tools import require_triton
+    from .sim.sm.ahead import compile_ahead
 
     gpus: list[System] = [gpu_of(name) for name in systems]
     require_triton()
+    compile_ahead(fidelity)
     _need_torch()
     logging.disable(logging.WARNING)
     try:

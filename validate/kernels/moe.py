@@ -14,11 +14,15 @@ from .gemm import grouped_tile
 @triton.jit
 def moe_matmul(a_ptr, b_ptr, c_ptr, a_scale_ptr, b_scale_ptr, weight_ptr, sorted_ptr, expert_ptr, padded_ptr, N, K, PAIRS, stride_am,
                stride_be, stride_bn, stride_cm, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP_M: tl.constexpr,
-               TOP_K: tl.constexpr, WEIGHTED: tl.constexpr, SCALED: tl.constexpr, EVEN_K: tl.constexpr, CAPACITY: tl.constexpr):
+               TOP_K: tl.constexpr, WEIGHTED: tl.constexpr, SCALED: tl.constexpr, EVEN_K: tl.constexpr, CAPACITY: tl.constexpr,
+               SCALE_BLOCK: tl.constexpr = 0, SCALE_COLUMNS: tl.constexpr = True):
     """C[pair] = A[pair // TOP_K] B[expert of the pair]^T for every routed pair.
 
     ``sorted`` lists pair numbers by expert, each expert's list filled up to whole blocks with the number PAIRS; ``expert`` names the expert
     of each block; ``padded`` holds the length of ``sorted`` in use, and programs beyond it leave at once. The grid is for CAPACITY rows.
+    SCALED multiplies by one scale for all of A and one for each expert; with a SCALE_BLOCK (a multiple of BLOCK_K) by those of A [rows,
+    K / SCALE_BLOCK] and B [experts, N / SCALE_BLOCK, K / SCALE_BLOCK], step by step along K; without SCALE_COLUMNS a tile's columns are in
+    one block.
     """
     pid_m, pid_n = grouped_tile(tl.program_id(0), tl.cdiv(CAPACITY, BLOCK_M), tl.cdiv(N, BLOCK_N), GROUP_M)
     if pid_m * BLOCK_M >= tl.load(padded_ptr):
@@ -32,6 +36,11 @@ def moe_matmul(a_ptr, b_ptr, c_ptr, a_scale_ptr, b_scale_ptr, weight_ptr, sorted
     a_ptrs = a_ptr + (pair[:, None] // TOP_K) * stride_am + offs_k[None, :]
     b_ptrs = b_ptr + expert * stride_be + offs_n[None, :] * stride_bn + offs_k[:, None]
     acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+    if SCALE_BLOCK > 0:
+        groups = tl.cdiv(K, SCALE_BLOCK)
+        a_scale_ptrs = a_scale_ptr + (pair // TOP_K) * groups
+        block_n = offs_n // SCALE_BLOCK if SCALE_COLUMNS else pid_n * BLOCK_N // SCALE_BLOCK
+        b_scale_ptrs = b_scale_ptr + (expert * tl.cdiv(N, SCALE_BLOCK) + block_n) * groups
     for k in range(tl.cdiv(K, BLOCK_K)):
         if EVEN_K:
             a = tl.load(a_ptrs, mask=valid[:, None], other=0.0)
@@ -39,10 +48,19 @@ def moe_matmul(a_ptr, b_ptr, c_ptr, a_scale_ptr, b_scale_ptr, weight_ptr, sorted
         else:
             a = tl.load(a_ptrs, mask=valid[:, None] & (offs_k[None, :] < K - k * BLOCK_K), other=0.0)
             b = tl.load(b_ptrs, mask=offs_k[:, None] < K - k * BLOCK_K, other=0.0)
-        acc = tl.dot(a, b, acc)
+        if SCALE_BLOCK > 0:
+            step = k * BLOCK_K // SCALE_BLOCK
+            a_scale = tl.load(a_scale_ptrs + step, mask=valid, other=0.0)
+            b_scale = tl.load(b_scale_ptrs + step)
+            if SCALE_COLUMNS:
+                acc += tl.dot(a, b) * a_scale[:, None] * b_scale[None, :]
+            else:
+                acc += tl.dot(a, b) * (a_scale[:, None] * b_scale)
+        else:
+            acc = tl.dot(a, b, acc)
         a_ptrs += BLOCK_K
         b_ptrs += BLOCK_K
-    if SCALED:
+    if SCALED and SCALE_BLOCK == 0:
         acc = acc * (tl.load(a_scale_ptr) * tl.load(b_scale_ptr + expert))
     if WEIGHTED:
         acc = acc * tl.load(weight_ptr + pair, mask=valid, other=0.0)[:, None]

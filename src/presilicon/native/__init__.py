@@ -10,12 +10,14 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import inspect
+import os
 import struct
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock, Thread
 from typing import Any, Final
 
 import numpy as np
@@ -75,9 +77,17 @@ def _arrays_are_known() -> bool:
     return at[0] == one.ctypes.data and at[1] is not None and [ctypes.c_int64.from_address(at[1] + 8 * k).value for k in (0, 1)] == [3, 5]
 
 
-@lru_cache(maxsize=1)
 def _processor() -> _Processor | None:
     """None where there is no LLVM of a version that knows untyped pointers."""
+    with _LOCK:
+        return _known_processor()
+
+
+_LOCK: Final = Lock()
+
+
+@lru_cache(maxsize=1)
+def _known_processor() -> _Processor | None:
     try:
         import llvmlite
 
@@ -96,11 +106,23 @@ class Native:
     """A function that is compiled for each kinds of arguments that it is called with; without LLVM it runs as it stands.
 
     Arrays must be in C order; what the function writes is written to them. Other threads go on meanwhile.
+
+    Parameters
+    ----------
+    inlined, wide
+        As `module.Module` takes them.
+    usual
+        What it is called with as a rule: names of arguments by what `kinds.argument_of` says of them; arguments that are not named are
+        ``("i8", 1)``. For these it can be compiled `ahead` of the first call.
     """
 
-    def __init__(self, function: Callable[..., Any]) -> None:
+    def __init__(self, function: Callable[..., Any], *, inlined: bool = True, wide: tuple[Callable[..., Any], ...] = (),
+                 usual: Mapping[Argument, str] | None = None) -> None:
         self.function = function
+        self.inlined, self.wide, self.usual = inlined, wide, _usual(function, usual) if usual is not None else None
         self.made: dict[tuple[Any, ...], Callable[..., Any]] = {}
+        self.code: dict[tuple[Argument, ...], Callable[..., Any]] = {}
+        self.lock = Lock()
 
     def __call__(self, *arguments: Any) -> Any:
         """What the function returns: a number, or a tuple of them."""
@@ -110,15 +132,60 @@ class Native:
         if made is None:
             if _processor() is None:
                 return self.function(*arguments)
-            made = self.made[key] = _loaded(self.function, tuple([argument_of(value) for value in arguments]))
+            made = self.made[key] = self._loaded(tuple([argument_of(value) for value in arguments]))
         return made(arguments)
 
+    def ahead(self) -> None:
+        """Load or compile it for its usual arguments, where there is LLVM."""
+        if self.usual is not None and _processor() is not None:
+            self._loaded(self.usual)
 
-def _loaded(function: Callable[..., Any], arguments: tuple[Argument, ...]) -> Callable[[tuple[Any, ...]], Any]:
+    def _loaded(self, arguments: tuple[Argument, ...]) -> Callable[[tuple[Any, ...]], Any]:
+        """Code for these arguments, by one thread; others that want it wait."""
+        with self.lock:
+            if arguments not in self.code:
+                self.code[arguments] = _loaded(self, arguments)
+            return self.code[arguments]
+
+
+def _usual(function: Callable[..., Any], named: Mapping[Argument, str]) -> tuple[Argument, ...]:
+    kinds = {name: kind for kind, names in named.items() for name in names.split()}
+    return tuple([kinds.get(name, ("i8", 1)) for name in inspect.signature(function).parameters])
+
+
+def ahead(functions: Iterable[Native]) -> None:
+    """Load or compile functions for their usual arguments, in a thread of its own: LLVM keeps no other thread from going on.
+
+    Before a process forks, the thread comes to its end.
+    """
+    if _processor() is None:
+        return
+
+    def work() -> None:
+        for function in functions:
+            with suppress(Exception):  # whatever it is, the call will say it
+                function.ahead()
+
+    thread = Thread(target=work, name="presilicon-native")
+    thread.start()
+    _THREADS.append(thread)
+
+
+def _wait() -> None:
+    while _THREADS:
+        _THREADS.pop().join()
+
+
+_THREADS: Final[list[Thread]] = []
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_wait)
+
+
+def _loaded(native: Native, arguments: tuple[Argument, ...]) -> Callable[[tuple[Any, ...]], Any]:
     """Machine code for these arguments, from the cache or made."""
     processor = _processor()
     assert processor is not None
-    raw, kinds = _kept(function, arguments, processor)
+    raw, kinds = _kept(native, arguments, processor)
     run = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)(processor.address_of(raw))
     given, found = struct.Struct("".join("d" if argument == FLOAT else "Q" if argument == UNSIGNED else "q" for argument in arguments)), \
         struct.Struct("".join("d" if kind == FLOAT else "q" for kind in kinds))
@@ -137,16 +204,16 @@ def _loaded(function: Callable[..., Any], arguments: tuple[Argument, ...]) -> Ca
     return call
 
 
-def _kept(function: Callable[..., Any], arguments: tuple[Argument, ...], processor: _Processor) -> tuple[bytes, str]:
+def _kept(native: Native, arguments: tuple[Argument, ...], processor: _Processor) -> tuple[bytes, str]:
     """Machine code, and the kinds of what it returns."""
     base = cache_folder()
-    path = _path(base / "native", function, arguments, processor) if base else None
+    path = _path(base / "native", native, arguments, processor) if base else None
     if path is not None:
         with suppress(OSError, ValueError):
             digest, kinds, raw = path.read_bytes().split(b"\n", 2)
             if hashlib.sha256(kinds + raw).hexdigest() == digest.decode():
                 return raw, kinds.decode()
-    text, results = Module().entry(function, arguments)
+    text, results = Module(inlined=native.inlined, wide=native.wide).entry(native.function, arguments)
     raw, kinds = processor.object_of(text), "".join(results).encode()
     if path is not None:
         with suppress(OutputError, OSError):
@@ -155,9 +222,10 @@ def _kept(function: Callable[..., Any], arguments: tuple[Argument, ...], process
     return raw, kinds.decode()
 
 
-def _path(folder: Path, function: Callable[..., Any], arguments: tuple[Argument, ...], processor: _Processor) -> Path:
-    """Changes with the function, what it calls and reads, the translator, the processor."""
-    mixed = hashlib.sha256(repr((sys.version, processor.name, arguments)).encode())
+def _path(folder: Path, native: Native, arguments: tuple[Argument, ...], processor: _Processor) -> Path:
+    """Changes with the function, what it calls and reads, how it is compiled, the translator, the processor."""
+    function = native.function
+    mixed = hashlib.sha256(repr((sys.version, processor.name, arguments, native.inlined, [f.__name__ for f in native.wide])).encode())
     for path in sorted(Path(__file__).parent.glob("*.py")):
         mixed.update(path.read_bytes())
     for part in _parts(function, set()):

@@ -11,13 +11,27 @@ it is read. Signed and unsigned integers do not mix: who wants that says which i
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Sequence
+import linecache
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final
 
 import numpy as np
 
 from .expressions import Expressions
-from .kinds import ELEMENTS, LITERAL, LLVM, SIGNED, TRUTH, UNSIGNED, Argument, Array, Number, joined, struct_of
+from .kinds import (
+    ELEMENTS,
+    LITERAL,
+    LLVM,
+    SIGNED,
+    TRUTH,
+    UNSIGNED,
+    Argument,
+    Array,
+    Number,
+    UntranslatableError,
+    joined,
+    struct_of,
+)
 
 #: Where a NumPy array (`PyArrayObject_fields`, part of its binary interface) has the address of its data and of its extents.
 DATA: Final = object.__basicsize__
@@ -32,6 +46,9 @@ declare double @llvm.pow.f64(double, double)
 declare double @llvm.fabs.f64(double)
 declare i64 @llvm.abs.i64(i64, i1)
 """
+#: Said of a loop's jump back, and what it refers to: several rounds at a time (vector instructions) would gain nothing.
+_ONE_BY_ONE: Final = ", !llvm.loop !0"
+_REFERRED: Final = '!0 = distinct !{!0, !1}\n!1 = !{!"llvm.loop.vectorize.enable", i1 false}\n'
 
 
 class Statements(Expressions):
@@ -63,7 +80,9 @@ class Statements(Expressions):
         for slot in self.scratch:
             head += [f"{slot} = alloca ptr", f"store ptr null, ptr {slot}"]
         body = "\n  ".join([*head, *self.lines])
-        return f"define internal {struct_of(self.results)} @{name}({', '.join(given)}) {{\n  {body}\n}}\n"
+        kept = "" if self.module.inlined else " noinline"
+        return f"define internal {struct_of(self.results)} @{name}({', '.join(given)}){kept} {{\n  {body}\n}}\n"
+
     def allocate(self, name: str, call: ast.Call) -> None:
         """Scratch: ``np.zeros``, ``np.ones``, ``np.full`` with a shape and a type."""
         assert isinstance(call.func, ast.Attribute)
@@ -84,6 +103,7 @@ class Statements(Expressions):
             each = ast.Subscript(ast.Name("to be filled"), ast.Name("filled"))
             self.loop("filled", Number(LITERAL, "0"), Number(SIGNED, total), 1, lambda: self.store(each, self.value(fill)))
         self.arrays[name] = array
+
     def block(self, statements: Sequence[ast.stmt]) -> None:
         for statement in statements:
             self.at = statement
@@ -181,7 +201,7 @@ class Statements(Expressions):
         self.jump(again)
         self.begin(again)
         self.lines.append(f"{counter}.next = add nsw i64 {counter}, {step}")
-        self.jump(test)
+        self.lines.append(f"br label %{test}{'' if self.python in self.module.wide else _ONE_BY_ONE}")
         self.begin(end)
 
     def leave(self, node: ast.Return) -> None:
@@ -209,12 +229,34 @@ class Statements(Expressions):
 
 
 class Module:
-    """Functions of one compiled entry, each for the arguments that it is called with."""
+    """Functions of one compiled entry, each for the arguments that it is called with.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    inlined
+        LLVM may put functions where they are called: what is called for little work runs sooner, and all is compiled later.
+    wide
+        Functions whose loops are worth vector instructions.
+    """
+
+    def __init__(self, *, inlined: bool = True, wide: Collection[Callable[..., Any]] = ()) -> None:
+        self.inlined, self.wide = inlined, wide
         self.parts: list[str] = [_DECLARED]
         self.made: dict[tuple[Callable[..., Any], tuple[Argument, ...]], tuple[str, tuple[str, ...]]] = {}
         self.constants: dict[int, tuple[np.ndarray, str]] = {}
+        self.files: dict[str, dict[tuple[str, int], ast.FunctionDef]] = {}
+
+    def definition(self, function: Callable[..., Any]) -> ast.FunctionDef:
+        """A function as it is written; its file is read once (`inspect.getsource` would look at every module there is)."""
+        code = function.__code__
+        if code.co_filename not in self.files:
+            lines = linecache.getlines(code.co_filename, function.__globals__)
+            self.files[code.co_filename] = {(node.name, node.lineno): node for node in ast.walk(ast.parse("".join(lines)))
+                                            if isinstance(node, ast.FunctionDef)}
+        found = self.files[code.co_filename].get((code.co_name, code.co_firstlineno))
+        if found is None:
+            raise UntranslatableError(f"{code.co_name}: {code.co_filename} is no longer what was imported")
+        return found
 
     def function(self, function: Callable[..., Any], arguments: tuple[Argument, ...]) -> tuple[str, tuple[str, ...]]:
         """Name of a function for such arguments, and the kinds of what it returns."""
@@ -270,4 +312,5 @@ class Module:
                 lines.append(f"%z{n} = zext i1 %f{n} to i64")
             lines.append(f"store {'i64' if kind == TRUTH else LLVM[kind]} %{'z' if kind == TRUTH else 'f'}{n}, ptr %q{n}")
         body = "\n  ".join(lines)
-        return "\n".join([*self.parts, f"define void @entry(ptr %arguments, ptr %results) {{\n  {body}\n  ret void\n}}\n"]), kinds
+        entry = f"define void @entry(ptr %arguments, ptr %results) {{\n  {body}\n  ret void\n}}\n"
+        return "\n".join([*self.parts, entry, _REFERRED]), kinds

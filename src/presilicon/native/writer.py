@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ast
-import inspect
-import textwrap
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -37,10 +35,7 @@ class Writer(ABC):
     def __init__(self, module: Module, function: Callable[..., Any], arguments: tuple[Argument, ...], kinds: dict[str, str],
                  results: list[str]) -> None:
         self.module, self.python, self.kinds, self.results = module, function, kinds, results
-        source = textwrap.dedent(inspect.getsource(function))
-        node = ast.parse(source).body[0]
-        assert isinstance(node, ast.FunctionDef)
-        self.node, self.first_line = node, function.__code__.co_firstlineno
+        self.node = node = module.definition(function)
         self.names = [a.arg for a in node.args.args]
         if len(self.names) != len(arguments):
             raise UntranslatableError(f"{function.__name__} takes {len(self.names)} arguments, {len(arguments)} given")
@@ -61,7 +56,7 @@ class Writer(ABC):
     # -- text --------------------------------------------------------------------------------------------------------------
 
     def refuse(self, what: str) -> UntranslatableError:
-        line = self.first_line + getattr(self.at, "lineno", 1) - 1
+        line = getattr(self.at, "lineno", self.node.lineno)
         return UntranslatableError(f"{self.python.__name__}, line {line}: {what}")
 
     def new(self, prefix: str = "t") -> str:

@@ -84,3 +84,10 @@ def square(x_ptr, out_ptr, BLOCK: tl.constexpr):
     at = tl.arange(0, BLOCK)[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :]
     x = tl.load(x_ptr + at)
     tl.store(out_ptr + at, tl.dot(x, x))
+
+
+@triton.jit
+def masked_copy(x_ptr, flags_ptr, out_ptr, BLOCK: tl.constexpr):
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    taken = tl.load(flags_ptr + at) != 0
+    tl.store(out_ptr + at, tl.load(x_ptr + at, mask=taken), mask=taken)

@@ -154,6 +154,11 @@ class TestBadInput:
         with pytest.raises(KernelError, match=r"not a @triton\.jit function"):
             bind_launch(len, (1,), (), target=90)
 
+    def test_grid_functions_get_the_tensors_themselves(self, kernels: ModuleType, lab: ModuleType) -> None:
+        x = lab.floats(4, 8)
+        launch = bind_launch(kernels.add, lambda meta: (meta["x_ptr"].nelement() // meta["BLOCK"],), (x, x, x, 32), {"BLOCK": 8}, target=90)
+        assert launch.grid == (4, 1, 1)
+
     def test_grids(self, kernels: ModuleType, lab: ModuleType) -> None:
         x = lab.floats(8)
 
@@ -163,7 +168,8 @@ class TestBadInput:
         with pytest.raises(KernelError, match="the grid function failed on these arguments, which carry no data"):
             bind(lambda meta: (int(x.sum().item()),))
         with pytest.raises(KernelError, match="one to three sizes"):
-            bind((1, 1, 1, 1))
+            bind((1, 1, 1, 2))
+        assert bind_launch(kernels.add, (3, 2, 1, 1), (x, x, x, 8), {"BLOCK": 8}, target=90).grid == (3, 2, 1), "Triton reads three"
         with pytest.raises(KernelError, match="grid size 1 is 65536; allowed are 1 to 65535"):
             bind((1, 65536))
         with pytest.raises(KernelError, match="grid size 0 is 0; a grid of no CTAs launches nothing"):

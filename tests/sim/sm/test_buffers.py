@@ -140,6 +140,16 @@ def test_pointers_are_known_where_addresses_are_not() -> None:
         assert behind == {"load": (made[1].buffers[0],), "atomic": (made[1].buffers[1],)}
 
 
+def test_the_pointer_of_a_view_leads_to_its_storage() -> None:
+    both = meta(2, 1 << 16, dtype=torch.int32)
+    made = prepared(odd.scatter, (64,), (both[1], meta(256, dtype=torch.int32)), {"BLOCK": 1024}, "sm_90")
+    program = take_apart(made[0])
+    kinds = {i: op.kind for i, op in program.memory_ops.items() if op.space == "global"}
+    behind = {kinds[i]: buffers for i, buffers in buffers_behind(program, made[1], kinds).items()}
+    assert behind == {"load": (made[1].buffers[0],), "atomic": (made[1].buffers[1],)}
+    assert made[1].buffers[0].size_bytes == 2 * 4 << 16
+
+
 @pytest.mark.parametrize("fidelity", FIDELITIES)
 def test_an_early_return_that_data_decides_is_not_taken_for_the_kernel(fidelity: str) -> None:
     rows, n = 1056, 8192

@@ -19,6 +19,7 @@ from presilicon import arch  # noqa: E402
 from presilicon.mapping.triton import bind_launch, compile_launch, evaluate_grid  # noqa: E402
 from presilicon.sim.sm.classes import Classes, cta_classes, grid_of, sample  # noqa: E402
 from presilicon.sim.sm.dispatch import dispatch, run_dispatch  # noqa: E402
+from presilicon.sim.sm.distinct import kinds_of  # noqa: E402
 from presilicon.sim.sm.grid import follow  # noqa: E402
 from presilicon.sim.sm.run import simulate_kernel  # noqa: E402
 
@@ -139,3 +140,12 @@ def test_causal_attention_takes_little_more_than_half(target: str, system: Any, 
     compulsory = 2 * 128 * 4096 * (32 * 2 + 8 * 2)
     assert causal.bytes_moved["dram"] == pytest.approx(compulsory, rel=0.1)
     assert 0.0 < causal.tail_share < 0.5
+
+
+def test_rows_are_told_apart_by_all_columns() -> None:
+    rows = np.random.default_rng(5).integers(-2, 3, (400, 4))
+    picks, kind = kinds_of(rows)
+    ways, expected = np.unique(rows, axis=0, return_inverse=True)
+    assert len(picks) == len(ways)
+    assert np.array_equal(rows[picks[kind]], rows)
+    assert np.array_equal(kind[:, None] == kind, expected.reshape(-1)[:, None] == expected.reshape(-1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ def test_the_grid_counts_as_every_cta_followed(name: str) -> None:
 
 
 def test_bulk_copies_and_their_barriers_are_those_of_every_thread() -> None:
-    """TMA: the same counts, streams, rows (bytes of boxes, mbarriers' arrivals and parities) and rounds that may be cut."""
+    """TMA: the same counts, streams, rows (bytes of boxes, mbarriers' arrivals and parities) and rounds of the longest run."""
     compiled, launch = launched("gemm_tma", H100)
     kernel, _ = run.prepare(compiled, launch, H100, occupancy_of(compiled, H100), False, light=True)
     exact, _ = run.prepare(compiled, launch, H100, occupancy_of(compiled, H100), False)
@@ -70,8 +71,13 @@ def test_bulk_copies_and_their_barriers_are_those_of_every_thread() -> None:
     assert np.array_equal(kernel.grid.counts, exact.grid.counts)
     assert kernel.grid.tensor_flops == exact.grid.tensor_flops > 0
     names = ("instruction", "smem", "l2_bytes", "sync_value")
-    for mine, theirs in zip(kernel.runs, exact.runs, strict=True):
-        assert mine.period == theirs.period is not None
+    for all_runs, theirs in zip(kernel.runs, exact.runs, strict=True):
+        assert isinstance(all_runs, light.WarpStreams)
+        assert all_runs.period is not None
+        assert len(all_runs.period.again) > 0
+        warps = tuple(replace(warp, period=warp.period and replace(warp.period, again=())) for warp in all_runs.warps)
+        mine = replace(all_runs, period=replace(all_runs.period, again=()), warps=warps)
+        assert mine.period == theirs.period
         for keep in (None, 2):
             one, other = mine.pack(keep), theirs.pack(keep)
             for a, b in zip(one.roles, other.roles, strict=True):
@@ -141,6 +147,22 @@ def test_kernels_that_it_does_not_know_are_followed_in_full(monkeypatch: pytest.
 
 def _refuse(*_: Any) -> Any:
     raise warp_runs.NotFollowedError
+
+
+def test_every_tile_of_a_persistent_cta_is_cut() -> None:
+    """A CTA of the middle has three tiles or four, each with a loop over k: what is left out is as much of each, and counts stay whole."""
+    compiled, launch = launched("gemm_persistent", H100)
+    kernel, _ = run.prepare(compiled, launch, H100, occupancy_of(compiled, H100), False, light=True)
+    for cta in kernel.runs:
+        assert isinstance(cta, light.WarpStreams)
+        assert cta.period is not None
+        tiles = 1 + len(cta.period.again)
+        assert tiles > 2
+        whole, more, fewer = (cta.pack(keep).issued for keep in (None, 8, 4))
+        assert whole == cta.counts.sum()
+        each = (more - fewer) / 4
+        assert whole - more == each * (cta.period.times - 8)
+        assert whole - more > 0.6 * whole
 
 
 def test_parameters_of_another_number_are_refused() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,7 +20,8 @@ from presilicon.sim.sm.sharing import Sharing, at_least_distinct
 LOAD, STORE = 0, 1
 
 
-def sharing(footprint: Footprint | None = None, dram: float = 1.0, l2: float = 1.0, both: frozenset[int] = frozenset()) -> Sharing:
+def sharing(footprint: Footprint | None = None, dram: float = 1.0, l2: float = 1.0,
+            both: Callable[[int], bool] = frozenset[int]().__contains__) -> Sharing:
     whole = np.ones((3, 2))
     return Sharing(dram * whole, whole, l2 * whole, 0.0 * whole, 0.0 * whole, np.zeros(2), both=both, reach=lambda: footprint)
 
@@ -63,7 +65,7 @@ def test_a_sector_of_a_line_takes_a_whole_turn_of_a_slice(apart: int, bytes_of_d
 
 
 def test_what_another_cta_begins_with_is_of_use() -> None:
-    assert costs(kernel(sharing(strided(4), both=frozenset({LOAD}))), 512.0, 16.0)[1] == 512.0
+    assert costs(kernel(sharing(strided(4), both={LOAD}.__contains__)), 512.0, 16.0)[1] == 512.0
 
 
 def test_what_is_written_l2_makes_lines_of() -> None:

@@ -18,7 +18,7 @@ from presilicon.mapping.triton import bind_launch, compile_launch  # noqa: E402
 from presilicon.sim.sm import grid  # noqa: E402
 from presilicon.sim.sm.grid import Schedule, run_ctas, schedule  # noqa: E402
 from presilicon.sim.sm.run import prepare, simulate_kernel  # noqa: E402
-from presilicon.sim.sm.streams import find_period  # noqa: E402
+from presilicon.sim.sm.streams import Period, find_period, runs_alike  # noqa: E402
 
 DEVICES = {"sm_80": "a100-sxm-80gb", "sm_89": "l40s", "sm_90": "h100-sxm", "sm_100": "b200"}
 
@@ -167,6 +167,16 @@ def test_periods_of_steps() -> None:
     assert found is not None
     assert (found.first, found.length, found.times) == (2, 3, 10)
     assert find_period(np.arange(50)) is None
+
+
+def test_runs_of_the_same_stretches() -> None:
+    import numpy as np
+
+    loop, other = [5, 6, 7], [5, 8, 7]
+    keys = np.array([1, *loop * 20, 2, 3, *other * 30, 2, 6, 7, *loop * 18, 1, *loop * 12, 4])
+    period = Period(1, 3, 20)
+    assert runs_alike(keys, period) == [(1, 20), (154, 18)], "one that begins within a stretch counts, no other loop and no short run"
+    assert runs_alike(keys, Period(63, 3, 30)) == [(63, 30)]
 
 
 def test_bad_input() -> None:
