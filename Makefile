@@ -64,18 +64,20 @@ notebooks: $(STAMP) ## execute the notebooks
 bench: $(STAMP) ## how fast presilicon itself is, on this machine
 	$(BIN)/python -m pytest tests/benchmarks --benchmark-only
 
-accuracy: $(STAMP) ## error tables from measured op tables, into docs/ and README.md: make accuracy MEASURED=FOLDER
-	$(BIN)/presilicon validate $(or $(MEASURED),$(error name a folder of op tables: make accuracy MEASURED=FOLDER)) \
-	  --system a100_sxm=a100-sxm-80gb --protocol held-out --protocol transfer --out docs/error-tables.md
-	@{ sed '/<!-- accuracy:begin/q' README.md; awk '/^## Overview/ {on = 1; next} on && /^## / {exit} on && /^\|/' docs/error-tables.md; \
-	  printf '\nBy data type and size, and the worst rows: [error tables](docs/error-tables.md).\n'; \
-	  sed -n '/<!-- accuracy:end/,$$p' README.md; } >README.new && mv README.new README.md
-
 PUBLIC    := build/public
 
 public-tables: $(STAMP) ## op tables of H100, H200, B200, GB200, A100 and L40S into build/public/tables, from a package on PyPI (32 MB)
 	$(BIN)/python -m pip download --quiet --no-deps $(PIP_ARGS) --dest $(PUBLIC) aiconfigurator==0.7.0
 	$(BIN)/python -m presilicon.validate.public_tables $(PUBLIC)/aiconfigurator-0.7.0-py3-none-any.whl $(PUBLIC)/tables
+
+accuracy: public-tables ## error tables from measured and public op tables, into docs/ and README.md: make accuracy MEASURED=FOLDER
+	@rm -rf build/accuracy && mkdir -p build/accuracy
+	cp $(foreach gpu,h100 h200 b200 gb200,$(PUBLIC)/tables/$(gpu)_sxm.*.csv) \
+	  $(or $(MEASURED),$(error name a folder of op tables: make accuracy MEASURED=FOLDER))/*.csv build/accuracy
+	$(BIN)/presilicon validate build/accuracy --system a100_sxm=a100-sxm-80gb --protocol held-out --protocol transfer --out docs/error-tables.md
+	@{ sed '/<!-- accuracy:begin/q' README.md; awk '/^## Overview/ {on = 1; next} on && /^## / {exit} on && /^\|/' docs/error-tables.md; \
+	  printf '\nBy data type and size, and the worst rows: [error tables](docs/error-tables.md).\n'; \
+	  sed -n '/<!-- accuracy:end/,$$p' README.md; } >README.new && mv README.new README.md
 
 kernel-accuracy: $(STAMP) ## fit and error tables of measured kernels, into docs/accuracy.md: make kernel-accuracy MEASURED=h100.csv SYSTEM=h100-sxm
 	@mkdir -p build

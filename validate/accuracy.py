@@ -141,13 +141,16 @@ def evaluate_tables(
 def transfers(
     tables: Sequence[tuple[Table, System]], seed: int = 0, progress: Progress = lambda stage, share: None
 ) -> Iterator[tuple[Table, System, System, str]]:
-    """Each table with its system, that system with the constants fitted on the same table of another GPU, and the other's name."""
+    """Each table with its system, that system with the constants fitted on the same table of another GPU, and the other's name.
+
+    Where another GPU of its generation was measured, only such lend their constants.
+    """
     fitted: dict[str, System] = {}
     for position, (table, system) in enumerate(tables):
         progress(table.name, position / len(tables))
-        for donor_table, donor in tables:
-            if donor.name == system.name or _sort(donor_table) != _sort(table):
-                continue
+        donors = [(t, s) for t, s in tables if s.name != system.name and _sort(t) == _sort(table)]
+        related = [(t, s) for t, s in donors if s.generation == system.generation]
+        for donor_table, donor in related or donors:
             if donor_table.name not in fitted:
                 fitted[donor_table.name] = calibrate([donor_table], donor, source=donor.name, seed=seed).system
             yield table, system, with_constants(system, fitted[donor_table.name], table.kind.name), donor.name
@@ -212,6 +215,19 @@ def overview(entries: Sequence[Entry]) -> str:
     return "\n".join(rows)
 
 
+def at_a_glance(entries: Sequence[Entry]) -> str:
+    """Markdown: MAPE of every operator by GPU and protocol."""
+    cells: dict[tuple[str, str], dict[str, float]] = {}
+    for entry in entries:
+        operator = entry.kind if entry.kind != "collective" else entry.table.split(".")[1].replace("_", " ")
+        cells.setdefault((entry.system, entry.protocol), {})[operator] = entry.lines[0].mape
+    operators = list(dict.fromkeys(operator for row in cells.values() for operator in row))
+    rows = [f"| GPU | protocol | {' | '.join(operators)} |", "|---|---|" + "--:|" * len(operators)]
+    for (system, protocol), row in sorted(cells.items(), key=lambda item: (item[0][1], item[0][0])):
+        rows.append(f"| {system} | {protocol} | " + " | ".join(f"{row[name]:.1%}" if name in row else "" for name in operators) + " |")
+    return "\n".join(rows)
+
+
 def _cells(line: ErrorLine) -> str:
     covered = "-" if np.isnan(line.coverage) else f"{line.coverage:.1%}"
     return f" {line.rows} | {line.mape:.1%} | {line.median:.1%} | {line.p95:.1%} | {line.bias:+.1%} | {covered} |"
@@ -224,8 +240,11 @@ def page(entries: Sequence[Entry], command: str) -> str:
         f"Written by `{command}`. MAPE is the mean of |predicted - measured| / measured; bias is the geometric mean of "
         "predicted / measured, minus one. Protocols: *shipped*, the device file as it stands (fitted on these tables: in "
         "sample); *held-out*, constants fitted on a random half of the rows, error on the other half; *transfer*, the constants "
-        "of another GPU with this one's data sheet.\n",
-        "## Overview, worst first\n",
+        "of another GPU (of the same generation, where one was measured) with this one's data sheet.\n",
+        "## Overview\n",
+        at_a_glance(entries),
+        "",
+        "## All tables, worst first\n",
         overview(entries),
         "",
     ]

@@ -445,7 +445,7 @@ def _chunk(x: Mapping[str, np.ndarray], shape: tuple[int, ...], o: _Options) -> 
     body_s = overlap(parts.compute, overlap(l2, p.dram)) / clock
     through_smem = l2 * p.l2_read + np.ceil(m / tile_m) * n * k * batch * (feed_bytes - w_bytes)
     l2_bytes = l2 * p.l2_read * x["gemm.cluster_reads"] + c_total
-    # Power: reads are counted as of a 128 x 256 tile, so that the clock does not depend on the tile that was o.library.
+    # Power: reads are counted as of a 128 x 256 tile, so that the clock does not depend on the tile that was chosen.
     limits = _limits(x)
     per_tile = a_total * np.maximum(1.0, n / 256.0) + w_total * np.maximum(1.0, m / 128.0)
     core_j = power.flop_joules(limits, flops * executed, o.arithmetic)

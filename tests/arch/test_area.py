@@ -125,9 +125,9 @@ def test_power_is_below_the_limit_and_follows_the_rates():
     system = load("h100-sxm").override({"power.limit": 2000})
     assert float(area.peak_power_w(load("h100-sxm"))) == 700.0
     low, high = area.peak_power_w(system, {"gpu.sm.count": np.array([66.0, 132.0])})
-    joules = system.calibration["power.joule_per_flop"]
-    bf16, fp8 = (rate * 132 * 1.83e9 * joules * share for rate, share in ((4096, 1.0), (8192, 0.5 ** 0.806)))
-    assert high - low == pytest.approx(max(bf16, fp8, 2048 * 132 * 1.83e9 * joules * 2**0.806) / 2)
+    joules, exponent = (system.calibration[f"power.{name}"] for name in ("joule_per_flop", "width_exponent"))
+    bf16, fp8 = (rate * 132 * 1.83e9 * joules * share for rate, share in ((4096, 1.0), (8192, 0.5**exponent)))
+    assert high - low == pytest.approx(max(bf16, fp8, 2048 * 132 * 1.83e9 * joules * 2**exponent) / 2)
     assert high < 2000.0
 
 
