@@ -42,7 +42,8 @@ _LEAST: Final = 60
 def read_public(wheel: Path) -> Iterator[tuple[str, str, pd.DataFrame]]:
     """GPU, kind and rows of every table of the wheel, in `latency_s` seconds, those of all frameworks and versions together.
 
-    Rows that repeat another row's sizes and software are left out, as are number formats that presilicon does not know and `BROKEN` tables.
+    Rows that repeat another row's sizes and software are left out, as are number formats that presilicon does not know, `BROKEN` tables,
+    and all releases of NCCL but the newest.
 
     Raises
     ------
@@ -58,6 +59,8 @@ def read_public(wheel: Path) -> Iterator[tuple[str, str, pd.DataFrame]]:
             for name in names:
                 gpu, framework, version, stem = name.removeprefix(_FOLDER).split("/")
                 kind = KINDS.get(stem.removesuffix("_perf.txt"))
+                if kind == "nccl" and name != max(other for other in names if other.startswith(f"{_FOLDER}{gpu}/nccl/")):
+                    continue   # an older NCCL, which nothing in the table would tell from the newest
                 if kind is not None and (gpu, framework, version, kind) not in BROKEN:
                     frame = pd.read_csv(io.BytesIO(archive.read(name)), dtype={"version": str})
                     frame["framework"] = frame["framework"].str.lower() if "framework" in frame else framework

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
-from .attention_hopper import HOPPER, HOPPER_DECODE, HOPPER_MMHA, HOPPER_MMHA_FP8
+from .attention_hopper import HOPPER, HOPPER_MMHA, HOPPER_MMHA_FP8
 from .attention_types import AttentionKernel, Implementation
 
 # Two query tiles of 128 rows a CTA, accumulators in tensor memory.
@@ -44,7 +44,10 @@ _LATENT_64 = replace(_LATENT_16, tile_q=64, pack=64, rows_from=33.0, cta_cycles=
 _LATENT = replace(_LATENT_16, wider=(_LATENT_64,))
 _LATENT_FP8 = replace(_LATENT_16, cta_cycles=3400.0, step_cycles=700.0, wider=(replace(_LATENT_64, cta_cycles=2000.0, step_cycles=600.0),))
 
-_FLASH = Implementation(BLACKWELL, HOPPER_DECODE, fp8_products=True)
+# The general case splits whenever that is faster.
+_FLASH = Implementation(
+    _CONTEXT, replace(_GENERATION, split="slots", combine_cycles=0.0, wider=()), prefill_fp8=_CONTEXT_FP8, fp8_products=True
+)
 _TRTLLM = Implementation(
     replace(_CONTEXT, cta_cycles=2200.0, row_cycles=30.0),
     replace(_GENERATION, combine_launches=1.2),

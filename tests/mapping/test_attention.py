@@ -194,7 +194,8 @@ def test_the_general_case_splits_a_long_cache_on_every_gpu() -> None:
         times = attention_decode(m, 1, 131072, 1, 1, 128, cold=True)
         memory_s = 131072 * 2 * 128 * 2 / m.dram_bytes_per_s
         assert times.choice["ctas"] >= min(m.sm_count, 128) * 0.9, m.name
-        assert times.time_s < 3.0 * memory_s, m.name
+        floor_s = (m["attention.floor"] + m["attention.launch"]) / m.clock_hz
+        assert times.time_s < 2.5 * memory_s + floor_s, m.name
         latent = attention_decode(m, 1, 131072, 16, 1, 576, v_head_dim=512, cold=True)
         assert latent.choice["ctas"] >= min(m.sm_count, 128) * 0.9, m.name
 

@@ -36,6 +36,8 @@ def small(tmp_path: Path) -> Path:
         ROOT + "h100_sxm/nccl/2.27.3/nccl_perf.txt":
             "nccl_dtype,num_gpus,message_size,latency,kernel_source,op_name\nhalf,8,1024,0.01,NCCL,alltoall\n",
         ROOT + "h100_sxm/sglang/0.5.6.post2/moe_perf.txt": "framework,version,latency\nSGLang,0.5.6.post2,1\n",   # known to be broken
+        ROOT + "h100_sxm/nccl/2.23/nccl_perf.txt":
+            "nccl_dtype,num_gpus,message_size,latency,kernel_source,op_name\nhalf,8,2048,0.02,NCCL,alltoall\n",
         ROOT + "h100_sxm/sglang/0.5.8/mla_bmm_perf.txt": "framework,latency\nSGLang,1\n",
         "aiconfigurator/cli.py": "",
     })
@@ -47,7 +49,7 @@ def test_tables_of_all_frameworks_are_one_table_in_seconds(small: Path) -> None:
     gemm = found["h100_sxm", "gemm"]
     assert sorted(zip(gemm.framework, gemm.gemm_dtype, gemm.latency_s, strict=True)) == [("sglang", "float16", 5e-6), ("vllm", "fp8", 4e-6)]
     nccl = found["h100_sxm", "nccl"]
-    assert nccl[["framework", "version", "operation"]].iloc[0].tolist() == ["nccl", "2.27.3", "all_to_all"]
+    assert nccl[["framework", "version", "operation"]].to_numpy().tolist() == [["nccl", "2.27.3", "all_to_all"]]
 
 
 def test_what_is_written_are_op_tables(small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -249,3 +249,50 @@ def copy_tiles(in_ptr, out_ptr, M, N, BLOCK_M: tl.constexpr, BLOCK_N: tl.constex
     row = tl.program_id(0) * BLOCK_M
     for column in range(0, N, BLOCK_N):
         target.store([row, column], source.load([row, column]))
+
+
+@triton.jit
+def divide(out_ptr, first, step, by, BLOCK: tl.constexpr):
+    """Quotients and remainders of 64-bit integers, told by where stores go: four stretches of 2**32 bytes, one for each half."""
+    value = first + tl.arange(0, BLOCK).to(tl.int64) * step
+    quotient, remainder = value // by, value % by
+    tl.store(out_ptr + (quotient & 0xFFFFFFFF), 0)
+    tl.store(out_ptr + (1 << 32) + ((quotient >> 32) & 0xFFFFFFFF), 1)
+    tl.store(out_ptr + (2 << 32) + (remainder & 0xFFFFFFFF), 2)
+    tl.store(out_ptr + (3 << 32) + ((remainder >> 32) & 0xFFFFFFFF), 3)
+
+
+@triton.jit
+def strides_apart(x_ptr, out_ptr, stride, BLOCK: tl.constexpr):
+    """Loads as far apart as the launch says, inside of the tensor or not."""
+    at = tl.arange(0, BLOCK)
+    x = tl.load(x_ptr + tl.program_id(0).to(tl.int64) * stride + at)
+    tl.store(out_ptr + tl.program_id(0) * BLOCK + at, x)
+
+
+@triton.jit
+def matmul_tma_made(a_ptr, b_ptr, c_ptr, M, N, K, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr):
+    """C = A B^T through tensor descriptors that the kernel makes itself."""
+    a_desc = tl.make_tensor_descriptor(a_ptr, [M, K], [K, 1], [BLOCK_M, BLOCK_K])
+    b_desc = tl.make_tensor_descriptor(b_ptr, [N, K], [K, 1], [BLOCK_N, BLOCK_K])
+    c_desc = tl.make_tensor_descriptor(c_ptr, [M, N], [N, 1], [BLOCK_M, BLOCK_N])
+    pid = tl.program_id(0)
+    num_m = tl.cdiv(M, BLOCK_M)
+    pid_m = pid % num_m
+    pid_n = pid // num_m
+    acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+    for k in tl.range(0, tl.cdiv(K, BLOCK_K)):
+        a = a_desc.load([pid_m * BLOCK_M, k * BLOCK_K])
+        b = b_desc.load([pid_n * BLOCK_N, k * BLOCK_K])
+        acc = tl.dot(a, b.T, acc)
+    c_desc.store([pid_m * BLOCK_M, pid_n * BLOCK_N], acc.to(tl.bfloat16))
+
+
+@triton.jit
+def copy_batches(in_ptr, out_ptr, M, N, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
+    """A copy through tensor descriptors that differ from program to program."""
+    batch = tl.program_id(0)
+    source = tl.make_tensor_descriptor(in_ptr + batch * M * N, [M, N], [N, 1], [BLOCK_M, BLOCK_N])
+    target = tl.make_tensor_descriptor(out_ptr + batch * M * N, [M, N], [N, 1], [BLOCK_M, BLOCK_N])
+    for column in range(0, N, BLOCK_N):
+        target.store([0, column], source.load([0, column]))
