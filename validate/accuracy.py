@@ -89,7 +89,8 @@ def system_of(gpu: str, systems: Mapping[str, str] | None = None) -> System:
     gpu
         What stands before the first point of the file name, as ``a100_sxm``.
     systems
-        Device-file name by such a name; absent: the shipped device whose name begins with it, a calibrated one first.
+        Device-file name by such a name; absent: the shipped device whose name begins with it (``a100_sxm``) or with which it begins
+        (``b200_sxm``), a calibrated one first.
 
     Raises
     ------
@@ -100,7 +101,7 @@ def system_of(gpu: str, systems: Mapping[str, str] | None = None) -> System:
     if gpu in systems:
         return load_gpu(systems[gpu])
     wanted = gpu.replace("_", "-")
-    matches = [load_gpu(name) for name in names() if name == wanted or name.startswith(wanted)]
+    matches = [load_gpu(name) for name in names() if name.startswith(wanted) or wanted.startswith(f"{name}-")]
     if not matches:
         raise UnknownNameError("GPU in a table's file name", gpu, names())
     return max(matches, key=lambda s: len(s.intervals))

@@ -15,6 +15,8 @@ from .sass import Instruction
 from .values import Unknown, Value, settled
 
 SECTOR_BYTES, LINE_BYTES, BANKS, BANK_BYTES = 32, 128, 32, 4
+#: No tensor lies here or beyond: what goes there is arithmetic on values that are not the launch's real ones.
+FAR = 1 << 48
 
 
 def in_l1(op: MemoryOp, ins: Instruction) -> bool:

@@ -8,12 +8,14 @@ import numpy as np
 
 from .compile import CompiledKernel
 from .launch import TensorMap
+from .made_maps import in_scratch
 from .parameters import CONSTANT_WINDOW
 
 
 def map_of(compiled: CompiledKernel, maps: Mapping[int, TensorMap], descriptor: int) -> TensorMap | None:
-    """The launch's descriptor at an address; None for one that the kernel made itself."""
-    return maps.get(descriptor - CONSTANT_WINDOW + compiled.layout.parameter_base)
+    """The descriptor at an address; None for one that the kernel made itself of more than the launch's arguments."""
+    made = in_scratch(compiled, descriptor)
+    return maps.get(descriptor - CONSTANT_WINDOW + compiled.layout.parameter_base if made is None else made)
 
 
 def box_shape(compiled: CompiledKernel, maps: Mapping[int, TensorMap], found: TensorMap) -> tuple[int, ...]:

@@ -27,7 +27,7 @@ from ...errors import KernelError
 from . import cache
 from .cubin import CubinInfo, read_cubin
 from .launch import Grid, Launch, bind_launch, place_of, source_place
-from .patience import HEAVY, VARIABLE, limit_s, numbers_a_thread, within
+from .patience import VARIABLE, limit_s, reason_to_stop, within
 from .tools import require_triton, run_on_cubin
 
 _SCHEMA = "5"
@@ -165,15 +165,14 @@ def _run_stages(launch: Launch) -> tuple[dict[str, Any], dict[str, Any]]:
     names = list(stages)
     early = names.index("ttgir") + 1 if "ttgir" in names else 0
     module = go_on(module, names[:early])
-    limit, (numbers, shape) = limit_s(), numbers_a_thread(made.get("ttgir", ""), 32 * int(options.num_warps))
-    if numbers < HEAVY or not limit or not hasattr(os, "fork"):
+    limit, reason = limit_s(), reason_to_stop(made.get("ttgir", ""), 32 * int(options.num_warps))
+    if reason is None or not limit or not hasattr(os, "fork"):
         go_on(module, names[early:])
         return made, metadata
     try:
         done: tuple[dict[str, Any], dict[str, Any]] = within(limit, rest)
     except TimeoutError:
-        raise RuntimeError(f"still compiling after {limit:g} s: each thread holds {numbers:,d} numbers of one tensor ({shape}) and has 255 "
-                           f"registers; smaller tiles or more warps, or set {VARIABLE} to more seconds (0: no limit)") from None
+        raise RuntimeError(f"still compiling after {limit:g} s: {reason}, or set {VARIABLE} to more seconds (0: no limit)") from None
     return done
 
 

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
-from .access import PatternTable, Tally, tally_access
+from .access import FAR, PatternTable, Tally, tally_access
 from .assumptions import Chooser
 from .group import Group
 from .launch import Buffer
 from .memory_ops import SHARED, MemoryOp
+from .parameters import ConstantBank
 from .sass import Instruction
 from .shared_memory import SharedMemory
 from .tensor_core import MatrixShape, descriptor_shape, static_shape
 from .values import M32, Partial, Unknown, Value, from_bytes, select, settled
+
+#: What an address is that no memory has.
+_OFF: Final = Unknown(f"arithmetic that leads beyond all memory (2^{FAR.bit_length() - 1} bytes)")
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,7 @@ class Effects:
         As `Execution` takes them.
     """
 
-    def __init__(self, program: Any, constants: Mapping[int, Value], ctas: int, buffers: tuple[Buffer, ...], chooser: Chooser,
+    def __init__(self, program: Any, constants: ConstantBank, ctas: int, buffers: tuple[Buffer, ...], chooser: Chooser,
                  trace: bool) -> None:
         self.program, self.constants, self.buffers, self.chooser = program, constants, buffers, chooser
         self.code: tuple[Instruction, ...] = program.listing.instructions
@@ -147,7 +151,15 @@ class Effects:
             self._overwritten(guard, address)
 
     def reached(self, guard: Value, address: Value) -> Value:
-        """`address`; where only data knows the mask and not all threads would stay inside one buffer, not known either: some are masked."""
+        """`address`; where only data knows the mask and not all threads would stay inside one buffer, not known either: some are masked.
+
+        Nor is one that lies further off than memory reaches.
+        """
+        if type(address) is np.ndarray and int(address.max()) >= FAR:
+            on = address[guard] if type(guard) is np.ndarray else address
+            return _OFF if len(on) and int(on.max()) >= FAR else address
+        if type(address) is int and address >= FAR:
+            return _OFF
         if type(guard) is not Unknown or type(address) is Unknown:
             return address
         many = np.atleast_1d(np.asarray(address, dtype=np.uint64))

@@ -66,7 +66,7 @@ class Evaluation:
     bulks
         Bulk copies (TMA) in order.
     maps
-        Tensor descriptors among the parameters, by address in constant bank 0.
+        Tensor descriptors among the parameters, by address in constant bank 0; those that the kernel makes, as `parameters_of` has them.
     assumptions
         What was assumed where only data could tell.
     trace
@@ -151,8 +151,8 @@ class Evaluation:
     def bulk_box(self, bulk: Bulk) -> tuple[TensorMap | None, int | None]:
         """The descriptor of a bulk copy, and the bytes of its box that lie inside the tensor.
 
-        A descriptor that the kernel makes itself is None, and its box counts whole, as TTGIR states it; None bytes where
-        the box is not known either.
+        A descriptor that the kernel makes of more than its arguments is None, and its box counts whole, as TTGIR states it; None bytes
+        where the box is not known either.
         """
         found = None
         if type(bulk.descriptor) is int:
@@ -194,7 +194,7 @@ class Evaluation:
         ``"global atomic"``, ``"tma load"``, ``"tma store"``, ``"shared load"``, ``"shared store"``, ``"local load"`` ...
 
         Threads that are masked off ask for nothing; of a TMA box only what lies inside the tensor counts. TMA through
-        descriptors made on the device counts whole boxes, which `assumptions` says.
+        descriptors that the kernel makes of more than its arguments counts whole boxes, which `assumptions` says.
         """
         total: dict[str, int] = {}
         for index, tally in self.tallies.items():

@@ -6,7 +6,6 @@ does is `Unknown`; where control depends on it, an assumption is made, named and
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from .closing import Closer
 from .effects import Effects
 from .group import Group, Lanes, Pending
 from .launch import Buffer
+from .parameters import ConstantBank
 from .segments import BARRIER, BRANCH, EXIT, FALL, JOIN, RETURN, Segment
 from .values import Partial, Unknown, Value, settled
 
@@ -36,7 +36,7 @@ class Execution(Effects):
         Count loops in closed form where that is exact (see `closing`); a trace then has `repeats`.
     """
 
-    def __init__(self, program: Any, constants: Mapping[int, Value], program_ids: np.ndarray, *, buffers: tuple[Buffer, ...] = (),
+    def __init__(self, program: Any, constants: ConstantBank, program_ids: np.ndarray, *, buffers: tuple[Buffer, ...] = (),
                  chooser: Chooser, trace: bool = False, max_steps: int = MAX_STEPS, cluster_ranks: np.ndarray | None = None,
                  lanes: tuple[int, ...] = (), close: bool = False) -> None:
         super().__init__(program, constants, len(program_ids), buffers, chooser, trace)

@@ -115,7 +115,8 @@ def evaluate(compiled: CompiledKernel, launch: Launch, program_ids: Any = None, 
     for bulk in made.bulks:
         found, size = made.bulk_box(bulk)
         if found is None or any(type(c) is not int for c in bulk.coordinates):
-            chooser.note("box", bulk.instruction, "a tensor descriptor made on the device" if found is None else "its coordinates",
+            cause = "its coordinates" if found else "a tensor descriptor that the kernel makes of more than its arguments"
+            chooser.note("box", bulk.instruction, cause,
                          "nothing counted" if size is None else f"{size} bytes, as if all inside the tensor")
     return replace(made, assumptions=chooser.assumptions())
 

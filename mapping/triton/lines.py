@@ -36,6 +36,8 @@ def lines_of(ins: Instruction) -> list[str]:
         if match and match[3] != "T":
             expressions[(UNIFORM_PREDICATE if match[2] == "UP" else PREDICATE) + int(match[3])] = expression
     targets = [n for n in (*plain, *flags_only) if n in expressions]
+    if len(targets) < len({*plain, *flags_only}):
+        return _unknown_lines(ins)  # the rule does not say all that is written
     if len(targets) == 1:
         n = targets[0]
         return [*setup, f"R[{n}] = {_kept(guard, expressions[n], n)}"]

@@ -7,19 +7,30 @@ import struct
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
+
 from ...errors import KernelError
 from .compile import CompiledKernel
 from .launch import Buffer, Launch, TensorMap
+from .made_maps import SCRATCH_WINDOW, equal_descriptors, made_maps
 from .values import Unknown
 
 #: Where we place the window through which code reads its own parameters (descriptors are passed by address).
 CONSTANT_WINDOW = 0x7E00_0000_0000
 _STACK_TOP = 0x00FF_F000
-_SCRATCH = (("u64", 0x7D00_0000_0000), ("u64", 0x7C00_0000_0000))
+_SCRATCH = (("u64", SCRATCH_WINDOW), ("u64", 0x7C00_0000_0000))
 
 
 class ConstantBank(dict[int, Any]):
-    """Constant bank 0: words by byte offset; what is not known is `Unknown`."""
+    """Constant bank 0: words by byte offset; what is not known is `Unknown`.
+
+    Attributes
+    ----------
+    equal
+        Which of the tensor descriptors that the kernel makes are the same in every CTA, as `made_maps.equal_descriptors` has it.
+    """
+
+    equal: np.ndarray = np.array([1, 0], np.int64)
 
     def __missing__(self, offset: int) -> Unknown:
         made = self[offset] = Unknown(f"constant bank 0 at {offset:#x}")
@@ -63,7 +74,9 @@ def _bytes_of(kind: str, value: Any, size: int) -> bytes | None:
 
 
 def parameters_of(compiled: CompiledKernel, launch: Launch) -> tuple[ConstantBank, dict[int, TensorMap]]:
-    """Constant bank 0 as the launch fills it, and the tensor descriptors in it by their place.
+    """Constant bank 0 as the launch fills it, and the tensor descriptors by their place in it.
+
+    Those that the kernel makes itself of nothing but its arguments stand under the address where the first CTA keeps them.
 
     Raises
     ------
@@ -93,7 +106,9 @@ def parameters_of(compiled: CompiledKernel, launch: Launch) -> tuple[ConstantBan
     for offset in sorted(given):
         if offset not in unset:
             bank[layout.parameter_base + offset] = int.from_bytes(raw[offset:offset + 4], "little")
-    return bank, maps
+    made = made_maps(compiled, launch)
+    bank.equal = equal_descriptors(compiled, made)
+    return bank, maps | {SCRATCH_WINDOW + place: found for place, found in made.items()}
 
 
 def _system_constants(compiled: CompiledKernel, launch: Launch) -> dict[int, int]:

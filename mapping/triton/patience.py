@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import pickle
 import re
@@ -17,10 +18,14 @@ from ...errors import KernelError
 #: Numbers of one tensor that each thread holds from which on compiling may take minutes: a thread has 255 registers, and ptxas spills the
 #: rest. Seen: 512 numbers 8 s, 2,048 more than 10 minutes.
 HEAVY: Final = 1024
+#: Numbers that a thread makes, all of the kernel's text together, from which on compiling may take minutes too: LLVM holds them all in one
+#: straight line. Seen: at most 9,700 in 181 kernels of public libraries; 180,000 in a bitonic top-k, more than 100 s.
+LONG: Final = 1 << 15
 #: Seconds that such a kernel may take, unless the environment says otherwise.
 LIMIT_S: Final = 60.0
 VARIABLE: Final = "PRESILICON_COMPILE_LIMIT"
 _TENSOR: Final = re.compile(r"tensor<((?:\d+x)+)[a-zA-Z]\w*, #")
+_RESULT: Final = re.compile(r"^ *%.* = .*tensor<((?:\d+x)+)[a-zA-Z][^,]*, #", re.MULTILINE)
 
 
 def limit_s() -> float:
@@ -54,6 +59,28 @@ def numbers_a_thread(ttgir: str, threads: int) -> tuple[int, str]:
         if count // threads > most:
             most, shape = count // threads, text.rstrip("x")
     return most, shape
+
+
+def numbers_made(ttgir: str, threads: int) -> int:
+    """Numbers that a thread makes in all operations of the text, each counted once; of an operation the last tensor on its line.
+
+    Examples
+    --------
+    >>> numbers_made("%1 = math.absf %0 : tensor<512x512xf32, #blocked>\\n%2 = arith.negf %1 : tensor<512x512xf32, #blocked>", 128)
+    4096
+    """
+    return sum(max(1, math.prod(map(int, text.rstrip("x").split("x"))) // threads) for text in _RESULT.findall(ttgir))
+
+
+def reason_to_stop(ttgir: str, threads: int) -> str | None:
+    """Why compiling a kernel may take minutes, and what helps; None where it takes seconds."""
+    numbers, shape = numbers_a_thread(ttgir, threads)
+    if numbers >= HEAVY:
+        return f"each thread holds {numbers:,d} numbers of one tensor ({shape}) and has 255 registers; smaller tiles or more warps"
+    made = numbers_made(ttgir, threads)
+    if made >= LONG:
+        return f"each thread makes {made:,d} numbers one after another (as unrolled sorting does); smaller tiles, more warps or loops"
+    return None
 
 
 def within(seconds: float, work: Callable[[], Any]) -> Any:

@@ -110,11 +110,10 @@ def _product(f: Form) -> str:
 
 @_rule("IMAD", "UIMAD")
 def _multiply(f: Form) -> tuple[list[str], list[str]]:
-    if f.ins.has("WIDE"):
+    if f.ins.has("WIDE", "HI"):
         lines = [f"p = ({_product(f)}) & M64", f"t = (p + {double(f.sources[2])}{f.carry()}) & M64"]
-        return lines, ["t & M", "t >> 32", "t < p"]
-    if f.ins.has("HI"):
-        return [f"t = ({_product(f)} + {double(f.sources[2])}{f.carry()}) & M64"], ["t >> 32"]
+        over = f"(t < p) | ((t == p) & (0{f.carry()} != 0))" if f.carry() else "t < p"  # all ones and a carry in give p again
+        return lines, ["t & M", "t >> 32", over] if f.ins.has("WIDE") else ["t >> 32", over]
     if f.flags_out:
         raise NotModelledError
     a, b, c = (word(op) for op in f.sources)

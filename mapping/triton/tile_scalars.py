@@ -38,9 +38,10 @@ def _quotient(a: int, b: int) -> int:
     return abs(a) // abs(b) * (1 if (a < 0) == (b < 0) else -1)
 
 
-def evaluate_scalar(scalars: Mapping[str, tuple[str, ...]], name: str, arguments: Mapping[str, Any], program_id: tuple[int, int, int],
+def evaluate_scalar(scalars: Mapping[str, tuple[str, ...]], name: str, arguments: Mapping[str, Any],
+              program_id: tuple[int | None, int | None, int | None],
               grid: tuple[int, int, int], seen: dict[str, int | None]) -> int | None:
-    """An integer's value, or None; `seen` holds the values of loop variables and takes those found."""
+    """An integer's value, or None; `seen` holds the values of loop variables and takes those found. Of the program id None is not known."""
     if name in seen:
         return seen[name]
     seen[name] = None

@@ -16,7 +16,7 @@ from typing import Any
 from .sass import SourceLine
 from .tile_scalars import evaluate_scalar, render
 
-_ELEMENT_BITS = {"i1": 1, "i8": 8, "i16": 16, "i32": 32, "i64": 64, "f16": 16, "bf16": 16, "f32": 32, "f64": 64, "f8E5M2": 8,
+ELEMENT_BITS = {"i1": 1, "i8": 8, "i16": 16, "i32": 32, "i64": 64, "f16": 16, "bf16": 16, "f32": 32, "f64": 64, "f8E5M2": 8,
                  "f8E4M3FN": 8, "f8E4M3FNUZ": 8, "f8E5M2FNUZ": 8}
 
 
@@ -52,7 +52,7 @@ class TileType:
     @property
     def bytes(self) -> int:
         """Bytes of the whole tile; pointers count 8."""
-        return self.elements * _ELEMENT_BITS.get(self.element, 64 if self.element == "ptr" else 8) // 8
+        return self.elements * ELEMENT_BITS.get(self.element, 64 if self.element == "ptr" else 8) // 8
 
 
 @dataclass(frozen=True)

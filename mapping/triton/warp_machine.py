@@ -17,7 +17,7 @@ import numpy as np
 from ...native import Native
 from .warp_alu import LSL, LSR, MIN, ONE, SAR64, SEL, SHL, SHR, UNKNOWN, W32, W64, Z, alu, row_operation, special_register
 from .warp_exchange import shuffled, voted
-from .warp_memory import in_local, loaded, missing_in_l1, noted_pieces, priced, tallied, touched_by
+from .warp_memory import common_descriptor, in_local, loaded, missing_in_l1, noted_pieces, priced, tallied, touched_by
 from .warp_records import (
     ACCESS,
     ALL,
@@ -67,6 +67,7 @@ from .warp_records import (
     STORE_,
     SYNC,
     TALLY,
+    TOO_FAR,
     TOUCH,
     WHOLE_WARP,
 )
@@ -89,8 +90,8 @@ def lowest(place, alive, parked):  # type: ignore[no-untyped-def]
 
 
 def run_warp(code, registers, begin, end, condition, ends, after, target, forced, where, V, U, S, T, K, lanes, ctas, thread, ids,  # type: ignore[no-untyped-def]
-             space, kind, size, rows, signed, buffers, data, cached, l1_bytes, mode, wanted, repeats, most, thin, weight, local, trips,
-             steps, masks, accesses, pieces, syncs, bulks, counts, matrices, touched, tally,
+             space, kind, size, rows, signed, buffers, data, cached, l1_bytes, equal, mode, wanted, repeats, most, thin, weight, local,
+             trips, steps, masks, accesses, pieces, syncs, bulks, counts, matrices, touched, tally,
              memo, memo_base, memo_count, memo_cost, memo_sectors, seen, word, real, out):
     """Follow one warp to its end, or one lane of many CTAs.
 
@@ -113,6 +114,8 @@ def run_warp(code, registers, begin, end, condition, ends, after, target, forced
         Start, size and place in `data` of the tensors with values.
     cached, l1_bytes
         By instruction whether it looks into L1, and what L1 keeps for the warp.
+    equal
+        Which tensor descriptors in scratch memory are the same in every CTA, as `made_maps.equal_descriptors` has it.
     mode, wanted, repeats, most
         What is recorded; by instruction whether accesses of it are (if so, its place in `tally` and one);
         executions of one instruction and segments after which it is enough.
@@ -290,6 +293,10 @@ def run_warp(code, registers, begin, end, condition, ends, after, target, forced
                         return ON_DATA
                     if n == 0:
                         continue
+                    if op == ACCESS and space[index] == IN_GLOBAL:
+                        for k in range(n):
+                            if picked[k] >= TOO_FAR:
+                                return NOT_MODELLED
                     if op == ACCESS and has_data and space[index] == IN_GLOBAL and (kind[index] == OF_STORES or kind[index] == OF_ATOMICS):
                         for j in range(buffers.shape[0]):
                             for k in range(n):
@@ -434,7 +441,7 @@ def run_warp(code, registers, begin, end, condition, ends, after, target, forced
                         key = Z
                         for j in range(number):
                             key = (key * np.uint64(1_000_003) + np.uint64(arguments[j, k])) & BOX
-                        key = (key * np.uint64(1_000_003) + V[c, mc * lane]) & BOX
+                        key = (key * np.uint64(1_000_003) + common_descriptor(V[c, mc * lane], equal)) & BOX
                         if mode == TALLY and wanted[extra]:
                             tallied(tally, ctas[lane], wanted[extra] - 1, key)
                         elif mode == TOUCH and wanted[extra]:

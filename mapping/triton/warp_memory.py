@@ -5,7 +5,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from .made_maps import DESCRIPTOR_BYTES, SCRATCH_END, SCRATCH_WINDOW
 from .warp_alu import ONE, W32, W64, Z, bank_clocks, distinct
+
+SCRATCH_FROM, SCRATCH_TO = np.uint64(SCRATCH_WINDOW), np.uint64(SCRATCH_END)
 
 
 def priced(picked, n, row, of_banks, size, rows, memo, memo_base, memo_count, memo_cost, memo_sectors,  # type: ignore[no-untyped-def]
@@ -81,6 +84,14 @@ def touched_by(touched, at, cta, index, key, before):  # type: ignore[no-untyped
     """Write down a touch: CTA, instruction, address or box, and the sum of weights before."""
     touched[at, 0], touched[at, 1], touched[at, 2], touched[at, 3] = cta, index, np.int64(key), before
     return 0
+
+
+def common_descriptor(descriptor, equal):  # type: ignore[no-untyped-def]
+    """`made_maps.common` of a descriptor."""
+    if descriptor < SCRATCH_FROM or descriptor >= SCRATCH_TO:
+        return descriptor
+    place = np.int64(descriptor - SCRATCH_FROM) % equal[0]
+    return SCRATCH_FROM + np.uint64(place) if equal[1 + place // DESCRIPTOR_BYTES] != 0 else descriptor
 
 
 def in_local(stores, word, a, ma, c, mc, V, U, depends, local, active, n_active, held, held_u):  # type: ignore[no-untyped-def]

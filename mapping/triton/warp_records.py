@@ -6,6 +6,7 @@ from typing import Final
 
 import numpy as np
 
+from .access import FAR
 from .bytecode import ENDS, KINDS, NUMBER, REDUCTIONS, SHUFFLES, SPACES
 from .memory_ops import ATOMIC, COPY, GLOBAL, LOAD, LOCAL, SHARED, STORE
 from .segments import BRANCH, EXIT, INDIRECT, JOIN, RETURN
@@ -31,6 +32,8 @@ OF_AND, OF_OR, OF_XOR, OF_SUM, OF_MIN = (REDUCTIONS.index(name) for name in ("AN
 MIXER: Final = np.uint64(0x9E3779B97F4A7C15)
 #: Bits of the number that stands for a box.
 BOX: Final = np.uint64(0x7FFFFFFFFFFF)
+#: Where no memory is.
+TOO_FAR: Final = np.uint64(FAR)
 #: Columns of what is recorded of an access: step, instruction, bank passes, sectors, lines, active lanes, first address,
 #: sectors that L1 does not hold, active lanes as bits.
 ACCESS_COLUMNS: Final = 9

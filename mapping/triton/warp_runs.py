@@ -188,11 +188,11 @@ class Warps:
     code, launch
         The kernel and its launch.
     constants
-        Words of constant bank 0, from `parameters.parameters_of`.
+        Constant bank 0, from `parameters.parameters_of`.
     """
 
     def __init__(self, code: WarpCode, launch: Launch, constants: Any) -> None:
-        self.code, self.launch = code, launch
+        self.code, self.launch, self.equal = code, launch, constants.equal
         made = code.bytecode
         held = [(b.start, b.size_bytes, b.data) for b in launch.buffers if b.data is not None]
         places = np.cumsum([0, *(len(data) for _, _, data in held)])
@@ -238,7 +238,8 @@ class Warps:
         status = machine(
             made.code, made.registers, made.begin, made.end, made.condition, c.ends, c.after, c.target, c.forced, c.where, values, unknown,
             same, taint, dark, lanes, ctas, thread, ids, c.space, c.kind, c.size, c.rows, c.signed, self.buffers, self.data,
-            c.cached, l1_bytes, mode, wanted, repeats, most, thin, np.zeros(count, np.int64) if weight is None else weight, local, trips,
+            c.cached, l1_bytes, self.equal, mode, wanted, repeats, most, thin,
+            np.zeros(count, np.int64) if weight is None else weight, local, trips,
             *got.values(), memo, base, times, cost, sectors, seen, word, word.view(np.float32), out)
         for name, number in zip(("steps", "accesses", "syncs", "bulks", "touched"), out[:5].tolist(), strict=True):
             got[name] = got[name][:number]

@@ -11,6 +11,7 @@ from ...mapping.triton import CompiledKernel, Launch, take_apart
 from ...mapping.triton.access import SECTOR_BYTES
 from ...mapping.triton.execute import Execution
 from ...mapping.triton.group import Group, Lanes, WholeWarpError
+from ...mapping.triton.made_maps import common
 from ...mapping.triton.values import Unknown, Value, settled
 from .classes import program_ids
 from .warps import SAMPLED_LANES, EnoughError, followed_warps, one_warp
@@ -26,6 +27,7 @@ class _Peek(Execution):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.equal = self.constants.equal
         self.first: dict[int, np.ndarray] = {}
         self.times: dict[int, int] = {}
 
@@ -75,6 +77,10 @@ class _Peek(Execution):
 
     def bulk(self, index: int, group: Group, guard: Value, shared: Value, coordinates: tuple[Value, ...], descriptor: Value) -> None:
         key: Value = 0
+        if type(descriptor) is int:
+            descriptor = common(descriptor, self.equal)
+        elif type(descriptor) is np.ndarray:
+            descriptor = np.array([common(int(one), self.equal) for one in descriptor], dtype=np.uint64)
         for part in (*coordinates, descriptor):
             if type(part) is Unknown:
                 return

@@ -6,6 +6,7 @@ grid is larger than what the routing needs, split work. One warp of every CTA is
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial, reduce
@@ -17,8 +18,8 @@ from ...mapping.triton.execute import Execution
 from .distinct import kinds_of
 from .warps import SAMPLED_LANES, followed_warps, one_warp
 
-#: CTAs that are followed at most (of a larger grid an even sample).
-_CTAS = 16_384
+#: CTAs that are followed at most (of a larger grid a sample: `spread_sample`), and the step in it.
+_CTAS, _STEP = 16_384, math.sqrt(2.0)
 
 
 def program_ids(launch: Launch, numbers: Sequence[int] | np.ndarray) -> np.ndarray:
@@ -93,18 +94,31 @@ def cta_classes(compiled: CompiledKernel, launch: Launch, lanes: tuple[int, ...]
     program = take_apart(compiled, addresses=False)
     if launch.programs == 1 or not program.plan.reads_program_id:
         return single(launch.grid)
-    picks = even_sample(launch.programs, _CTAS)
+    picks, owner = spread_sample(launch.programs, _CTAS)
     sizes = np.array([s.last - s.first + 1 for s in program.segments])
-    return classes_of(launch.grid, picks, paths(compiled, launch, program_ids(launch, picks), lanes), sizes)
+    return classes_of(launch.grid, picks, paths(compiled, launch, program_ids(launch, picks), lanes), sizes, owner)
 
 
-def even_sample(programs: int, most: int) -> np.ndarray:
-    """Numbers of CTAs, all or evenly spread."""
-    return np.unique(np.linspace(0, programs - 1, min(programs, most)).astype(np.int64))
+def spread_sample(programs: int, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of CTAs that are followed, one of each of equal stretches of the launch, and by CTA which of them it does as.
+
+    All of them where there are few. Else the place in its stretch goes on by an irrational step: picks one distance apart would meet the
+    period in which the order of tiles (grouped rows, say) deals out work, and find it everywhere or nowhere. Periods are powers of two
+    mostly; multiples of sqrt(2) come back near to where they were after 5, 12, 29, 70, those of the golden section after 8.
+
+    Examples
+    --------
+    >>> spread_sample(3, 4)[0].tolist(), spread_sample(16, 4)[0].tolist()
+    ([0, 1, 2], [0, 5, 11, 12])
+    """
+    count = min(programs, most)
+    edges = np.arange(count + 1) * programs // count
+    wide = np.diff(edges)
+    return edges[:-1] + (np.arange(count) * _STEP % 1.0 * wide).astype(np.int64), np.repeat(np.arange(count), wide)
 
 
 def classes_of(grid: tuple[int, int, int], picks: np.ndarray, found: np.ndarray, sizes: np.ndarray,
-               owner: np.ndarray | None = None) -> Classes:
+               owner: np.ndarray) -> Classes:
     """Classes of a grid's CTAs, from those that were followed.
 
     Parameters
@@ -116,14 +130,12 @@ def classes_of(grid: tuple[int, int, int], picks: np.ndarray, found: np.ndarray,
     sizes
         Instructions of the segments.
     owner
-        Which of them each CTA does as; by default the one before it.
+        Which of them each CTA does as.
     """
     ways, inverse = _distinct_rows(found)
     times = np.bincount(inverse)
     if len(ways) == 1:
         return single(grid)
-    if owner is None:
-        owner = np.searchsorted(picks, np.arange(grid[0] * grid[1] * grid[2]), side="right") - 1
     number = inverse[owner]
     order = np.argsort(inverse, kind="stable")
     middle = np.cumsum(times) - times + times // 2

@@ -39,6 +39,8 @@ class Footprint:
         int64: first sector of the stretch, and the one behind its last.
     asked
         Bytes that L2 is asked for by each instruction: what L1 held is left out.
+    turn
+        int64: how often warps had gone through the instruction before; None where each stretch is of a turn of its own.
     """
 
     load: np.ndarray
@@ -46,11 +48,13 @@ class Footprint:
     start: np.ndarray
     stop: np.ndarray
     asked: Mapping[int, float]
+    turn: np.ndarray | None = None
 
     def of(self, loads: Sequence[int]) -> Footprint:
         """The stretches of some loads alone."""
         at = np.isin(self.load, np.array(loads, dtype=np.int64))
-        return Footprint(self.load[at], self.pace[at], self.start[at], self.stop[at], {i: self.asked.get(i, 0.0) for i in loads})
+        return Footprint(self.load[at], self.pace[at], self.start[at], self.stop[at], {i: self.asked.get(i, 0.0) for i in loads},
+                         None if self.turn is None else self.turn[at])
 
 
 def joined(start: np.ndarray, stop: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -103,6 +107,8 @@ def footprint_of(run: Evaluation, l1_bytes: float) -> Footprint | None:
     paces: list[np.ndarray] = []
     starts: list[np.ndarray] = []
     stops: list[np.ndarray] = []
+    turns: list[np.ndarray] = []
+    gone: dict[tuple[int, int], int] = {}
     count = 0
     asked: dict[int, float] = {}
     done = 0
@@ -120,9 +126,13 @@ def footprint_of(run: Evaluation, l1_bytes: float) -> Footprint | None:
         stops.append((origin[:, None] + high).reshape(-1))
         loads.append(np.full(len(starts[-1]), index[n]))
         paces.append(np.repeat(np.linspace(0.0, 1.0, times, endpoint=False), len(low)) * (size * times) + done)
+        who = (int(index[n]), run.patterns[key[0]].lanes)
+        turns.append(np.repeat(gone.get(who, 0) + np.arange(times), len(low)))
+        gone[who] = gone.get(who, 0) + times
         done += size * times
         asked[int(index[n])] = asked.get(int(index[n]), 0.0) + misses[at] * run.patterns[key[0]].sectors * times * SECTOR_BYTES
-    return Footprint(np.concatenate(loads), np.concatenate(paces) / max(done, 1), np.concatenate(starts), np.concatenate(stops), asked)
+    return Footprint(np.concatenate(loads), np.concatenate(paces) / max(done, 1), np.concatenate(starts), np.concatenate(stops), asked,
+                     np.concatenate(turns))
 
 
 def addresses_touched(run: Evaluation, wanted: Iterable[int]) -> dict[int, np.ndarray]:
@@ -176,6 +186,30 @@ def lone_halves(footprint: Footprint, loads: Sequence[int]) -> dict[int, float]:
         if len(pair):
             made[index] = float(1.0 - (np.isin(2 * pair, every) & np.isin(2 * pair + 1, every)).mean())
     return made
+
+
+def side_by_side(footprint: Footprint, load: int, shifts: np.ndarray) -> float:
+    """Bytes that lie side by side of what the CTAs of a wave read as they first go through a load, mean; 0 where nothing is known.
+
+    Parameters
+    ----------
+    shifts
+        int64: by how many sectors CTAs read further on than that of the footprint.
+
+    Examples
+    --------
+    >>> one = Footprint(np.array([7, 7]), np.zeros(2), np.array([0, 64]), np.array([2, 66]), {}, np.zeros(2, np.int64))
+    >>> side_by_side(one, 7, np.zeros(1, np.int64)), side_by_side(one, 7, np.array([0, 2, 4, 6]))
+    (64.0, 256.0)
+    """
+    at = np.flatnonzero(footprint.load == load)
+    at = at[:1] if footprint.turn is None else at[footprint.turn[at] == 0]
+    low, high = joined(footprint.start[at], footprint.stop[at])
+    if not len(low):
+        return 0.0
+    moves = distinct_of(np.append(shifts, 0))[:max(1, STRETCHES // (_WINDOWS * len(low)))]
+    low, high = joined((low + moves[:, None]).reshape(-1), (high + moves[:, None]).reshape(-1))
+    return SECTOR_BYTES * size_of(low, high) / len(low)
 
 
 def _stretches(run: Evaluation, index: int, number: int, offset: int) -> tuple[np.ndarray, np.ndarray, int]:

@@ -297,8 +297,8 @@ def memory_costs(kernel: Kernel, index: np.ndarray, l2_bytes: np.ndarray, l1_pas
 
     A slice of L2 gives 64 bytes a clock, to a request of fewer as well; however many SMs it serves with one read, no more arrives at each
     than `l2_delivered`. DRAM brings 64 bytes of a line at a time, and what is shorter than it could move between two activations
-    (`dram_access`) takes as long; of what is written L2 makes lines first. Atomics take their slice for a sector that is read and one that
-    is written, pass by pass.
+    (`dram_access`) takes as long, unless the CTAs that run together read what lies beside it at the same time. Of what is written L2 makes
+    lines first. Atomics take their slice for a sector that is read and one that is written, pass by pass.
     """
     gpu, share = kernel.system.gpu, kernel.share
     near = gpu.l2.latency_clk
@@ -312,9 +312,11 @@ def memory_costs(kernel: Kernel, index: np.ndarray, l2_bytes: np.ndarray, l1_pas
     short = np.minimum(piece, PIECE_BYTES)
     from_dram = share.dram[:, index] * l2_bytes
     each = from_dram.max(axis=0) * kernel.grid.counts[index]
-    lone = share.lone_halves(index[(short < PIECE_BYTES) & (each > FEW * each.sum())], len(kernel.grid.counts))[index]
+    many = each > FEW * each.sum()
+    lone = share.lone_halves(index[(short < PIECE_BYTES) & many], len(kernel.grid.counts))[index]
+    side = share.side_by_side(index[(piece < kernel.timing.dram_access) & many], len(kernel.grid.counts))[index]
     brought = from_dram * PIECE_BYTES / (PIECE_BYTES - (PIECE_BYTES - short) * lone)
-    takes = brought * np.maximum(1.0, kernel.timing.dram_access / np.maximum(piece, PIECE_BYTES))
+    takes = brought * np.maximum(1.0, kernel.timing.dram_access / np.maximum(np.maximum(piece, side), PIECE_BYTES))
     slices = np.where(store, 1.0, share.l2[:, index]) * l2_bytes * PIECE_BYTES / short
     slices = np.maximum(slices, l2_bytes * rates(kernel)[0] / kernel.timing.l2_delivered)
     return np.maximum(slices, SLICE_BYTES * atomics), brought, takes, share.crossing[:, index] * l2_bytes, latency

@@ -28,7 +28,7 @@ from ...mapping.triton.warp_records import COUNT, TALLY, TOUCH
 from ...mapping.triton.warp_runs import NotFollowedError, WarpRun, Warps
 from . import isa
 from .addresses import by_wave
-from .classes import Classes, classes_of, even_sample, middle_cta, program_ids, sample, single
+from .classes import Classes, classes_of, middle_cta, program_ids, sample, single, spread_sample
 from .distinct import distinct_rows
 from .facts import CodeFacts, GridCounts, tensor_flops
 from .footprint import STRETCHES, Footprint
@@ -131,6 +131,20 @@ def _step_keys(run: WarpRun, step: np.ndarray, row: np.ndarray) -> np.ndarray:
     np.add.at(mixed, step, (weight ^ (weight >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9))
     mixed += run.steps.astype(np.uint64) * np.uint64(0x94D049BB133111EB) + run.masks.astype(np.uint64) * np.uint64(0xD6E8FEB86659FD93)
     return mixed.view(np.int64)
+
+
+def _turns(instruction: np.ndarray) -> np.ndarray:
+    """How often each instruction stands before each place.
+
+    >>> _turns(np.array([5, 7, 5, 5, 7])).tolist()
+    [0, 0, 1, 2, 1]
+    """
+    order = np.argsort(instruction, kind="stable")
+    ordered, place = instruction[order], np.arange(len(order))
+    fresh = np.append(True, ordered[1:] != ordered[:-1])[:len(order)]
+    turns = np.empty(len(order), np.int64)
+    turns[order] = place - np.maximum.accumulate(np.where(fresh, place, 0))
+    return turns
 
 
 def _all_runs(warps: tuple[_Warp, ...], *, inner: bool) -> tuple[_Warp, ...]:
@@ -349,7 +363,7 @@ class LightLaunch:
     def footprint(self, l1_bytes: float, number: int, warps: int = 32) -> Footprint | None:
         """What the CTA of this number in order of launch reads and writes, all its warps (or so many) at one pace."""
         count, ids = self.compiled.num_warps, program_ids(self.launch, [number])[0]
-        load, pace, start, stop = [], [], [], []
+        load, pace, start, stop, turn = [], [], [], [], []
         asked = np.zeros(len(self.code.space))
         for warp in range(min(count, warps)):
             run = self._run(number, ids, warp, l1_bytes / count)
@@ -359,6 +373,7 @@ class LightLaunch:
             size = high - low
             done = np.cumsum(size)
             load.append(run.accesses[access, 1])
+            turn.append(_turns(run.accesses[:, 1])[access])
             pace.append((done - size) / done[-1])
             start.append(low)
             stop.append(high)
@@ -366,12 +381,12 @@ class LightLaunch:
             asked += np.bincount(load[-1][first], run.accesses[access[first], 7], len(asked)) * SECTOR_BYTES
         if not load or sum(map(len, load)) > STRETCHES:
             return None
-        whole = [np.concatenate(part) for part in (load, pace, start, stop)]
+        whole = [np.concatenate(part) for part in (load, pace, start, stop, turn)]
         if warps >= count and len(load) > 1:
             order = np.argsort(whole[1], kind="stable")
             whole = [part[order] for part in whole]
         met = np.flatnonzero(np.bincount(whole[0], minlength=len(asked))).tolist()
-        return Footprint(whole[0], whole[1], whole[2], whole[3], {index: float(asked[index]) for index in met})
+        return Footprint(whole[0], whole[1], whole[2], whole[3], {index: float(asked[index]) for index in met}, whole[4])
 
     def _matrices(self, runs: Sequence[WarpRun], times: Sequence[int]) -> dict[int, int]:
         """Executions of matrix instructions that have a guard."""
@@ -396,12 +411,12 @@ class LightLaunch:
         """CTAs by their way: followed is one of each place on the axes of the grid on which the way depends."""
         grid = self.launch.grid
         short = (grid[0] if self.axes[0] else 1, grid[1] if self.axes[1] else 1, grid[2] if self.axes[2] else 1)
-        picks = even_sample(short[0] * short[1] * short[2], CLASS_CTAS)
+        picks, stands = spread_sample(short[0] * short[1] * short[2], CLASS_CTAS)
         x, y, z = (np.where(on, place, n // 2) for on, place, n in zip(
             self.axes, (picks % short[0], picks // short[0] % short[1], picks // (short[0] * short[1])), grid, strict=True))
         found = Warps(self.made.control, self.launch, self.bank).many(np.stack([x, y, z], axis=1), COUNT, lane=self.lane).counts
         at = program_ids(self.launch, np.arange(self.launch.programs)) * self.axes
-        owner = np.searchsorted(picks, at[:, 0] + short[0] * (at[:, 1] + short[1] * at[:, 2]), side="right") - 1
+        owner = stands[at[:, 0] + short[0] * (at[:, 1] + short[1] * at[:, 2])]
         return classes_of(grid, x + grid[0] * (y + grid[1] * z), found, self.facts.size, owner)
 
     def _by_owner(self, loads: Sequence[int]) -> Iterator[tuple[int, list[int]]]:

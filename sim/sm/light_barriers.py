@@ -39,7 +39,7 @@ class Boxes:
         Raises
         ------
         NotFollowedError
-            The kernel made it itself.
+            The kernel made it itself, of more than its arguments.
         """
         found = map_of(self.compiled, self.maps, descriptor)
         if found is None:

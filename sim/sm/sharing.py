@@ -16,13 +16,18 @@ import numpy as np
 from ...mapping.triton import Launch
 from ...mapping.triton.access import SECTOR_BYTES
 from .distinct import count_of, counted, distinct_of, kinds_of
-from .footprint import Footprint, fetched, joined, lone_halves, overlaps, size_of
+from .footprint import Footprint, fetched, joined, lone_halves, overlaps, side_by_side, size_of
 from .l2 import L2Cache, blocks_of
 from .loads import Loads
 
 #: What comes from DRAM over what the buffer holds, from which it is looked at sector by sector.
 _MORE = 1.02
 _SECTOR_BITS = SECTOR_BYTES.bit_length() - 1
+
+
+def _alone(loads: Sequence[int]) -> Mapping[int, np.ndarray]:
+    """Where nothing is known of other CTAs."""
+    return {}
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,8 @@ class Sharing:
         Says of a load whether some CTAs begin it in the first half of what L2 fetches at once, and some in the second.
     reach
         Gives what a CTA reads, sector by sector.
+    begins
+        Gives, by load, int64 by CTA of a wave: by how many sectors it begins further on than the CTA of `reach`.
     """
 
     dram: np.ndarray
@@ -61,6 +68,25 @@ class Sharing:
     waves: tuple[str, ...] = ("first", "steady", "last")
     both: Callable[[int], bool] = frozenset[int]().__contains__
     reach: Callable[[], Footprint | None] | None = None
+    begins: Callable[[Sequence[int]], Mapping[int, np.ndarray]] = _alone
+
+    def side_by_side(self, short: np.ndarray, instructions: int) -> np.ndarray:
+        """Bytes that lie side by side of what a wave asks for at about the same time, mean, by instruction; 0 where that is not known.
+
+        Parameters
+        ----------
+        short
+            int64: instructions that are looked at.
+        """
+        found = np.zeros(instructions)
+        wanted = sorted(set(short.tolist()))
+        whole = self.reach() if self.reach is not None and wanted else None
+        if whole is not None:
+            moves = self.begins(wanted)
+            for index in wanted:
+                at = moves.get(index)
+                found[index] = side_by_side(whole, index, np.zeros(1, np.int64) if at is None else at)
+        return found
 
     def lone_halves(self, short: np.ndarray, instructions: int) -> np.ndarray:
         """Share of the pieces that L2 fetches from DRAM of which only one half is asked for, by instruction.
@@ -168,8 +194,17 @@ def sharing(launch: Launch, asked: Loads, first: First, l2: L2Cache, *, together
         halves = addresses[index][addresses[index] >= 0] >> _SECTOR_BITS & 1 if index in asked.sizes and index in addresses else serving[:0]
         return bool(halves.any() and not halves.all())
 
-    made = replace(sharing_from(found[phases], serving), both=both, reach=reach_of(asked))
+    def further(loads: Sequence[int]) -> Mapping[int, np.ndarray]:
+        return further_on({i: addresses[i][[*range(edges[1]), -1]] for i in loads if i in addresses and i not in asked.boxes})
+
+    made = replace(sharing_from(found[phases], serving), both=both, reach=reach_of(asked), begins=further)
     return within_buffers(made, launch, asked.storage, bytes_of, asked.stores, waves, l2)
+
+
+def further_on(addresses: Mapping[int, np.ndarray]) -> dict[int, np.ndarray]:
+    """By load, by how many sectors the CTAs whose first addresses are known read further on than the one that stands behind them all."""
+    sectors = {index: at >> _SECTOR_BITS for index, at in addresses.items() if at[-1] >= 0}
+    return {index: at[at >= 0] - at[-1] for index, at in sectors.items()}
 
 
 def reach_of(asked: Loads) -> Callable[[], Footprint | None] | None:
@@ -333,20 +368,57 @@ def phase_shares(waves: int) -> np.ndarray:
 
 def within_buffers(share_of: Sharing, launch: Launch, storage: Mapping[int, tuple[int, int]], sizes: Mapping[int, float],
                     stores: Mapping[int, float], waves: int, l2: L2Cache) -> Sharing:
-    """A tensor that L2 keeps is read from DRAM and written to it once at most; one that it held before the launch, not at all."""
+    """Tensors that L2 keeps are read from DRAM and written to it once at most; those that it held before the launch, not at all.
+
+    L2 keeps those that are gone through again as far as they fit together, the smaller ones, whose turn comes round sooner, before the
+    larger ones. Before the launch it held what was touched last: of a tensor no more than CTAs ask for.
+
+    Parameters
+    ----------
+    sizes, stores
+        Bytes that a CTA asks L2 for with each load, and sends to it with each store; mean of all.
+    """
     dram, missing, far = share_of.dram.copy(), share_of.missing, share_of.far
-    total = sum(size for _, size in {(b.start, b.size_bytes) for b in launch.buffers})
-    resident = float(np.clip(2.0 - total / l2.between_bytes, 0.0, 1.0)) if l2.warm else 0.0
     share = phase_shares(waves)
+    again: list[tuple[tuple[int, int], list[int], float]] = []
+    rooms: dict[tuple[int, int], float] = {}
     for side in (sizes, stores):
-        by_buffer: dict[tuple[int, int], list[int]] = {}
-        for index in side:
-            if index in storage:
-                by_buffer.setdefault(storage[index], []).append(index)
-        for (_, size), members in by_buffer.items():
-            asked = sum(side[i] * launch.programs * float(dram[:, i] @ share) for i in members)
-            places = float(l2.places(np.array([asked / size]))[0]) if side is sizes else 1.0
-            if asked > size and places * size <= l2.capacity_bytes:
-                dram[:, members] *= size / asked
+        for buffer, members in _by_buffer(side, storage).items():
+            asked, size = sum(side[i] * launch.programs * float(dram[:, i] @ share) for i in members), buffer[1]
+            if asked > size:
+                again.append((buffer, members, size / asked))
+                places = float(l2.places(np.array([asked / size]))[0]) if side is sizes else 1.0
+                rooms[buffer] = max(places * size, rooms.get(buffer, 0.0))
+    for buffer, members, once in again:
+        if sum(room for room in rooms.values() if room <= rooms[buffer]) <= l2.capacity_bytes:
+            dram[:, members] *= once
+    resident = 0.0
+    if l2.warm:
+        resident = float(np.clip(2.0 - touched_bytes(launch, storage, sizes, stores) / l2.between_bytes, 0.0, 1.0))
     far = far + resident * missing * float(l2.far(np.ones(1))[0])
     return replace(share_of, dram=dram * (1.0 - resident), missing=missing * (1.0 - resident), far=far)
+
+
+def touched_bytes(launch: Launch, storage: Mapping[int, tuple[int, int]], sizes: Mapping[int, float], stores: Mapping[int, float]) -> float:
+    """Bytes of a launch's tensors that its CTAs touch, at most: of each tensor as many as are asked for.
+
+    Where nothing says in which tensor an access lies, it may touch what others leave of any.
+    """
+    asked: dict[tuple[int, int], float] = {}
+    elsewhere = 0.0
+    for side in (sizes, stores):
+        elsewhere += sum(size for index, size in side.items() if index not in storage) * launch.programs
+        for buffer, members in _by_buffer(side, storage).items():
+            asked[buffer] = asked.get(buffer, 0.0) + sum(side[i] for i in members) * launch.programs
+    every = {(b.start, b.size_bytes) for b in launch.buffers}
+    known = sum(min(float(buffer[1]), asked.get(buffer, 0.0)) for buffer in every)
+    return known + min(elsewhere, sum(size for _, size in every) - known)
+
+
+def _by_buffer(side: Mapping[int, float], storage: Mapping[int, tuple[int, int]]) -> dict[tuple[int, int], list[int]]:
+    """Accesses of one side, reads or writes, by the memory that they lie in."""
+    found: dict[tuple[int, int], list[int]] = {}
+    for index in side:
+        if index in storage:
+            found.setdefault(storage[index], []).append(index)
+    return found

@@ -16,6 +16,7 @@ from .sharing import (
     Sharing,
     as_neighbours,
     at_least_distinct,
+    further_on,
     merged,
     reach_of,
     serving_scattered,
@@ -119,7 +120,11 @@ def sharing_of_walks(launch: Launch, asked: Sequence[Loads], walks_of: Walks, l2
             begins = [walk[2][walk[0] == atomic] * SECTOR_BYTES for walk in walks]
             serving[atomic] = l2.serving(max(union_of(begins, l2.block_bytes),
                                              *(union_of([part.atomics[atomic]], l2.block_bytes) for part in having)))
-    made = replace(sharing_from(found_once, serving), reach=reach_of(asked[0]))
+    def further(loads: Sequence[int]) -> Mapping[int, np.ndarray]:
+        known = first(np.append(numbers[0], asked[0].cta)) if first is not None else {}
+        return further_on({i: known[i] for i in loads if i in known and i not in asked[0].boxes})
+
+    made = replace(sharing_from(found_once, serving), reach=reach_of(asked[0]), begins=further)
     made = within_buffers(made, launch, storage, mean_bytes[0], mean_bytes[1], waves, l2)
     if first is None or l2.warm or not len(picked) < waves <= FOLLOWED // together:
         return made

@@ -9,7 +9,7 @@ pd = pytest.importorskip("pandas")
 pytest.importorskip("scipy")
 
 from presilicon.arch import load_gpu  # noqa: E402
-from presilicon.validate.accuracy import Entry, at_a_glance, transfers  # noqa: E402
+from presilicon.validate.accuracy import Entry, at_a_glance, system_of, transfers  # noqa: E402
 from presilicon.validate.calibrate import Table  # noqa: E402
 from presilicon.validate.errors_table import error_line  # noqa: E402
 from presilicon.validate.optable import KINDS, check, predict  # noqa: E402
@@ -45,3 +45,10 @@ def test_the_overview_has_a_row_for_each_gpu_and_protocol() -> None:
     assert found.splitlines() == [
         "| GPU | protocol | gemm | custom allreduce |", "|---|---|--:|--:|",
         "| a | held-out | 10.0% | 20.0% |", "| b | held-out | 30.0% |  |", "| a | transfer from b | 40.0% |  |"]
+
+
+@pytest.mark.parametrize(("gpu", "device"), [
+    ("h100_sxm", "h100-sxm"), ("a100_sxm", "a100-sxm-80gb"), ("b200_sxm", "b200"), ("gb200_sxm", "gb200"),
+])
+def test_a_table_names_its_gpu(gpu: str, device: str) -> None:
+    assert system_of(gpu).name == device

@@ -255,7 +255,7 @@ def copy_tiles(in_ptr, out_ptr, M, N, BLOCK_M: tl.constexpr, BLOCK_N: tl.constex
 def divide(out_ptr, first, step, by, BLOCK: tl.constexpr):
     """Quotients and remainders of 64-bit integers, told by where stores go: four stretches of 2**32 bytes, one for each half."""
     value = first + tl.arange(0, BLOCK).to(tl.int64) * step
-    quotient, remainder = value // by, value % by
+    quotient, remainder = value // by, value % (by - 2)
     tl.store(out_ptr + (quotient & 0xFFFFFFFF), 0)
     tl.store(out_ptr + (1 << 32) + ((quotient >> 32) & 0xFFFFFFFF), 1)
     tl.store(out_ptr + (2 << 32) + (remainder & 0xFFFFFFFF), 2)
@@ -296,3 +296,13 @@ def copy_batches(in_ptr, out_ptr, M, N, BLOCK_M: tl.constexpr, BLOCK_N: tl.const
     target = tl.make_tensor_descriptor(out_ptr + batch * M * N, [M, N], [N, 1], [BLOCK_M, BLOCK_N])
     for column in range(0, N, BLOCK_N):
         target.store([0, column], source.load([0, column]))
+
+
+@triton.jit
+def copy_below(in_ptr, out_ptr, M, N, skip, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
+    """A copy of the rows below the first ones."""
+    source = tl.make_tensor_descriptor(in_ptr + skip * N, [M, N], [N, 1], [BLOCK_M, BLOCK_N])
+    target = tl.make_tensor_descriptor(out_ptr, [M, N], [N, 1], [BLOCK_M, BLOCK_N])
+    row = tl.program_id(0) * BLOCK_M
+    for column in range(0, N, BLOCK_N):
+        target.store([row, column], source.load([row, column]))

@@ -1,4 +1,4 @@
-"""64-bit integer division as each generation's compiler writes it out, with divisors that only the launch knows, against Python's integers."""
+"""64-bit division as each generation's compiler writes it out, by what only the launch knows, against Python's integers."""
 
 from __future__ import annotations
 
@@ -21,13 +21,10 @@ def divide(request: pytest.FixtureRequest, lab: ModuleType, kernels: ModuleType)
     from presilicon.mapping.triton import bind_launch, compile_launch, evaluate
 
     out = lab.meta(2**34, dtype=torch.int8)
-    made: dict[Any, Any] = {}
 
     def stores(first: int, step: int, by: int) -> np.ndarray:
         launch = bind_launch(kernels.divide, (1,), (out, first, step, by), {"BLOCK": 32, "num_warps": 1}, target=request.param)
-        kind = repr((launch.signature, launch.attributes))
-        compiled = made.setdefault(kind, None) or made.setdefault((kind, "made"), compile_launch(launch))
-        run = evaluate(compiled, launch, trace=True)
+        run = evaluate(compile_launch(launch), launch, trace=True)
         assert run.assumptions == ()
         start = launch.arguments["out_ptr"].start
         at = np.sort(np.concatenate([touch.addresses[touch.active] for touch in run.walk()]))
@@ -42,7 +39,7 @@ def test_quotients_and_remainders_of_64_bits(divide: Any, first: int, step: int,
     for n in range(32):
         value = (first + n * step + 2**63) % 2**64 - 2**63
         quotient = abs(value) // abs(by) * (1 if (value < 0) == (by < 0) else -1)
-        remainder = value - quotient * by
+        remainder = abs(value) % abs(by - 2) * (-1 if value < 0 else 1)
         for part, word in enumerate((quotient, quotient >> 32, remainder, remainder >> 32)):
             expected.add((part << 32) + word % 2**32)
     assert divide(first, step, by).tolist() == sorted(expected)

@@ -13,7 +13,7 @@ import pytest
 from presilicon.errors import KernelError, UnknownNameError
 from presilicon.mapping.triton import bind_launch, compile_launch, configs_of, evaluate
 from presilicon.mapping.triton.decisions import check_used, decisions, parse_decisions
-from presilicon.mapping.triton.patience import VARIABLE, within
+from presilicon.mapping.triton.patience import VARIABLE, numbers_made, reason_to_stop, within
 
 TARGETS = [80, 90, 100]
 SOURCE = (Path(__file__).parent / "steered.py").read_text().splitlines()
@@ -219,6 +219,15 @@ def test_compiling_without_end_is_ended(steered: ModuleType, lab: ModuleType, mo
     monkeypatch.setenv(VARIABLE, "soon")
     with pytest.raises(KernelError, match="expected seconds"):
         compile_launch(launch)
+
+
+def test_long_straight_code_is_a_reason_to_stop_too() -> None:
+    """A sort that is unrolled makes many small tensors; a matrix product makes few."""
+    line = "    %v_{} = arith.select %p, %a, %b : tensor<64x128xi1, #blocked>, tensor<64x128xf32, #blocked> loc(#loc1)\n"
+    assert numbers_made("".join(map(line.format, range(10))), 128) == 10 * 64
+    assert reason_to_stop("".join(map(line.format, range(500))), 128) is None
+    assert "38,400 numbers one after another" in str(reason_to_stop("".join(map(line.format, range(600))), 128))
+    assert reason_to_stop("".join(map(line.format, range(600))), 256) is None
 
 
 def test_a_process_of_its_own() -> None:

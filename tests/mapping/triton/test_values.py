@@ -92,6 +92,11 @@ def test_wide_products_and_carry_chains(array: bool, a: int, b: int, low: int, h
     state = _run("IMAD.WIDE R4, R1, R2, R6", {1: a, 2: b, 6: low, 7: high}, array)
     wide = (_signed(a) * _signed(b) + (high << 32 | low)) % 2**64
     assert (state[4], state[5]) == (wide % M, wide >> 32)
+    state = _run("IMAD.HI.U32 R0, P2, R1, R2, R6", {1: a, 2: b, 6: low, 7: high, PREDICATE + 2: low > high}, array)
+    whole = a * b + (high << 32 | low)
+    assert (state[0], state[PREDICATE + 2]) == ((whole >> 32) % M, whole >= 2**64)
+    state = _run("IMAD.WIDE.U32.X R4, P1, R1, R2, R6, P0", {1: a, 2: b, 6: low, 7: high, PREDICATE: a > b}, array)
+    assert (state[4] | state[5] << 32, state[PREDICATE + 1]) == ((whole + (a > b)) % 2**64, whole + (a > b) >= 2**64)
     state = _run("IADD3.X R0, R1, R2, RZ, P0, !PT", {1: a, 2: b, PREDICATE: True}, array)
     assert state[0] == (a + b + 1) % M
     state = _run("ISETP.LT.AND.EX P1, PT, R1, R2, PT, P0", {1: a, 2: b, PREDICATE: low < high}, array)

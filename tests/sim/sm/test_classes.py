@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from presilicon import arch  # noqa: E402
 from presilicon.mapping.triton import bind_launch, compile_launch, evaluate_grid  # noqa: E402
-from presilicon.sim.sm.classes import Classes, cta_classes, grid_of, sample  # noqa: E402
+from presilicon.sim.sm.classes import Classes, cta_classes, grid_of, sample, spread_sample  # noqa: E402
 from presilicon.sim.sm.dispatch import dispatch, run_dispatch  # noqa: E402
 from presilicon.sim.sm.distinct import kinds_of  # noqa: E402
 from presilicon.sim.sm.grid import follow  # noqa: E402
@@ -48,6 +48,26 @@ def attention(target: str, length: int, causal: bool) -> Any:
     args = (q, k, v, out, 0.1, length, length, 0, *stride, *stride, *stride, *stride)
     launch = bind_launch(flash_attention, (length // 128, heads), args, meta, target=target)
     return compile_launch(launch), launch
+
+
+@pytest.mark.parametrize(("programs", "most"), [(7, 7), (7, 1024), (5000, 1024), (16_512, 1024), (1, 4)])
+def test_each_stretch_of_a_launch_has_one_cta_that_is_followed(programs: int, most: int) -> None:
+    picks, owner = spread_sample(programs, most)
+    assert len(picks) == min(programs, most)
+    assert owner[picks].tolist() == list(range(len(picks)))
+    assert (np.diff(owner) >= 0).all()
+    assert np.bincount(owner).max() - np.bincount(owner).min() <= 1
+    assert programs > most or picks.tolist() == list(range(programs))
+
+
+@pytest.mark.parametrize(("programs", "end", "period", "busy"), [(16_512, 512, 8, 4), (16_512, 4096, 16, 4), (16_384, 4096, 8, 4),
+                                                                 (65_536, 65_536, 32, 8), (8192, 8192, 8, 1)])
+def test_work_dealt_out_in_a_period_is_met_as_often_as_it_is_there(programs: int, end: int, period: int, busy: int) -> None:
+    # tiles in groups of rows, of which only some have work, at the begin of a grid that is made for the most there can be
+    number = np.arange(programs)
+    works = (number % period < busy) & (number < end)
+    picks, owner = spread_sample(programs, 1024)
+    assert works[picks][owner].sum() == pytest.approx(end * busy / period, rel=0.15)
 
 
 def test_ctas_of_one_length_are_one_class() -> None:

@@ -12,9 +12,10 @@ import pytest
 from presilicon import arch
 from presilicon.arch.sm_timing import sm_timing
 from presilicon.sim.sm import isa
-from presilicon.sim.sm.footprint import Footprint, lone_halves
+from presilicon.sim.sm.footprint import Footprint, lone_halves, side_by_side
 from presilicon.sim.sm.grid import dram_bytes_per_s, memory_costs, rates
-from presilicon.sim.sm.sharing import Sharing, at_least_distinct
+from presilicon.sim.sm.l2 import L2Cache
+from presilicon.sim.sm.sharing import Sharing, at_least_distinct, touched_bytes, within_buffers
 
 #: Instructions of the kernels below.
 LOAD, STORE = 0, 1
@@ -115,3 +116,80 @@ def test_no_fewer_bytes_come_from_dram_than_ctas_ask_for_distinct_ones() -> None
     assert total(1_000_000) == pytest.approx(40_000), "sampled waves have seen 10,000"
     assert total(25_000) == pytest.approx(25_000), "but the buffer holds no more"
     assert total(1_000_000, sharing(dram=0.7)) == pytest.approx(70_000), "what is read again stays"
+
+
+# -- what lies side by side ------------------------------------------------------------------------------------------------
+
+
+def rows(count: int, row_bytes: int, pitch_bytes: int) -> Footprint:
+    """A tile of rows that a CTA reads at once, and 64 KB further on again."""
+    start = np.arange(count) * pitch_bytes // 32
+    stop = -(-(np.arange(count) * pitch_bytes + row_bytes) // 32)
+    load, turn = np.zeros(2 * count, np.int64), np.repeat([0, 1], count)
+    return Footprint(load, turn / 2, np.append(start, start + 2048), np.append(stop, stop + 2048), {LOAD: 1.0}, turn)
+
+
+@pytest.mark.parametrize(("heads", "alone"), [(1, 96.0 / 64), (2, 1.0), (4, 1.0)])
+def test_heads_side_by_side_share_an_activation(heads: int, alone: float) -> None:
+    # 16 tokens of 64 bytes a head, 256 bytes apart: one CTA by head; a request asks for 16 half lines
+    moves = {LOAD: np.arange(heads) * 2}
+    share = Sharing(*(getattr(sharing(), name) for name in ("dram", "missing", "l2", "far", "crossing", "serving")),
+                    reach=lambda: rows(16, 64, 256), begins=lambda loads: moves)
+    assert share.side_by_side(np.array([LOAD]), 2)[LOAD] == (64 * heads if heads < 4 else 16 * 256)
+    assert costs(kernel(share, dram_access=96.0), 1024.0, 16.0)[2] == 1024 * alone
+
+
+def test_a_row_across_two_lines_is_one_stretch() -> None:
+    # rows of 160 bytes lie in two lines each, 80 bytes in one on the mean
+    share = Sharing(*(getattr(sharing(), name) for name in ("dram", "missing", "l2", "far", "crossing", "serving")),
+                    reach=lambda: rows(8, 160, 640))
+    assert costs(kernel(share, dram_access=96.0), 1280.0, 16.0)[2] == 1280.0
+    assert costs(kernel(sharing(), dram_access=96.0), 1280.0, 16.0)[2] == pytest.approx(1280 * 96 / 80)
+
+
+def test_what_is_read_in_the_next_turn_is_no_neighbour() -> None:
+    # 64 bytes of each row at a time, the next 64 in the next iteration
+    turn = np.repeat(np.arange(4), 8)
+    start = np.tile(np.arange(8) * 64, 4) + 2 * turn
+    one = Footprint(np.zeros(32, np.int64), turn / 4, start, start + 2, {LOAD: 1.0}, turn)
+    assert side_by_side(one, LOAD, np.zeros(1, np.int64)) == 64.0
+    assert side_by_side(one, LOAD + 1, np.zeros(1, np.int64)) == 0.0
+
+
+# -- tensors that L2 keeps -------------------------------------------------------------------------------------------------
+
+
+def launch_of(*sizes: int, programs: int = 100) -> Any:
+    starts = np.cumsum([0, *sizes]).tolist()
+    return SimpleNamespace(programs=programs, buffers=[SimpleNamespace(start=start, size_bytes=size)
+                                                       for start, size in zip(starts, sizes, strict=False)])
+
+
+@pytest.mark.parametrize(("sizes", "kept"), [((50, 40), (True, True)), ((60, 60), (False, False)), ((90, 9), (True, True)),
+                                             ((95, 9), (False, True)), ((101, 30), (False, True))])
+def test_tensors_stay_in_l2_as_far_as_they_fit_together(sizes: tuple[int, int], kept: tuple[bool, bool]) -> None:
+    # 100 CTAs, each reads two tensors whole; of L2's 100 bytes the smaller takes its part first
+    launch = launch_of(*sizes)
+    storage = {n: (b.start, b.size_bytes) for n, b in enumerate(launch.buffers)}
+    found = within_buffers(sharing(), launch, storage, dict(enumerate(map(float, sizes))), {}, 4, L2Cache(100.0, 100.0))
+    assert found.dram[0].tolist() == pytest.approx([0.01 if once else 1.0 for once in kept])
+
+
+def test_what_is_read_once_takes_no_room() -> None:
+    launch = launch_of(1000, 90)
+    storage = {n: (b.start, b.size_bytes) for n, b in enumerate(launch.buffers)}
+    found = within_buffers(sharing(), launch, storage, {0: 10.0, 1: 90.0}, {}, 4, L2Cache(100.0, 100.0))
+    assert found.dram[0].tolist() == pytest.approx([1.0, 0.01])
+
+
+def test_what_no_cta_touches_takes_no_room_in_l2() -> None:
+    # a paged cache of 1,000 bytes of which 100 CTAs read one byte each, twice; 50 bytes are written
+    launch = launch_of(1000, 50)
+    storage = {0: (0, 1000), 1: (1000, 50)}
+    assert touched_bytes(launch, storage, {0: 2.0}, {1: 0.5}) == 250.0
+    assert touched_bytes(launch, storage, {0: 20.0}, {1: 0.5}) == 1050.0
+    assert touched_bytes(launch, {1: (1000, 50)}, {0: 2.0}, {1: 0.5}) == 250.0, "an access of which no tensor is known"
+    assert touched_bytes(launch, {1: (1000, 50)}, {0: 200.0}, {1: 0.5}) == 1050.0
+    warm = L2Cache(300.0, 200.0, warm=True)
+    assert within_buffers(sharing(), launch, storage, {0: 1.0}, {1: 0.5}, 4, warm).dram.max() == 0.0
+    assert within_buffers(sharing(), launch, storage, {0: 2.5}, {1: 0.5}, 4, warm).dram[0, 0] == pytest.approx(0.5)
