@@ -26,6 +26,8 @@ _MAMBA2_COLUMNS: Final = ("nheads", "head_dim", "n_groups", "d_state", "chunk_si
 _GATED_DELTA_COLUMNS: Final = ("num_k_heads", "head_k_dim", "num_v_heads", "head_v_dim")
 _SCAN_COLUMNS: Final = ("batch_size", "seq_len", "d_conv", *_GATED_DELTA_COLUMNS, *_MAMBA2_COLUMNS)
 
+#: Names of 8-bit formats that also say how their scales are found.
+_SCALED_FP8: Final = ("fp8_static", "fp8_ootb")
 #: Largest number that a size column may hold; past it products leave the exact range of a double.
 MAX_SIZE: Final = 2**40
 
@@ -117,6 +119,14 @@ def formats_of(dtype: str) -> tuple[str, float, float, bool]:
     return fmt.arithmetic, fmt.bits, fmt.bits, False
 
 
+def _tables_name(dtype: str) -> str:
+    """The name by which libraries' rules know a number format: all wide ones go one way, and so do both of 8 bits with an exponent."""
+    arithmetic, a_bits, w_bits, _ = formats_of(dtype)
+    if min(a_bits, w_bits) >= 16.0:
+        return "bfloat16"
+    return "fp8" if arithmetic == "fp8" and a_bits == 8.0 and dtype not in _SCALED_FP8 else dtype
+
+
 def _gemm_calls(frame: pd.DataFrame, system: System) -> Iterator[Call]:
     keys = {
         "dtype": _column(frame, ("gemm_dtype",)),
@@ -133,7 +143,7 @@ def _gemm_calls(frame: pd.DataFrame, system: System) -> Iterator[Call]:
             "w_bits": w_bits,
             "out_bits": 16.0,
             "dequantise": dequantise,
-            **gemm.table_options(key["dtype"], key["source"], system.generation, key["framework"], key["version"]),
+            **gemm.table_options(_tables_name(key["dtype"]), key["source"], system.generation, key["framework"], key["version"]),
         }
         if key["copies"]:
             options["weight_copies"] = float(key["copies"])
