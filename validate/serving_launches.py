@@ -64,8 +64,8 @@ def _indices(values: Any, dtype: str = "int32") -> Any:
     return torch.from_numpy(np.ascontiguousarray(values)).to(getattr(torch, dtype))
 
 
-def _captured(call: Callable[[], Any]) -> tuple[CapturedLaunch, ...]:
-    with capture_launches() as launches:
+def _captured(system: System, call: Callable[[], Any]) -> tuple[CapturedLaunch, ...]:
+    with capture_launches(system) as launches:
         call()
     return tuple(launches)
 
@@ -82,7 +82,7 @@ def sglang_encoder(row: Row, package: Package, system: System) -> Call:
     module = package.take("sglang.srt.layers.attention.triton_ops.prefill_attention", ["context_attention_fwd"], _sglang(system))
     q, k, v, out = (_meta(batch * length, heads, dim) for _ in range(4))
     starts, lengths = _indices(np.arange(batch + 1) * length), _indices(np.full(batch, length))
-    return Call(_captured(lambda: module.context_attention_fwd(q, k, v, out, starts, lengths, length, is_causal=False,
+    return Call(_captured(system, lambda: module.context_attention_fwd(q, k, v, out, starts, lengths, length, is_causal=False,
                                                                sm_scale=dim**-0.5)))
 
 
@@ -119,7 +119,7 @@ def sglang_extend(row: Row, package: Package, system: System) -> Call:
     q, k, v = (_meta(tokens, n, each, dtype=kind) for n, each in ((heads, dim), (kv, dim), (kv, wide)))
     k_cache, v_cache = (_meta(slots, kv, each, dtype=cache) for each in (dim, wide))
     starts, none = _indices(np.arange(batch + 1) * length), _indices(np.zeros(batch + 1))
-    launches = _captured(lambda: module.extend_attention_fwd(
+    launches = _captured(system, lambda: module.extend_attention_fwd(
         q, k, v, _meta(tokens, heads, wide, dtype=kind), k_cache, v_cache, starts, none, _indices(np.zeros(1), "int64"), None, True, None,
         length, 1.0, 1.0, dim**-0.5, sliding_window_size=window or -1, window_kv_offsets=none[:batch] if window else None))
     return Call((*_sglang_store(row, tokens), *launches))
@@ -151,7 +151,7 @@ def sglang_decode(row: Row, package: Package, system: System) -> Call:
     slots = np.arange(batch * length) + _SGLANG_PAGE
     # the backend splits by the whole length, also where a window leaves less
     splits = kv_splits(total, batch, heads, kv, int(system.gpu.sm.count))
-    launches = _captured(lambda: module.decode_attention_fwd(
+    launches = _captured(system, lambda: module.decode_attention_fwd(
         _meta(batch, heads, dim), k_cache, v_cache, _meta(batch, heads, wide), _indices(np.arange(batch + 1) * length),
         _indices(slots, "int64"), _meta(batch, heads, _SGLANG_SPLITS, wide, dtype="float32"),
         _meta(batch, heads, _SGLANG_SPLITS, dtype="float32"), _indices(np.full(batch, splits)), _SGLANG_SPLITS, dim**-0.5, 1.0, 1.0))
@@ -192,7 +192,7 @@ def vllm_unified(row: Row, package: Package, system: System) -> Call:
     threshold, segments = 128 // kv, 16   # sequences up to which decode is split: 128 CTAs over the key heads
     room = min(threshold, batch)
     one = _meta(1, dtype="float32").expand(batch, kv)
-    launches = _captured(lambda: module.unified_attention(
+    launches = _captured(system, lambda: module.unified_attention(
         q=_meta(batch * queries, heads, dim), k=cache[0], v=cache[1], out=_meta(batch * queries, heads, dim),
         cu_seqlens_q=_indices(np.arange(batch + 1) * queries), max_seqlen_q=queries, seqused_k=_indices(np.full(batch, length)),
         max_seqlen_k=length, softmax_scale=dim**-0.5, causal=True, window_size=(window - 1, 0) if window else (-1, -1),
@@ -219,7 +219,7 @@ def vllm_mla(row: Row, package: Package, system: System) -> Call:
         raise KernelError("the cache has 2^31 numbers or more, and the kernel's 32-bit offsets wrap: what it read is not known")
     cache = _meta(pages, _VLLM_BLOCK, 1, _LATENT + _ROPE)
     q, out = _meta(batch, heads, _LATENT + _ROPE), _meta(batch, heads, _LATENT)
-    launches = _captured(lambda: module.decode_attention_fwd(
+    launches = _captured(system, lambda: module.decode_attention_fwd(
         q, cache, cache[..., :_LATENT], out, _meta(batch, heads), _indices(table), _indices(np.full(batch, length)),
         _meta(batch, heads, 4, _LATENT + 1, dtype="float32"), 4, (_LATENT + _ROPE)**-0.5, _VLLM_BLOCK))
     rows = 2.0 * batch * heads
@@ -239,5 +239,5 @@ def sglang_delta_rule(row: Row, package: Package, system: System) -> Call:
                           {"is_gather_supported": True})
     q, k, v = _meta(batch, 1, heads, key), _meta(batch, 1, heads, key), _meta(batch, 1, values, value)
     g, beta = _meta(batch, 1, values), _meta(batch, 1, values)
-    return Call(_captured(lambda: module.fused_recurrent_gated_delta_rule_fwd(
+    return Call(_captured(system, lambda: module.fused_recurrent_gated_delta_rule_fwd(
         q, k, v, g, beta, key**-0.5, _meta(batch, values, value, key), True, False, None)))

@@ -43,6 +43,8 @@ EARLY_SGLANG: Final = (0, 5, 9)
 UNSORTED: Final = ((0, 14), 4)
 #: What a prediction's `config` says of a tile that the framework takes without a tuned file.
 DEFAULT: Final = "the framework's default"
+#: Sources that are Triton's without saying so.
+TRITON_SOURCES: Final = ("vllm_fused_moe",)
 #: Draws of the expert loads, of which the one nearest to their mean is taken; the collector averages ten.
 DRAWS: Final = 10
 
@@ -303,7 +305,7 @@ def align_pairs(routing: Routing, block: int, capacity_experts: int) -> tuple[np
 
 
 def read_rows(path: Any) -> list[MoeRow]:
-    """Rows of a ``*.moe_triton.csv`` table whose number format our kernels have.
+    """Rows of a table of mixture-of-experts layers whose number format our kernels have and, where it says what ran, that Triton ran.
 
     Raises
     ------
@@ -319,6 +321,9 @@ def read_rows(path: Any) -> list[MoeRow]:
         if name not in frame.columns:
             raise TableError(f"{path}: no column {name!r}; it has {', '.join(map(str, frame.columns))}")
     frame = frame[frame.moe_dtype.isin(list(FORMATS))]
+    if "kernel_source" in frame:
+        source = frame.kernel_source.astype(str)
+        frame = frame[source.str.contains("triton") | source.isin(TRITON_SOURCES)]
     return [MoeRow(*values) for values in frame[list(names)].itertuples(index=False, name=None)]
 
 

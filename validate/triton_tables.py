@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 Progress = Callable[[str, float], None]
 
 #: What the tables of MoE rows and of the tutorials are called in a folder of measured tables.
-MOE_TABLES: Final = "*.moe_triton.csv"
+MOE_TABLES: Final = "*.moe*.csv"
 TUTORIALS: Final = "triton_tutorials.a100_sxm_40gb.csv"
 _SIZES: Final = ((16, "1 to 16 tokens"), (128, "17 to 128 tokens"), (1024, "129 to 1,024 tokens"), (1 << 30, "over 1,024 tokens"))
 
@@ -84,7 +84,7 @@ def why(row: triton_moe.MoeRow, found: triton_moe.MoePrediction) -> str:
 
 def moe_errors(path: Path, system: System, *, rows: int | None = None, fidelity: str = "tile", tuned: bool = False,
                configs: TunedConfigs | None = None, progress: Progress = lambda stage, share: None) -> MoeErrors:
-    """Predict rows of a ``*.moe_triton.csv`` table.
+    """Predict rows of a table of mixture-of-experts layers.
 
     Parameters
     ----------

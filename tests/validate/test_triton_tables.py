@@ -90,7 +90,7 @@ def test_a_table_of_other_formats_has_no_errors(tmp_path: Path) -> None:
 
 def test_small_layer_and_its_page(tmp_path: Path) -> None:
     path = tmp_path / "a100_sxm.moe_triton.csv"
-    line = "sglang,0.5.10,x,bfloat16,{},1024,512,2,8,1,1,balanced,{}\n"
+    line = "sglang,0.5.10,sglang_fused_moe_triton,bfloat16,{},1024,512,2,8,1,1,balanced,{}\n"
     path.write_text(HEAD + line.format(4, 5e-5) + line.format(512, 9e-5))
     found = triton_tables.moe_errors(path, arch.load("a100-sxm-80gb"))
     assert found.frame.tile.tolist() == ["16x32x64x1x4x3", "64x64x32x8x4x3"]  # at most as many tokens as experts, and more
@@ -191,7 +191,7 @@ def test_a_file_that_no_framework_wrote_is_refused(tmp_path: Path, text: str, me
 def test_rows_of_tuned_shapes_take_the_frameworks_config(tmp_path: Path) -> None:
     tuned_file(tmp_path / "configs")
     path = tmp_path / "a100_sxm.moe_triton.csv"
-    path.write_text(HEAD + "".join(f"vllm,0.14.0,x,float16,64,1024,{inter},2,8,1,1,balanced,9e-5\n" for inter in (512, 1024)))
+    path.write_text(HEAD + "".join(f"vllm,0.14.0,vllm_fused_moe,float16,64,1024,{inter},2,8,1,1,balanced,9e-5\n" for inter in (512, 1024)))
     found = triton_tables.moe_errors(path, arch.load("a100-sxm-80gb"), configs=moe_configs.read_tuned(tmp_path)).frame
     assert dict(zip(found.inter, found.tile, strict=True)) == {512: "64x32x64x1x8x4", 1024: "64x64x32x8x4x3"}
     assert dict(zip(found.inter, found.config, strict=True)) == {512: "the framework's tuned file", 1024: "the framework's default"}
@@ -240,3 +240,11 @@ def test_measured_rows_without_fitting(path: Path, system: str) -> None:
     assert not found.refused
     assert found.rank_correlation >= 0.95
     assert found.median < 0.35  # the aim is 0.25; see docs/accuracy.md
+
+
+def test_rows_of_other_kernels_are_left_out(tmp_path: Path) -> None:
+    sources = ("sglang_fused_moe_triton", "vllm_fused_moe", "moe_torch_flow", "flashinfer_cutlass_fused_moe")
+    lines = [f"sglang,0.5.10,{source},bfloat16,64,1024,512,4,32,1,1,balanced,{n}e-4\n" for n, source in enumerate(sources, 1)]
+    path = tmp_path / "h100_sxm.moe.csv"
+    path.write_text(HEAD + "".join(lines))
+    assert [found.measured_s for found in triton_moe.read_rows(path)] == [1e-4, 2e-4]
