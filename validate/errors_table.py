@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -104,3 +104,46 @@ def worst_rows(frame: pd.DataFrame, measured: str, count: int = 10) -> pd.DataFr
     with np.errstate(divide="ignore"):
         order = np.argsort(-np.abs(np.log(ratio.to_numpy(dtype=float))), kind="stable")[:count]
     return frame.iloc[order].assign(ratio=ratio.iloc[order])
+
+
+def rank_correlation(frame: pd.DataFrame) -> float:
+    """Spearman's rank correlation of predicted and measured; NaN for fewer than three points."""
+    if len(frame) < 3:
+        return float("nan")
+    ranks = frame[["predicted_s", "measured_s"]].rank().to_numpy()
+    return float(np.corrcoef(ranks[:, 0], ranks[:, 1])[0, 1])
+
+
+def points_page(frame: pd.DataFrame, columns: Mapping[str, str], names: Sequence[str], worst: int) -> str:
+    """Markdown: a table of errors for each column, worst first; the worst points; how many have no prediction.
+
+    Parameters
+    ----------
+    frame
+        ``measured_s``, ``predicted_s`` (NaN without a prediction), ``error``, ``limiter``, and the columns that follow.
+    columns
+        Columns to break down by, with their titles.
+    names
+        Columns that name a point.
+    worst
+        How many points are listed.
+    """
+    known = frame[frame.predicted_s.notna()]
+    parts = []
+    for number, (column, title) in enumerate(columns.items()):
+        groups = [("all", known)] if number == 0 else []
+        groups += [(str(name), part) for name, part in known.groupby(column, sort=True)]
+        lines = [(error_line(name, part.measured_s.to_numpy(), part.predicted_s.to_numpy()), rank_correlation(part))
+                 for name, part in groups]
+        parts += [f"\n| {title} | points | MAPE | median | p95 | bias | rank correlation |", "|---|--:|--:|--:|--:|--:|--:|"]
+        parts += [f"| {n.group} | {n.rows} | {n.mape:.1%} | {n.median:.1%} | {n.p95:.1%} | {n.bias:+.1%} | "
+                  + ("" if np.isnan(rank) else f"{rank:.3f}") + " |" for n, rank in sorted(lines, key=lambda x: -x[0].mape)]
+    far = known.reindex(known.error.abs().sort_values(ascending=False).index)[:worst].to_dict("records")
+    parts += ["\nWorst points:\n", "```text"]
+    parts += [f"{row['error']:+7.1%}  {row['measured_s'] * 1e6:9.1f} us  {row['predicted_s'] * 1e6:9.1f} us  "
+              + "  ".join(str(row[name]) for name in (*names, "limiter")) for row in far]
+    parts.append("```")
+    refused = frame[frame.predicted_s.isna()]
+    if len(refused):
+        parts.append(f"\n{len(refused)} points without a prediction, the first: {refused.iloc[0].limiter}")
+    return "\n".join(parts).lstrip("\n") + "\n"

@@ -15,11 +15,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
-
 from ..arch.yamlfile import read_yaml
 from ..errors import KernelError, TableError, UnknownNameError
-from .errors_table import error_line
+from .errors_table import points_page
 from .published_kernels import KERNELS, OPS, Point, predict
 
 if TYPE_CHECKING:
@@ -103,35 +101,9 @@ def compare(points: Sequence[Point], *, fidelity: str = "tile", progress: Progre
     return pd.DataFrame(records)
 
 
-def rank_correlation(frame: pd.DataFrame) -> float:
-    """Spearman's rank correlation of predicted and measured; NaN for fewer than three points."""
-    if len(frame) < 3:
-        return float("nan")
-    ranks = frame[["predicted_s", "measured_s"]].rank().to_numpy()
-    return float(np.corrcoef(ranks[:, 0], ranks[:, 1])[0, 1])
-
-
 def page(frame: pd.DataFrame, worst: int = 15) -> str:
     """Markdown: errors of both halves, then by set, GPU and kernel, and the worst points; each worst first."""
-    known = frame[frame.predicted_s.notna()]
-    parts = []
-    for column, title in (("half", "half"), ("set", "set"), ("gpu", "GPU"), ("kernel", "kernel")):
-        groups = [("all", known)] if column == "half" else []
-        groups += [(str(name), part) for name, part in known.groupby(column, sort=True)]
-        lines = [(error_line(name, part.measured_s.to_numpy(), part.predicted_s.to_numpy()), rank_correlation(part))
-                 for name, part in groups]
-        parts += [f"\n| {title} | points | MAPE | median | p95 | bias | rank correlation |", "|---|--:|--:|--:|--:|--:|--:|"]
-        parts += [f"| {n.group} | {n.rows} | {n.mape:.1%} | {n.median:.1%} | {n.p95:.1%} | {n.bias:+.1%} | "
-                  + ("" if np.isnan(rank) else f"{rank:.3f}") + " |" for n, rank in sorted(lines, key=lambda x: -x[0].mape)]
-    far = known.reindex(known.error.abs().sort_values(ascending=False).index)[:worst].to_dict("records")
-    parts += ["\nWorst points:\n", "```text"]
-    parts += [f"{row['error']:+7.1%}  {row['measured_s'] * 1e6:9.1f} us  {row['predicted_s'] * 1e6:9.1f} us  {row['set']} {row['sizes']}  "
-              f"{row['config']}  {row['limiter']}" for row in far]
-    parts.append("```")
-    refused = frame[frame.predicted_s.isna()]
-    if len(refused):
-        parts.append(f"\n{len(refused)} points without a prediction, the first: {refused.iloc[0].limiter}")
-    return "\n".join(parts).lstrip("\n") + "\n"
+    return points_page(frame, {"half": "half", "set": "set", "gpu": "GPU", "kernel": "kernel"}, ("set", "sizes", "config"), worst)
 
 
 def main(fidelity: str = "tile", half: str = "", only: str = "", out: Path | None = None) -> None:

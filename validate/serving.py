@@ -18,8 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
-
 from ..arch import System
 from ..errors import KernelError, TableError, UnknownNameError
 from ..mapping.gpu.machine import Machine
@@ -28,9 +26,9 @@ from ..mapping.triton import compile_launch
 from ..sim.sm.run import simulate_kernel
 from . import serving_launches as launches
 from .accuracy import system_of
-from .errors_table import error_line
+from .errors_table import points_page
 from .packages import Package, find_package
-from .published import HALVES, rank_correlation
+from .published import HALVES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -179,26 +177,9 @@ def compare(folder: Path, packages: Path, sources: Sequence[Source] = SOURCES, *
 
 
 def page(frame: pd.DataFrame, worst: int = 20) -> str:
-    """Markdown: errors of all, by kernel, by half, by measured time and by both, and the worst rows; each worst first."""
-    known = frame[frame.predicted_s.notna()].assign(both=lambda x: x.kernel + ", " + x["size"])
-    parts = []
-    for column, title in (("kernel", "kernel"), ("half", "half"), ("size", "measured"), ("both", "kernel and measured")):
-        groups = [("all", known)] if column == "kernel" else []
-        groups += [(str(name), part) for name, part in known.groupby(column, sort=True)]
-        lines = [(error_line(name, part.measured_s.to_numpy(), part.predicted_s.to_numpy()), rank_correlation(part))
-                 for name, part in groups]
-        parts += [f"\n| {title} | rows | median | MAPE | p95 | bias | rank correlation |", "|---|--:|--:|--:|--:|--:|--:|"]
-        parts += [f"| {n.group} | {n.rows} | {n.median:.1%} | {n.mape:.1%} | {n.p95:.1%} | {n.bias:+.1%} | "
-                  + ("" if np.isnan(rank) else f"{rank:.3f}") + " |" for n, rank in sorted(lines, key=lambda x: -x[0].median)]
-    far = known.reindex(known.error.abs().sort_values(ascending=False).index)[:worst].to_dict("records")
-    parts += ["\nWorst rows:\n", "```text"]
-    parts += [f"{row['error']:+7.1%}  {row['measured_s'] * 1e6:9.1f} us  {row['predicted_s'] * 1e6:9.1f} us  {row['kernel']}: "
-              f"{row['sizes']}  {row['limiter']}" for row in far]
-    parts.append("```")
-    refused = frame[frame.predicted_s.isna()]
-    if len(refused):
-        parts.append(f"\n{len(refused)} rows without a prediction, the first: {refused.iloc[0].limiter}")
-    return "\n".join(parts).lstrip("\n") + "\n"
+    """Markdown: errors by kernel, half, measured time and both, and the worst rows; each worst first."""
+    columns = {"kernel": "kernel", "half": "half", "size": "measured", "both": "kernel and measured"}
+    return points_page(frame.assign(both=frame.kernel + ", " + frame["size"]), columns, ("kernel", "sizes"), worst)
 
 
 def main(measured: Path, packages: Path, rows: int = 30, fidelity: str = "tile", half: str = "", only: str = "",

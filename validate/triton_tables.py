@@ -17,7 +17,7 @@ from ..arch import System
 from ..errors import KernelError, TableError
 from . import triton_moe, tutorials
 from .accuracy import system_of
-from .errors_table import ErrorLine, error_lines, worst_rows
+from .errors_table import ErrorLine, error_lines, rank_correlation, worst_rows
 from .moe_configs import TunedConfigs, read_tuned
 from .older_triton import older_version
 
@@ -62,8 +62,7 @@ class MoeErrors:
     @property
     def rank_correlation(self) -> float:
         """Spearman's rank correlation of predicted and measured."""
-        ranks = self.frame[["predicted_s", "measured_s"]].rank().to_numpy()
-        return float(np.corrcoef(ranks[:, 0], ranks[:, 1])[0, 1])
+        return rank_correlation(self.frame)
 
     def lines(self) -> list[ErrorLine]:
         """All rows, then by framework's config rule, number format, tokens and measured time."""

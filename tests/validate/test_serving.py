@@ -189,5 +189,5 @@ def test_the_page_puts_the_worst_first() -> None:
     text = serving.page(frame)
     assert "| all | 2 | 55.0% | 55.0% |" in text
     assert text.index("| bad | 1 | 100.0% |") < text.index("| good | 1 | 10.0% |")
-    assert text.index("bad: a=2") < text.index("good: a=1")
-    assert "1 rows without a prediction, the first: does not fit" in text
+    assert text.index("bad  a=2") < text.index("good  a=1")
+    assert "1 points without a prediction, the first: does not fit" in text
