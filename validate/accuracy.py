@@ -23,7 +23,7 @@ from .calibrate import Table, calibrate, with_constants
 from .conformal import interval_table
 from .errors_table import ErrorLine, error_lines, worst_rows
 from .opfile import halves, read_table
-from .optable import predict
+from .optable import KINDS, predict
 
 PROTOCOLS: Final = ("shipped", "held-out", "transfer")
 _GROUPS: Final = ("gemm_dtype", "attn_dtype", "moe_dtype", "kernel_source")
@@ -219,7 +219,7 @@ def overview(entries: Sequence[Entry]) -> str:
 def at_a_glance(entries: Sequence[Entry]) -> str:
     """Markdown: MAPE of every operator by GPU and protocol."""
     cells: dict[tuple[str, str], dict[str, float]] = {}
-    for entry in entries:
+    for entry in sorted(entries, key=lambda e: list(KINDS).index(e.kind)):
         operator = entry.kind if entry.kind != "collective" else entry.table.split(".")[1].replace("_", " ")
         cells.setdefault((entry.system, entry.protocol), {})[operator] = entry.lines[0].mape
     operators = list(dict.fromkeys(operator for row in cells.values() for operator in row))
