@@ -42,7 +42,9 @@ def test_every_device_is_within_two_per_cent_of_its_commands(name: str, outputs:
     assume(outputs * inputs * batch <= 8_000_000)
     report = gemv(name, outputs, inputs, batch=batch, refresh=refresh)
     assert report.gap is not None
-    assert abs(report.gap) <= 0.02
+    device = dram.load(name)
+    last = device.timings[device.refresh.duration] if refresh and device.refresh else 0   # falls due beside the last command, or just after
+    assert abs(report.gap) <= 0.02 or abs(report.analytic.cycles - report.cycles) <= last
     if name != "samsung-hbm2-pim" and not refresh:
         assert report.analytic.cycles == report.cycles
 
