@@ -61,7 +61,7 @@ class MoeErrors:
 
     @property
     def rank_correlation(self) -> float:
-        """Spearman's rank correlation of predicted and measured."""
+        """Spearman's rank correlation of predicted and measured; NaN for fewer than three rows."""
         return rank_correlation(self.frame)
 
     def lines(self) -> list[ErrorLine]:
