@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import reduce
+from typing import TYPE_CHECKING
 
 from ..arch import AnySystem, Estimate
-from ..workloads.graph import OpGraph
-from ..workloads.op import Op
+
+if TYPE_CHECKING:
+    from ..workloads.graph import OpGraph
+    from ..workloads.op import Op
 
 
 @dataclass(frozen=True)

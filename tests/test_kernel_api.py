@@ -115,6 +115,38 @@ def test_configs_that_cannot_run_are_left_out_and_named_as_an_autotuner_does(ker
         ps.predict_kernel(tuned(64, 128), (N // 1024,), vectors(kernels), "l4")
 
 
+def test_what_cannot_launch_is_not_disassembled_and_known_the_next_time(kernels: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    from presilicon.mapping.triton import compile as compiling
+
+    monkeypatch.setattr(compiling, "_disassembled", None)
+    for _ in range(2):
+        with pytest.raises(KernelError, match="add' cannot launch on l4: 2048 threads a CTA"):
+            ps.predict_kernel(kernels.add, (N // 1024,), vectors(kernels), "l4", BLOCK=1024, num_warps=64)
+        monkeypatch.setattr(compiling, "_run_stages", None)
+
+
+@pytest.mark.parametrize("many", [1, 2])
+def test_several_processes_choose_as_one_does(kernels: ModuleType, monkeypatch: pytest.MonkeyPatch, many: int) -> None:
+    import triton
+
+    from presilicon import forked
+    from presilicon.kernel_api import gpu_of, predict_launch
+
+    monkeypatch.setattr(forked, "cores", lambda: many)
+    monkeypatch.setenv("PRESILICON_CACHE", "off")
+    configs = [triton.Config({"BLOCK": block}, num_warps=warps) for block, warps in ((256, 64), (512, 4), (2048, 8))]
+    grid = lambda meta: (-(-N // meta["BLOCK"]),)  # noqa: E731
+    steps: list[tuple[int, int]] = []
+    found = predict_launch(triton.autotune(configs, key=["n"])(kernels.add), grid, vectors(kernels), gpu_of("l4"), {},
+                           progress=lambda done, wanted: steps.append((done, wanted)))
+    each = [ps.predict_kernel(kernels.add, grid, vectors(kernels), "l4", **config.kwargs, num_warps=config.num_warps)
+            for config in configs[1:]]
+    best = min(range(2), key=lambda n: each[n].time_s)
+    assert (found.time_s, found.info.config) == (each[best].time_s, str(configs[1 + best]))
+    assert [text.partition(":")[0] for text in found.info.left_out] == ["BLOCK"]
+    assert steps == [(1, 3), (2, 3), (3, 3)]
+
+
 def test_assumptions_of_one_line_and_cause_are_one_line_that_says_what_decides_them() -> None:
     from presilicon.kernel_tables import joined_assumptions
 

@@ -12,7 +12,7 @@ pytest.importorskip("llvmlite", reason="needs llvmlite (the extra `fast`)")
 
 from presilicon import native
 from presilicon.native import Native
-from presilicon.native.kinds import UntranslatableError
+from presilicon.native.kinds import FLOAT, UntranslatableError
 
 TABLE = np.array([3, 1, 4, 1, 5], np.int32)
 HALF = np.float32(0.5)
@@ -132,6 +132,32 @@ def test_what_was_compiled_is_kept_and_read_again(tmp_path: Path, monkeypatch: p
     assert Native(pair)(np.ones((2, 3), np.int16), 3) == (6, 18)
     with pytest.raises(TypeError):
         Native(pair)(np.ones((2, 3), np.int32), 3)
+
+
+def test_plain_code_is_optimised_once_it_has_run_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "PLAIN_S", 1e-12)
+    values, found = np.array([5, -2, 7, 12, 99, 3]), np.zeros((6, 2), np.int64)
+    function = Native(flow)
+    first = function(values, found)
+    native._wait()
+    assert not any(isinstance(code, native._Plain) for code in function.code.values())
+    other = np.zeros((6, 2), np.int64)
+    assert (function(values, other), other.tolist()) == (first, found.tolist())
+    assert sorted(path.name.endswith("-plain.o") for path in (tmp_path / "native").glob("flow-*.o")) == [False, True]
+    assert not isinstance(next(iter(_called(Native(flow), values, other).code.values())), native._Plain)
+
+
+def _called(function: Native, *arguments: Any) -> Native:
+    function(*arguments)
+    return function
+
+
+@pytest.mark.parametrize("optimised", [False, True])
+def test_both_kinds_of_code_round_alike(optimised: bool) -> None:
+    function = Native(reals, usual={FLOAT: "a b"})
+    function.ahead(optimised=optimised)
+    for a, b in [(0.1, 0.3), (1 / 3, 7.0), (2.0**53 + 2, 1.5)]:
+        assert function(a, b) == tuple(float(x) if isinstance(x, np.floating) else x for x in reals(a, b))
 
 
 def test_damage_and_other_constants_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

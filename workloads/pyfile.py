@@ -6,10 +6,12 @@ import sys
 import traceback
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import MissingPackageError, TraceError, UnknownNameError
-from .graph import OpGraph
+
+if TYPE_CHECKING:
+    from .graph import OpGraph
 
 
 def load_function(text: str) -> tuple[str, Any]:

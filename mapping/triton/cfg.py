@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-
-import networkx as nx
+from typing import TYPE_CHECKING
 
 from .sass import INSTRUCTION_BYTES, Instruction, Listing
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 _JUMPS = frozenset({"BRA", "BRX", "JMP", "JMX", "EXIT", "RET", "CALL", "KILL", "BPT"})
 
@@ -83,6 +85,8 @@ class ControlFlow:
     @cached_property
     def graph(self) -> nx.DiGraph:
         """networkx graph of block indices; nodes carry ``block``."""
+        import networkx as nx
+
         graph: nx.DiGraph = nx.DiGraph()
         for block in self.blocks:
             graph.add_node(block.index, block=block)
@@ -150,6 +154,8 @@ def _edges(blocks: tuple[Block, ...], listing: Listing) -> Iterator[tuple[int, i
 
 
 def _loops(flow: ControlFlow) -> Iterator[Loop]:
+    import networkx as nx
+
     graph = flow.graph
     order = nx.immediate_dominators(graph, 0)
 

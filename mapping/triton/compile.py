@@ -17,8 +17,8 @@ import sys
 import tempfile
 import threading
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from .patience import VARIABLE, limit_s, reason_to_stop, within
 from .tools import require_triton, run_on_cubin
 
 _SCHEMA = "5"
-_TEXTS = ("ttir", "ttgir", "ptx", "sass")
+_TEXTS = ("ttir", "ttgir", "ptx")
 _ONE_AT_A_TIME = threading.RLock()
 _SASS_OPTIONS = ("-c", "-hex", "-gi")
 
@@ -209,7 +209,7 @@ def _quietly(notes: list[str]) -> Iterator[None]:
 
 
 def _compile(launch: Launch) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """Head and parts of a cache entry."""
+    """Head and parts of a cache entry, but for the machine code's text."""
     notes: list[str] = []
     try:
         with _quietly(notes):
@@ -222,9 +222,6 @@ def _compile(launch: Launch) -> tuple[dict[str, Any], dict[str, bytes]]:
             cause = cause.__cause__
         raise KernelError(f"{place_of(launch.function)} does not compile for sm_{launch.target}: {said}") from error
     cubin = made["cubin"]
-    made["sass"] = run_on_cubin("nvdisasm", [*_SASS_OPTIONS, "-ndf"], cubin)
-    if re.search(r"\bBRX\b", made["sass"]):  # its targets are listed by the slower data-flow analysis only
-        made["sass"] = run_on_cubin("nvdisasm", _SASS_OPTIONS, cubin)
     info = read_cubin(cubin)
     head = {
         "name": info.name, "num_warps": int(metadata.get("num_warps", launch.options.num_warps)),
@@ -237,7 +234,14 @@ def _compile(launch: Launch) -> tuple[dict[str, Any], dict[str, bytes]]:
     return head, parts
 
 
-def compile_launch(launch: Launch, *, cached: bool = True, folder: Path | None = None) -> CompiledKernel:
+def _disassembled(cubin: bytes) -> str:
+    text = run_on_cubin("nvdisasm", [*_SASS_OPTIONS, "-ndf"], cubin)
+    # the targets of BRX are listed by the slower data-flow analysis only
+    return run_on_cubin("nvdisasm", _SASS_OPTIONS, cubin) if re.search(r"\bBRX\b", text) else text
+
+
+def compile_launch(launch: Launch, *, cached: bool = True, folder: Path | None = None,
+                   problem: Callable[[CompiledKernel], str] | None = None) -> CompiledKernel:
     """Compile a bound launch, or take it from the cache.
 
     Parameters
@@ -248,24 +252,32 @@ def compile_launch(launch: Launch, *, cached: bool = True, folder: Path | None =
         False compiles anew and leaves the cache alone.
     folder
         Cache folder; `cache.kernel_folder` by default.
+    problem
+        Asked of the kernel without `sass` why it is of no use, "" if it is: what cannot be launched need not be disassembled.
 
     Raises
     ------
     KernelError
-        The kernel does not compile; the message is Triton's (or ptxas's), behind the kernel's file and line.
+        The kernel does not compile; the message is Triton's (or ptxas's), behind the kernel's file and line. Or it has a `problem`.
     """
     key = content_key(launch)
     folder = (folder or cache.kernel_folder()) if cached else None
     entry = cache.load(folder, key) if folder else None
-    if entry is None or not {*_TEXTS, "cubin"} <= entry[1].keys():
-        entry = _compile(launch)
-        if folder:
-            cache.store(folder, key, *entry)
-    head, parts = entry
+    known = entry is not None and {*_TEXTS, "cubin"} <= entry[1].keys()
+    head, parts = entry if entry is not None and known else _compile(launch)
     file, line = source_place(launch.function)
     texts: dict[str, Any] = {name: parts[name].decode() for name in _TEXTS}
-    return CompiledKernel(target=launch.target, cubin=parts["cubin"], source_file=file, source_line=line, key=key,
-                          **texts, **head)
+    made = CompiledKernel(target=launch.target, cubin=parts["cubin"], sass=parts.get("sass", b"").decode(), source_file=file,
+                          source_line=line, key=key, **texts, **head)
+    found = problem(made) if problem is not None else ""
+    if not found and not made.sass:
+        made = replace(made, sass=_disassembled(made.cubin))
+        known, parts = False, {**parts, "sass": made.sass.encode()}
+    if folder and not known:
+        cache.store(folder, key, head, parts)
+    if found:
+        raise KernelError(f"{place_of(launch.function)} {found}")
+    return made
 
 
 def compile_kernel(kernel: Any, grid: Grid, args: Sequence[Any], meta: Mapping[str, Any] | None = None, *,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import os
 import subprocess
 import tempfile
 import warnings
@@ -15,6 +16,9 @@ from ...errors import KernelError, UnknownNameError
 
 #: Compute capabilities that kernels are compiled and followed for.
 TARGETS = (80, 86, 89, 90, 100, 120)
+#: `nvdisasm` fills 60 MB of tables before it reads anything: a seventh of its 0.2 s goes into the faults of 14,500 small pages.
+#: Source: glibc manual, Memory Allocation Tunables; other C libraries do not look at it.
+_LARGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.top_pad=67108864"}
 
 
 @functools.cache
@@ -81,7 +85,8 @@ def run_on_cubin(name: str, options: Sequence[str], cubin: bytes) -> str:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        done = subprocess.run([str(tool_path(name)), *options, file.name], capture_output=True, text=True, check=False)
+        done = subprocess.run([str(tool_path(name)), *options, file.name], capture_output=True, text=True, check=False,
+                              env=_LARGE_PAGES | os.environ)
     if done.returncode:
         raise KernelError(f"{name} failed with status {done.returncode}: {done.stderr.strip() or done.stdout.strip()}")
     return done.stdout

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from ...arch import System
 from ...errors import KernelError, UnknownNameError, shown
 from .launch import configs_of, place_of, unwrap
 
@@ -109,15 +110,15 @@ def as_config(given: Any) -> Config:
     raise KernelError(f"expected a config as a mapping or a triton.Config, found {shown(given)}")
 
 
-def own_space(kernel: Any, args: Sequence[Any], meta: Mapping[str, Any]) -> list[Config]:
-    """The configs of the kernel's `@triton.autotune`, early pruning applied.
+def own_space(kernel: Any, args: Sequence[Any], meta: Mapping[str, Any], system: System | None = None) -> list[Config]:
+    """The configs of the kernel's `@triton.autotune`, early pruning applied (as on `system`, if given).
 
     Raises
     ------
     KernelError
         The kernel is not autotuned.
     """
-    configs = configs_of(kernel, args, meta)
+    configs = configs_of(kernel, args, meta, system)
     if not configs:
         raise KernelError(f"{place_of(unwrap(kernel))} is not autotuned: give a config space")
     return [as_config(config) for config in configs]

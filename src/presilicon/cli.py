@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
+import os
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -31,6 +35,9 @@ from .terminal import make_console
 
 if TYPE_CHECKING:
     from .report import Report
+
+#: Objects made between two searches for cycles. By Python's own 700 the searches are a sixth of what importing torch costs.
+_ALLOCATIONS = 100_000
 
 app = typer.Typer(
     help="Predict how fast, and at what energy, a PyTorch model runs on hardware that you do not own.",
@@ -239,8 +246,22 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     """Entry point: an error that the user can mend is one line on stderr and exit status 2, with --debug a traceback.
 
     What Triton says of a kernel keeps its lines, which point into the source.
+
+    Parameters
+    ----------
+    args
+        By default the process's own, which then ends with this call.
     """
-    args = sys.argv[1:] if args is None else list(args)
+    gc.set_threshold(_ALLOCATIONS)
+    try:
+        _run(sys.argv[1:] if args is None else list(args))
+    except SystemExit as stop:
+        if args is None and "torch" in sys.modules and (stop.code is None or isinstance(stop.code, int)):
+            _leave(stop.code or 0)
+        raise
+
+
+def _run(args: list[str]) -> NoReturn:
     try:
         app([arg for arg in args if arg != "--debug"], prog_name="presilicon")
     except (PresiliconError, OSError) as error:
@@ -255,6 +276,21 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
         sys.stderr.write(f"presilicon: internal error, {type(error).__name__}: {' '.join(str(error).split())} (--debug shows where)\n")
         sys.exit(1)
     sys.exit(0)
+
+
+def _leave(status: int) -> None:
+    """End the process as Python does (threads, `atexit`, buffers), but for taking torch's and Triton's million objects apart: 0.6 s.
+
+    Comes back where something of it fails, for Python to say it.
+    """
+    try:
+        threading._shutdown()  # type: ignore[attr-defined]
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except (AttributeError, OSError, ValueError):
+        return
+    os._exit(status)
 
 
 if __name__ == "__main__":

@@ -92,6 +92,7 @@ class UnknownNameError(PresiliconError):
 
     def __init__(self, what: str, name: str, known: Iterable[str], where: str = "") -> None:
         known = sorted(set(known))
+        self._given = (what, name, known, where)
         near = _nearest(name, known)
         hint = f"; did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
         if not near:
@@ -101,3 +102,6 @@ class UnknownNameError(PresiliconError):
         super().__init__(f"{place}unknown {what} {name!r}{hint}")
         self.name = name
         self.nearest = near
+
+    def __reduce__(self) -> tuple[type[UnknownNameError], tuple[str, str, list[str], str]]:
+        return type(self), self._given

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -97,6 +97,10 @@ class KernelReport:
     def interval_s(self) -> tuple[float, float]:
         """Low and high end of the time in seconds; `info.interval` says where it comes from."""
         return self.run.low_s, self.run.high_s
+
+    def assuming(self, text: str) -> KernelReport:
+        """The report with one more assumption."""
+        return replace(self, run=replace(self.run, assumptions=(*self.run.assumptions, text)))
 
     def document(self) -> dict[str, Any]:
         """All of it as plain data."""
@@ -232,7 +236,7 @@ def predict_kernel(
     if isinstance(kernel, CapturedLaunch):
         if grid is not None or args or meta:
             raise KernelError("a recorded launch has its own grid and arguments; give it alone: predict_kernel(launch, system=...)")
-        told = _told_elsewhere(kernel, gpu)
+        told = told_elsewhere(kernel, gpu)
         kernel, grid, args, meta = kernel.kernel, kernel.grid, kernel.args, dict(kernel.meta)
     elif isinstance(kernel, list | tuple):
         raise KernelError("one launch at a time: [predict_kernel(launch, system=...) for launch in launches]")
@@ -249,10 +253,10 @@ def predict_kernel(
     values, lines = split(decisions(assume))
     check_arguments(values, {param.name for param in unwrap(kernel).params})
     check_used(lines, report.run.assumptions)
-    return replace(report, run=replace(report.run, assumptions=(*report.run.assumptions, told))) if told else report
+    return report.assuming(told) if told else report
 
 
-def _told_elsewhere(launch: CapturedLaunch, gpu: System) -> str:
+def told_elsewhere(launch: CapturedLaunch, gpu: System) -> str:
     """What the launch may owe to the GPU that its program was told to be on, "" where `gpu` would have answered alike."""
     from .mapping.triton.absent import AbsentGpu
 
@@ -264,8 +268,12 @@ def _told_elsewhere(launch: CapturedLaunch, gpu: System) -> str:
 
 
 def predict_launch(kernel: Any, grid: Any, args: Sequence[Any], gpu: System, meta: Mapping[str, Any], *, fidelity: str = "tile",
-                   config: Any = None, record: bool = False, assume: Mapping[Any, int | bool] | None = None) -> KernelReport:
-    """`predict_kernel`, but `assume` may name arguments of other kernels and lines where data decides nothing."""
+                   config: Any = None, record: bool = False, assume: Mapping[Any, int | bool] | None = None,
+                   progress: Callable[[int, int], None] | None = None) -> KernelReport:
+    """`predict_kernel`, but `assume` may name arguments of other kernels and lines where data decides nothing.
+
+    `progress` is called with autotune configs done and wanted.
+    """
     from .mapping.triton.decisions import decisions, split
     from .mapping.triton.launch import unwrap
 
@@ -279,7 +287,7 @@ def predict_launch(kernel: Any, grid: Any, args: Sequence[Any], gpu: System, met
     if config is not None and not configs:
         raise KernelError(f"config={config}: the kernel is not autotuned; name its constexprs and options (num_warps, ...) themselves")
     if config is None and len(configs) > 1:
-        return _fastest(kernel, grid, args, meta, configs, gpu, fidelity, record, assume)
+        return _fastest(kernel, grid, args, meta, configs, gpu, fidelity, record, assume, progress)
     launch = bind_launch(kernel, grid, args, meta, target=gpu.generation, config=config, assume=assume, system=gpu)
     return _predict(launch, gpu, fidelity, record)
 
@@ -332,49 +340,84 @@ def gpu_of(system: System | str | Path) -> System:
 
 
 def _fastest(kernel: Any, grid: Any, args: Sequence[Any], meta: Mapping[str, Any], configs: Sequence[Any], gpu: System, fidelity: str,
-             record: bool, assume: Mapping[Any, int | bool] | None) -> KernelReport:
-    """The fastest of the configs that can run, which names the others."""
+             record: bool, assume: Mapping[Any, int | bool] | None, progress: Callable[[int, int], None] | None) -> KernelReport:
+    """The fastest of the configs that can run, which names the others; several processes predict those that are not known yet."""
+    from .forked import forked
     from .mapping.triton import bind_launch
+    from .sim.sm.ahead import compile_ahead
 
-    reports, left_out, first = [], [], None
-    for config in configs:
+    found: dict[int, KernelReport | KernelError] = {}
+    open_ones: list[tuple[int, Launch]] = []
+    for number, config in enumerate(configs):
         try:
             launch = bind_launch(kernel, grid, args, meta, target=gpu.generation, config=config, assume=assume, system=gpu)
-            reports.append(_predict(launch, gpu, fidelity, record, str(config)))
+            with kernel_memo.not_recording():
+                kept = _kept(_question(launch, gpu, fidelity, record, str(config)))
         except KernelError as error:
-            first = first or error
-            left_out.append(f"{config}: {' '.join(str(error).split())}")
+            found[number] = error
+            continue
+        if kept is None:
+            open_ones.append((number, launch))
+        else:
+            found[number] = kept
+
+    gone: KernelReport | KernelError = KernelError("the compiler ended without an answer (out of memory?)")
+
+    def predict(one: tuple[int, Launch]) -> KernelReport | KernelError:
+        try:
+            return _predict(one[1], gpu, fidelity, record, str(configs[one[0]]))
+        except KernelError as error:
+            return error
+
+    if open_ones:
+        compile_ahead(fidelity)
+    with kernel_memo.not_recording():
+        for place, answer in forked(predict, open_ones, lost=gone):
+            found[open_ones[place][0]] = answer
+            if progress is not None:
+                progress(len(found), len(configs))
+    reports = [answer for _, answer in sorted(found.items()) if isinstance(answer, KernelReport)]
+    errors = [(number, answer) for number, answer in sorted(found.items()) if isinstance(answer, KernelError)]
     if not reports:
-        raise KernelError(f"none of {len(configs)} autotune configs can run on {gpu.name}; the first: {first}") from first
+        raise KernelError(f"none of {len(configs)} autotune configs can run on {gpu.name}; the first: {errors[0][1]}") from errors[0][1]
     best = min(reports, key=lambda report: report.time_s)
-    return replace(best, info=replace(best.info, left_out=tuple(left_out)))
+    left_out = tuple(f"{configs[number]}: {' '.join(str(error).split())}" for number, error in errors)
+    return replace(best, info=replace(best.info, left_out=left_out))
 
 
 def _predict(launch: Launch, system: System, fidelity: str, record: bool, config: str = "") -> KernelReport:
-    with kernel_memo.not_recording():
-        return _answer(launch, system, fidelity, record, config)
-
-
-def _answer(launch: Launch, system: System, fidelity: str, record: bool, config: str) -> KernelReport:
     """One bound launch; the same question was perhaps answered before."""
-    from .mapping.triton import compile_launch, occupancy_of
-    from .mapping.triton.compile import content_key
-    from .mapping.triton.launch import place_of
-    from .sim.sm.ahead import compile_ahead
-    from .sim.sm.run import simulate_kernel
+    with kernel_memo.not_recording():
+        key = _question(launch, system, fidelity, record, config)
+        return _kept(key) or _answer(key, launch, system, fidelity, record, config)
 
-    key = kernel_memo.question("launch", {
+
+def _question(launch: Launch, system: System, fidelity: str, record: bool, config: str) -> str:
+    from .mapping.triton.compile import content_key
+
+    return kernel_memo.question("launch", {
         "code": content_key(launch), "grid": launch.grid, "arguments": _fingerprint(launch), "system": dict(system.document),
         "name": system.name, "fidelity": fidelity, "record": record, "config": config,
     })
+
+
+def _kept(key: str) -> KernelReport | None:
     kept = kernel_memo.load(key)
-    if kept is not None:
-        return KernelReport.from_document(kept)
+    return None if kept is None else KernelReport.from_document(kept)
+
+
+def _answer(key: str, launch: Launch, system: System, fidelity: str, record: bool, config: str) -> KernelReport:
+    from .mapping.triton import compile_launch, occupancy_of
+    from .sim.sm.ahead import compile_ahead
+    from .sim.sm.run import simulate_kernel
+
     compile_ahead(fidelity)
-    compiled = compile_launch(launch)
-    problem = occupancy_of(compiled, system).problem
-    if problem:
-        raise KernelError(f"{place_of(launch.function)} cannot launch on {system.name}: {problem}")
+
+    def cannot_launch(compiled: CompiledKernel) -> str:
+        found = occupancy_of(compiled, system).problem
+        return f"cannot launch on {system.name}: {found}" if found else ""
+
+    compiled = compile_launch(launch, problem=cannot_launch)
     run = simulate_kernel(compiled, launch, system, fidelity=fidelity, record=record)
     report = _report(run, compiled, launch, system, config)
     kernel_memo.store(key, report.document())

@@ -12,6 +12,7 @@ from .errors import KernelError, shown
 
 if TYPE_CHECKING:
     from .arch import System
+    from .mapping.triton import CapturedLaunch
 
 #: Launches that one file may yield; more are taken for a generator without an end.
 MOST_LAUNCHES: Final = 1000
@@ -20,13 +21,14 @@ _FORM: Final = "expected (kernel, grid, args, meta)"
 
 @dataclass(frozen=True)
 class FileLaunch:
-    """One launch that a file yields."""
+    """One launch that a file yields; `captured` where it comes from `capture_launches`."""
 
     kernel: Any = field(repr=False)
     grid: Any = field(repr=False)
     args: tuple[Any, ...] = field(repr=False)
     meta: dict[str, Any] = field(repr=False)
     number: int = 0
+    captured: CapturedLaunch | None = field(default=None, repr=False)
 
     @property
     def name(self) -> str:
@@ -77,7 +79,7 @@ def load_launches(path: Path) -> list[FileLaunch]:
 def _as_launch(item: Any, number: int, path: Path) -> FileLaunch:
     where = f"{path}: launch {number} of launches()"
     if hasattr(item, "bind") and hasattr(item, "kernel"):  # recorded by capture_launches
-        return FileLaunch(item.kernel, item.grid, tuple(item.args), dict(item.meta), number)
+        return FileLaunch(item.kernel, item.grid, tuple(item.args), dict(item.meta), number, item)
     if not isinstance(item, tuple | list) or len(item) not in (3, 4):
         raise KernelError(f"{where} is {shown(item)}; {_FORM}")
     kernel, grid, args, meta = (*item, {})[:4]
@@ -90,7 +92,7 @@ def _as_launch(item: Any, number: int, path: Path) -> FileLaunch:
 
 def predict_file(
     path: Path, systems: Sequence[str], *, fidelity: str = "tile", record: bool = False, fresh: bool = False,
-    assume: Mapping[str, int | bool] | None = None, progress: Callable[[int, int], None] | None = None,
+    assume: Mapping[str, int | bool] | None = None, progress: Callable[[float, int], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Documents (`KernelReport.document`) of every launch of a file on every system, launch by launch.
 
@@ -110,7 +112,7 @@ def predict_file(
     assume
         As `predict_kernel` takes it; each name must decide something in one launch at least.
     progress
-        Called with predictions made and wanted.
+        Called with predictions made and wanted; of an autotuned launch each config is a part of one.
 
     Raises
     ------
@@ -134,11 +136,11 @@ def predict_file(
 
 def _predict(
     path: Path, systems: Sequence[str], fidelity: str, record: bool, assume: Mapping[str, int | bool], uses: kernel_memo.Uses,
-    progress: Callable[[int, int], None] | None,
+    progress: Callable[[float, int], None] | None,
 ) -> list[dict[str, Any]]:
     import logging
 
-    from .kernel_api import gpu_of, predict_launch
+    from .kernel_api import gpu_of, predict_launch, told_elsewhere
     from .mapping.triton.decisions import check_arguments, check_used, split
     from .mapping.triton.tools import require_triton
     from .sim.sm.ahead import compile_ahead
@@ -152,17 +154,26 @@ def _predict(
         uses.add_file(str(path.resolve()))
         with kernel_memo.recording(uses):
             launches = load_launches(path)
-        documents = []
+        documents: list[dict[str, Any]] = []
+
+        def part(done: int, wanted: int) -> None:
+            if progress is not None:
+                progress(len(documents) + done / wanted, len(launches) * len(gpus))
+
         for launch in launches:
             for gpu in gpus:
                 try:
                     with kernel_memo.recording(uses):  # grids, heuristics and pruning are the user's code too
                         report = predict_launch(
-                            launch.kernel, launch.grid, launch.args, gpu, launch.meta, fidelity=fidelity, record=record, assume=assume
+                            launch.kernel, launch.grid, launch.args, gpu, launch.meta, fidelity=fidelity, record=record, assume=assume,
+                            progress=part,
                         )
                 except KernelError as error:
                     where = f"{path}: launch {launch.number}: " if str(path) not in str(error) else ""
                     raise KernelError(f"{where}{error}") from error
+                told = told_elsewhere(launch.captured, gpu) if launch.captured is not None else ""
+                if told:
+                    report = report.assuming(told)
                 documents.append({**report.document(), "launch": launch.number})
                 if progress is not None:
                     progress(len(documents), len(launches) * len(gpus))

@@ -202,9 +202,17 @@ def _installed() -> tuple[str, ...]:
     return tuple(os.path.realpath(path).rstrip("/") + "/" for path in paths if path)
 
 
+@lru_cache(maxsize=4096)
+def _real_folder(folder: str) -> str:
+    return os.path.realpath(folder)
+
+
+@lru_cache(maxsize=32768)
 def _foreign(path: str) -> bool:
-    """Whether a path lies outside of every installation."""
-    return not (os.path.realpath(path) + "/").startswith(_installed())
+    """Whether an absolute path lies outside of every installation. Where folders lie is found out once a process."""
+    folder, name = os.path.split(path)
+    plain = name not in ("", ".", "..") and not os.path.islink(path)
+    return not (f"{_real_folder(folder)}/{name}/" if plain else os.path.realpath(path) + "/").startswith(_installed())
 
 
 def _hook(event: str, arguments: tuple[Any, ...]) -> None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import html
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -194,24 +192,20 @@ def tune(
     if fidelity not in FIDELITIES:
         raise UnknownNameError("fidelity", fidelity, FIDELITIES)
     launch = FileLaunch(kernel, grid, tuple(args), dict(meta))
-    found = space_of(launch, configs)
+    found = space_of(launch, configs, gpu)
     told = decisions(assume)
     check_arguments(split(told)[0], launch.argument_names)
-    rows = []
-    for number, config in enumerate(found):
-        rows.append(_row([launch], config, gpu, fidelity, told))
-        if progress is not None:
-            progress(number + 1, len(found))
+    rows = _rows([launch], found, gpu, fidelity, told, None, progress)
     return _ranked(launch.name, gpu.name, fidelity, rows, top, told)
 
 
-def space_of(launch: FileLaunch, configs: Iterable[Any] | None) -> list[Config]:
-    """The configs to rank for a launch, checked."""
+def space_of(launch: FileLaunch, configs: Iterable[Any] | None, system: System | None = None) -> list[Config]:
+    """The configs to rank for a launch, checked; the kernel's own are pruned as on `system`."""
     from .mapping.triton.tune import check_space, own_space, parse_space
 
     if isinstance(configs, str):
         configs = parse_space(configs)
-    given = own_space(launch.kernel, launch.args, launch.meta) if configs is None else list(configs)
+    given = own_space(launch.kernel, launch.args, launch.meta, system) if configs is None else list(configs)
     return check_space(launch.kernel, launch.grid, launch.meta, given)
 
 
@@ -230,7 +224,7 @@ def tune_file(
     assume
         As `tune` takes it.
     jobs
-        Processes; by default one a CPU core. Each runs the file.
+        Processes; by default one a CPU core.
 
     Raises
     ------
@@ -243,35 +237,32 @@ def tune_file(
     gpu, told = gpu_of(system), decisions(assume)
     launches = _launches(path, name, number)
     check_arguments(split(told)[0], launches[0].argument_names)
-    found = space_of(launches[0], configs)
-    jobs = max(1, min(jobs or os.cpu_count() or 1, len(found)))
-    rows = []
-    for done, row in enumerate(_rows(path, name, number, found, gpu, fidelity, told, jobs), 1):
-        rows.append(row)
-        if progress is not None:
-            progress(done, len(found))
+    found = space_of(launches[0], configs, gpu)
+    rows = _rows(launches, found, gpu, fidelity, told, jobs, progress)
     return _ranked(name, gpu.name, fidelity, rows, top, told)
 
 
-def _rows(path: Path, name: str, number: int | None, configs: list[Config], gpu: System, fidelity: str, told: Decisions,
-          jobs: int) -> Iterator[TuneRow]:
-    if jobs == 1:
-        launches = _launches(path, name, number)
-        yield from (_row(launches, config, gpu, fidelity, told) for config in configs)
-        return
-    from joblib import Parallel, delayed
+def _rows(launches: Sequence[FileLaunch], configs: Sequence[Config], gpu: System, fidelity: str, told: Decisions, jobs: int | None,
+          progress: Progress | None) -> list[TuneRow]:
+    """Each config predicted, by several processes where there are cores for them; in the order of the configs."""
+    from .forked import forked
+    from .sim.sm.ahead import compile_ahead
 
-    pool = Parallel(n_jobs=jobs, return_as="generator")
-    yield from pool(delayed(_row_in_process)(str(path), name, number, config, gpu, fidelity, told) for config in configs)
+    def work(config: Config) -> TuneRow:
+        return _row(launches, config, gpu, fidelity, told)
+
+    compile_ahead(fidelity)
+    found: dict[int, TuneRow] = {}
+    for number, row in forked(work, configs, jobs, lost=_failed({}, "the compiler ended without an answer (out of memory?)")):
+        found[number] = replace(row, config=configs[number])
+        if progress is not None:
+            progress(len(found), len(configs))
+    return [row for _, row in sorted(found.items())]
 
 
-def _row_in_process(path: str, name: str, number: int | None, config: Config, gpu: System, fidelity: str, told: Decisions) -> TuneRow:
-    return _row(_kept_launches(path, name, number, os.stat(path).st_mtime_ns), config, gpu, fidelity, told)
-
-
-@lru_cache(maxsize=4)
-def _kept_launches(path: str, name: str, number: int | None, changed: int) -> list[FileLaunch]:
-    return _launches(Path(path), name, number)
+def _failed(config: Config, problem: str) -> TuneRow:
+    nothing = float("inf")
+    return TuneRow(config, nothing, nothing, nothing, 0.0, 0, 0, 0, "", problem)
 
 
 def _launches(path: Path, name: str, number: int | None) -> list[FileLaunch]:
@@ -294,7 +285,6 @@ def _row(launches: Sequence[FileLaunch], config: Config, gpu: System, fidelity: 
     from .kernel_api import predict_launch
     from .mapping.triton.tune import plain_kernel
 
-    nothing = float("inf")
     reports = []
     for launch in launches:
         try:
@@ -302,7 +292,7 @@ def _row(launches: Sequence[FileLaunch], config: Config, gpu: System, fidelity: 
             kernel = plain_kernel(launch.kernel)
             reports.append(predict_launch(kernel, launch.grid, launch.args, gpu, meta, fidelity=fidelity, assume=told))
         except PresiliconError as error:
-            return TuneRow(config, nothing, nothing, nothing, 0.0, 0, 0, 0, "", str(error))
+            return _failed(config, str(error))
     slowest = max(reports, key=lambda report: report.time_s)
     run, info = slowest.run, slowest.info
     return TuneRow(
@@ -313,8 +303,6 @@ def _row(launches: Sequence[FileLaunch], config: Config, gpu: System, fidelity: 
 
 
 def _ranked(kernel: str, system: str, fidelity: str, rows: Sequence[TuneRow], top: int, told: Decisions) -> TuneResult:
-    from dataclasses import replace
-
     from .mapping.triton.decisions import check_used, split
 
     ordered = sorted(rows, key=lambda row: (bool(row.problem), row.time_s))

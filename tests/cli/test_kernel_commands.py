@@ -162,6 +162,17 @@ def test_a_missing_file(tmp_path: Path, fails: Callable[..., str]) -> None:
     assert fails("kernel", tmp_path / "no.py", "--system", "l4") == f"{tmp_path / 'no.py'}: no such file"
 
 
+def test_a_recorded_launch_says_where_it_owes_something_to_another_gpu(file: Callable[[str], Path], run: Callable[..., Any]) -> None:
+    path = file("import presilicon as ps\ndef launches():\n    x = floats(1 << 20)\n    with ps.capture_launches('h100-sxm') as found:\n"
+                "        sms = torch.cuda.get_device_properties(0).multi_processor_count\n"
+                "        add[(sms,)](x, x, x, 1 << 20, BLOCK=1024)\n    return found\n")
+    outcome = run("kernel", path, "--system", "l4")
+    assert outcome.status == 0, outcome
+    told = "launched as on h100-sxm, of which the program had asked multi_processor_count (132 there, 58 here)"
+    assert told in " ".join(outcome.out.split())
+    assert "launched as on" not in run("kernel", path, "--system", "h100-sxm").out
+
+
 def test_tuning_over_the_kernels_own_configs(file: Callable[[str], Path], run: Callable[..., Any], tmp_path: Path) -> None:
     outcome = run("tune", f"{file(TUNED)}:tuned", "--system", "h100-sxm", "--jobs", "1", "-o", tmp_path / "all.csv")
     assert outcome.status == 0, outcome

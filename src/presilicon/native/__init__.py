@@ -3,6 +3,10 @@
 numba itself takes half a minute for the two largest of them, nine tenths of it in Python: it types and rewrites every one of a function's
 values. What they are written in is so small (see `module`) that it can be written down as LLVM's text in one pass. Machine code is kept in
 ``native`` of `files.cache_folder`, by the functions, the kinds of arguments and the processor.
+
+To optimise takes LLVM six times as long as to write plain machine code, which runs two to four times as long and gives the same numbers to
+the last bit (no option allows LLVM to reorder floating-point arithmetic). So a function is plain code first, and is optimised, in a
+thread of its own, once it has run for `PLAIN_S`: about what that costs.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock, Thread
+from time import perf_counter
 from typing import Any, Final
 
 import numpy as np
@@ -29,6 +34,8 @@ from .module import DATA, EXTENTS, Module
 
 #: The folder of machine code is kept below this size.
 LIMIT_BYTES: Final = 16 * 2**20
+#: A function that has run for so many seconds as plain code is optimised: within a factor of two of what the largest of them cost LLVM.
+PLAIN_S: Final = 0.3
 
 
 class _Processor:
@@ -44,14 +51,18 @@ class _Processor:
         cpu, features = llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
         self.name = f"{llvmlite.__version__} {llvm.get_process_triple()} {cpu} {features}"
         target = llvm.Target.from_triple(llvm.get_process_triple())
-        self.machine = target.create_target_machine(cpu=cpu, features=features, opt=2, reloc="pic", codemodel="jitdefault", jit=True)
+        self.machine, self.plain = (target.create_target_machine(cpu=cpu, features=features, opt=level, reloc="pic",
+                                                                 codemodel="jitdefault", jit=True) for level in (2, 0))
         self.engines: list[Any] = []
 
-    def object_of(self, text: str) -> bytes:
+    def object_of(self, text: str, optimised: bool = True) -> bytes:
         """Machine code of LLVM's text."""
         llvm = self.llvm
         module = llvm.parse_assembly(text)
         module.triple, module.data_layout = llvm.get_process_triple(), str(self.machine.target_data)
+        if not optimised:
+            plain: bytes = self.plain.emit_object(module)
+            return plain
         # rows of 32 lanes are what loops go over: unrolled or interleaved ones take twice as long to compile and run no faster
         options = llvm.create_pipeline_tuning_options(speed_level=1)
         options.loop_unrolling = options.loop_interleaving = False
@@ -105,7 +116,8 @@ def available() -> bool:
 class Native:
     """A function that is compiled for each kinds of arguments that it is called with; without LLVM it runs as it stands.
 
-    Arrays must be in C order; what the function writes is written to them. Other threads go on meanwhile.
+    Arrays must be in C order; what the function writes is written to them. Other threads go on meanwhile. It is plain code first (see
+    `presilicon.native`).
 
     Parameters
     ----------
@@ -135,10 +147,12 @@ class Native:
             made = self.made[key] = self._loaded(tuple([argument_of(value) for value in arguments]))
         return made(arguments)
 
-    def ahead(self) -> None:
+    def ahead(self, *, optimised: bool = False) -> None:
         """Load or compile it for its usual arguments, where there is LLVM."""
         if self.usual is not None and _processor() is not None:
             self._loaded(self.usual)
+            if optimised:
+                self.optimise(self.usual)
 
     def _loaded(self, arguments: tuple[Argument, ...]) -> Callable[[tuple[Any, ...]], Any]:
         """Code for these arguments, by one thread; others that want it wait."""
@@ -147,16 +161,45 @@ class Native:
                 self.code[arguments] = _loaded(self, arguments)
             return self.code[arguments]
 
+    def optimise(self, arguments: tuple[Argument, ...]) -> None:
+        """From now on optimised code in place of plain code."""
+        if isinstance(self.code.get(arguments), _Plain):
+            better = _loaded(self, arguments, optimised=True)
+            with self.lock:
+                self.code[arguments] = better
+                self.made.clear()
+
+
+class _Plain:
+    """Plain code, until it has run for long enough that optimised code would have paid."""
+
+    def __init__(self, native: Native, arguments: tuple[Argument, ...], call: Callable[[tuple[Any, ...]], Any]) -> None:
+        self.native, self.arguments, self.call, self.left_s = native, arguments, call, PLAIN_S
+
+    def __call__(self, values: tuple[Any, ...]) -> Any:
+        start = perf_counter()
+        found = self.call(values)
+        before = self.left_s
+        self.left_s = before - (perf_counter() - start)
+        if self.left_s <= 0.0 < before:
+            _in_thread(lambda: self.native.optimise(self.arguments))
+        return found
+
 
 def _usual(function: Callable[..., Any], named: Mapping[Argument, str]) -> tuple[Argument, ...]:
     kinds = {name: kind for kind, names in named.items() for name in names.split()}
     return tuple([kinds.get(name, ("i8", 1)) for name in inspect.signature(function).parameters])
 
 
-def ahead(functions: Iterable[Native]) -> None:
+def ahead(functions: Iterable[Native], *, optimised: bool = False) -> None:
     """Load or compile functions for their usual arguments, in a thread of its own: LLVM keeps no other thread from going on.
 
     Before a process forks, the thread comes to its end.
+
+    Parameters
+    ----------
+    optimised
+        At once, not only when they have run for `PLAIN_S`.
     """
     if _processor() is None:
         return
@@ -164,8 +207,12 @@ def ahead(functions: Iterable[Native]) -> None:
     def work() -> None:
         for function in functions:
             with suppress(Exception):  # whatever it is, the call will say it
-                function.ahead()
+                function.ahead(optimised=optimised)
 
+    _in_thread(work)
+
+
+def _in_thread(work: Callable[[], Any]) -> None:
     thread = Thread(target=work, name="presilicon-native")
     thread.start()
     _THREADS.append(thread)
@@ -181,11 +228,13 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_wait)
 
 
-def _loaded(native: Native, arguments: tuple[Argument, ...]) -> Callable[[tuple[Any, ...]], Any]:
-    """Machine code for these arguments, from the cache or made."""
+def _loaded(native: Native, arguments: tuple[Argument, ...], *, optimised: bool = False) -> Callable[[tuple[Any, ...]], Any]:
+    """Machine code for these arguments, from the cache or made; plain code where optimised code is neither kept nor asked for."""
     processor = _processor()
     assert processor is not None
-    raw, kinds = _kept(native, arguments, processor)
+    kept = _read(_path(native, arguments, processor, True))
+    plain = kept is None and not optimised
+    raw, kinds = kept or _made(native, arguments, processor, not plain)
     run = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)(processor.address_of(raw))
     given, found = struct.Struct("".join("d" if argument == FLOAT else "Q" if argument == UNSIGNED else "q" for argument in arguments)), \
         struct.Struct("".join("d" if kind == FLOAT else "q" for kind in kinds))
@@ -201,20 +250,27 @@ def _loaded(native: Native, arguments: tuple[Argument, ...]) -> Callable[[tuple[
         got = found.unpack(results)
         return got if len(got) > 1 else got[0]
 
-    return call
+    return _Plain(native, arguments, call) if plain else call
 
 
-def _kept(native: Native, arguments: tuple[Argument, ...], processor: _Processor) -> tuple[bytes, str]:
-    """Machine code, and the kinds of what it returns."""
-    base = cache_folder()
-    path = _path(base / "native", native, arguments, processor) if base else None
+def _read(path: Path | None) -> tuple[bytes, str] | None:
+    """Machine code that is kept, and the kinds of what it returns."""
     if path is not None:
         with suppress(OSError, ValueError):
             digest, kinds, raw = path.read_bytes().split(b"\n", 2)
             if hashlib.sha256(kinds + raw).hexdigest() == digest.decode():
                 return raw, kinds.decode()
+    return None
+
+
+def _made(native: Native, arguments: tuple[Argument, ...], processor: _Processor, optimised: bool) -> tuple[bytes, str]:
+    """Machine code, and the kinds of what it returns; plain code may be kept."""
+    path = _path(native, arguments, processor, optimised)
+    kept = None if optimised else _read(path)
+    if kept is not None:
+        return kept
     text, results = Module(inlined=native.inlined, wide=native.wide).entry(native.function, arguments)
-    raw, kinds = processor.object_of(text), "".join(results).encode()
+    raw, kinds = processor.object_of(text, optimised), "".join(results).encode()
     if path is not None:
         with suppress(OutputError, OSError):
             write_atomically(path, b"\n".join([hashlib.sha256(kinds + raw).hexdigest().encode(), kinds, raw]))
@@ -222,15 +278,17 @@ def _kept(native: Native, arguments: tuple[Argument, ...], processor: _Processor
     return raw, kinds.decode()
 
 
-def _path(folder: Path, native: Native, arguments: tuple[Argument, ...], processor: _Processor) -> Path:
-    """Changes with the function, what it calls and reads, how it is compiled, the translator, the processor."""
-    function = native.function
+def _path(native: Native, arguments: tuple[Argument, ...], processor: _Processor, optimised: bool) -> Path | None:
+    """Changes with the function, what it calls and reads, how it is compiled, the translator, the processor; None where nothing is kept."""
+    base, function = cache_folder(), native.function
+    if base is None:
+        return None
     mixed = hashlib.sha256(repr((sys.version, processor.name, arguments, native.inlined, [f.__name__ for f in native.wide])).encode())
     for path in sorted(Path(__file__).parent.glob("*.py")):
         mixed.update(path.read_bytes())
     for part in _parts(function, set()):
         mixed.update(part)
-    return folder / f"{function.__name__}-{mixed.hexdigest()[:32]}.o"
+    return base / "native" / f"{function.__name__}-{mixed.hexdigest()[:32]}{'' if optimised else '-plain'}.o"
 
 
 def _parts(function: Callable[..., Any], seen: set[Callable[..., Any]]) -> Iterator[bytes]:

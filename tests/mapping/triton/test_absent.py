@@ -11,6 +11,7 @@ from presilicon.arch import load
 from presilicon.errors import KernelError
 from presilicon.mapping.triton import bind_launch, capture_launches, configs_of, evaluate
 from presilicon.mapping.triton.absent import AbsentGpu
+from presilicon.mapping.triton.tune import own_space
 
 
 def test_meta_tensors_pass_for_tensors_on_the_gpu_inside_the_block_only(kernels: ModuleType) -> None:
@@ -125,6 +126,8 @@ def test_heuristics_grids_and_pruning_find_the_gpu_that_is_predicted(kernels: Mo
     prune = {"early_config_prune": lambda configs, named, **_: configs[:1] if sms() < 100 else configs}
     tuned = triton.autotune([triton.Config({"BLOCK": n}) for n in (8, 16)], key=["n"], prune_configs_by=prune)(kernels.add)
     assert [len(configs_of(tuned, (x, x, x, 512), system=system)) for system in (load("h100-sxm"), l4)] == [2, 1]
+    assert [own_space(tuned, (x, x, x, 512), {}, system) for system in (load("h100-sxm"), l4)] == [
+        [{"BLOCK": n, "num_warps": 4, "num_stages": 3, "num_ctas": 1} for n in sizes] for sizes in ((8, 16), (8,))]
 
 
 def test_nothing_can_be_timed(kernels: ModuleType, lab: ModuleType) -> None:
