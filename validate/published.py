@@ -75,41 +75,50 @@ def read_points(path: Path = DATA) -> list[Point]:
             figure = float(sizes.pop("figure"))
             label = " ".join(str(sizes[key]) for key in one["columns"] if key not in ("config", "figure"))
             points.append(Point(name, str(one["gpu"]), override, str(one["kernel"]), str(one["method"]), label, sizes,
-                                _seconds(figure, str(one["unit"]), sizes)))
+                                _seconds(figure, str(one["unit"]), sizes), str(one.get("triton", ""))))
     return points
 
 
-def compare(points: Sequence[Point], *, fidelity: str = "tile", progress: Progress = lambda stage, share: None) -> pd.DataFrame:
-    """One row for each point: set, GPU, kernel, sizes, half, ``measured_s``, ``predicted_s``, ``error``, config, limiter.
+def compare(points: Sequence[Point], *, fidelity: str = "tile", cubins: Sequence[Path] = (),
+            progress: Progress = lambda stage, share: None) -> pd.DataFrame:
+    """One row for each point: set, GPU, kernel, Triton, sizes, half, ``measured_s``, ``predicted_s``, ``error``, config, limiter.
 
-    Points that cannot be predicted have NaN, and the reason in ``limiter``.
+    ``triton`` names the version that compiled the kernel, and that of the source where it is told and another. Points that cannot be
+    predicted have NaN, and the reason in ``limiter``. `cubins` as `published_kernels.predict` takes it.
     """
     import pandas as pd
+    import triton
 
     records = []
     for number, point in enumerate(points):
         progress(point.name, number / len(points))
-        record = {"set": point.name, "gpu": point.gpu, "kernel": point.kernel, "sizes": point.label, "half": half_of(point),
-                  "measured_s": point.measured_s}
+        installed = str(triton.__version__)
+        published = f", published with {point.triton}" if point.triton not in ("", installed) else ""
+        record = {"set": point.name, "gpu": point.gpu, "kernel": point.kernel, "triton": installed + published, "sizes": point.label,
+                  "half": half_of(point), "measured_s": point.measured_s}
         try:
-            found = predict(point, fidelity=fidelity)
+            found = predict(point, fidelity=fidelity, cubins=cubins)
         except KernelError as error:
             records.append({**record, "predicted_s": float("nan"), "error": float("nan"), "config": "", "limiter": str(error)})
             continue
-        records.append({**record, "predicted_s": found.time_s, "error": found.time_s / point.measured_s - 1.0,
-                        "config": "x".join(map(str, found.config)), "limiter": found.limiter})
+        records.append({**record, "triton": found.triton or record["triton"], "predicted_s": found.time_s,
+                        "error": found.time_s / point.measured_s - 1.0, "config": "x".join(map(str, found.config)),
+                        "limiter": found.limiter})
     return pd.DataFrame(records)
 
 
 def page(frame: pd.DataFrame, worst: int = 15) -> str:
-    """Markdown: errors of both halves, then by set, GPU and kernel, and the worst points; each worst first."""
-    return points_page(frame, {"half": "half", "set": "set", "gpu": "GPU", "kernel": "kernel"}, ("set", "sizes", "config"), worst)
+    """Markdown: errors of both halves, then by set, GPU, kernel and Triton, and the worst points; each worst first."""
+    groups = {"half": "half", "set": "set", "gpu": "GPU", "kernel": "kernel", "triton": "Triton"}
+    return points_page(frame, groups, ("set", "sizes", "config"), worst)
 
 
-def main(fidelity: str = "tile", half: str = "", only: str = "", out: Path | None = None) -> None:
+def main(fidelity: str = "tile", half: str = "", only: str = "", cubins: list[Path] | None = None, out: Path | None = None) -> None:
     """Errors on published figures of Triton kernels, worst first.
 
-    --half develop or test; --only takes sets whose name contains it; --out writes every point as CSV.
+    --half develop or test; --only takes sets whose name contains it; --cubins (any number) takes kernels of an older Triton, for the sets
+    that name it;
+    --out writes every point as CSV.
     """
     import sys
 
@@ -123,7 +132,7 @@ def main(fidelity: str = "tile", half: str = "", only: str = "", out: Path | Non
         if sys.stderr.isatty():
             sys.stderr.write(f"\r{share:4.0%} {name:40s}")
 
-    frame = compare(points, fidelity=fidelity, progress=progress)
+    frame = compare(points, fidelity=fidelity, cubins=cubins or (), progress=progress)
     if sys.stderr.isatty():
         sys.stderr.write("\r" + " " * 46 + "\r")
     if out is not None:

@@ -1,16 +1,18 @@
 """Rebuilds kernels whose figures were published, from our own of the same algorithm and configs, and predicts their times.
 
 What `published` reads from its data file comes here as one `Point`. Where the source autotunes, every config of its set is predicted and
-the fastest counts, as it did for the source. What the method of timing adds to the kernel is what `tutorials` states for ``do_bench``; for
-a fused op, the kernels around the GEMMs as `triton_moe` has them; where the timed function casts its inputs first, kernels that move bytes.
+the fastest counts, as it did for the source. What the method of timing adds to the kernel is what `tutorials` states for ``do_bench``,
+which also clears a buffer before each launch, so that L2 writes while the kernel runs; for a fused op, the kernels around the GEMMs as
+`triton_moe` has them; where the timed function casts its inputs first, kernels that move bytes.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Final
 
 from ..arch import System, load_gpu
@@ -23,7 +25,8 @@ from ..sim.sm.result import KernelRun
 from ..sim.sm.run import simulate_kernel
 from . import triton_moe
 from .kernels.suite import cdiv
-from .older_triton import MATMUL_CONFIGS
+from .older_code import with_older_code
+from .older_triton import ATTENTION_CONFIGS, MATMUL_CONFIGS, attention_name, name_of, older_version
 from .tutorials import DO_BENCH_S
 
 #: log2(e), which attention kernels fold into their scale.
@@ -50,6 +53,8 @@ class Point:
         Everything else of the row and its set: sizes, number format, config.
     measured_s
         Seconds.
+    triton
+        Version of Triton that compiled it, where the source tells it and its code differs from later ones'; else ``""``.
     """
 
     name: str
@@ -60,6 +65,7 @@ class Point:
     label: str
     sizes: Mapping[str, Any]
     measured_s: float
+    triton: str = ""
 
     def system(self) -> System:
         """The machine."""
@@ -80,12 +86,15 @@ class Prediction:
         What limits the kernel, or each of the two GEMMs.
     runs
         The simulations that `time_s` rests on.
+    triton
+        Version of Triton that compiled it, where that is not the installed one; else ``""``.
     """
 
     time_s: float
     config: tuple[int, ...]
     limiter: str
     runs: tuple[KernelRun, ...]
+    triton: str = ""
 
 
 @lru_cache(maxsize=64)
@@ -188,6 +197,25 @@ def _attention_pointers(z: Mapping[str, Any], system: System) -> Iterator[Candid
         yield (128, 64, warps, stages), bind_launch(flash_attention, (cdiv(n, 128), heads), args, meta, target=system.generation)
 
 
+def _attention_tiles(z: Mapping[str, Any], system: System) -> Iterator[Candidate]:
+    """Tutorial 06 of 2024, by block pointers, and the autotune set that the source names."""
+    from .kernels.published import attention_tiles
+
+    n, dim, heads, dtype = int(z["n"]), int(z["head_dim"]), int(z["batch"]) * int(z["heads"]), str(z["dtype"])
+    fp8 = dtype.startswith("float8")
+    q, k = (_meta(heads, n, dim, dtype=dtype) for _ in range(2))
+    v = _meta(heads, dim, n, dtype=dtype) if fp8 else _meta(heads, n, dim, dtype=dtype)
+    out, lse = _meta(heads, n, dim, dtype="float16" if fp8 else dtype), _meta(heads, n, dtype="float32")
+    for config in ATTENTION_CONFIGS[str(z["configs"])]:
+        block_m, block_n, warps, stages = config
+        if block_n > dim:
+            continue
+        meta = {"HEAD_DIM": dim, "BLOCK_M": block_m, "BLOCK_N": block_n, "CAUSAL": bool(z["causal"]), "V_BY_COLUMNS": fp8,
+                "BLOCK_POINTERS": False, "num_warps": warps, "num_stages": stages}
+        args = (q, k, v, out, lse, dim**-0.5 * _LOG2E, n)
+        yield config, bind_launch(attention_tiles, (n // block_m, heads), args, meta, target=system.generation)
+
+
 def _row_block(columns: int) -> tuple[int, int]:
     """One block for a whole row, and the warps that Liger-Kernel's ``calculate_settings`` gives it."""
     block = 1 << (columns - 1).bit_length()
@@ -229,10 +257,16 @@ KERNELS: Final[Mapping[str, Callable[[Mapping[str, Any], System], Iterator[Candi
     "matmul_variant": _matmul_variant,
     "attention_tutorial": _attention_tutorial,
     "attention_pointers": _attention_pointers,
+    "attention_tiles": _attention_tiles,
     "rms_norm": lambda z, system: _norm(z, system, bias=False),
     "layer_norm": lambda z, system: _norm(z, system, bias=True),
     "cross_entropy": _cross_entropy,
     "grouped_gemm": _grouped_gemm,
+}
+#: Names that `older_triton` gives the kernels of a point, by its sizes and the config.
+OLDER_NAMES: Final[Mapping[str, Callable[[Mapping[str, Any], tuple[int, ...]], str]]] = {
+    "matmul_tutorial": lambda z, config: name_of(str(z["dtype"]), config),
+    "attention_tiles": lambda z, config: attention_name(str(z["dtype"]), int(z["head_dim"]), bool(z["causal"]), config),
 }
 #: Ops of several kernels.
 OPS: Final = ("fused_moe",)
@@ -270,7 +304,8 @@ def _casts_s(z: Mapping[str, Any], system: System) -> float:
     return 3.0 * float(memory_kernel(Machine.of(system), tensor_bytes, tensor_bytes).time_s)
 
 
-def predict(point: Point, *, fidelity: str = "tile", system: System | None = None) -> Prediction:
+def predict(point: Point, *, fidelity: str = "tile", system: System | None = None,
+            cubins: Sequence[Path] = ()) -> Prediction:
     """Seconds of one point.
 
     Parameters
@@ -281,6 +316,8 @@ def predict(point: Point, *, fidelity: str = "tile", system: System | None = Non
         As `simulate_kernel` takes it.
     system
         In place of the point's own machine (to ask what a constant does).
+    cubins
+        Folders that `older_triton` wrote: kernels of points whose Triton is that of a folder are taken from it.
 
     Raises
     ------
@@ -297,14 +334,17 @@ def predict(point: Point, *, fidelity: str = "tile", system: System | None = Non
         raise UnknownNameError("kernel of published figures", point.kernel, [*KERNELS, *OPS])
     best: Prediction | None = None
     casts_s = _casts_s(point.sizes, machine)
+    older = next((folder for folder in cubins if point.kernel in OLDER_NAMES and older_version(folder) == point.triton), None)
     for config, launch in KERNELS[point.kernel](point.sizes, machine):
         compiled = compile_launch(launch)
+        if older is not None:
+            compiled = with_older_code(compiled, older, OLDER_NAMES[point.kernel](point.sizes, config))
         if occupancy_of(compiled, machine).ctas == 0:
             continue
-        run = simulate_kernel(compiled, launch, machine, fidelity=fidelity, warm_l2=False)
+        run = simulate_kernel(compiled, launch, machine, fidelity=fidelity, dirty_l2=point.method == "do_bench")
         time_s = casts_s + _method_s(run, point.method)
         if best is None or time_s < best.time_s:
-            best = Prediction(time_s, config, run.limiter, (run,))
+            best = Prediction(time_s, config, run.limiter, (run,), point.triton if older is not None else "")
     if best is None:
         raise KernelError(f"{point.name} {point.label}: no config fits an SM of {machine.name}")
     return best

@@ -19,11 +19,13 @@ from typing import Any, Final
 import numpy as np
 
 from ..arch import System
+from ..arch.sm_timing import sm_timing
 from ..errors import KernelError, TableError
 from ..mapping.gpu.machine import Machine
 from ..mapping.gpu.memory_bound import memory_kernel
 from ..mapping.gpu.moe_kernels import ROUTER_KERNELS, TUNED_TILES, Tile, default_tile, implementation_of, is_gated, is_tuned
 from ..mapping.triton import bind_launch, compile_launch, occupancy_of
+from ..sim.sm.l2 import L2Cache
 from ..sim.sm.result import KernelRun
 from ..sim.sm.run import simulate_kernel
 from .kernels.suite import cdiv
@@ -45,6 +47,8 @@ UNSORTED: Final = ((0, 14), 4)
 DEFAULT: Final = "the framework's default"
 #: Sources that are Triton's without saying so.
 TRITON_SOURCES: Final = ("vllm_fused_moe",)
+#: Calls that both collectors make in turn, each with a draw of its own (and in SGLang's of one rank of several, its own activations).
+IN_TURN: Final = 5
 #: Draws of the expert loads, of which the one nearest to their mean is taken; the collector averages ten.
 DRAWS: Final = 10
 
@@ -92,9 +96,13 @@ class MoeRow:
 
     @property
     def block_scaled(self) -> bool:
-        """Whether each `SCALE_BLOCK` square of the weights has a scale; SGLang's collector took one where sizes are no multiples of it."""
+        """Whether each `SCALE_BLOCK` square of the weights has a scale; SGLang's collector took one where sizes are no multiples of it.
+
+        That of early 2026 took one everywhere. This is inferred: its rows reach 1,018 TFLOP/s on an H100, as per-tensor scales with their
+        default tile of 128x256 do, where vLLM's rows with the same 64x128 tile for scales by block as SGLang's stop at 585.
+        """
         even = self.hidden % SCALE_BLOCK == 0 and self.inter // self.tp % SCALE_BLOCK == 0
-        return self.moe_dtype == "fp8_block" and (even or self.vllm)
+        return self.moe_dtype == "fp8_block" and (self.vllm or (even and not self.early))
 
     @property
     def vllm(self) -> bool:
@@ -126,12 +134,17 @@ class Routing:
     experts_of
         int64 [tokens present, top_k]: expert of each pair, numbered among those that have a row; -1 where it is on another rank and not
         computed here.
-    active
-        Experts with a row.
+    numbers
+        int64 by expert with a row: its number on the rank.
     """
 
     experts_of: np.ndarray
-    active: int
+    numbers: np.ndarray
+
+    @property
+    def active(self) -> int:
+        """Experts with a row."""
+        return len(self.numbers)
 
 
 @dataclass(frozen=True)
@@ -150,8 +163,8 @@ class MoePrediction:
         Experts with a row; row blocks.
     weight_bytes
         Weights of these experts: what must come from DRAM at least where L2 does not hold them.
-    warm
-        Whether L2 held most of the layer from the call before.
+    held
+        Share of the operands that L2 holds from the calls before.
     limiter
         Of both GEMMs.
     runs
@@ -166,7 +179,7 @@ class MoePrediction:
     active: int
     blocks: int
     weight_bytes: float
-    warm: bool
+    held: float
     limiter: str
     runs: tuple[KernelRun, ...]
 
@@ -269,7 +282,7 @@ def _local(row: MoeRow, chosen: np.ndarray) -> Routing:
         ids = np.where(mine, chosen, -1)
     active, compact = np.unique(ids, return_inverse=True)
     without = int(active[0] < 0)
-    return Routing(compact.reshape(ids.shape) - without, len(active) - without)
+    return Routing(compact.reshape(ids.shape) - without, active[without:])
 
 
 def routing_of(row: MoeRow, block: int) -> Routing:
@@ -421,12 +434,31 @@ def _weight_bytes(row: MoeRow, routing: Routing, inter: int) -> float:
     return float(routing.active * ((2 if row.gated else 1) + 1) * row.hidden * inter * (1 if row.fp8 else 2))
 
 
-def _is_warm(row: MoeRow, routing: Routing, system: System, inter: int) -> bool:
-    """Whether most of what the layer touches is still in L2 from the call before."""
-    wide, pairs = (2 if row.gated else 1), routing.experts_of.size
-    streams = 2 * pairs * ((wide + 1) * inter + row.hidden) + 4 * len(routing.experts_of) * row.hidden
-    capacity = system.calibration["memory.l2_residency"] * system.gpu.l2.size_bytes
-    return bool(_weight_bytes(row, routing, inter) + streams < 1.5 * capacity)
+def held_share(row: MoeRow, routing: Routing, system: System, inter: int) -> float:
+    """Share of a call's weights that L2 holds from the calls before, of which `IN_TURN` go round.
+
+    An expert's weights are used again in the next call that draws it. Until then pass the weights of all experts drawn in between, and what
+    every call reads and writes beside them, which lies at the same place each time.
+    """
+    wide, pairs, present = (2 if row.gated else 1), routing.experts_of.size, len(routing.experts_of)
+    inputs = IN_TURN if row.ep > 1 and implementation_of(row.framework, row.version)["remote_rows"] == "computed" else 1
+    streams = 2 * pairs * ((wide + 1) * inter + row.hidden * (row.top_k > 1)) + 2 * present * row.hidden * (inputs + 1)
+    each = _weight_bytes(row, routing, inter) / max(routing.active, 1)
+    l2 = L2Cache.of(system, sm_timing(system.generation), warm=False)
+    if row.distribution == "balanced" or l2.outlasting(each * routing.active + streams) == 0.0:
+        return l2.outlasting(each * routing.active + streams)
+    drawn = np.zeros((IN_TURN, row.experts // row.ep), dtype=bool)
+    for seed in range(IN_TURN):
+        drawn[seed, _local(row, _chosen(row, seed)).numbers] = True
+    shares = []
+    for call, mine in enumerate(drawn):
+        passed, left = np.zeros_like(mine), mine
+        for ago in range(1, IN_TURN + 1):
+            passed = passed | drawn[call - ago]
+            here = left & drawn[call - ago]
+            shares += [l2.outlasting(each * float(passed.sum()) + streams)] * int(here.sum())
+            left = left & ~here
+    return float(np.mean(shares)) if shares else 1.0
 
 
 def predict_row(row: MoeRow, system: System, *, fidelity: str = "tile", tile: Tile | None = None,
@@ -442,7 +474,8 @@ def predict_row(row: MoeRow, system: System, *, fidelity: str = "tile", tile: Ti
     present = len(_local(row, _chosen(row, 0)).experts_of)
     shipped = None
     if tile is None and configs is not None:
-        shipped = configs.find(row.framework.lower(), system.name, local, inter, present, row.moe_dtype)
+        scales = "fp8" if row.fp8 and not row.block_scaled else row.moe_dtype
+        shipped = configs.find(row.framework.lower(), system.name, local, inter, present, scales)
     rule = tile or shipped or default_of(row, present)
     first = (rule.m, rule.n, rule.k, rule.group, rule.warps, rule.stages)
     guessed = tile is None and configs is None and has_tuned_file(row, system)
@@ -464,7 +497,7 @@ def predict_row(row: MoeRow, system: System, *, fidelity: str = "tile", tile: Ti
 def _predict(row: MoeRow, tile: Tile, numbers: tuple[int, ...], config: str, inter: int, system: System,
              fidelity: str) -> MoePrediction | None:
     routing = routing_of(row, int(tile.m))
-    warm = _is_warm(row, routing, system, inter)
+    held = held_share(row, routing, system, inter)
     up = ((2 if row.gated else 1) * inter, row.hidden, row.top_k)
     runs = []
     for sizes, weighted in ((up, False), ((row.hidden, inter, 1), True)):
@@ -472,8 +505,8 @@ def _predict(row: MoeRow, tile: Tile, numbers: tuple[int, ...], config: str, int
         compiled = compile_launch(launch)
         if occupancy_of(compiled, system).ctas == 0:
             return None
-        runs.append(simulate_kernel(compiled, launch, system, fidelity=fidelity, warm_l2=warm))
+        runs.append(simulate_kernel(compiled, launch, system, fidelity=fidelity, warm_l2=held))
     gemms = sum(run.time_s for run in runs)
     others = _others_s(row, routing, Machine.of(system), inter)
     return MoePrediction(gemms + others, gemms, others, numbers, config, routing.active, row_blocks(routing, int(tile.m)),
-                         _weight_bytes(row, routing, inter), warm, "/".join(run.limiter for run in runs), tuple(runs))
+                         _weight_bytes(row, routing, inter), held, "/".join(run.limiter for run in runs), tuple(runs))

@@ -72,7 +72,7 @@ class MoeErrors:
 def why(row: triton_moe.MoeRow, found: triton_moe.MoePrediction) -> str:
     """What to look at first where a row's prediction is far off."""
     dram = sum(run.bytes_moved["dram"] for run in found.runs)
-    if not found.warm and dram < 0.95 * found.weight_bytes:
+    if dram < 0.95 * (1.0 - found.held) * found.weight_bytes:
         return f"simulated DRAM bytes are {dram / found.weight_bytes:.0%} of the weights"
     if found.others_s > found.gemms_s:
         return "small kernels around the GEMMs"

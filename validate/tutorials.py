@@ -8,9 +8,8 @@ fitted here. Assumed numbers of `arch/sm_timing.yaml` were settled with this tab
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -20,15 +19,14 @@ import numpy as np
 from ..arch import System, load_gpu
 from ..errors import TableError
 from ..mapping.triton import CompiledKernel, Launch, bind_launch, compile_launch, occupancy_of
-from ..mapping.triton.cubin import read_cubin
-from ..mapping.triton.tools import run_on_cubin
 from ..sim.sm.run import simulate_kernel
+from .older_code import with_older_code
 from .older_triton import MATMUL_CONFIGS, name_of
 
 #: Launch and events in a time of `do_bench`, in place of a graphed kernel's floor: the README of the table gives 5 to 8 us.
 DO_BENCH_S = 5.0e-6
 #: SM clock of the table's machine, fitted on its fp16 matmuls.
-CLOCK_HZ = 1.32e9
+CLOCK_HZ = 1.31e9
 
 
 @dataclass(frozen=True)
@@ -96,19 +94,6 @@ def matmul_launch(size: int, dtype: str, config: tuple[int, int, int, int, int])
     return compile_launch(launch), launch
 
 
-@lru_cache(maxsize=64)
-def _older_code(folder: Path, dtype: str, config: tuple[int, int, int, int, int]) -> tuple[bytes, str, int]:
-    """Machine code, its listing and shared memory of a kernel that `older_triton` wrote."""
-    name = name_of(dtype, config)
-    path = folder / "kernels.json"
-    try:
-        shared = json.loads(path.read_text(encoding="utf-8"))["shared_bytes"][name]
-        cubin = (folder / f"{name}.cubin").read_bytes()
-    except (OSError, KeyError, ValueError) as error:
-        raise TableError(f"{folder}: no kernel {name!r} of an older Triton ({type(error).__name__}: {error})") from error
-    return cubin, run_on_cubin("nvdisasm", ["-c", "-hex", "-gi", "-ndf"], cubin), int(shared)
-
-
 def older_launch(folder: Path, size: int, dtype: str, config: tuple[int, int, int, int, int]) -> tuple[CompiledKernel, Launch]:
     """`matmul_launch` with the machine code that an older Triton made, from the folder that `older_triton` wrote.
 
@@ -118,10 +103,7 @@ def older_launch(folder: Path, size: int, dtype: str, config: tuple[int, int, in
         The folder lacks the kernel.
     """
     compiled, launch = matmul_launch(size, dtype, config)
-    cubin, sass, shared = _older_code(folder, dtype, config)
-    info = read_cubin(cubin)
-    return replace(compiled, name=info.name, cubin=cubin, sass=sass, shared_bytes=shared, registers=info.registers,
-                   stack_bytes=info.stack_bytes, metadata={}, key=f"{folder}/{name_of(dtype, config)}"), launch
+    return with_older_code(compiled, folder, name_of(dtype, config)), launch
 
 
 def softmax_launch(columns: int, system: System, rows: int = 4096) -> tuple[CompiledKernel, Launch]:
@@ -195,12 +177,17 @@ def fit_clock(path: Path, *, sizes: Iterable[int] | None = None, start_hz: float
               configs: Iterable[tuple[int, int, int, int, int]] = MATMUL_CONFIGS) -> float:
     """SM clock of least mean absolute relative error over the fp16 matmuls, within 10 MHz.
 
-    Between simulations at two clocks the part of a kernel's time that is not launch is taken to go with 1 / clock; `rounds` simulations.
+    Between simulations at two clocks the part of a kernel's time that is not launch is taken to go with 1 / clock; `rounds` simulations,
+    and one 10 MHz to either side.
     """
     clock, wanted, choice = start_hz, None if sizes is None else tuple(sizes), tuple(configs)
+
+    def rows(clock_hz: float) -> list[Row]:
+        return compare(path, kernel="matmul", dtype="float16", clock_hz=clock_hz, sizes=wanted, configs=choice)
+
     for _ in range(rounds):
-        clock = _best_clock(compare(path, kernel="matmul", dtype="float16", clock_hz=clock, sizes=wanted, configs=choice), clock)
-    return clock
+        clock = _best_clock(rows(clock), clock)
+    return min((clock, clock - 10e6, clock + 10e6), key=lambda clock_hz: mape(rows(clock_hz)))
 
 
 @dataclass(frozen=True)

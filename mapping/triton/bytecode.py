@@ -82,7 +82,8 @@ class Bytecode:
 class _Writer:
     """Turns lines into operations."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, follows_shared: bool = False) -> None:
+        self.follows_shared = follows_shared
         self.code: list[tuple[int, int, int, int, int, int]] = []
         self.numbers: dict[int, int] = {}
         self.words: dict[int, int] = {}
@@ -255,8 +256,11 @@ class _Writer:
             assert isinstance(data, ast.Tuple)
             for k, part in enumerate(data.elts):
                 self.effect("store", guard, address, self.value(part), extra=index | k << 20)
-        elif name == "X.copied":
-            self.effect("copied", guard, self.value(args[3]), extra=index)
+        elif name == "X.copied":  # from address 0 come the zeros that are filled in
+            places = [self.value(args[3])]
+            if self.follows_shared:
+                places.append(self.emit("sel", self.value(args[6]), self.value(args[5]), self.number(0)))
+            self.effect("copied", guard, *places, extra=index)
         else:
             self.effect({"X.access": "access", "X.sync": "sync", "X.matrix": "matrix"}[name], guard, *(self.value(a) for a in args[3:5]),
                         extra=index)
@@ -362,7 +366,7 @@ def _register(node: ast.expr) -> int:
 
 def bytecode_of(program: Program) -> Bytecode:
     """The operations of a program, for its choice of addresses."""
-    writer, code = _Writer(), program.listing.instructions
+    writer, code = _Writer(follows_shared=program.plan.tracks_shared), program.listing.instructions
     begin, end, condition = [], [], []
     for segment in program.segments:
         begin.append(len(writer.code))

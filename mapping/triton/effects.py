@@ -12,7 +12,7 @@ from .access import FAR, PatternTable, Tally, tally_access
 from .assumptions import Chooser
 from .group import Group
 from .launch import Buffer
-from .memory_ops import SHARED, MemoryOp
+from .memory_ops import SHARED, MemoryOp, transposed_of
 from .parameters import ConstantBank
 from .sass import Instruction
 from .shared_memory import SharedMemory
@@ -103,6 +103,8 @@ class Effects:
         self.code: tuple[Instruction, ...] = program.listing.instructions
         self.threads: int = program.threads
         self.steps = 0
+        #: Whether some lanes stand for their warp.
+        self.sampled = False
         self.tallies: dict[int, Tally] = {}
         self.copies: dict[int, Tally] = {}
         self.matrices: dict[tuple[int, MatrixShape], int] = {}
@@ -208,7 +210,10 @@ class Effects:
                           for k in range(count))
         elif op.space == SHARED:
             fresh = (self.unknown(index),) * count
-            if self.shared is not None and not op.rows:
+            if self.shared is not None and op.rows:
+                if (transposed := transposed_of(self.code[index])) is not None:
+                    fresh = self.shared.get_matrices(group.lanes, guard, address, count, transposed, self.unknown(index), self.sampled)
+            elif self.shared is not None:
                 signed = self.code[index].has("S8", "S16")
                 fresh = self.shared.get(group.lanes, guard, address, count, op.thread_bytes, signed, self.unknown(index))
         else:
@@ -229,9 +234,12 @@ class Effects:
                 group.local[address + 4 * k] = select(guard, value, old)
         elif self.shared is not None and op.kind == "atomic":
             self.shared.atomic(group.lanes, guard, address, data[-1], self.code[index].modifiers, self.unknown(index))
+        elif self.shared is not None and op.rows:
+            transposed = transposed_of(self.code[index])
+            data = data if transposed is not None else (self.unknown(index),) * len(data)
+            self.shared.put_matrices(group.lanes, guard, address, data, bool(transposed), self.sampled)
         elif self.shared is not None:
-            value = data if not op.rows else (self.unknown(index),) * len(data)
-            self.shared.put(group.lanes, guard, address, value, op.thread_bytes)
+            self.shared.put(group.lanes, guard, address, data, op.thread_bytes)
 
     def constant(self, bank: int, at: Value, offset: int) -> Value:
         """A word of a constant bank at a computed place."""

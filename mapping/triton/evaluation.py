@@ -195,7 +195,15 @@ class Evaluation:
 
         Threads that are masked off ask for nothing; of a TMA box only what lies inside the tensor counts. TMA through
         descriptors that the kernel makes of more than its arguments counts whole boxes, which `assumptions` says.
+
+        Raises
+        ------
+        KernelError
+            Addresses were not followed (`evaluate_grid`, ``addresses=False``).
         """
+        if not self.program.addresses:
+            raise KernelError(f"{self.program.compiled.name}: addresses were not followed, so bytes are not known; "
+                              "evaluate(compiled, launch) follows them")
         total: dict[str, int] = {}
         for index, tally in self.tallies.items():
             op = self.program.memory_ops[index]

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from .operands import NotModelledError, flag
-from .sass import UNIFORM, Instruction, span
+from .sass import UNIFORM, Instruction, span, vector_bytes
 
 #: Spaces of memory, and the kinds of access.
 GLOBAL, SHARED, LOCAL = "global", "shared", "local"
@@ -61,7 +61,7 @@ def _bytes(ins: Instruction) -> int:
     for name, size in (("256", 32), ("128", 16), ("64", 8), ("U8", 1), ("S8", 1), ("U16", 2), ("S16", 2), ("F16", 2), ("BF16", 2)):
         if name in ins.modifiers:
             return size * (2 if name in ("F16", "BF16") and any(m.startswith("RN") for m in ins.modifiers) else 1)
-    return 8 if ins.has("F64") else 4
+    return 8 if ins.has("F64", "S64", "U64") else vector_bytes(ins.modifiers) or 4
 
 
 def address_of(operand: str, space: str) -> str:
@@ -108,6 +108,11 @@ def memory_op(ins: Instruction) -> MemoryOp | None:
         count = next((int(m) for m in reversed(ins.modifiers) if m in ("1", "2", "4")), 1)
         return MemoryOp(space, kind, 16, 8 * count, address)
     return MemoryOp(space, kind, _bytes(ins), 0, address)
+
+
+def transposed_of(ins: Instruction) -> bool | None:
+    """Whether LDSM or STSM takes matrices transposed; None for one whose numbers are not of 16 bits."""
+    return "MT88" in ins.modifiers if "16" in ins.modifiers and ("M88" in ins.modifiers or "MT88" in ins.modifiers) else None
 
 
 def address_registers(ins: Instruction, *, target: bool = True) -> tuple[int, ...]:

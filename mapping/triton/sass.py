@@ -8,7 +8,7 @@ have no number.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -169,7 +169,10 @@ _NO_RESULT_NAMES = """
 _NO_RESULT = frozenset(_NO_RESULT_NAMES.split())
 _LOADS = frozenset({"LD", "LDG", "LDS", "LDL", "LDC", "LDCU", "ULDC", "ATOM", "ATOMG", "ATOMS", "LDGMC", "LDT", "LDTM"})
 _GLOBAL = frozenset({"LD", "LDG", "ST", "STG", "ATOM", "ATOMG", "RED", "REDG"})
+#: An address of 64 bits (``.E``) that is not named as one, as compare-and-swap has it: ``ATOMG.E.CAS PT, R6, [R2], R10, R11``.
+_SHORT = re.compile(r"^\[(R\d+)(?=[+\]])(?!.*UR)")
 _STORES = frozenset({"ST", "STG", "STS", "STL", "RED", "REDG", "STAS"})
+_VECTOR = re.compile(r"^B?F(16|32)x([248])$")
 #: Opcodes with register first that may name carry-out predicates behind it, and how many at most.
 _CARRY = {"IADD3": 2, "UIADD3": 2, "LEA": 1, "ULEA": 1, "IMAD": 1, "UIMAD": 1, "VOTE": 1, "VOTEU": 1, "IADD": 1, "UIADD": 1,
           "MATCH": 1, "VIMNMX": 2, "VIADDMNMX": 2, "VIMNMX3": 2, "UVIMNMX": 2, "FMNMX": 1}
@@ -196,11 +199,17 @@ def destinations(base: str, operands: list[str]) -> int:
     return count
 
 
+def vector_bytes(modifiers: Iterable[str]) -> int:
+    """Bytes of one thread of an atomic on a vector of floats (``F16x2`` to ``F32x4``), 0 for any other access."""
+    vector = next((match for match in map(_VECTOR.match, modifiers) if match), None)
+    return int(vector[1]) * int(vector[2]) // 8 if vector else 0
+
+
 def _memory_width(modifiers: tuple[str, ...]) -> int:
-    for name, width in (("256", 8), ("128", 4), ("64", 2)):
+    for name, width in (("256", 8), ("128", 4), ("64", 2), ("F64", 2), ("U64", 2), ("S64", 2)):
         if name in modifiers:
             return width
-    return 1
+    return max(1, vector_bytes(modifiers) // 4)
 
 
 def _matrix_widths(base: str, modifiers: tuple[str, ...]) -> tuple[int, int, int]:
@@ -366,6 +375,8 @@ def _instruction(index: int, address: int, text: str, encoding: int, source: Sou
     opcode = opcode.rstrip(";")
     operands = _split_operands(rest)
     base, *modifiers = opcode.split(".")
+    if base in _GLOBAL and "E" in modifiers:
+        operands = [_SHORT.sub(r"[\1.64", operand) for operand in operands]
     target = None
     for operand in operands:
         if operand.startswith("`("):

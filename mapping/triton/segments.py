@@ -104,8 +104,8 @@ def _data_words(ins: Instruction) -> list[str]:
     data = [op for op in behind if op[0] in "RU-" or op.startswith("0x")]
     if not data:
         return ["X.unknown(0)"]
-    name = data[-1]
-    count = 4 if ins.has("128") else 2 if ins.has("64") else 1
+    name, matrices = data[-1], ins.base == "STSM"
+    count = 4 if ins.has("128") or (matrices and ins.has("4")) else 2 if ins.has("64") or (matrices and ins.has("2")) else 1
     try:
         if name in ("RZ", "URZ"):
             return ["0"] * count

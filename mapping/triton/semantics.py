@@ -371,8 +371,10 @@ def _shuffle(f: Form) -> tuple[list[str], list[str]]:
     return [f"t, q = g.shuffle({f.ins.modifiers[0]!r}, {a}, {b}, {c})"], ["t", "q"]
 
 
-@_rule("REDUX", "UREDUX")
+@_rule("REDUX", "UREDUX", "CREDUX")
 def _redux(f: Form) -> tuple[list[str], list[str]]:
+    if f.ins.has("F32", "NAN", "ABS"):
+        raise NotModelledError
     kind = next((m for m in f.ins.modifiers if m in ("SUM", "XOR", "MIN", "MAX", "OR", "AND")), "AND")
     return [], [f"g.reduce({kind!r}, {word(f.sources[0])}, {f.ins.has('S32')})"]
 
@@ -393,13 +395,16 @@ def _unpack_flags(f: Form) -> tuple[list[str], list[str]]:
 
 @_rule("LDC", "ULDC", "LDCU")
 def _constant(f: Form) -> tuple[list[str], list[str]]:
-    if f.ins.has("U8", "S8", "U16", "S16"):
-        raise NotModelledError
+    narrow = next((name for name in ("U8", "S8", "U16", "S16") if f.ins.has(name)), "")
     count = len(f.ins.writes) or 1
     if match := CONSTANT.match(f.sources[0]):
         at = int(match[2], 16)
+        if narrow:  # an argument that is a bool; within one word, since aligned
+            top = 1 << int(narrow[1:]) - 1
+            part = f"K[{at // 4 * 4}] >> {at % 4 * 8} & {2 * top - 1}"
+            return [], [part if narrow[0] == "U" else f"(({part} ^ {top}) - {top}) & M"]
         return [], [f"K[{at + 4 * i}]" for i in range(count)]
-    if match := CONSTANT_INDEXED.match(f.sources[0]):
+    if not narrow and (match := CONSTANT_INDEXED.match(f.sources[0])):
         bank, offset = int(match[1], 16), int(match[4] or "0", 16) * (-1 if match[3] else 1)
         return [f"t = {word(match[2] or 'RZ')}"], [f"X.constant({bank}, t, {offset + 4 * i})" for i in range(count)]
     raise NotModelledError

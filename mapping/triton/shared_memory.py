@@ -6,10 +6,38 @@ from typing import Any
 
 import numpy as np
 
-from .group import Lanes
+from .group import Lanes, WholeWarpError
 from .values import M32, Partial, Unknown, Value, from_bytes
 
 _ATOMICS: dict[str, Any] = {"OR": np.bitwise_or, "AND": np.bitwise_and, "XOR": np.bitwise_xor, "ADD": np.add}
+
+
+def matrix_places(rows: np.ndarray, matrix: int, transposed: bool) -> list[np.ndarray]:
+    """Where each byte lies that a lane holds of an 8x8 matrix of 16-bit numbers (PTX ISA, ``ldmatrix``).
+
+    Lane *l* holds the numbers 2 (l mod 4) and the next of row l // 4; of a transposed matrix, of column l // 4.
+
+    Parameters
+    ----------
+    rows
+        int64 of shape (warps, 32): what the lanes name. Lane 8 m + r names where row r of matrix m begins.
+    matrix
+        Its number, m.
+
+    Returns
+    -------
+    By byte of a word, lowest first, int64 of shape (32 warps,).
+
+    Examples
+    --------
+    >>> places = matrix_places(100 * np.arange(32)[None], 1, False)
+    >>> [int(place[5]) for place in places], [int(place[5]) for place in matrix_places(100 * np.arange(32)[None], 1, True)]
+    ([904, 905, 906, 907], [1002, 1003, 1102, 1103])
+    """
+    lane, begins = np.arange(32), rows[:, 8 * matrix:8 * matrix + 8]
+    if not transposed:
+        return [(begins[:, lane // 4] + 4 * (lane % 4) + byte).reshape(-1) for byte in range(4)]
+    return [(begins[:, 2 * (lane % 4) + byte // 2] + 2 * (lane // 4) + byte % 2).reshape(-1) for byte in range(4)]
 
 
 class SharedMemory:
@@ -65,11 +93,14 @@ class SharedMemory:
         for k in range(max(1, size // 4)):
             value = data[min(k, len(data) - 1)]
             for byte in range(min(size, 4)):
-                at = places + 4 * k + byte
-                self.known[cta, at] = value.known[mask] if type(value) is Partial else type(value) is not Unknown
-                if type(value) is not Unknown:
-                    part = (value.value if type(value) is Partial else value) >> 8 * byte & 0xFF
-                    self.contents[cta, at] = part if type(part) is int else part[mask].astype(np.uint8)
+                self._put_byte(cta, places + 4 * k + byte, value, mask, byte)
+
+    def _put_byte(self, cta: np.ndarray, places: np.ndarray, value: Value, mask: np.ndarray, byte: int) -> None:
+        """A byte of the word of each thread of the mask."""
+        self.known[cta, places] = value.known[mask] if type(value) is Partial else type(value) is not Unknown
+        if type(value) is not Unknown:
+            part = (value.value if type(value) is Partial else value) >> 8 * byte & 0xFF
+            self.contents[cta, places] = part if type(part) is int else part[mask].astype(np.uint8)
 
     def get(self, lanes: Lanes, guard: Value, address: Value, count: int, size: int, signed: bool,
             unknown: Unknown) -> tuple[Value, ...]:
@@ -81,16 +112,67 @@ class SharedMemory:
         if found is None or not mask.any():
             return (unknown,) * count
         cta, places = found
-        words: list[Value] = []
-        for k in range(count):
-            spots = [places + 4 * k + byte for byte in range(min(size, 4))]
-            known = np.logical_and.reduce([self.known[cta, at] for at in spots]) | ~mask
-            raw = from_bytes([self.contents[cta, at] for at in spots], signed)
-            if known.all():
-                words.append(int(raw[mask][0]) if (raw[mask] == raw[mask][0]).all() else raw)
-            else:
-                words.append(Partial(raw, known, unknown) if (known & mask).any() else unknown)
-        return tuple(words)
+        return tuple(self._word(cta, [places + 4 * k + byte for byte in range(min(size, 4))], mask, signed, unknown) for k in range(count))
+
+    def _word(self, cta: np.ndarray, spots: list[np.ndarray], mask: np.ndarray, signed: bool, unknown: Unknown) -> Value:
+        """A word of each thread, from where its bytes are."""
+        known = np.logical_and.reduce([self.known[cta, at] for at in spots]) | ~mask
+        raw = from_bytes([self.contents[cta, at] for at in spots], signed)
+        if known.all():
+            return int(raw[mask][0]) if (raw[mask] == raw[mask][0]).all() else raw
+        return Partial(raw, known, unknown) if (known & mask).any() else unknown
+
+    # -- matrices --------------------------------------------------------------------------------------------------------
+
+    def _rows(self, lanes: Lanes, guard: Value, address: Value, count: int,
+              sampled: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+        """CTA of each thread, who takes part, and what each names, by warp; None where that is not known."""
+        if type(address) is Unknown or type(guard) is Unknown:
+            return None
+        if not lanes.full:
+            if sampled:
+                raise WholeWarpError
+            return None
+        mask = guard if type(guard) is np.ndarray else np.ones(lanes.count, dtype=bool)
+        many = address if type(address) is np.ndarray else np.full(lanes.count, address, dtype=np.uint64)
+        rows = np.where(mask, many & np.uint64(0xFFFFFF), 0).astype(np.int64).reshape(-1, 32)
+        warps = mask.reshape(-1, 32)
+        if (warps.any(axis=1) != warps.all(axis=1)).any() or (rows[:, :8 * count] >= self.contents.shape[1] - 16).any():
+            return None
+        return lanes.ids // self.threads, mask, rows
+
+    def put_matrices(self, lanes: Lanes, guard: Value, address: Value, data: tuple[Value, ...], transposed: bool, sampled: bool) -> None:
+        """Store 8x8 matrices of 16-bit numbers, a register of each warp one of them (STSM)."""
+        if guard is False:
+            return
+        found = self._rows(lanes, guard, address, len(data), sampled)
+        if found is None:
+            self.forget()
+            return
+        cta, mask, rows = found
+        if not mask.any():
+            return
+        named = rows.reshape(-1)[mask].reshape(-1, 32)[:, :8 * len(data)]
+        low, high = int(named.min()), int(named.max()) + 16
+        if all(type(value) is Unknown for value in data):
+            if low > self.high or high <= self.low:
+                return
+        else:
+            self.low, self.high = min(self.low, low), max(self.high, high)
+        for matrix, value in enumerate(data):
+            for byte, places in enumerate(matrix_places(rows, matrix, transposed)):
+                self._put_byte(cta[mask], places[mask], value, mask, byte)
+
+    def get_matrices(self, lanes: Lanes, guard: Value, address: Value, count: int, transposed: bool, unknown: Unknown,
+                     sampled: bool) -> tuple[Value, ...]:
+        """Load `count` 8x8 matrices of 16-bit numbers, one into a register of each warp (LDSM)."""
+        if self.low >= self.high:
+            return (unknown,) * count
+        found = self._rows(lanes, guard, address, count, sampled)
+        if found is None or not found[1].any():
+            return (unknown,) * count
+        cta, mask, rows = found
+        return tuple(self._word(cta, matrix_places(rows, matrix, transposed), mask, False, unknown) for matrix in range(count))
 
     def atomic(self, lanes: Lanes, guard: Value, address: Value, value: Value, modifiers: tuple[str, ...],
                unknown: Unknown) -> None:

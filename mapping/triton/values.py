@@ -63,16 +63,26 @@ class Unknown:
             return value & M32
         return Unknown(self.cause, value & plain, plain, self.origin) if plain.any() else self.origin
 
+    def _flags(self, other: Value, deciding: bool) -> Value:
+        """Joined with flags by thread, of which those that are `deciding` say the result alone."""
+        if type(other) is bool:
+            return self.origin
+        flags, known = (other.value, other.known) if type(other) is Partial else (other, True)
+        if flags.dtype != bool:
+            return self.origin
+        decided = known & (flags == deciding)
+        return flags if decided.all() else Partial(np.full(len(flags), deciding), decided, self.origin) if decided.any() else self.origin
+
     def __and__(self, other: Value) -> Value:
         if type(other) is bool or type(other) is Partial or is_flag(other):
-            return False if other is False else self.origin
+            return False if other is False else self._flags(other, False)
         value, mask = _known_bits(other)
         zeros = (self.mask & (self.value ^ M32)) | (mask & (value ^ M32))
         return self._bits(other, self.value & value, (self.mask & mask) | zeros)
 
     def __or__(self, other: Value) -> Value:
         if type(other) is bool or type(other) is Partial or is_flag(other):
-            return True if other is True else self.origin
+            return True if other is True else self._flags(other, True)
         value, mask = _known_bits(other)
         ones = (self.mask & self.value) | (mask & value)
         return self._bits(other, self.value | value, (self.mask & mask) | ones)
@@ -110,7 +120,8 @@ class Partial:
 def _with(operation: Callable[[Value, Value], Value], swapped: bool) -> Callable[[Partial, Value], Value]:
     def apply(self: Partial, other: Value) -> Value:
         if type(other) is Unknown:
-            return operation(other, 0 if self.value.dtype != bool else True)
+            joined = operation in (operator.and_, operator.or_) and self.value.dtype == bool
+            return operation(other, self if joined else 0 if self.value.dtype != bool else True)
         known = self.known & other.known if type(other) is Partial else self.known
         mine, theirs = self.value, other.value if type(other) is Partial else other
         return Partial(operation(theirs, mine) if swapped else operation(mine, theirs), known, self.cause)

@@ -1,4 +1,4 @@
-# ruff: noqa: N803, PLR1714, PLR1730, SIM109, PLR0124  (plain comparisons are what `native` compiles)
+# ruff: noqa: PLR1714, PLR1730, SIM109, PLR0124  (plain comparisons are what `native` compiles)
 """What single operations of `bytecode` do on one lane, and what one access of a warp costs; for `warp_machine`."""
 
 from __future__ import annotations
@@ -118,49 +118,69 @@ def alu(op, a, ua, b, ub, c, uc, extra, word, real):  # type: ignore[no-untyped-
             r |= ((a >> np.uint64(k)) & ONE) << np.uint64(31 - k)
         return r, Z
     if op == SGXT:
-        n = b if b < B32 else B32
-        kept = a & ((ONE << n) - ONE)
-        if extra & 1 and n > Z and (kept >> (n - ONE)) & ONE:
-            kept |= W32 & ~((ONE << n) - ONE)
-        return kept, Z
+        return extended(a, b, extra), Z
     if op == BMSK:
         n = b if b < B32 else B32
         at = a if a < B32 else B32
         return (((ONE << n) - ONE) << at) & W32, Z
     if op == I2F:
-        bits, signed, upward = extra & 0xFF, extra >> 8 & 0xFF, extra >> 16 & 1
-        negative = signed != 0 and (a >> np.uint64(bits - 1)) & ONE != Z
-        size = (~a + ONE) & (W32 if bits == 32 else W64) if negative else a
-        real[0] = np.float32(size)
-        if upward and np.float64(real[0]) < 18446744073709551616.0 and np.uint64(np.float64(real[0])) < size:
-            word[0] = word[0] + np.uint32(1)
-        if negative:
-            real[0] = -real[0]
-        return np.uint64(word[0]), Z
+        return from_integer(a, extra, word, real), Z
     if op == RCP:
-        word[0] = np.uint32(a & W32)
-        if real[0] == np.float32(0):
-            return np.uint64((word[0] & np.uint32(0x80000000)) | np.uint32(0x7F800000)), Z
-        real[0] = np.float32(1) / real[0]
-        return np.uint64(word[0]), Z
+        return reciprocal(a, word, real), Z
     if op == F2I:
-        bits, signed = extra & 0xFF, extra >> 8 & 1
-        word[0] = np.uint32(a & W32)
-        x = np.float64(real[0])
-        if x != x:
-            return Z, Z
-        x = np.trunc(x)
-        high = 2.0**(bits - signed)
-        top = W64 >> np.uint64(64 - bits + signed)
-        if x >= high:
-            return top, Z
-        if signed:
-            if x < -high:
-                x = -high
-            size = np.uint64(abs(x))
-            return ((~size + ONE) if x < 0 else size) & (W32 if bits == 32 else W64), Z
-        return (Z if x < 0.0 else np.uint64(x)), Z
+        return to_integer(a, extra, word, real), Z
     return Z, W64
+
+
+def extended(a, b, extra):  # type: ignore[no-untyped-def]
+    """The lowest `b` bits of `a`, their sign spread over 32 bits if `extra` says so."""
+    n = b if b < B32 else B32
+    kept = a & ((ONE << n) - ONE)
+    if extra & 1 and n > Z and (kept >> (n - ONE)) & ONE:
+        kept |= W32 & ~((ONE << n) - ONE)
+    return kept
+
+
+def from_integer(a, extra, word, real):  # type: ignore[no-untyped-def]
+    """Bits of the float32 of an integer; `extra`: its width, whether it is signed, and whether to round upward."""
+    bits, signed, upward = extra & 0xFF, extra >> 8 & 0xFF, extra >> 16 & 1
+    negative = signed != 0 and (a >> np.uint64(bits - 1)) & ONE != Z
+    size = (~a + ONE) & (W32 if bits == 32 else W64) if negative else a
+    real[0] = np.float32(size)
+    if upward and np.float64(real[0]) < 18446744073709551616.0 and np.uint64(np.float64(real[0])) < size:
+        word[0] = word[0] + np.uint32(1)
+    if negative:
+        real[0] = -real[0]
+    return np.uint64(word[0])
+
+
+def reciprocal(a, word, real):  # type: ignore[no-untyped-def]
+    """Bits of one over a float32."""
+    word[0] = np.uint32(a & W32)
+    if real[0] == np.float32(0):
+        return np.uint64((word[0] & np.uint32(0x80000000)) | np.uint32(0x7F800000))
+    real[0] = np.float32(1) / real[0]
+    return np.uint64(word[0])
+
+
+def to_integer(a, extra, word, real):  # type: ignore[no-untyped-def]
+    """The integer of a float32, toward zero; `extra`: its width, and whether it is signed."""
+    bits, signed = extra & 0xFF, extra >> 8 & 1
+    word[0] = np.uint32(a & W32)
+    x = np.float64(real[0])
+    if x != x:
+        return Z
+    x = np.trunc(x)
+    high = 2.0**(bits - signed)
+    top = W64 >> np.uint64(64 - bits + signed)
+    if x >= high:
+        return top
+    if signed:
+        if x < -high:
+            x = -high
+        size = np.uint64(abs(x))
+        return ((~size + ONE) if x < 0 else size) & (W32 if bits == 32 else W64)
+    return Z if x < 0.0 else np.uint64(x)
 
 
 def special_register(number, lane, thread, program):  # type: ignore[no-untyped-def]
@@ -181,84 +201,6 @@ def special_register(number, lane, thread, program):  # type: ignore[no-untyped-
     if number == 9:
         return W32 & ~((ONE << at) - ONE)
     return at
-
-
-def row_operation(op, V, x, y, z, r, moved, shared):  # type: ignore[no-untyped-def]
-    """One operation on all lanes of rows of the file of values, whose bits are all known.
-
-    Parameters
-    ----------
-    V
-        uint64 by slot and lane.
-    x, y, z, r
-        Rows: operands and result.
-    moved, shared
-        By how much all lanes are shifted, if `shared`.
-    """
-    if op == ADD:
-        for k in range(V.shape[1]):
-            V[r, k] = V[x, k] + V[y, k]
-    elif op == AND:
-        for k in range(V.shape[1]):
-            V[r, k] = V[x, k] & V[y, k]
-    elif op == OR:
-        for k in range(V.shape[1]):
-            V[r, k] = V[x, k] | V[y, k]
-    elif op == XOR:
-        for k in range(V.shape[1]):
-            V[r, k] = V[x, k] ^ V[y, k]
-    elif op == MOV:
-        for k in range(V.shape[1]):
-            V[r, k] = V[x, k]
-    elif op == MUL:
-        for k in range(V.shape[1]):
-            V[r, k] = V[x, k] * V[y, k]
-    elif op == SUB:
-        for k in range(V.shape[1]):
-            V[r, k] = V[x, k] - V[y, k]
-    elif op == LSL or op == SHL:
-        if shared:
-            for k in range(V.shape[1]):
-                V[r, k] = V[x, k] << moved
-            if moved >= B64:
-                V[r, :] = Z
-        else:
-            for k in range(V.shape[1]):
-                V[r, k] = Z if V[y, k] >= B64 else V[x, k] << V[y, k]
-    elif op == LSR or op == SHR:
-        if shared:
-            for k in range(V.shape[1]):
-                V[r, k] = V[x, k] >> moved
-            if moved >= B64:
-                V[r, :] = Z
-        else:
-            for k in range(V.shape[1]):
-                V[r, k] = Z if V[y, k] >= B64 else V[x, k] >> V[y, k]
-    elif op == LT:
-        for k in range(V.shape[1]):
-            V[r, k] = ONE if V[x, k] < V[y, k] else Z
-    elif op == LE:
-        for k in range(V.shape[1]):
-            V[r, k] = ONE if V[x, k] <= V[y, k] else Z
-    elif op == GT:
-        for k in range(V.shape[1]):
-            V[r, k] = ONE if V[x, k] > V[y, k] else Z
-    elif op == GE:
-        for k in range(V.shape[1]):
-            V[r, k] = ONE if V[x, k] >= V[y, k] else Z
-    elif op == EQ:
-        for k in range(V.shape[1]):
-            V[r, k] = ONE if V[x, k] == V[y, k] else Z
-    elif op == NE:
-        for k in range(V.shape[1]):
-            V[r, k] = ONE if V[x, k] != V[y, k] else Z
-    elif op == SEL:
-        for k in range(V.shape[1]):
-            V[r, k] = V[y, k] if V[x, k] != Z else V[z, k]
-    else:  # MIN
-        for k in range(V.shape[1]):
-            V[r, k] = V[x, k] if V[x, k] < V[y, k] else V[y, k]
-    return 0
 
 
 def distinct(address, count, size, shift, room):  # type: ignore[no-untyped-def]

@@ -19,8 +19,8 @@ def shuffled(op, extra, a, b, mb, limits, V, U, active, n_active, held, held_u):
     """
     segment, bound = np.int64(limits >> np.uint64(8)) & 31, np.int64(limits) & 31
     for k in range(n_active):
-        lane = active[k]
-        step = np.int64(V[b, mb * lane])
+        lane = active[k] & 31
+        step = np.int64(V[b, mb * active[k]])
         low = lane & segment
         high = low | (bound & ~segment)
         if extra == BY_IDX:
@@ -37,11 +37,12 @@ def shuffled(op, extra, a, b, mb, limits, V, U, active, n_active, held, held_u):
             inside = source <= high
         if not inside:
             source = lane
+        source += active[k] - lane  # where its warp begins
         there = False
         for j in range(n_active):
             if active[j] == source:
                 there = True
-        if U[b, mb * lane] or not there:
+        if U[b, mb * active[k]] or not there:
             held[k], held_u[k] = Z, W64
         elif op == SHUFFLE:
             held[k], held_u[k] = V[a, source], U[a, source]

@@ -15,9 +15,9 @@ from typing import Final
 import numpy as np
 
 from ...native import Native
-from .warp_alu import LSL, LSR, MIN, ONE, SAR64, SEL, SHL, SHR, UNKNOWN, W32, W64, Z, alu, row_operation, special_register
+from .warp_alu import MOV, ONE, SEL, UNKNOWN, W32, W64, Z, alu, special_register
 from .warp_exchange import shuffled, voted
-from .warp_memory import common_descriptor, in_local, loaded, missing_in_l1, noted_pieces, priced, tallied, touched_by
+from .warp_memory import common_descriptor, in_local, loaded, missing_in_l1, noted_pieces, priced, retold, tallied, touched_by
 from .warp_records import (
     ACCESS,
     ALL,
@@ -67,10 +67,12 @@ from .warp_records import (
     STORE_,
     SYNC,
     TALLY,
+    TOLD_UNKNOWN,
     TOO_FAR,
     TOUCH,
     WHOLE_WARP,
 )
+from .warp_rows import copied_row, lane_operations, of_rows, row_operation, spread, takes_common
 
 
 def lowest(place, alive, parked):  # type: ignore[no-untyped-def]
@@ -91,7 +93,7 @@ def lowest(place, alive, parked):  # type: ignore[no-untyped-def]
 
 def run_warp(code, registers, begin, end, condition, ends, after, target, forced, where, V, U, S, T, K, lanes, ctas, thread, ids,  # type: ignore[no-untyped-def]
              space, kind, size, rows, signed, buffers, data, cached, l1_bytes, equal, mode, wanted, repeats, most, thin, weight, local,
-             trips, steps, masks, accesses, pieces, syncs, bulks, counts, matrices, touched, tally,
+             trips, told, told_row, steps, masks, accesses, pieces, syncs, bulks, counts, matrices, touched, tally,
              memo, memo_base, memo_count, memo_cost, memo_sectors, seen, word, real, out):
     """Follow one warp to its end, or one lane of many CTAs.
 
@@ -131,9 +133,12 @@ def run_warp(code, registers, begin, end, condition, ends, after, target, forced
         uint32 and float32 of one number that share memory.
     trips
         bool by segment and lane, all false: whether a loop whose end depends on data has made its trip.
+    told, told_row
+        Words that threads are told through shared memory and by their warps, as `cta_machine.run_cta` writes them down (no columns: nothing
+        was, and what shared memory holds is not known); by lane the row.
     steps ... memo_sectors
-        Filled; `counts` by CTA and segment, `touched` with CTA, instruction, address and sum of weights before, `tally` by CTA and
-        place with accesses and the address of the first.
+        Filled; `counts` by segment and CTA, `touched` with CTA, instruction, address and sum of weights before, `tally` by place
+        and CTA with accesses and the address of the first.
     out
         Filled with the numbers of steps, accesses, mbarrier records, bulk copies and touches, what control and guards depend on, segments,
         the number of pieces (access, first sector, the one behind the last) of global memory, where a way was assumed (bits, segment
@@ -158,6 +163,8 @@ def run_warp(code, registers, begin, end, condition, ends, after, target, forced
     so_far = np.zeros(ids.shape[0], np.int64)
     held = np.zeros(n_lanes, np.uint64)
     held_u = np.zeros(n_lanes, np.uint64)
+    cursor = np.zeros(n_lanes, np.int64)
+    is_told = told.shape[1] > 0
     slots = V.shape[0] - 4
     passed = 0
     n_arguments = 0
@@ -195,9 +202,9 @@ def run_warp(code, registers, begin, end, condition, ends, after, target, forced
             break
         if alone:
             for k in range(n_active):
-                counts[ctas[active[k]], here] += 1
+                counts[here, ctas[active[k]]] += 1
         else:
-            counts[0, here] += 1
+            counts[here, 0] += 1
         if mode == RECORD:
             if n_steps == steps.shape[0]:
                 return FULL
@@ -220,26 +227,23 @@ def run_warp(code, registers, begin, end, condition, ends, after, target, forced
                 if ma + mb + mc == 0:
                     v, u = alu(op, V[a, 0], U[a, 0], V[b, 0], U[b, 0], V[c, 0], U[c, 0], extra, word, real)
                     scalar = True
-                elif op <= MIN and op != SAR64 and not (K[a] or K[b] or K[c]) and (all_lanes or 8 * n_active > n_lanes):
+                elif of_rows(op) and not (K[a] or K[b] or K[c]) and (all_lanes or 8 * n_active > n_lanes):
                     if K[d] and all_lanes:
                         K[d] = False
                         U[d, :] = Z
                     x, y, z, r = a, b, c, d  # rows; what all lanes share is spread out behind the slots
                     if ma == 0:
                         x = slots
-                        for k in range(n_lanes):
-                            V[x, k] = V[a, 0]
-                    if mb == 0 and op != LSL and op != LSR and op != SHL and op != SHR:
+                        spread(V, x, V[a, 0])
+                    if mb == 0 and not takes_common(op):
                         y = slots + 1
-                        for k in range(n_lanes):
-                            V[y, k] = V[b, 0]
+                        spread(V, y, V[b, 0])
                     if mc == 0 and op == SEL:
                         z = slots + 2
-                        for k in range(n_lanes):
-                            V[z, k] = V[c, 0]
+                        spread(V, z, V[c, 0])
                     if not all_lanes:
                         r = slots + 3
-                    row_operation(op, V, x, y, z, r, V[b, 0], mb == 0)
+                    row_operation(op, V, x, y, z, r, V[b, 0], mb == 0, extra, word, real)
                     if not all_lanes:
                         if S[d]:
                             for k in range(1, n_lanes):
@@ -252,11 +256,13 @@ def run_warp(code, registers, begin, end, condition, ends, after, target, forced
                     S[d] = False
                     T[d] = dependent if all_lanes else dependent | T[d]
                     continue
+                elif op == MOV and all_lanes:
+                    copied_row(V, d, a)
+                    copied_row(U, d, a)
+                    S[d], T[d], K[d] = False, dependent, K[a]
+                    continue
                 else:
-                    for k in range(n_active):
-                        lane = active[k]
-                        held[k], held_u[k] = alu(op, V[a, ma * lane], U[a, ma * lane], V[b, mb * lane], U[b, mb * lane], V[c, mc * lane],
-                                                 U[c, mc * lane], extra, word, real)
+                    lane_operations(op, a, ma, b, mb, c, mc, V, U, active, n_active, held, held_u, extra, word, real)
             elif op == ACCESS or op == COPIED or op == LOAD_ or op == STORE_:
                 index = extra & 0xFFFFF
                 if op == ACCESS and mode != RECORD and (mode == COUNT or wanted[index] == 0):
@@ -359,9 +365,15 @@ def run_warp(code, registers, begin, end, condition, ends, after, target, forced
                 elif op == STORE_:  # shared memory is not kept: what is loaded from it is not known
                     for k in range(n_active):
                         lane = active[k]
-                        if ((U[a, ma * lane] | V[a, ma * lane]) & ONE) != Z and U[c, mc * lane] & W32 != W32:
+                        if ((U[a, ma * lane] | V[a, ma * lane]) & ONE) != Z and U[c, mc * lane] & W32 != W32 and not is_told:
                             leaves_known = True
                     continue
+                elif is_told and space[index] == IN_SHARED:
+                    found = retold(True, a, ma, c, mc, V, U, told, told_row, cursor, active, n_active, held, held_u)
+                    if found & TOLD_UNKNOWN:
+                        status = ENOUGH
+                        break
+                    dependent |= np.uint8(found)
                 else:
                     loaded(extra, a, ma, b, mb, c, mc, V, U, active, n_active, held, held_u, space[index] == IN_GLOBAL, size[index],
                            signed[index], buffers, data)
@@ -381,6 +393,14 @@ def run_warp(code, registers, begin, end, condition, ends, after, target, forced
                     first = active[k] if alone else lead
                     held[k] = np.uint64(lanes[first]) if op == ELECTED_LANE else (ONE if active[k] == first else Z)
                     held_u[k] = Z
+            elif is_told and (op == SHUFFLE or op == IN_RANGE or op == BALLOT or op == REDUCE):
+                found = retold(False, a, ma, c, mc, V, U, told, told_row, cursor, active, n_active, held, held_u)
+                if found & TOLD_UNKNOWN:
+                    status = ENOUGH
+                    break
+                dependent |= np.uint8(found)
+                scalar = not alone and op != SHUFFLE and op != IN_RANGE
+                v, u = held[0], held_u[0]
             elif op == SHUFFLE or op == IN_RANGE:  # a value, b source, c clamp
                 if S[a]:
                     v, u = V[a, 0], U[a, 0]
@@ -597,8 +617,8 @@ def run_warp(code, registers, begin, end, condition, ends, after, target, forced
 
 
 #: `run_warp` as machine code.
-machine: Final = Native(run_warp, inlined=False, wide=(row_operation,), usual={
+machine: Final = Native(run_warp, inlined=False, wide=(row_operation, spread, copied_row), usual={
     ("i4", 2): "code", ("i4", 1): "steps", "i": "registers mode repeats most thin", "f": "l1_bytes", ("b1", 1): "S K cached",
-    ("b1", 2): "trips", ("u1", 1): "T data", ("u8", 1): "memo_base", ("u8", 2): "V U buffers memo", ("u8", 3): "local",
+    ("b1", 2): "trips", ("u1", 1): "T data", ("u8", 1): "memo_base", ("u8", 2): "V U buffers told memo", ("u8", 3): "local",
     ("i8", 2): "ids accesses pieces syncs bulks counts touched memo_cost memo_sectors seen", ("i8", 3): "tally", ("u4", 1): "word",
     ("f4", 1): "real"})

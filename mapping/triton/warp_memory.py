@@ -7,6 +7,7 @@ import numpy as np
 
 from .made_maps import DESCRIPTOR_BYTES, SCRATCH_END, SCRATCH_WINDOW
 from .warp_alu import ONE, W32, W64, Z, bank_clocks, distinct
+from .warp_records import TOLD_TAINT, TOLD_UNKNOWN
 
 SCRATCH_FROM, SCRATCH_TO = np.uint64(SCRATCH_WINDOW), np.uint64(SCRATCH_END)
 
@@ -74,9 +75,9 @@ def noted_pieces(row, first, access, memo_cost, memo_sectors, pieces, n_pieces):
 
 def tallied(tally, cta, place, key):  # type: ignore[no-untyped-def]
     """Count an access of a CTA, and keep where its first one is."""
-    if tally[cta, place, 0] == 0:
-        tally[cta, place, 1] = np.int64(key)
-    tally[cta, place, 0] += 1
+    if tally[place, 0, cta] == 0:
+        tally[place, 1, cta] = np.int64(key)
+    tally[place, 0, cta] += 1
     return 0
 
 
@@ -134,3 +135,27 @@ def loaded(extra, a, ma, b, mb, c, mc, V, U, active, n_active, held, held_u, in_
                             v |= W32 & ~((ONE << np.uint64(8 * width)) - ONE)
                         held[k], held_u[k] = v, Z
     return 0
+
+
+def retold(guarded, a, ma, c, mc, V, U, told, told_row, cursor, active, n_active, held, held_u):  # type: ignore[no-untyped-def]
+    """Fill `held` and its unknown bits with the next word that each lane is told; where `a` does not hold, if `guarded`, what `c` did.
+
+    Returns what the words depend on, with `TOLD_UNKNOWN` where no more was written down.
+    """
+    found = Z
+    for k in range(n_active):
+        lane = active[k]
+        if cursor[lane] >= told.shape[1]:
+            return TOLD_UNKNOWN
+        entry = told[told_row[lane], cursor[lane]]
+        cursor[lane] += 1
+        if entry == W64:
+            return TOLD_UNKNOWN
+        if guarded and (V[a, ma * lane] | U[a, ma * lane]) & ONE == Z:
+            held[k], held_u[k] = V[c, mc * lane], U[c, mc * lane]
+            continue
+        found |= (entry & ~TOLD_UNKNOWN) >> TOLD_TAINT
+        held[k], held_u[k] = entry & W32, Z
+        if entry & TOLD_UNKNOWN or (guarded and U[a, ma * lane] & ONE):
+            held[k], held_u[k] = Z, W64
+    return found

@@ -9,7 +9,7 @@ import numpy as np
 from .access import FAR
 from .bytecode import ENDS, KINDS, NUMBER, REDUCTIONS, SHUFFLES, SPACES
 from .memory_ops import ATOMIC, COPY, GLOBAL, LOAD, LOCAL, SHARED, STORE
-from .segments import BRANCH, EXIT, INDIRECT, JOIN, RETURN
+from .segments import BARRIER, BRANCH, EXIT, INDIRECT, JOIN, RETURN
 
 SPECIAL_, FIRST_LANE, ANY, ALL, BALLOT, ELECT, ELECTED_LANE, REDUCE, SHUFFLE, IN_RANGE, ACCESS, COPIED, LOAD_, STORE_, ARGUMENT, BULK, \
     SYNC, MATRIX, REFUSE = range(31, 50)
@@ -24,7 +24,8 @@ ASSUMED, ONE_TRIP = 2, 4
 NOTHING, ON_X, ON_Y, ON_Z, ON_THREAD = np.uint8(0), np.uint8(1), np.uint8(2), np.uint8(4), np.uint8(8)
 #: What is recorded: everything; addresses; the first address of each instruction and how often it has one; nothing but the way.
 RECORD, TOUCH, TALLY, COUNT = range(4)
-AT_BRANCH, AT_EXIT, AT_JOIN, AT_RETURN, AT_INDIRECT = (ENDS.index(name) for name in (BRANCH, EXIT, JOIN, RETURN, INDIRECT))
+AT_BRANCH, AT_EXIT, AT_JOIN, AT_RETURN, AT_INDIRECT, AT_BARRIER = (
+    ENDS.index(name) for name in (BRANCH, EXIT, JOIN, RETURN, INDIRECT, BARRIER))
 IN_GLOBAL, IN_SHARED, IN_LOCAL = (SPACES.index(name) for name in (GLOBAL, SHARED, LOCAL))
 OF_LOADS, OF_STORES, OF_ATOMICS, OF_COPIES = (KINDS.index(name) for name in (LOAD, STORE, ATOMIC, COPY))
 BY_IDX, BY_BFLY, BY_UP = (SHUFFLES.index(name) for name in ("IDX", "BFLY", "UP"))
@@ -41,3 +42,6 @@ ACCESS_COLUMNS: Final = 9
 #: number of coordinates and up to five of them.
 SYNC_COLUMNS: Final = 5
 BULK_COLUMNS: Final = 10
+#: Of a word that a thread was told (`cta_machine`): from which bit on it says what it depends on, and the bit that says that data does.
+TOLD_TAINT: Final = np.uint64(32)
+TOLD_UNKNOWN: Final = np.uint64(1 << 63)

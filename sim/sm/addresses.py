@@ -16,7 +16,7 @@ from ...mapping.triton.values import Unknown, Value, settled
 from .classes import program_ids
 from .warps import SAMPLED_LANES, EnoughError, followed_warps, one_warp
 
-#: Segments that are followed at most.
+#: Segments of a warp that are followed at most.
 _STEPS = 240
 #: Executions of one instruction after which its loop is known.
 _REPEATS = 3
@@ -41,7 +41,7 @@ class _Peek(Execution):
 
     def _note(self, index: int, group: Group, guard: Value, address: Value) -> None:
         self.times[index] = self.times.get(index, 0) + 1
-        if self.steps > _STEPS or (self.times[index] > _REPEATS and self.steps > len(self.segments)):
+        if self.steps > _STEPS * (self.threads // 32) or (self.times[index] > _REPEATS and self.steps > len(self.segments)):
             raise EnoughError
         found = self._begun(group, guard, address)
         if found is None:
@@ -49,7 +49,7 @@ class _Peek(Execution):
         ctas, many = found
         kept = self.first.setdefault(index, np.full(len(self.program_ids), -1, dtype=np.int64))
         new = kept[ctas] < 0
-        kept[ctas[new]] = many[new]
+        kept[ctas[new][::-1]] = many[new][::-1]  # of a CTA's warps the first counts
 
     def _begun(self, group: Group, guard: Value, address: Value) -> tuple[np.ndarray, np.ndarray] | None:
         """CTA and address of the first lane of each warp at work, as if all lanes were where data decides; None if it is not known."""

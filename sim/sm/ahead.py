@@ -14,9 +14,15 @@ _LOOPS = {"cycle": (core,), "tile": (warps, distinct, joined_stream, core)}
 
 
 @cache
-def compile_ahead(fidelity: str) -> None:
-    """Begin to load or compile what `simulate_kernel` will call, once a process; fidelities that are not known need nothing."""
-    native.ahead(_LOOPS.get(fidelity, ()))
+def compile_ahead(fidelity: str, *, optimised: bool = False) -> None:
+    """Begin to load or compile what `simulate_kernel` will call, once a process; fidelities that are not known need nothing.
+
+    Parameters
+    ----------
+    optimised
+        At once as `native` otherwise does when loops have run for long: for measurements of speed.
+    """
+    native.ahead(_LOOPS.get(fidelity, ()), optimised=optimised)
 
 
 __all__ = ["compile_ahead"]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import lru_cache
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 from ...arch import System
+
+Held = TypeVar("Held")
 
 #: Constants that are factors on other numbers; see arch/constants/kernel.yaml.
 FACTORS: Final = ("kernel.clock", "kernel.dram", "kernel.l2", "kernel.launch")
@@ -22,25 +24,25 @@ def calibrated(system: System) -> System:
     True
     """
     factors = tuple(float(system.calibration.get(name, 1.0)) for name in FACTORS)
-    return system if set(factors) == {1.0} else _changed(_Same(system), factors)
+    return system if set(factors) == {1.0} else _changed(Same(system), factors)
 
 
-class _Same:
-    """A system that is told apart by its identity, which a cached result keeps alive."""
+class Same(Generic[Held]):
+    """Something that is told apart by its identity, which a cached result keeps alive."""
 
-    def __init__(self, system: System) -> None:
-        self.system = system
+    def __init__(self, held: Held) -> None:
+        self.held = held
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and other.system is self.system
+        return isinstance(other, Same) and other.held is self.held
 
     def __hash__(self) -> int:
-        return id(self.system)
+        return id(self.held)
 
 
 @lru_cache(maxsize=16)
-def _changed(same: _Same, factors: tuple[float, ...]) -> System:
-    system, (clock, dram, l2, launch) = same.system, factors
+def _changed(same: Same[System], factors: tuple[float, ...]) -> System:
+    system, (clock, dram, l2, launch) = same.held, factors
     constants = dict(system.calibration) | dict.fromkeys(FACTORS, 1.0)
     constants["memory.floor"] *= launch
     constants["memory.l2_efficiency"] *= l2

@@ -21,23 +21,34 @@ class Dispatch:
         Clock at which the last CTA ends.
     active_sms
         Mean number of SMs at work until then.
+    most
+        The largest number of CTAs that an SM at work has for more than `BRIEF` of all such time.
     resident
-        Mean number of CTAs on an SM at work, as a CTA sees it over its own time.
+        Mean number of CTAs that all SMs together have while one has so many.
     """
 
     makespan: float
     active_sms: float
+    most: int
     resident: float
 
 
-def run_dispatch(number, first, steady, alone, sms, slots, per_sm):  # type: ignore[no-untyped-def]
-    """Makespan, time that SMs are at work, time that CTAs are resident, and that weighted with the CTAs on the SM; see `dispatch`."""
+#: Share of the time of SMs at work for which a number of CTAs must be resident to count: CTAs that leave at once do not.
+BRIEF: Final = 0.02
+
+
+def run_dispatch(number, first, steady, alone, sms, slots, per_sm, company, crowd):  # type: ignore[no-untyped-def]
+    """Makespan, and time that SMs are at work; see `dispatch`.
+
+    By the number of CTAs that an SM has, `company` takes the time for which SMs have so many, and `crowd` that weighted with those of all.
+    """
     programs = number.shape[0]
     left = np.zeros((sms, slots))
     whole = np.zeros((sms, slots))
     least = np.zeros((sms, slots))
     count = np.zeros(sms, np.int64)
     now = np.zeros(sms)
+    before = np.zeros(sms)
     until = np.full(sms, np.inf)
     launched = 0
     for turn in range(slots):
@@ -53,44 +64,55 @@ def run_dispatch(number, first, steady, alone, sms, slots, per_sm):  # type: ign
             if end < until[sm]:
                 until[sm] = end
     busy = 0.0
-    resident = 0.0
-    seen = 0.0
     last = 0.0
+    present = launched
+    resident = 0.0
     while True:
-        sm = 0
-        for k in range(1, sms):
-            if until[k] < until[sm]:
-                sm = k
-        if until[sm] == np.inf:
+        soonest = np.inf
+        for sm in range(sms):
+            soonest = min(soonest, until[sm])
+        if soonest == np.inf:
             break
-        passed = until[sm] - now[sm]
-        here = count[sm]
-        busy += passed
-        resident += passed * here
-        seen += passed * here * here
-        now[sm] = until[sm]
-        last = max(last, now[sm])
-        k = 0
-        while k < count[sm]:
-            left[sm, k] -= passed / max(least[sm, k], whole[sm, k] * here / per_sm)
-            if left[sm, k] > 1e-9:
-                k += 1
+        resident += (soonest - last) * present
+        last = soonest
+        for sm in range(sms):
+            if until[sm] > soonest * (1.0 + 1e-9):
                 continue
-            if launched < programs:
-                c = number[launched]
-                left[sm, k], whole[sm, k], least[sm, k] = 1.0, steady[c], alone[c]
-                launched += 1
-                k += 1
-            else:  # the last of the list takes the place; what passed for it is still to be taken off
-                count[sm] -= 1
+            passed = soonest - now[sm]
+            here = count[sm]
+            busy += passed
+            company[here] += passed
+            crowd[here] += resident - before[sm]
+            now[sm], before[sm] = soonest, resident
+            k = 0
+            while k < count[sm]:
+                left[sm, k] -= passed / max(least[sm, k], whole[sm, k] * here / per_sm)
+                if left[sm, k] > 1e-9:
+                    k += 1
+                    continue
+                count[sm] -= 1  # the last of the list takes the place; what passed for it is still to be taken off
+                present -= 1
                 n = count[sm]
                 left[sm, k], whole[sm, k], least[sm, k] = left[sm, n], whole[sm, n], least[sm, n]
-        until[sm] = np.inf
-        for k in range(count[sm]):
-            end = now[sm] + left[sm, k] * max(least[sm, k], whole[sm, k] * count[sm] / per_sm)
-            if end < until[sm]:
-                until[sm] = end
-    return last, busy, resident, seen
+        dealt = 1
+        while dealt > 0 and launched < programs:  # to SMs that have room at the same time in turn
+            dealt = 0
+            for sm in range(sms):
+                if now[sm] == soonest and count[sm] < slots and launched < programs:
+                    c, k = number[launched], count[sm]
+                    left[sm, k], whole[sm, k], least[sm, k] = 1.0, steady[c], alone[c]
+                    count[sm] += 1
+                    present += 1
+                    launched += 1
+                    dealt += 1
+        for sm in range(sms):
+            if now[sm] == soonest:
+                until[sm] = np.inf
+                for k in range(count[sm]):
+                    end = now[sm] + left[sm, k] * max(least[sm, k], whole[sm, k] * count[sm] / per_sm)
+                    if end < until[sm]:
+                        until[sm] = end
+    return last, busy
 
 
 _dispatched: Final = Native(run_dispatch)
@@ -124,5 +146,7 @@ def dispatch(number: np.ndarray, first: np.ndarray, steady: np.ndarray, alone: n
     """
     floor = np.maximum(np.stack([first, steady, np.minimum(alone, np.minimum(first, steady))]), 1e-6)
     per_sm = float(company or slots)
-    last, busy, resident, seen = _dispatched(np.ascontiguousarray(number, dtype=np.int64), floor[0], floor[1], floor[2], sms, slots, per_sm)
-    return Dispatch(float(last), busy / last, seen / resident)
+    times, crowd = np.zeros(slots + 1), np.zeros(slots + 1)
+    last, busy = _dispatched(np.ascontiguousarray(number, dtype=np.int64), floor[0], floor[1], floor[2], sms, slots, per_sm, times, crowd)
+    most = int(np.flatnonzero(times > BRIEF * times.sum())[-1])
+    return Dispatch(float(last), busy / last, most, float(crowd[most] / times[most]))

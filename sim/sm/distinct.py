@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 import numpy as np
@@ -97,7 +98,10 @@ def counted(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     ordered = np.sort(values, axis=None)
     begins = np.flatnonzero(_fresh(ordered))
-    return ordered[begins], np.diff(begins, append=len(ordered))
+    times = np.empty(len(begins), np.int64)
+    np.subtract(begins[1:], begins[:-1], out=times[:-1])
+    times[-1:] = len(ordered) - begins[-1:]
+    return ordered[begins], times
 
 
 def distinct_of(values: np.ndarray) -> np.ndarray:
@@ -110,6 +114,33 @@ def distinct_of(values: np.ndarray) -> np.ndarray:
     """
     ordered = np.sort(values, axis=None)
     return ordered[_fresh(ordered)]
+
+
+def ranks_of(values: np.ndarray) -> np.ndarray:
+    """int64: how many distinct integers are smaller than each.
+
+    Examples
+    --------
+    >>> ranks_of(np.array([7, 2, 7])).tolist()
+    [1, 0, 1]
+    """
+    order = np.argsort(values, kind="stable")
+    ranks = np.empty(len(values), np.int64)
+    ranks[order] = np.cumsum(_fresh(values[order])) - 1
+    return ranks
+
+
+def among(values: np.ndarray, chosen: Iterable[int]) -> np.ndarray:
+    """bool: which of some small integers, none negative, are among the chosen ones: ``np.isin``, many times sooner where there are few.
+
+    Examples
+    --------
+    >>> among(np.array([7, 2, 7]), [7, 9]).tolist()
+    [True, False, True]
+    """
+    table = np.zeros(int(values.max(initial=0)) + 1, np.bool_)
+    table[[number for number in chosen if number < len(table)]] = True
+    return table[values]
 
 
 def count_of(values: np.ndarray) -> int:

@@ -14,6 +14,7 @@ from ...arch.sm_timing import SmTiming
 from ...mapping.triton import CompiledKernel, Evaluation, Program, take_apart
 from ...mapping.triton.tensor_core import TENSOR_CORE, MatrixShape, static_shape
 from . import isa
+from .calibrated import Same
 from .isa import IsaTable
 
 #: FLOP of one warp-instruction of each opcode.
@@ -29,10 +30,8 @@ class CodeFacts:
     ----------
     table, lines
         `isa.instruction_table` and `isa.code_lines`.
-    block
-        int64: basic block.
-    first, size, opens
-        int64 by segment: its first instruction, how many it has, and the block that it opens (-1: none).
+    first, size
+        int64 by segment, which follow one another: its first instruction, and how many it has.
     vector, matrix, sharers
         FLOP of one warp-instruction, tensor cores aside; FLOP of a matrix instruction whose shape its name gives, and the warps that
         execute it together (1 for all else).
@@ -48,10 +47,8 @@ class CodeFacts:
 
     table: IsaTable
     lines: np.ndarray
-    block: np.ndarray
     first: np.ndarray
     size: np.ndarray
-    opens: np.ndarray
     vector: np.ndarray
     matrix: np.ndarray
     sharers: np.ndarray
@@ -62,14 +59,12 @@ class CodeFacts:
     arithmetic: str
     files: tuple[str, ...]
 
-    def by_instruction(self, blocks: np.ndarray) -> np.ndarray:
-        """Counts of basic blocks as counts of instructions."""
-        return blocks[self.block]
+    def by_instruction(self, entered: np.ndarray) -> np.ndarray:
+        """How often each instruction is issued, from how often each segment is entered.
 
-    def by_block(self, entered: np.ndarray) -> np.ndarray:
-        """Counts of segments as counts of the basic blocks that they open."""
-        opening = self.opens >= 0
-        return np.bincount(self.opens[opening], entered[opening], int(self.block[-1]) + 1)
+        Not by basic block: lanes may come to a BSYNC apart, and what is behind it in its block goes on for all of them together.
+        """
+        return np.repeat(np.round(entered).astype(np.int64), self.size)
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,10 +115,9 @@ def code_facts(program: Program, system: System, timing: SmTiming) -> CodeFacts:
     place = {name: n for n, name in enumerate(files)}
     segments = program.segments
     return CodeFacts(
-        isa.instruction_table(program, system, timing), isa.code_lines(program), np.array(program.flow.block_of),
+        isa.instruction_table(program, system, timing), isa.code_lines(program),
         np.array([s.first for s in segments]), np.array([s.last - s.first + 1 for s in segments]),
-        np.array([s.block if s.opens_block else -1 for s in segments]), np.array([float(_FLOPS.get(i.base, 0)) for i in code]), matrix,
-        sharers,
+        np.array([float(_FLOPS.get(i.base, 0)) for i in code]), matrix, sharers,
         np.array([i.guard is not None or i.guard_negated for i in code]), rate,
         np.array([place[i.source.file] if i.source else 0 for i in code]), np.array([i.source.line if i.source else 0 for i in code]),
         isa.arithmetic_of(code[min(shapes)]) if shapes else "fp16", files)
@@ -147,6 +141,12 @@ class Made:
         return 0
 
 
+@lru_cache(maxsize=16)
+def about(same: Same[System], timing: Same[SmTiming]) -> str:
+    """What facts depend on beside the machine code."""
+    return repr((same.held.gpu.sm, timing.held))
+
+
 def facts_of(compiled: CompiledKernel, system: System, timing: SmTiming) -> CodeFacts:
     """`code_facts`, made once."""
-    return _facts(compiled.key, repr((system.gpu.sm, timing)), Made(compiled, system, timing))
+    return _facts(compiled.key, about(Same(system), Same(timing)), Made(compiled, system, timing))

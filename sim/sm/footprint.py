@@ -15,7 +15,7 @@ import numpy as np
 from ...mapping.triton import Evaluation
 from ...mapping.triton.access import LINE_BYTES, SECTOR_BYTES
 from ...mapping.triton.memory_ops import GLOBAL
-from .distinct import counted, distinct_of
+from .distinct import among, counted, distinct_of
 from .l1 import active_addresses, l1_misses, left_out
 
 #: Stretches of sectors of a wave's CTAs that are put together at most, and windows in which the CTAs of a wave go on together.
@@ -52,7 +52,7 @@ class Footprint:
 
     def of(self, loads: Sequence[int]) -> Footprint:
         """The stretches of some loads alone."""
-        at = np.isin(self.load, np.array(loads, dtype=np.int64))
+        at = among(self.load, loads)
         return Footprint(self.load[at], self.pace[at], self.start[at], self.stop[at], {i: self.asked.get(i, 0.0) for i in loads},
                          None if self.turn is None else self.turn[at])
 
@@ -69,8 +69,9 @@ def joined(start: np.ndarray, stop: np.ndarray) -> tuple[np.ndarray, np.ndarray]
         return start, stop
     order = np.argsort(start, kind="stable")
     low, high = start[order], np.maximum.accumulate(stop[order])
-    apart = low[1:] > high[:-1]
-    return low[np.append(True, apart)], high[np.append(apart, True)]
+    apart = np.ones(len(low) + 1, np.bool_)
+    np.greater(low[1:], high[:-1], out=apart[1:-1])
+    return low[apart[:-1]], high[apart[1:]]
 
 
 def size_of(start: np.ndarray, stop: np.ndarray) -> int:
@@ -175,7 +176,7 @@ def lone_halves(footprint: Footprint, loads: Sequence[int]) -> dict[int, float]:
     >>> lone_halves(one, [7, 8])
     {7: 0.5, 8: 0.0}
     """
-    at = np.isin(footprint.load, np.array(loads, dtype=np.int64))
+    at = among(footprint.load, loads)
     load, start, size = footprint.load[at], footprint.start[at], (footprint.stop - footprint.start)[at]
     which = np.repeat(np.arange(len(load)), size)
     sector = start[which] + np.arange(len(which)) - np.repeat(np.cumsum(size) - size, size)
@@ -245,10 +246,12 @@ def overlaps(footprint: Footprint, shifts: Mapping[int, np.ndarray], most: int =
             continue
         seen.add(key)
         low, high = joined(low, high)
-        apart, times = counted(np.diff(distinct_of(moved)))
+        places = distinct_of(moved)
+        apart, times = counted(places[1:] - places[:-1])
         reach = int(high.max() - low.min()) if len(low) else 0
         for move in {*apart[:1].tolist(), *apart[np.argsort(-times, kind="stable")[:most]].tolist()}:
-            if move < reach and size_of(*joined(np.append(low, low + move), np.append(high, high + move))) < 2 * _SAME * size_of(low, high):
+            both = joined(np.concatenate([low, low + move]), np.concatenate([high, high + move])) if move < reach else None
+            if both is not None and size_of(*both) < 2 * _SAME * size_of(low, high):
                 return True
     return False
 
@@ -285,7 +288,7 @@ def fetched(footprint: Footprint, shifts: Sequence[Mapping[int, np.ndarray]], be
             if not len(low):
                 continue
             before = joined(*(np.concatenate([entry[k] for entry in kept]) for k in (1, 2))) if kept else (low[:0], low[:0])
-            fresh += size_of(*joined(np.append(before[0], low), np.append(before[1], high))) - size_of(*before)
+            fresh += size_of(*joined(*(np.concatenate(pair) for pair in zip(before, (low, high), strict=True)))) - size_of(*before)
             kept.append((now, low, high))
         total.append(float(fresh * SECTOR_BYTES))
     return total
@@ -303,7 +306,7 @@ def _placed(footprint: Footprint, wave: Sequence[tuple[np.ndarray, list[int]]], 
     """The chosen stretches of all CTAs of a wave."""
     lows, highs = [np.zeros(0, dtype=np.int64)], [np.zeros(0, dtype=np.int64)]
     for unique, members in wave:
-        at = chosen & np.isin(footprint.load, members)
+        at = chosen & among(footprint.load, members)
         low, high = joined(footprint.start[at], footprint.stop[at])
         lows.append((unique[:, None] + low).reshape(-1))
         highs.append((unique[:, None] + high).reshape(-1))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ from .streams import CtaStreams, Rows
 BUDGET = 400_000
 #: Iterations of a long loop that are simulated (twice: so many, and half as many).
 KEEP = 48
-#: Share of what comes from DRAM below which it does not matter whether the other half of a piece is asked for too.
+#: Share of what comes from DRAM, all such accesses together, for which it does not matter what lies beside it.
 FEW = 0.01
 #: The core's parameters, in order.
 _CORE = tuple(inspect.signature(core_function).parameters)
@@ -129,7 +130,11 @@ class FollowedLaunch:
 
 @dataclass(frozen=True)
 class Kernel:
-    """What does not change between runs of the core; `made` keeps what was made of a CTA cut to so many stretches."""
+    """What does not change between runs of the core.
+
+    `written_back` is what L2 writes to DRAM of lines of before, by byte that the kernel moves; `made` keeps what was made of a CTA cut to
+    so many stretches.
+    """
 
     compiled: CompiledKernel
     launch: Launch
@@ -143,6 +148,7 @@ class Kernel:
     share: Sharing
     l1_bytes: float
     clock_hz: float
+    written_back: float = 0.0
     made: dict[tuple[CtaStreams, int], Any] = field(default_factory=dict)
 
     @property
@@ -154,6 +160,14 @@ class Kernel:
     def lines(self) -> np.ndarray:
         """The 128-byte line of code of each."""
         return self.facts.lines
+
+    @cached_property
+    def l2_bytes_each(self) -> np.ndarray:
+        """float64 by instruction: bytes between SM and L2 of an access of a warp, mean of the rows that it has."""
+        index = np.concatenate([np.array(run.rows.instruction, dtype=np.int64) for run in self.runs])
+        size = np.concatenate([np.array(run.rows.l2_bytes) for run in self.runs])
+        count = len(self.grid.counts)
+        return np.bincount(index, size, count) / np.maximum(np.bincount(index, minlength=count), 1)
 
 
 def rates(kernel: Kernel) -> tuple[float, float]:
@@ -171,15 +185,16 @@ def dram_bytes_per_s(kernel: Kernel) -> float:
 
     A bus that goes from reading to writing and back loses time: most, `dram_turnaround`, where half of the bytes are written.
     """
-    index = np.concatenate([np.array(run.rows.instruction, dtype=np.int64) for run in kernel.runs])
-    size = np.concatenate([np.array(run.rows.l2_bytes) for run in kernel.runs])
-    count = len(kernel.grid.counts)
-    each = np.bincount(index, size, count) / np.maximum(np.bincount(index, minlength=count), 1)
-    moved = kernel.share.dram[1] * each * kernel.grid.counts
-    written = float(moved[(kernel.table.kind == isa.STORE) | (kernel.table.kind == isa.BULK_STORE)].sum())
-    share = written / max(float(moved.sum()), 1.0)
+    moved, written = dram_moved(kernel, kernel.share.dram[1])
+    share = (written / max(moved, 1.0) + kernel.written_back) / (1.0 + kernel.written_back)
     loss = kernel.timing.dram_turnaround * 4.0 * share * (1.0 - share)
     return float(kernel.system.dram.bandwidth_bytes_per_s * kernel.timing.dram_steady * (1.0 - loss))
+
+
+def dram_moved(kernel: Kernel, shares: np.ndarray) -> tuple[float, float]:
+    """Bytes of the whole grid that DRAM brings or takes, and those that it takes, where `shares` of what each instruction asks for do."""
+    moved = shares * kernel.l2_bytes_each * kernel.grid.counts
+    return float(moved.sum()), float(moved[(kernel.table.kind == isa.STORE) | (kernel.table.kind == isa.BULK_STORE)].sum())
 
 
 def parameters(kernel: Kernel, keep: int | None = None) -> np.ndarray:
@@ -310,9 +325,9 @@ def memory_costs(kernel: Kernel, index: np.ndarray, l2_bytes: np.ndarray, l1_pas
     latency = np.where(l2_bytes > 0, np.where(store, near, behind), kernel.timing.l1_latency)
     piece = piece_bytes(l2_bytes, l1_passes, tags, store)
     short = np.minimum(piece, PIECE_BYTES)
-    from_dram = share.dram[:, index] * l2_bytes
+    from_dram = (1.0 + kernel.written_back) * share.dram[:, index] * l2_bytes
     each = from_dram.max(axis=0) * kernel.grid.counts[index]
-    many = each > FEW * each.sum()
+    many = beyond_few(each)
     lone = share.lone_halves(index[(short < PIECE_BYTES) & many], len(kernel.grid.counts))[index]
     side = share.side_by_side(index[(piece < kernel.timing.dram_access) & many], len(kernel.grid.counts))[index]
     brought = from_dram * PIECE_BYTES / (PIECE_BYTES - (PIECE_BYTES - short) * lone)
@@ -320,6 +335,20 @@ def memory_costs(kernel: Kernel, index: np.ndarray, l2_bytes: np.ndarray, l1_pas
     slices = np.where(store, 1.0, share.l2[:, index]) * l2_bytes * PIECE_BYTES / short
     slices = np.maximum(slices, l2_bytes * rates(kernel)[0] / kernel.timing.l2_delivered)
     return np.maximum(slices, SLICE_BYTES * atomics), brought, takes, share.crossing[:, index] * l2_bytes, latency
+
+
+def beyond_few(amounts: np.ndarray) -> np.ndarray:
+    """All but the smallest, which together are `FEW` of the sum at most: each of many equal ones counts, however many there are.
+
+    Examples
+    --------
+    >>> int(beyond_few(np.full(1000, 64.0)).sum()) > 900, beyond_few(np.array([1e6, 1.0])).tolist()
+    (True, [True, False])
+    """
+    order = np.argsort(amounts, kind="stable")
+    found = np.empty(len(amounts), np.bool_)
+    found[order] = np.cumsum(amounts[order]) > FEW * amounts.sum()
+    return found
 
 
 def piece_bytes(l2_bytes: np.ndarray, l1_passes: np.ndarray, tags: np.ndarray, store: np.ndarray) -> np.ndarray:
@@ -373,9 +402,9 @@ def kept(kernel: Kernel, iterations: int) -> tuple[int, int, int]:
 def run_grid(kernel: Kernel, plan: Schedule, one_class: Callable[[Kernel, Schedule], tuple[SmRun, int]]) -> tuple[SmRun, int]:
     """The whole grid, and how many warp-instructions were simulated for it.
 
-    Where all CTAs are alike, those of the busiest SM. Else each sampled class is simulated in the company of its like (as many as SMs at
-    work hold, with the share of L2 and DRAM that they have), classes between two samples take what lies between, and all CTAs are dealt to
-    the SMs in order of launch.
+    Where all CTAs are alike, those of the busiest SM. Else each sampled class is simulated in the company of its like (as many as an SM
+    has at most, with the share of L2 and DRAM that so many have of all at work), classes between two samples take what lies between, and
+    all CTAs are dealt to the SMs in order of launch.
 
     Parameters
     ----------
@@ -387,16 +416,16 @@ def run_grid(kernel: Kernel, plan: Schedule, one_class: Callable[[Kernel, Schedu
     sms = int(kernel.system.gpu.sm.count)
     classes, weights = kernel.classes, kernel.samples.weights
     guess = dispatch(classes.number, classes.work, classes.work, classes.work, sms=sms, slots=plan.slots)
-    company = int(min(plan.slots, max(1, np.ceil(guess.resident - 0.5))))
-    share = sms / guess.active_sms
+    company, share = guess.most, sms / guess.active_sms
+    crowded = max(1.0, sms * company / guess.resident)  # bandwidth goes to CTAs that ask, not to SMs
     cold, warm, alone, spent = [], [], [], 0
     for run in kernel.runs:
         mine = replace(kernel, runs=(run,))
-        one, more = one_class(mine, Schedule(company, 1, 0, 1.0, share))
+        one, more = one_class(mine, Schedule(company, 1, 0, 1.0, crowded))
         spent += more
         cold.append(one)
         if kernel.launch.programs > sms * plan.slots:
-            two, more = one_class(mine, Schedule(company, 2, 0, 1.0, share))
+            two, more = one_class(mine, Schedule(company, 2, 0, 1.0, crowded))
             spent += more
             warm.append(add(two, one, -1.0))
         else:

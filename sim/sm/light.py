@@ -29,7 +29,7 @@ from ...mapping.triton.warp_runs import NotFollowedError, WarpRun, Warps
 from . import isa
 from .addresses import by_wave
 from .classes import Classes, classes_of, middle_cta, program_ids, sample, single, spread_sample
-from .distinct import distinct_rows
+from .distinct import count_of, distinct_of, distinct_rows
 from .facts import CodeFacts, GridCounts, tensor_flops
 from .footprint import STRETCHES, Footprint
 from .grid import FollowedLaunch
@@ -141,7 +141,8 @@ def _turns(instruction: np.ndarray) -> np.ndarray:
     """
     order = np.argsort(instruction, kind="stable")
     ordered, place = instruction[order], np.arange(len(order))
-    fresh = np.append(True, ordered[1:] != ordered[:-1])[:len(order)]
+    fresh = np.ones(len(order), np.bool_)
+    np.not_equal(ordered[1:], ordered[:-1], out=fresh[1:])
     turns = np.empty(len(order), np.int64)
     turns[order] = place - np.maximum.accumulate(np.where(fresh, place, 0))
     return turns
@@ -186,20 +187,25 @@ def _within(keys: np.ndarray, period: Period) -> Period | None:
 class LightLaunch:
     """A launch whose warps are followed in compiled code.
 
+    Parameters
+    ----------
+    told
+        Follow what shared memory holds, as `Warps` has it.
+
     Raises
     ------
     NotFollowedError
         The interpreter does not know the kernel.
     """
 
-    def __init__(self, compiled: CompiledKernel, launch: Launch, system: System) -> None:
+    def __init__(self, compiled: CompiledKernel, launch: Launch, system: System, *, told: bool = True) -> None:
         if launch.assume:
             raise NotFollowedError
         self.compiled, self.launch, self.made = compiled, launch, light_code(compiled, system, sm_timing(system.generation))
         self.facts, self.code = self.made.facts, self.made.full
         self.bank, maps = parameters_of(compiled, launch)
         self.boxes = Boxes(compiled, maps)
-        self.full = Warps(self.code, launch, self.bank)
+        self.full, self.told = Warps(self.code, launch, self.bank, told=told), told
         self.axes, self.lanes = np.zeros(3, dtype=bool), (1 << 32) - 1
         self.assumed: dict[int, list[tuple[int, int]]] = {}  # by where ways were assumed, steps and number of the CTAs
         self.leaves_known = False
@@ -227,7 +233,7 @@ class LightLaunch:
             raise NotFollowedError
         leaders = list(dict.fromkeys(roles))
         for warp, run in zip(leaders, runs, strict=True):
-            for index in np.unique(np.concatenate([run.accesses[:, 1], run.bulks[:, 1]])).tolist():
+            for index in distinct_of(np.concatenate([run.accesses[:, 1], run.bulks[:, 1]])).tolist():
                 self.owner.setdefault(index, warp)
         times = [roles.count(warp) for warp in leaders]
         rows, slots = Rows(), dict[int, int]()
@@ -266,11 +272,11 @@ class LightLaunch:
         for place in np.flatnonzero(self.code.cached[self.code.noted]).tolist():
             instruction, mine = self.code.noted[place], begins[times[::2, place] > 0, place]
             if len(mine):
-                distinct[instruction] = len(np.unique(mine // SECTOR_BYTES)) / len(mine)
+                distinct[instruction] = count_of(mine // SECTOR_BYTES) / len(mine)
         return tuple(first[row.tobytes()] for row in whole), distinct
 
     def _counts(self, entered: np.ndarray) -> np.ndarray:
-        return self.facts.by_instruction(np.round(self.facts.by_block(entered)).astype(np.int64))
+        return self.facts.by_instruction(entered)
 
     def _warp(self, run: WarpRun, rows: Rows, slots: dict[int, int], distinct: np.ndarray) -> _Warp:
         """Accesses of a warp as rows of costs."""
@@ -346,7 +352,7 @@ class LightLaunch:
         boxes: dict[int, int] = {}
         for run, n in zip(runs, times, strict=True):
             inside, _ = self.boxes.bytes_of(run.bulks)
-            for at in np.unique(run.bulks[:, 1]).tolist():
+            for at in distinct_of(run.bulks[:, 1]).tolist():
                 copies = np.flatnonzero(run.bulks[:, 1] == at)
                 side, tensor = sides[int(self.facts.table.kind[at] != isa.BULK_LOAD)], self.boxes.tensor(int(run.bulks[copies[0], 3]))
                 side[at] = side.get(at, 0.0) + float(n * inside[copies].sum())
@@ -414,7 +420,10 @@ class LightLaunch:
         picks, stands = spread_sample(short[0] * short[1] * short[2], CLASS_CTAS)
         x, y, z = (np.where(on, place, n // 2) for on, place, n in zip(
             self.axes, (picks % short[0], picks // short[0] % short[1], picks // (short[0] * short[1])), grid, strict=True))
-        found = Warps(self.made.control, self.launch, self.bank).many(np.stack([x, y, z], axis=1), COUNT, lane=self.lane).counts
+        warps = Warps(self.made.control, self.launch, self.bank, told=self.told)
+        found = warps.many(np.stack([x, y, z], axis=1), COUNT, lane=self.lane).counts
+        if (found == found[0]).all():
+            return single(grid)
         at = program_ids(self.launch, np.arange(self.launch.programs)) * self.axes
         owner = stands[at[:, 0] + short[0] * (at[:, 1] + short[1] * at[:, 2])]
         return classes_of(grid, x + grid[0] * (y + grid[1] * z), found, self.facts.size, owner)
@@ -426,7 +435,7 @@ class LightLaunch:
 
     def first(self, numbers: np.ndarray, loads: Sequence[int]) -> dict[int, np.ndarray]:
         """First addresses of CTAs, by instruction."""
-        warps, ids = Warps(self.made.reads, self.launch, self.bank), program_ids(self.launch, numbers)
+        warps, ids = Warps(self.made.reads, self.launch, self.bank, told=self.told), program_ids(self.launch, numbers)
         found: dict[int, np.ndarray] = {}
         for warp, mine in self._by_owner(loads):
             tally = warps.many(ids, TALLY, mine, warp=warp, lane=self.lane, repeats=1, most=240).tally
@@ -436,7 +445,7 @@ class LightLaunch:
 
     def walks(self, asked: Sequence[Loads], thin: int, waves: Sequence[np.ndarray], loads: Sequence[int]) -> list[Walk]:
         """Addresses of some waves of CTAs, as `addresses.walks` has them, of one sector (or box) in ``1 << thin``; and their pace."""
-        warps, ids = Warps(self.made.reads, self.launch, self.bank), program_ids(self.launch, np.concatenate(waves))
+        warps, ids = Warps(self.made.reads, self.launch, self.bank, told=self.told), program_ids(self.launch, np.concatenate(waves))
         weight = np.zeros(len(self.code.space), np.int64)
         for size in (bytes_each(asked, lambda part: part.stores), bytes_each(asked, lambda part: part.of_l2(part.sizes))):
             weight[list(size)] = np.round(list(size.values()))
@@ -459,8 +468,19 @@ def follow_lightly(compiled: CompiledKernel, launch: Launch, system: System, l2:
     NotFollowedError
         The interpreter does not know the kernel.
     """
-    light = LightLaunch(compiled, launch, system)
-    middle = middle_cta(launch.grid)
+    if any(buffer.data is not None for buffer in launch.buffers):
+        return _followed(LightLaunch(compiled, launch, system, told=True), l2, together, l1_bytes)
+    light = LightLaunch(compiled, launch, system, told=False)
+    try:
+        return _followed(light, l2, together, l1_bytes)
+    except NotFollowedError:  # where something known was left in shared memory, and something unknown decided
+        if not light.code.shared_words:
+            raise
+    return _followed(LightLaunch(compiled, launch, system, told=True), l2, together, l1_bytes)
+
+
+def _followed(light: LightLaunch, l2: L2Cache, together: int, l1_bytes: float) -> FollowedLaunch:
+    launch, middle = light.launch, middle_cta(light.launch.grid)
     found = [light.cta(middle, l1_bytes)]
     classes = single(launch.grid)
     if light.axes.any() and launch.programs > 1:
@@ -487,6 +507,6 @@ def follow_lightly(compiled: CompiledKernel, launch: Launch, system: System, l2:
         entered += part[2] * n
         for index, times in part[3].items():
             guarded[index] = guarded.get(index, 0) + round(times * n)
-    counts = light.facts.by_instruction(np.round(light.facts.by_block(entered)).astype(np.int64))
+    counts = light.facts.by_instruction(entered)
     grid = GridCounts(counts, tensor_flops(light.facts, counts, guarded), light.assumptions())
     return FollowedLaunch(grid, tuple(part[0] for part in found), classes, samples, share, light.facts)

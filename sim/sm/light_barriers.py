@@ -14,7 +14,7 @@ from ...mapping.triton.boxes import box_shape, bytes_inside, map_of
 from ...mapping.triton.launch import TensorMap
 from ...mapping.triton.warp_runs import NotFollowedError, WarpRun
 from . import isa
-from .distinct import distinct_rows
+from .distinct import among, distinct_of, distinct_rows
 from .streams import SLOTS, Period, Rows, arrivals_wanted
 
 _ARRIVES = (isa.SYNC_ARRIVE, isa.BULK_LOAD, isa.TCGEN_COMMIT)
@@ -49,7 +49,7 @@ class Boxes:
     def bytes_of(self, bulks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Bytes inside the tensor, and bytes of the whole box, by copy (a record of `warp_machine`); int64."""
         inside, whole = np.zeros(len(bulks), np.int64), np.zeros(len(bulks), np.int64)
-        for descriptor in np.unique(bulks[:, 3]).tolist():
+        for descriptor in distinct_of(bulks[:, 3]).tolist():
             mine, tensor = np.flatnonzero(bulks[:, 3] == descriptor), self.tensor(descriptor)
             box = box_shape(self.compiled, self.maps, tensor)
             inside[mine] = bytes_inside(tensor, box, bulks[mine, 5:5 + bulks[mine[0], 4]])
@@ -69,10 +69,10 @@ def events_of(run: WarpRun, rows: Rows, kinds: np.ndarray, slots: dict[int, int]
         Number of each mbarrier by its address, of the CTA; filled.
     """
     step, index, _, address, value = run.syncs.T
-    kept = np.isin(kinds[index], (isa.BULK_LOAD, isa.BULK_STORE, isa.SYNC_INIT, isa.SYNC_WAIT, *_ARRIVES))
+    kept = among(kinds[index], (isa.BULK_LOAD, isa.BULK_STORE, isa.SYNC_INIT, isa.SYNC_WAIT, *_ARRIVES))
     step, index, address, value = step[kept], index[kept], address[kept] & 0xFFFFFFFF, value[kept]
     inside, whole = np.zeros(len(step), np.int64), np.zeros(len(step), np.int64)
-    copies = np.flatnonzero(np.isin(kinds[index], (isa.BULK_LOAD, isa.BULK_STORE)))
+    copies = np.flatnonzero(among(kinds[index], (isa.BULK_LOAD, isa.BULK_STORE)))
     if len(copies) and len(run.bulks):
         behind = np.searchsorted(run.bulks[:, 0] << 24 | run.bulks[:, 1], step[copies] << 24 | index[copies])
         inside[copies], whole[copies] = (part[behind] for part in boxes.bytes_of(run.bulks))
@@ -114,7 +114,7 @@ def stretch_of(period: Period | None, step: np.ndarray, row: np.ndarray, rows: R
     """The mbarriers of a warp's stretches, from its accesses by step."""
     inside = np.ones(len(step), dtype=bool) if period is None else (step >= period.first) & (step < period.first + period.length)
     met: tuple[set[int], set[int]] = (set(), set())
-    for number in np.unique(row[inside]).tolist():
+    for number in distinct_of(row[inside]).tolist():
         kind = int(kinds[rows.instruction[number]])
         if kind == isa.SYNC_WAIT or kind in _ARRIVES:
             met[kind in _ARRIVES].add(rows.sync_slot[number])

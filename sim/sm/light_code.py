@@ -20,7 +20,8 @@ from ...mapping.triton import CompiledKernel, cache, take_apart
 from ...mapping.triton.bytecode import Bytecode
 from ...mapping.triton.warp_runs import NotFollowedError, WarpCode, warp_code
 from . import isa
-from .facts import CodeFacts, Made, code_facts
+from .calibrated import Same
+from .facts import CodeFacts, Made, about, code_facts
 
 _PARTS: Final = ("full", "reads", "control")
 _NARROW: Final = ("<i1", "<i2", "<i4")
@@ -52,7 +53,7 @@ def light_code(compiled: CompiledKernel, system: System, timing: SmTiming) -> Li
     NotFollowedError
         The interpreter does not know it.
     """
-    found = _light_code(compiled.key, repr((system.gpu.sm, timing)), Made(compiled, system, timing))
+    found = _light_code(compiled.key, about(Same(system), Same(timing)), Made(compiled, system, timing))
     if found is None:
         raise NotFollowedError
     return found

@@ -25,7 +25,7 @@ PHASED: Final = ("slice_bytes", "dram_bytes", "dram_time", "link_bytes", "load_l
 
 
 def join_stream(code, access, kind, pipe, interval, latency, stall, yields, write, read, wait, first, second, lines,  # type: ignore[no-untyped-def]
-                amounts, phased, slot, value, bubble, number, whole, real, by_phase):
+                amounts, phased, slot, value, bubble, number, base, whole, real, by_phase):
     """Fill the columns of one stream's operations; `number` with the operation of each position.
 
     Parameters
@@ -38,8 +38,10 @@ def join_stream(code, access, kind, pipe, interval, latency, stall, yields, writ
         The access table: float64 of shape (5, rows) and (5, 3, rows), int64.
     bubble
         Clocks of a taken jump.
+    base
+        Place of the stream's first operation in what is filled.
     whole, real, by_phase
-        Filled: int64, float64 and float64 of shapes (operations, 15), (operations, 6) and (operations, 5, 3).
+        Filled: int64, float64 and float64 of shapes (15, operations), (6, operations) and (5, 3, operations).
 
     Returns
     -------
@@ -75,22 +77,23 @@ def join_stream(code, access, kind, pipe, interval, latency, stall, yields, writ
                 found = places[k]
                 break
         row = access[at]
+        to = base + (found if found >= 0 else count)
         if found < 0:
             found = count
             count += 1
             if members < 256:
                 keys[members], places[members] = key, found
                 members += 1
-            whole[found, _HEAD], whole[found, _KIND], whole[found, _PIPE] = i, kind[i], _FMA if plain else pipe[i]
-            whole[found, _WRITE], whole[found, _READ], whole[found, _LINE] = write[i], read[i], lines[i]
-            whole[found, _FIRST] = first[i] if kind[i] != WGMMA and kind[i] != MATH else 0
-            whole[found, _WAIT] = 0
-            whole[found, _SLOT], whole[found, _VALUE] = slot[row] if row >= 0 else -1, value[row] if row >= 0 else 0
-            whole[found, _ACCESS] = -1
+            whole[_HEAD, to], whole[_KIND, to], whole[_PIPE, to] = i, kind[i], _FMA if plain else pipe[i]
+            whole[_WRITE, to], whole[_READ, to], whole[_LINE, to] = write[i], read[i], lines[i]
+            whole[_FIRST, to] = first[i] if kind[i] != WGMMA and kind[i] != MATH else 0
+            whole[_WAIT, to] = 0
+            whole[_SLOT, to], whole[_VALUE, to] = slot[row] if row >= 0 else -1, value[row] if row >= 0 else 0
+            whole[_ACCESS, to] = -1
             for k in range(6):
-                real[found, k] = 0.0
+                real[k, to] = 0.0
             for k in range(15):
-                by_phase[found, k // 3, k % 3] = 0.0
+                by_phase[k // 3, k % 3, to] = 0.0
         number[at] = found
         taken = float(stall[i])
         if at + 1 < n and code[at + 1] != i + 1:
@@ -99,46 +102,46 @@ def join_stream(code, access, kind, pipe, interval, latency, stall, yields, writ
         behind[found] = passed
         passed += taken
         size[found] += 1.0
-        real[found, 0] += interval[i]
+        real[0, to] += interval[i]
         if plain:
             sums[found, pipe[i]] += interval[i]
         else:
             sums[found, 0] = -1.0
         last_interval[found] = interval[i]
-        whole[found, _LATENCY], whole[found, _YIELDS], whole[found, _SECOND] = latency[i], yields[i], second[i]
-        whole[found, _WAIT] |= wait[i]
+        whole[_LATENCY, to], whole[_YIELDS, to], whole[_SECOND, to] = latency[i], yields[i], second[i]
+        whole[_WAIT, to] |= wait[i]
         if kind[i] == WGMMA or kind[i] == MATH:
-            whole[found, _FIRST] += first[i]
+            whole[_FIRST, to] += first[i]
         if row >= 0:
-            whole[found, _ACCESS] = 0
+            whole[_ACCESS, to] = 0
             for k in range(5):
-                real[found, 1 + k] += amounts[k, row]
+                real[1 + k, to] += amounts[k, row]
             for k in range(3):
                 for part in range(4):
-                    by_phase[found, part, k] += phased[part, k, row]
-                if phased[4, k, row] > by_phase[found, 4, k]:
-                    by_phase[found, 4, k] = phased[4, k, row]
+                    by_phase[part, k, to] += phased[part, k, row]
+                if phased[4, k, row] > by_phase[4, k, to]:
+                    by_phase[4, k, to] = phased[4, k, row]
     begun = 0
     for o in range(count):
-        whole[o, _STALL] = round(stalls[o])
+        whole[_STALL, base + o] = round(stalls[o])
         late = behind[o] - begun  # when the operation's last instruction really issues, against the operation's own start
         if sums[o, 0] < 0.0:
-            late -= real[o, 0] - last_interval[o]
+            late -= real[0, base + o] - last_interval[o]
         else:
             most = size[o]
             for k in range(_PIPES):
                 if sums[o, k] > most:
                     most = sums[o, k]
-            real[o, 0] = most
+            real[0, base + o] = most
         delay = max(0, int(late))
-        whole[o, _LATENCY] += delay
+        whole[_LATENCY, base + o] += delay
         for k in range(3):
-            by_phase[o, 4, k] += delay
-        begun += whole[o, _STALL]
+            by_phase[4, k, base + o] += delay
+        begun += whole[_STALL, base + o]
     return count
 
 
 #: `join_stream` as machine code.
 joined_stream: Final = Native(join_stream, usual={
-    ("i4", 1): "code access", ("i8", 2): "whole", "f": "bubble", ("f8", 1): "interval", ("f8", 2): "amounts real",
+    ("i4", 1): "code access", ("i8", 2): "whole", "f": "bubble", "i": "base", ("f8", 1): "interval", ("f8", 2): "amounts real",
     ("f8", 3): "phased by_phase"})

@@ -5,7 +5,8 @@ from __future__ import annotations
 import linecache
 import math
 from collections.abc import Mapping
-from functools import partial
+from dataclasses import replace
+from functools import lru_cache, partial
 from typing import Final
 
 import numpy as np
@@ -20,16 +21,17 @@ from ...mapping.triton.warp_runs import NotFollowedError
 from ..result import Span
 from . import isa
 from .addresses import first_addresses, walks
-from .calibrated import calibrated
+from .calibrated import Same, calibrated
 from .classes import cta_classes, grid_of, program_ids, sample
 from .core import REASONS
+from .distinct import distinct_of, ranks_of
 from .facts import CodeFacts, GridCounts, counts_of, facts_of
-from .grid import FollowedLaunch, Kernel, Schedule, SmRun, dram_bytes_per_s, follow, rates, run_grid, run_sm, schedule
+from .grid import FollowedLaunch, Kernel, Schedule, SmRun, dram_bytes_per_s, dram_moved, follow, rates, run_grid, run_sm, schedule
 from .l2 import L2Cache
 from .light import follow_lightly
 from .loads import loads_of
 from .result import KernelRun, LineCost
-from .sharing import sharing
+from .sharing import phase_shares, sharing
 from .streams import follow_streams
 from .walked import sharing_of_walks
 from .warps import SAMPLED_LANES, ends_decide
@@ -41,7 +43,7 @@ _LANES: Final = ("fma", "alu", "imad", "half", "fp64", "sfu")
 
 
 def simulate_kernel(compiled: CompiledKernel, launch: Launch, system: System, *, fidelity: str = "cycle", record: bool = False,
-                    warm_l2: bool = False) -> KernelRun:
+                    warm_l2: bool | float = False, dirty_l2: bool = False) -> KernelRun:
     """Time of one launch, from its machine code.
 
     Parameters
@@ -55,8 +57,12 @@ def simulate_kernel(compiled: CompiledKernel, launch: Launch, system: System, *,
     record
         Keep one SM's timeline in `KernelRun.spans`.
     warm_l2
-        The operands were used just before the launch, so that L2 still holds what of them fits, and takes what of the results fits. By
-        default L2 is as after a flush (`triton.testing.do_bench`): nothing of use in it, and every line that goes must be written back.
+        The operands were used just before the launch, so that L2 still holds what of them fits, and takes what of the results fits; a
+        number is the share of both that it holds, where other kernels came between. By default nothing of use is in it, and what the
+        kernel writes goes to DRAM while it runs.
+    dirty_l2
+        L2 is as after a flush that clears a buffer (`triton.testing.do_bench`): nothing of use in it, and lines that are still to be
+        written to DRAM, as the kernel takes their places (`L2Cache.written_back`). Without effect where `warm_l2` is set.
 
     Raises
     ------
@@ -79,14 +85,14 @@ def simulate_kernel(compiled: CompiledKernel, launch: Launch, system: System, *,
     if fidelity == "tile":
         from .tile import simulate_tile
 
-        return simulate_tile(compiled, launch, system, warm_l2=warm_l2)
-    kernel, plan = prepare(compiled, launch, system, occupancy, warm_l2)
+        return simulate_tile(compiled, launch, system, warm_l2=warm_l2, dirty_l2=dirty_l2)
+    kernel, plan = prepare(compiled, launch, system, occupancy, warm_l2, dirty_l2=dirty_l2)
     found, spent = run_grid(kernel, plan, partial(run_sm, record=record))
     return grid_result(kernel, plan, found, spent, occupancy)
 
 
-def prepare(compiled: CompiledKernel, launch: Launch, system: System, occupancy: Occupancy, warm_l2: bool, *,
-            light: bool = False) -> tuple[Kernel, Schedule]:
+def prepare(compiled: CompiledKernel, launch: Launch, system: System, occupancy: Occupancy, warm_l2: bool | float, *,
+            light: bool = False, dirty_l2: bool = False) -> tuple[Kernel, Schedule]:
     """Everything that the core needs, but for the clock's ratio.
 
     Parameters
@@ -96,15 +102,18 @@ def prepare(compiled: CompiledKernel, launch: Launch, system: System, occupancy:
     """
     timing = sm_timing(system.generation)
     sms = int(system.gpu.sm.count)
-    l2 = L2Cache.of(system, timing, warm=warm_l2)
+    l2 = L2Cache.of(system, timing, warm=warm_l2, dirty=dirty_l2 and not warm_l2)
     l1 = max(0.0, system.gpu.sm.shared_bytes + 28 * 1024 - occupancy.ctas * occupancy.shared_bytes_per_cta)
     follow_launch = follow_lightly if light else follow_fully
     try:
         found = follow_launch(compiled, launch, system, l2, together=sms * occupancy.ctas, l1_bytes=l1)
     except NotFollowedError:
-        return prepare(compiled, launch, system, occupancy, warm_l2)
+        return prepare(compiled, launch, system, occupancy, warm_l2, dirty_l2=dirty_l2)
     kernel = Kernel(compiled, launch, found.grid, system, timing, found.facts, found.runs, found.classes, found.samples,
                     found.share, l1, system.gpu.clock.boost_hz)
+    if l2.dirty:
+        moved, written = dram_moved(kernel, phase_shares(math.ceil(launch.programs / (sms * occupancy.ctas))) @ found.share.dram)
+        kernel = replace(kernel, written_back=l2.written_back(moved, written) / max(moved, 1.0))
     return kernel, schedule(launch.programs, sms, occupancy.ctas)
 
 
@@ -147,7 +156,7 @@ def follow_fully(compiled: CompiledKernel, launch: Launch, system: System, l2: L
 def grid_result(kernel: Kernel, plan: Schedule, found: SmRun, spent: int, occupancy: Occupancy) -> KernelRun:
     """The grid's numbers from those of its busiest SM, or of a mean one where CTAs differ."""
     system, launch, grid = kernel.system, kernel.launch, kernel.grid
-    machine = Machine.of(system)
+    machine = _machine(Same(system))
     counts, facts = grid.counts, kernel.facts
     cycles = found.cycles
     scale = np.divide(counts, found.stalls[:, 0], out=np.zeros(len(counts)), where=found.stalls[:, 0] > 0)
@@ -189,6 +198,12 @@ def grid_result(kernel: Kernel, plan: Schedule, found: SmRun, spent: int, occupa
         energy_j={name: float(value) for name, value in energy.items()})
 
 
+@lru_cache(maxsize=16)
+def _machine(same: Same[System]) -> Machine:
+    """Numbers of a GPU, flattened once."""
+    return Machine.of(same.held)
+
+
 def _roofline(kernel: Kernel, grid: GridCounts, moved: Mapping[str, float], clock_hz: float) -> float:
     """Least time that the device's peaks allow: of DRAM (its steady share: no stream goes on at the data sheet's rate), L2, tensor cores,
     each of the other pipes, and issue.
@@ -218,8 +233,8 @@ def _limiter(busy: Mapping[str, float], launch_share: float) -> str:
 
 
 def _lines(facts: CodeFacts, stalls: np.ndarray) -> tuple[LineCost, ...]:
-    places, inverse = np.unique(facts.file << 32 | facts.line, return_inverse=True)
-    inverse = inverse.reshape(-1)
+    key = facts.file << 32 | facts.line
+    places, inverse = distinct_of(key), ranks_of(key)
     issued, waited = (np.bincount(inverse, part, len(places)) for part in (stalls[:, 0], stalls[:, 1:].sum(axis=1)))
     whole = float((issued + waited).sum()) or 1.0
     made = []

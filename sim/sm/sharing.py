@@ -15,7 +15,7 @@ import numpy as np
 
 from ...mapping.triton import Launch
 from ...mapping.triton.access import SECTOR_BYTES
-from .distinct import count_of, counted, distinct_of, kinds_of
+from .distinct import count_of, counted, distinct_of, kinds_of, ranks_of
 from .footprint import Footprint, fetched, joined, lone_halves, overlaps, side_by_side, size_of
 from .l2 import L2Cache, blocks_of
 from .loads import Loads
@@ -143,7 +143,7 @@ def sharing(launch: Launch, asked: Loads, first: First, l2: L2Cache, *, together
         keys = keys if index in asked.boxes else keys >> _SECTOR_BITS
         moves = (keys - keys[:1]).tobytes()  # what lies further on by as much for every CTA is shared alike
         if moves not in alike:
-            alike[moves] = np.unique(keys, return_inverse=True)[1].tobytes()
+            alike[moves] = ranks_of(keys).tobytes()
         classes.setdefault((index in asked.stores, alike[moves]), []).append(index)
     sectors = [addresses[members[0]][:edges[-1]] >> _SECTOR_BITS for members in classes.values()]
     every = [distinct_of(keys) for keys in sectors]
@@ -165,14 +165,14 @@ def sharing(launch: Launch, asked: Loads, first: First, l2: L2Cache, *, together
             fresh = position - last[number][at] > l2.capacity_bytes
             before = np.where(fresh, 0.0, touched[number][at])
             last[number][at], touched[number][at] = position, before + times
-            found[n, members, 0] = fresh.sum() / len(keys)
-            found[n, members, 1] = times[fresh].sum() / len(keys)
-            places = float(len(unique))
+            several, places = found[n, members[0]].tolist(), float(len(unique))
+            several[:2] = np.count_nonzero(fresh) / len(keys), times[fresh].sum() / len(keys)
             if not writes:
-                found[n, members, 2] = merged(keys, l2.merge)
-                found[n, members, 3] = (times * l2.far(before))[~fresh].sum() / len(keys)
-                found[n, members, 4] = l2.fetched(before, times).sum() / len(keys)
+                several[2] = float(merged(keys, l2.merge))
+                several[3] = (times * l2.far(before))[~fresh].sum() / len(keys)
+                several[4] = l2.fetched(before, times).sum() / len(keys)
                 places = float(l2.places(times).sum())
+            found[n, members] = several
             moved[n] += places * sum((asked.stores if writes else bytes_of)[i] for i in members)
         position += moved[n]
     for side in (asked.sizes, asked.stores):
@@ -331,6 +331,8 @@ def merged(keys: np.ndarray, merge: int) -> np.ndarray:
     ctas = keys.shape[-1]
     if merge == 1 or ctas < merge:
         return np.ones(keys.shape[:-1])
+    if keys.ndim == 1 and merge == 2:
+        return np.asarray((1 + np.count_nonzero(keys[:ctas // 2 * 2:2] != keys[1::2][:ctas // 2]) / (ctas // 2)) / 2)
     rows = np.sort(keys[..., :ctas // merge * merge].reshape(*keys.shape[:-1], -1, merge), axis=-1)
     return np.asarray(1 + (rows[..., 1:] != rows[..., :-1]).sum(axis=-1).mean(axis=-1)) / merge
 
@@ -381,10 +383,11 @@ def within_buffers(share_of: Sharing, launch: Launch, storage: Mapping[int, tupl
     dram, missing, far = share_of.dram.copy(), share_of.missing, share_of.far
     share = phase_shares(waves)
     again: list[tuple[tuple[int, int], list[int], float]] = []
+    programs = launch.programs
     rooms: dict[tuple[int, int], float] = {}
     for side in (sizes, stores):
         for buffer, members in _by_buffer(side, storage).items():
-            asked, size = sum(side[i] * launch.programs * float(dram[:, i] @ share) for i in members), buffer[1]
+            asked, size = sum(side[i] * programs * float(dram[:, i] @ share) for i in members), buffer[1]
             if asked > size:
                 again.append((buffer, members, size / asked))
                 places = float(l2.places(np.array([asked / size]))[0]) if side is sizes else 1.0
@@ -392,8 +395,8 @@ def within_buffers(share_of: Sharing, launch: Launch, storage: Mapping[int, tupl
     for buffer, members, once in again:
         if sum(room for room in rooms.values() if room <= rooms[buffer]) <= l2.capacity_bytes:
             dram[:, members] *= once
-    resident = 0.0
-    if l2.warm:
+    resident = l2.held or 0.0
+    if l2.warm and l2.held is None:
         resident = float(np.clip(2.0 - touched_bytes(launch, storage, sizes, stores) / l2.between_bytes, 0.0, 1.0))
     far = far + resident * missing * float(l2.far(np.ones(1))[0])
     return replace(share_of, dram=dram * (1.0 - resident), missing=missing * (1.0 - resident), far=far)

@@ -148,8 +148,8 @@ def find_period(keys: np.ndarray, longest: int = 512, at_least: int = 8) -> Peri
         return None
     counts = np.bincount(gaps)
     for length in np.argsort(-counts, kind="stable")[:6].tolist():
-        if counts[length] == 0 or length == 0:
-            continue
+        if counts[length] == 0 or length == 0 or (best is not None and n <= best.times * best.length + length):
+            continue  # no such distance, or no run of it is longer than what was found
         equal = np.concatenate([[False], keys[length:] == keys[:-length], [False]])
         edges = np.flatnonzero(equal[1:] != equal[:-1])
         starts, stops = edges[::2], edges[1::2]

@@ -20,6 +20,7 @@ from ...arch import System
 from ...mapping.triton import CompiledKernel, Launch, compile_launch, occupancy_of
 from . import core, isa
 from .core_state import BUBBLE, FETCH_INTERVAL
+from .distinct import count_of
 from .grid import Kernel, Schedule, SmRun, Streams, access_columns, add, kept, parameters, play, run_grid
 from .operations import PHASED, REAL, WHOLE, joined_stream
 from .result import KernelRun
@@ -30,12 +31,13 @@ from .streams import KEPT, Cta
 WAVES: Final = 2
 
 
-def simulate_tile(compiled: CompiledKernel, launch: Launch, system: System, *, warm_l2: bool = False) -> KernelRun:
+def simulate_tile(compiled: CompiledKernel, launch: Launch, system: System, *, warm_l2: bool | float = False,
+                  dirty_l2: bool = False) -> KernelRun:
     """One launch at tile granularity.
 
     Parameters
     ----------
-    compiled, launch, system, warm_l2
+    compiled, launch, system, warm_l2, dirty_l2
         As `simulate_kernel` takes them.
 
     Raises
@@ -44,7 +46,7 @@ def simulate_tile(compiled: CompiledKernel, launch: Launch, system: System, *, w
         Warps that wait for one another for ever.
     """
     occupancy = occupancy_of(compiled, system)
-    kernel, plan = prepare(compiled, launch, system, occupancy, warm_l2, light=True)
+    kernel, plan = prepare(compiled, launch, system, occupancy, warm_l2, light=True, dirty_l2=dirty_l2)
     found, spent = run_tiles(kernel, plan)
     return replace(grid_result(kernel, plan, found, spent, occupancy), fidelity="tile")
 
@@ -169,17 +171,15 @@ def make_operations(kernel: Kernel, cta: Cta, rows: Mapping[str, np.ndarray]) ->
     table, amounts = kernel.table, _amounts(rows)
     room = sum(map(len, cta.code))
     number = np.empty(room, np.int64)
-    whole, real, phased = np.empty((room, len(WHOLE)), np.int64), np.empty((room, len(REAL))), np.empty((room, len(PHASED), 3))
+    whole, real, phased = np.empty((len(WHOLE), room), np.int64), np.empty((len(REAL), room)), np.empty((len(PHASED), 3, room))
     edges = [0]
     for code, access in zip(cta.code, cta.access, strict=True):
-        at = edges[-1]
-        edges.append(at + _joined(table, kernel.lines, kernel.timing.branch_bubble, code, access, amounts, number, whole[at:], real[at:],
-                                  phased[at:]))
-    columns = dict(zip(WHOLE, np.ascontiguousarray(whole[:edges[-1]].T), strict=True))
-    columns |= dict(zip(REAL, np.ascontiguousarray(real[:edges[-1]].T), strict=True))
-    columns |= dict(zip(PHASED, np.ascontiguousarray(phased[:edges[-1]].transpose(1, 2, 0)), strict=True))
+        edges.append(edges[-1] + _joined(table, kernel.lines, kernel.timing.branch_bubble, code, access, amounts, number, edges[-1], whole,
+                                         real, phased))
+    columns = dict(zip(WHOLE, whole[:, :edges[-1]], strict=True)) | dict(zip(REAL, real[:, :edges[-1]], strict=True))
+    columns |= zip(PHASED, np.ascontiguousarray(phased[:, :, :edges[-1]]), strict=True)
     start = np.array(edges, dtype=np.int64)
-    return Operations(columns, columns.pop("head"), start[:-1], np.diff(start))
+    return Operations(columns, columns.pop("head"), start[:-1], start[1:] - start[:-1])
 
 
 def group_operations(table: isa.IsaTable, code: np.ndarray) -> np.ndarray:
@@ -194,8 +194,8 @@ def group_operations(table: isa.IsaTable, code: np.ndarray) -> np.ndarray:
     nothing |= {name: np.zeros((3, 1)) for name in PHASED} | {name: np.zeros(1, np.int64) for name in ("sync_slot", "sync_value")}
     n = len(code)
     number = np.empty(n, np.int64)
-    _joined(table, np.zeros(len(table.kind), np.int64), 0.0, code, np.full(n, -1), _amounts(nothing), number,
-            np.empty((n, len(WHOLE)), np.int64), np.empty((n, len(REAL))), np.empty((n, len(PHASED), 3)))
+    _joined(table, np.zeros(len(table.kind), np.int64), 0.0, code, np.full(n, -1), _amounts(nothing), number, 0,
+            np.empty((len(WHOLE), n), np.int64), np.empty((len(REAL), n)), np.empty((len(PHASED), 3, n)))
     return number
 
 
@@ -206,10 +206,10 @@ def _amounts(rows: Mapping[str, np.ndarray]) -> tuple[np.ndarray, ...]:
 
 
 def _joined(table: isa.IsaTable, lines: np.ndarray, bubble: float, code: np.ndarray, access: np.ndarray, amounts: tuple[np.ndarray, ...],
-            number: np.ndarray, whole: np.ndarray, real: np.ndarray, phased: np.ndarray) -> int:
+            number: np.ndarray, base: int, whole: np.ndarray, real: np.ndarray, phased: np.ndarray) -> int:
     return int(joined_stream(
         code, access, table.kind, table.pipe, table.interval, table.latency, table.stall, table.yields, table.write_barrier,
-        table.read_barrier, table.wait_mask, table.first, table.second, lines, *amounts, bubble, number, whole, real, phased))
+        table.read_barrier, table.wait_mask, table.first, table.second, lines, *amounts, bubble, number, base, whole, real, phased))
 
 
 def _play(kernel: Kernel, plan: Schedule, keep: int) -> SmRun:
@@ -229,16 +229,19 @@ def _ready(kernel: Kernel, keep: int) -> tuple[Streams, np.ndarray, np.ndarray, 
     followed = kernel.runs[0]
     shared = followed, 0
     if shared not in kernel.made:
-        kernel.made[shared] = access_columns(kernel, followed.rows), len(np.unique(kernel.lines[followed.counts > 0]))
+        kernel.made[shared] = access_columns(kernel, followed.rows), count_of(kernel.lines[followed.counts > 0])
     rows, lines = kernel.made[shared]
     cta = followed.pack(keep)
     made = make_operations(kernel, cta, rows)
     count = len(made.head)
     numbers = parameters(kernel, keep)
     numbers[BUBBLE] = 0.0  # bubbles stand in the operations' stalls
-    numbers[FETCH_INTERVAL] *= lines / max(len(np.unique(made.columns["code_line"])), 1)  # only the first line of an operation is looked up
+    numbers[FETCH_INTERVAL] *= lines / max(count_of(made.columns["code_line"]), 1)  # only the first line of an operation is looked up
     access = np.where(made.columns["access"] >= 0, np.arange(count), -1).astype(np.int32)
     columns = {**made.columns, "code": np.arange(count, dtype=np.int32), "access": access}
     order = np.argsort(made.head, kind="stable")
-    begins = np.flatnonzero(np.diff(made.head[order], prepend=-1))
-    return Streams(columns, made.start, made.length, cta.roles), numbers, order, begins, made.head[order[begins]]
+    heads = made.head[order]
+    fresh = np.ones(len(heads), np.bool_)
+    np.not_equal(heads[1:], heads[:-1], out=fresh[1:])
+    begins = np.flatnonzero(fresh)
+    return Streams(columns, made.start, made.length, cta.roles), numbers, order, begins, heads[begins]

@@ -29,8 +29,10 @@ class EnoughError(Exception):
 
 
 def one_warp(compiled: CompiledKernel, *, addresses: Addresses = True) -> Program:
-    """The program of a kernel as if each CTA had one warp."""
+    """The program of a kernel as if each CTA had one warp; with all of them where they tell one another through shared memory."""
     whole = take_apart(compiled, addresses=addresses)
+    if whole.plan.tracks_shared:
+        return whole
     return replace(whole, compiled=replace(compiled, num_warps=1)) if compiled.target < 90 or compiled.num_warps > 1 else whole
 
 
@@ -53,7 +55,7 @@ def followed_warps(program: Program, launch: Launch, ids: np.ndarray, make: Call
                    lanes: tuple[int, ...] = SAMPLED_LANES) -> Iterator[tuple[int, Run]]:
     """The CTAs of a program, as if each had as many warps as it says, followed to their end in parts.
 
-    Of each warp `lanes` stand for all, unless what they do depends on the others.
+    Of each warp `lanes` stand for all, unless what they do depends on the others, or on shared memory.
 
     Parameters
     ----------
@@ -68,6 +70,7 @@ def followed_warps(program: Program, launch: Launch, ids: np.ndarray, make: Call
     """
     bank, _ = parameters_of(program.compiled, launch)
     start = 0
+    lanes = () if program.plan.tracks_shared else lanes
     while start < len(ids):
         part = ids[start:start + max(1, _LANES // (program.threads // 32 * (len(lanes) or 32)))]
         run = make(program, bank, part, buffers=launch.buffers, chooser=Chooser(program, launch.assume), lanes=lanes)

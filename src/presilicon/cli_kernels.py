@@ -43,7 +43,7 @@ def kernel(
     fresh: Annotated[bool, typer.Option("--fresh", help="Predict again although the answer is known.")] = False,
 ) -> None:
     """Predict the Triton launches of a file on GPUs that need not be there."""
-    from .kernel_file import predict_file
+    from .kernel_file import LaunchesError, predict_file
     from .kernel_tables import kernel_comparison, print_kernel
 
     if perfetto is not None and fidelity is not KernelFidelity.CYCLE:
@@ -52,9 +52,13 @@ def kernel(
     for path in filter(None, (perfetto, out and out / "kernels.json")):
         check_writable(path)
     with _progress("predicting") as step:
-        documents = predict_file(
-            file, system, fidelity=fidelity.value, record=perfetto is not None, fresh=fresh, assume=_decisions(assume), progress=step
-        )
+        failed = None
+        try:
+            documents = predict_file(
+                file, system, fidelity=fidelity.value, record=perfetto is not None, fresh=fresh, assume=_decisions(assume), progress=step
+            )
+        except LaunchesError as error:
+            documents, failed = error.documents, error
     for number, document in enumerate(documents):
         if number:
             console.print()
@@ -68,6 +72,8 @@ def kernel(
     written = _write(documents, perfetto, out)
     for path in written:
         console.print(f"wrote {path}", highlight=False, markup=False)
+    if failed is not None:
+        raise failed
 
 
 def _decisions(texts: list[str] | None) -> dict[str, int | bool]:

@@ -45,6 +45,14 @@ class FileLaunch:
         return [param.name for param in unwrap(self.kernel).params]
 
 
+class LaunchesError(KernelError):
+    """Some launches of a file cannot be predicted; `documents` holds the answers of the others."""
+
+    def __init__(self, message: str, documents: list[dict[str, Any]]) -> None:
+        super().__init__(message)
+        self.documents = documents
+
+
 def load_launches(path: Path) -> list[FileLaunch]:
     """Run a file and its ``launches()``.
 
@@ -70,7 +78,8 @@ def load_launches(path: Path) -> list[FileLaunch]:
     except KernelError:
         raise
     except (Exception, SystemExit) as error:
-        raise KernelError(f"{path}: launches() raised {user_line(error, path)}") from error
+        hint = "; tensors of launches() need no GPU: device=\"meta\"" if "CUDA" in str(error) or "NVIDIA" in str(error) else ""
+        raise KernelError(f"{path}: launches() raised {user_line(error, path)}{hint}") from error
     if not made:
         raise KernelError(f"{path}: launches() yields nothing; {_FORM} for each launch")
     return made
@@ -118,6 +127,8 @@ def predict_file(
     ------
     PresiliconError
         As `load_launches` and `predict_kernel` do; the message names the launch.
+    LaunchesError
+        Only some launches can be predicted.
     """
     if not path.is_file():
         raise KernelError(f"{path}: no such file")
@@ -155,6 +166,7 @@ def _predict(
         with kernel_memo.recording(uses):
             launches = load_launches(path)
         documents: list[dict[str, Any]] = []
+        failures: list[KernelError] = []
 
         def part(done: int, wanted: int) -> None:
             if progress is not None:
@@ -170,13 +182,19 @@ def _predict(
                         )
                 except KernelError as error:
                     where = f"{path}: launch {launch.number}: " if str(path) not in str(error) else ""
-                    raise KernelError(f"{where}{error}") from error
+                    failures.append(KernelError(f"{where}{error}"))
+                    failures[-1].__cause__ = error
+                    continue
                 told = told_elsewhere(launch.captured, gpu) if launch.captured is not None else ""
                 if told:
                     report = report.assuming(told)
                 documents.append({**report.document(), "launch": launch.number})
                 if progress is not None:
                     progress(len(documents), len(launches) * len(gpus))
+        if failures and documents:
+            raise LaunchesError("\n".join(dict.fromkeys(map(str, failures))), documents) from failures[0]
+        if failures:
+            raise failures[0]
         values, lines = split(assume)
         check_arguments(values, {name for launch in launches for name in launch.argument_names})
         check_used(lines, [text for document in documents for text in document["run"]["assumptions"]])

@@ -15,9 +15,10 @@ pytest.importorskip("torch")
 pytest.importorskip("triton")
 pytest.importorskip("pytest_benchmark")
 
-from presilicon import arch
+from presilicon import arch, native
 from presilicon.mapping.triton import bind_launch, compile_launch, evaluate, program
 from presilicon.sim.sm import classes, facts, light_code
+from presilicon.sim.sm.ahead import compile_ahead
 from presilicon.sim.sm.run import simulate_kernel
 from presilicon.validate.kernels import groups, suite_named
 
@@ -53,6 +54,14 @@ def _seconds(work: Callable[[], Any], cold: bool, rounds: int) -> tuple[float, A
         made = work()
         found.append(time.process_time() - start)
     return min(found), made
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _optimised() -> None:
+    """Loops as they are once a process has run for a while."""
+    for fidelity in ("tile", "cycle"):
+        compile_ahead(fidelity, optimised=True)
+    native._wait()
 
 
 @pytest.fixture(scope="module")

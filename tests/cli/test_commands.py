@@ -8,10 +8,12 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from presilicon import load_graph, load_system, simulate
+from presilicon.cli import main
 
 from .conftest import Outcome, snapshot
 
@@ -127,3 +129,24 @@ def test_help_lists_the_whole_of_closed_sets(run: Callable[..., Outcome], comman
     text = "".join(run(command, "--help").out.replace("│", " ").split())  # long words wrap at their hyphens
     for name in SCHEMES if command == "predict" else KINDS:
         assert name in text, name
+
+
+@pytest.mark.parametrize(("words", "status"), [(["systems", "l4"], 0), (["systems", "l5"], 2)])
+def test_the_command_leaves_torch_as_it_is_once_all_is_written(
+    words: list[str], status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done: list[Any] = []
+    monkeypatch.setattr("sys.argv", ["presilicon", *words])
+    monkeypatch.setitem(sys.modules, "torch", sys)
+    monkeypatch.setattr("threading._shutdown", lambda: done.append("threads"))
+    monkeypatch.setattr("atexit._run_exitfuncs", lambda: done.append("exit functions"))
+    monkeypatch.setattr("os._exit", done.append)
+    with pytest.raises(SystemExit):
+        main()
+    assert done == ["threads", "exit functions", status]
+    written = capsys.readouterr()
+    assert ("L4" in written.out, "unknown system 'l5'" in written.err) == (status == 0, status == 2)
+    monkeypatch.delitem(sys.modules, "torch")
+    with pytest.raises(SystemExit):
+        main()
+    assert len(done) == 3

@@ -120,6 +120,8 @@ BAD = {
     "meta": (launch("add, (1,), (), {1: 2}"), r"the keyword arguments are \{1: 2\}"),
     "no end": ("def launches():\n    while True:\n        yield add, (1,), (), {}\n", r"more than 1000 launches"),
     "raises": ("def launches():\n    yield 1 / 0\n", r"launches\(\) raised ZeroDivisionError: division by zero \(.*mine.py:4\)"),
+    "no CUDA": ("def launches():\n    yield add, (1,), (torch.empty(4, device='cuda'),), {}\n",
+                r"launches\(\) raised .*mine.py:4\); tensors of launches\(\) need no GPU: device=.meta"),
     "too few arguments": (launch("add, (1,), (floats(4),), {'BLOCK': 16}"), r"cannot be launched with these arguments.*missing"),
     "wrong type": (launch("add, (1,), (floats(4), floats(4), floats(4), 'x'), {'BLOCK': 16}"), r"kernel 'add' (cannot be|does not)"),
     "grid": (launch("add, lambda meta: (int(meta['x_ptr'].sum()),), (floats(4), floats(4), floats(4), 4), {'BLOCK': 16}"),
@@ -139,6 +141,18 @@ def test_bad_files(case: str, file: Callable[[str], Path], fails: Callable[..., 
     body, message = BAD[case]
     several = case in ("does not compile", "too few arguments", "wrong type")
     assert re.search(message, fails("kernel", file(body), "--system", "h100-sxm", several=several), re.DOTALL)
+
+
+def test_a_launch_that_fails_leaves_the_others_their_answers(file: Callable[[str], Path], run: Callable[..., Any], tmp_path: Path) -> None:
+    body = (ADD + "    yield broken, (1,), (x,), {'BLOCK': 64}\n    yield add, (1,), (x, x), {'BLOCK': 64}\n"
+            "    yield add, (4,), (x, x, x, 4096), {'BLOCK': 1024}\n")
+    outcome = run("kernel", file(body), "--system", "h100-sxm", "--system", "l4", "--top", "0", "--out", tmp_path / "out")
+    assert outcome.status == 2
+    assert outcome.out.count("\ntime ") == 4, "two launches on two GPUs"
+    assert len(list((tmp_path / "out").glob("*.json"))) == 4
+    assert "kernel 'broken' does not compile for sm_90" in outcome.err
+    assert "kernel 'broken' does not compile for sm_89" in outcome.err
+    assert outcome.err.count("missing 2 required positional arguments: 'out_ptr' and 'n'") == 1, "of both GPUs alike"
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -17,8 +18,8 @@ import pandas as pd
 
 from presilicon import arch
 from presilicon.arch.yamlfile import read_yaml
-from presilicon.errors import TableError, UnknownNameError
-from presilicon.validate import published, triton_moe
+from presilicon.errors import KernelError, TableError, UnknownNameError
+from presilicon.validate import older_triton, published, published_kernels, triton_moe
 from presilicon.validate.published_kernels import KERNELS, Point, predict
 
 POINTS = published.read_points()
@@ -46,6 +47,19 @@ boxes = [TensorDescriptor.from_tensor(t, [32, 16]) for t in (q, k, v, out)]
 kernels.attention_tma[(2, 2)](*boxes, lse, 16**-0.5 * 1.4426950408889634, 64, HEAD_DIM=16, BLOCK_M=32, BLOCK_N=32, SPECIALISED=False)
 reference = torch.nn.functional.scaled_dot_product_attention(*(t.view(2, 64, 16) for t in (q, k, v)))
 torch.testing.assert_close(out.view(2, 64, 16), reference, atol=1e-4, rtol=1e-4)
+q, k, v = (t.view(2, 64, 16) for t in (q, k, v))
+for causal in (False, True):
+    reference = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=causal)
+    scores = (q @ k.transpose(1, 2)) * 0.25
+    if causal:
+        scores = scores.masked_fill(torch.ones(64, 64).triu(1).bool(), -torch.inf)
+    out, lse = torch.empty(2, 64, 16), torch.empty(2, 64)
+    values = v if causal else v.transpose(1, 2).contiguous()
+    kernels.attention_tiles[(2, 2)](q, k, values, out, lse, 0.25 * 1.4426950408889634, 64, HEAD_DIM=16, BLOCK_M=32, BLOCK_N=16,
+                                    CAUSAL=causal, V_BY_COLUMNS=not causal, BLOCK_POINTERS=False)
+    torch.testing.assert_close(out, reference, atol=1e-4, rtol=1e-4)
+    # the total starts at one where the maximum starts at minus infinity, and fades out with the first block
+    torch.testing.assert_close(lse, scores.logsumexp(-1) * 1.4426950408889634, atol=1e-4, rtol=1e-4)
 """
 
 
@@ -59,7 +73,7 @@ def test_figures_are_many_and_say_where_they_come_from() -> None:
     assert len({point.gpu for point in POINTS}) >= 6
     assert len({(point.name, point.label) for point in POINTS}) == len(POINTS)
     for name, group in read_yaml(published.DATA)["sets"].items():
-        assert str(group["source"]).startswith("https://github.com/"), name
+        assert str(group["source"]).startswith(("https://github.com/", "https://arxiv.org/")), name
         assert arch.load_gpu(group["gpu"]).name == group["gpu"]
 
 
@@ -106,6 +120,29 @@ def test_kernels_against_torch() -> None:
     assert run.returncode == 0, run.stderr
 
 
+def test_older_kernels_are_taken_from_the_folder_of_their_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    point = one("h100-fa3-attention-d64", "16 1024")
+    monkeypatch.setattr(published_kernels, "compile_launch", lambda launch: None)
+    monkeypatch.setattr(published_kernels, "occupancy_of", lambda compiled, machine: SimpleNamespace(ctas=0))
+    folders = [tmp_path / version for version in ("3.0.0", "3.2.0")]
+    for folder in folders:
+        folder.mkdir()
+        (folder / "kernels.json").write_text(f'{{"triton": "{folder.name}", "shared_bytes": {{}}}}', encoding="utf-8")
+    with pytest.raises(TableError, match=r"3\.0\.0: no kernel 'attention\.float16\.64\.full\.64x32x4x3'"):
+        predict(point, cubins=folders[::-1])
+    with pytest.raises(KernelError, match="no config fits"):
+        predict(point, cubins=folders[1:])
+
+
+def test_older_triton_compiles_every_kernel_that_is_wanted_of_it() -> None:
+    wanted = {(str(p.sizes["dtype"]), int(p.sizes["head_dim"]), bool(p.sizes["causal"]), str(p.sizes["configs"]))
+              for p in POINTS if p.kernel == "attention_tiles" and p.triton}
+    assert wanted == set(older_triton.ATTENTION_KERNELS)
+    # release 3.0 leaves out 8 warps on tiles below 128x128, so that all of its own have 4
+    assert {warps for *_, warps, _ in older_triton.ATTENTION_CONFIGS["tutorial-2024"]} == {4}
+    assert (128, 128, 8, 3) in older_triton.ATTENTION_CONFIGS["torchbench-2024"]
+
+
 def test_every_kernel_of_the_data_file_can_be_bound() -> None:
     for kernel in KERNELS:
         point = next(point for point in POINTS if point.kernel == kernel)
@@ -123,15 +160,16 @@ def test_a_handful_of_predictions() -> None:
     assert (frame.error.abs() < 0.25).all()
     rows = predict(few[0])
     moved = 2 * 2048 * 32768 * 2
-    assert rows.runs[0].bytes_moved["dram"] == pytest.approx(moved, rel=0.01)
+    # do_bench clears a buffer before: what of it L2 still has to write is no more than L2 holds
+    assert 0.99 * moved < rows.runs[0].bytes_moved["dram"] < moved + few[0].system().gpu.l2.size_bytes
     assert rows.time_s > moved / few[0].system().ceilings_bytes_per_s["dram"]
 
 
 def test_errors_are_printed_worst_first() -> None:
-    names = ("set", "gpu", "kernel", "sizes", "half", "measured_s", "predicted_s", "error", "config", "limiter")
-    rows = [("good", "a", "x", "1", "test", 1e-4, 1.02e-4, 0.02, "c", "dram"),
-            ("bad", "b", "y", "2", "develop", 1e-4, 1.5e-4, 0.5, "c", "l2"),
-            ("none", "b", "y", "3", "test", 1e-4, float("nan"), float("nan"), "", "why not")]
+    names = ("set", "gpu", "kernel", "triton", "sizes", "half", "measured_s", "predicted_s", "error", "config", "limiter")
+    rows = [("good", "a", "x", "3.9", "1", "test", 1e-4, 1.02e-4, 0.02, "c", "dram"),
+            ("bad", "b", "y", "3.0", "2", "develop", 1e-4, 1.5e-4, 0.5, "c", "l2"),
+            ("none", "b", "y", "3.0", "3", "test", 1e-4, float("nan"), float("nan"), "", "why not")]
     page = published.page(pd.DataFrame([dict(zip(names, row, strict=True)) for row in rows]))
     assert page.index("| bad |") < page.index("| good |")
     assert page.index("+50.0%") < page.index("+2.0%")

@@ -136,9 +136,40 @@ def test_what_early_collectors_drove() -> None:
     nemotron = {"hidden": 2688, "inter": 1856, "top_k": 6, "experts": 128, "framework": "vllm"}
     assert row(version="0.14.0", **nemotron).gated  # every layer had gate and up
     assert not row(version="0.24.0", **nemotron).gated
-    sglang = {"framework": "sglang", "version": "0.5.8", "moe_dtype": "fp8_block"}
-    assert row(**sglang).block_scaled
-    assert not row(**sglang, inter=1856).block_scaled  # no multiple of 128: one scale for an expert
+    sglang = {"framework": "sglang", "moe_dtype": "fp8_block"}
+    assert row(**sglang, version="0.5.10").block_scaled
+    assert not row(**sglang, version="0.5.10", inter=1856).block_scaled  # no multiple of 128: one scale for an expert
+    assert not row(**sglang, version="0.5.8.post1").block_scaled  # of early 2026: never
+    assert row(version="0.14.0", framework="vllm", moe_dtype="fp8_block").block_scaled
+    assert triton_moe.default_of(row(**sglang, version="0.5.8.post1"), 4096).n == 256
+
+
+def test_weights_outlast_a_call_as_far_as_l2_goes() -> None:
+    l40s = arch.load("l40s")
+
+    def held(**changed: int) -> float:
+        made = row(distribution="balanced", tokens=16, **changed)
+        return triton_moe.held_share(made, triton_moe.routing_of(made, 16), l40s, made.inter // made.tp)
+
+    # 32 experts of 1,024 x 64, three matrices of two bytes, are 13 MB of 101; of 4,096 x 2,048, 1.6 GB
+    assert held(inter=64) == 1.0
+    assert held(hidden=4096, inter=2048) == 0.0
+    sizes = [held(hidden=4096, inter=inter) for inter in (96, 128, 136, 144, 160)]  # 75, 101, 107, 113 and 126 MB of weights
+    assert sizes == sorted(sizes, reverse=True)
+    assert 0.3 < sizes[2] < 0.7
+    assert sizes[0] == 1.0
+    assert sizes[-1] == 0.0
+
+
+def test_experts_that_some_calls_leave_out_come_back_later() -> None:
+    # one token draws 4 of 32 experts of 4.7 MB, a call of 19 MB in an L2 of 42; until an expert is drawn again, others are
+    few = row(tokens=1, hidden=4096, inter=192, distribution="power_law_1.2")
+    routing = triton_moe.routing_of(few, 16)
+    a100 = arch.load("a100-sxm-80gb")
+    again = dataclasses.replace(few, distribution="balanced")
+    alone = triton_moe.held_share(again, triton_moe.routing_of(again, 16), a100, few.inter)
+    assert alone == 1.0
+    assert triton_moe.held_share(few, routing, a100, few.inter) < 0.9
 
 
 def tuned_file(folder: Path, gpu: str = "NVIDIA_A100-SXM4-80GB", rest: str = "", stages: int | None = 4, block: int = 32) -> Path:

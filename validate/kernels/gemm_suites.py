@@ -339,7 +339,7 @@ SUITES: Final = (
         [shape_of(*s) for s in ((4096, 4096, 4096), (512, 4096, 4096), (2048, 14336, 4096), (8192, 1024, 8192))],
         tuning_tiles,
         _plain,
-        timers=("cold",),
+        timers=("graph",),
     ),
     _suite(
         "gemm_split_k",

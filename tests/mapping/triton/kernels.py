@@ -306,3 +306,9 @@ def copy_below(in_ptr, out_ptr, M, N, skip, BLOCK_M: tl.constexpr, BLOCK_N: tl.c
     row = tl.program_id(0) * BLOCK_M
     for column in range(0, N, BLOCK_N):
         target.store([row, column], source.load([row, column]))
+
+
+@triton.jit
+def add_to(x_ptr, y_ptr, BLOCK: tl.constexpr):
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.atomic_add(y_ptr + at, tl.load(x_ptr + at), sem="relaxed")

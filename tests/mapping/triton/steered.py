@@ -91,3 +91,37 @@ def masked_copy(x_ptr, flags_ptr, out_ptr, BLOCK: tl.constexpr):
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     taken = tl.load(flags_ptr + at) != 0
     tl.store(out_ptr + at, tl.load(x_ptr + at, mask=taken), mask=taken)
+
+
+@triton.jit
+def switched(x_ptr, first, second, BLOCK: tl.constexpr):
+    at = tl.arange(0, BLOCK)
+    if first:
+        tl.store(x_ptr + at, 1.0)
+    if second:
+        tl.store(x_ptr + BLOCK + at, 2.0)
+
+
+@triton.jit
+def windowed(x_ptr, out_ptr, n, WINDOW: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
+    rows = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    acc = tl.zeros((BLOCK_M, BLOCK_M), tl.float32)
+    for start in range(0, n, BLOCK_N):
+        columns = start + tl.arange(0, BLOCK_N)
+        seen = (rows[:, None] >= columns[None, :]) & (rows[:, None] <= columns[None, :] + WINDOW)
+        if tl.max(tl.max(seen.to(tl.int32), axis=1), axis=0) != 0:  # the tile
+            x = tl.load(x_ptr + rows[:, None] * n + columns[None, :])
+            acc += tl.dot(x, tl.trans(x))
+    tl.store(out_ptr + rows[:, None] * BLOCK_M + tl.arange(0, BLOCK_M)[None, :], acc)
+
+
+@triton.jit
+def swapped(lock_ptr, out_ptr, n):
+    old = tl.atomic_cas(lock_ptr + tl.program_id(0), 0, 1)
+    tl.store(out_ptr + tl.program_id(0), old + n)
+
+
+@triton.jit
+def largest(x_ptr, out_ptr, BLOCK: tl.constexpr):
+    x = tl.load(x_ptr + tl.program_id(0) * BLOCK + tl.arange(0, BLOCK))
+    tl.atomic_max(out_ptr, tl.max(x, axis=0))

@@ -171,6 +171,19 @@ def test_spilled_predicates_and_atomics(lab: ModuleType, kernels: ModuleType, ta
     assert run.assumptions == ()
 
 
+@pytest.mark.parametrize(("target", "dtype", "block"), [(80, "float16", 1024), (90, "float16", 512), (90, "bfloat16", 1024),
+                                                        (90, "float32", 256), (100, "float32", 1024), (90, "float64", 128)])
+def test_atomics_on_vectors_of_floats(lab: ModuleType, kernels: ModuleType, target: int, dtype: str, block: int) -> None:
+    """From sm_90 on, one instruction adds up to four float32 or eight float16 for a thread."""
+    import torch
+
+    from presilicon.mapping.triton import bind_launch
+
+    one = torch.empty(2 * block, dtype=getattr(torch, dtype), device="meta")
+    run = lab.follow(bind_launch(kernels.add_to, (2,), (one, torch.empty_like(one)), {"BLOCK": block}, target=target))
+    assert run.memory_bytes()["global atomic"] == run.memory_bytes()["global load"] == one.nbytes
+
+
 @pytest.mark.parametrize("target", TARGETS)
 def test_persistent_programs(lab: ModuleType, kernels: ModuleType, target: int) -> None:
     from presilicon.mapping.triton import bind_launch
@@ -199,3 +212,15 @@ def test_descriptors_made_on_the_device_lie_in_each_programs_scratch(lab: Module
     assert max(first) < 4 * 256
     assert run.memory_bytes()["tma load"] == 256 * 128 * 2
     assert run.assumptions == ()
+
+
+def test_bytes_that_were_not_followed_are_not_none(lab: ModuleType, kernels: ModuleType) -> None:
+    import torch
+
+    from presilicon.errors import KernelError
+    from presilicon.mapping.triton import bind_launch, compile_launch, evaluate_grid
+
+    one = torch.empty(256, dtype=torch.int32, device="meta")
+    launch = bind_launch(kernels.add_to, (2,), (one, torch.empty_like(one)), {"BLOCK": 128}, target=80)
+    with pytest.raises(KernelError, match="addresses were not followed"):
+        evaluate_grid(compile_launch(launch), launch).memory_bytes()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from pathlib import Path
@@ -127,6 +128,22 @@ def test_float_scalars_steer(steered: ModuleType, lab: ModuleType, target: int) 
     many = {n for p, n in counts.items() if p > 0.0}
     assert len(few) == len(many) == 1
     assert min(many) > 5 * max(few)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_bools_steer(steered: ModuleType, lab: ModuleType, target: int) -> None:
+    for first, second in itertools.product((False, True), repeat=2):
+        run = lab.follow(bind_launch(steered.switched, (1,), (lab.floats(256), first, second), {"BLOCK": 128}, target=target))
+        assert run.assumptions == ()
+        assert run.memory_bytes() == ({"global store": 512 * (first + second)} if first or second else {})
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_one_thread_adds_to_a_scalar_whatever_its_sign(steered: ModuleType, lab: ModuleType, target: int) -> None:
+    """The largest of floats is taken as integers, by another instruction where the number is negative, and by the first thread alone."""
+    run = lab.follow(bind_launch(steered.largest, (3,), (lab.floats(3 * 512), lab.floats(1)), {"BLOCK": 512}, target=target))
+    atomics = [tally.threads for index, tally in run.tallies.items() if run.program.memory_ops[index].kind == "atomic"]
+    assert set(atomics) == {3}
 
 
 @pytest.mark.parametrize("target", [80, 100])

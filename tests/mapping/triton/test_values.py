@@ -140,3 +140,19 @@ def test_threads_that_know_keep_what_they_know() -> None:
     assert isinstance(again, np.ndarray)
     assert again.tolist() == [1, 7, 3]
     assert select(mask, data, data) is data
+
+
+def test_a_flag_that_decides_alone_is_known_beside_data() -> None:
+    """``tid == 0 and data``: all other threads know that it is false."""
+    first, data = np.array([True, False, False]), Unknown("a load")
+    both = data & first
+    assert type(both) is Partial
+    assert both.known.tolist() == [False, True, True]
+    assert both.value[both.known].tolist() == [False, False]
+    either = first | data
+    assert either.known.tolist() == [True, False, False]
+    assert either.value[0]
+    assert (data & both).known.tolist() == (both & data).known.tolist() == [False, True, True]
+    assert (data & ~(first | True)).tolist() == [False] * 3, "known all over"
+    assert (data | ~first & False) is data, "known nowhere"
+    assert (data & Partial(first, np.array([True, True, False]), data)).known.tolist() == [False, True, False]

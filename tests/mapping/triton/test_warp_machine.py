@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from presilicon.mapping.triton import bind_launch, bytecode, compile_launch, eva
 from presilicon.mapping.triton.parameters import parameters_of
 from presilicon.mapping.triton.warp_alu import alu
 from presilicon.mapping.triton.warp_records import COUNT, TALLY
+from presilicon.mapping.triton.warp_rows import lane_operations, of_rows, row_operation, spread, takes_common
 from presilicon.mapping.triton.warp_runs import NotFollowedError, Warps, warp_code
 from presilicon.validate.kernels import suite_named
 
@@ -28,7 +30,7 @@ def launched(name: str, capability: int) -> Any:
 
 
 @pytest.mark.parametrize(("name", "capability"), [
-    ("gemm_tune", 80), ("gemm_tma", 90), ("gemm_split_k", 90), ("reduce", 80), ("moe_gemm", 80)])
+    ("gemm_tune", 80), ("gemm_tma", 90), ("gemm_split_k", 90), ("reduce", 80), ("moe_gemm", 80), ("latency_shared", 90)])
 def test_all_warps_of_a_cta_count_what_its_threads_do(name: str, capability: int) -> None:
     """Loads whose data decide, spilled registers, warps that go different ways, TMA: the same counts, sectors and bank passes."""
     compiled, launch = launched(name, capability)
@@ -83,9 +85,11 @@ def test_first_addresses_are_those_of_the_walk() -> None:
         assert all(begins[index] == address for index, address in found)
 
 
-def test_what_warps_leave_one_another_is_refused() -> None:
+def test_what_warps_leave_one_another_is_refused_where_some_meet_without_others() -> None:
     compiled, launch = launched("latency_shared", 90)
-    warps = Warps(warp_code(take_apart(compiled)), launch, parameters_of(compiled, launch)[0])
+    code = warp_code(take_apart(compiled))
+    assert code.shared_words * 4 > compiled.shared_bytes
+    warps = Warps(replace(code, shared_words=0), launch, parameters_of(compiled, launch)[0])
     with pytest.raises(NotFollowedError):
         warps.one(np.zeros(3, np.int64), 0)
 
@@ -109,6 +113,65 @@ def test_operations_against_their_python_meaning(name: str, arguments: int) -> N
         got, unknown = alu(bytecode.NUMBER[name], padded[0], zero, padded[1], zero, padded[2], zero, 0, word, real)
         assert unknown == 0
         assert int(got) == function(*given), (name, given)
+
+
+_ROWS = ["mov", "add", "sub", "mul", "and", "or", "xor", "lsl", "lsr", "lt", "le", "gt", "ge", "eq", "ne", "sel", "shl", "shr", "min",
+         "absolute", "sgxt", "i2f", "rcp", "f2i"]
+
+
+def _drawn(name: str, rng: Any, lanes: int) -> tuple[Any, int]:
+    """Three rows of operands as code has them (32 bits, few bits that say how far or how many, floats), and what stands beside them."""
+    rows = rng.integers(0, 1 << 32, (3, lanes), dtype=np.uint64)
+    if name in ("lsl", "lsr", "shl", "shr", "sgxt"):
+        rows[1] = rng.integers(0, 70, lanes)
+    elif name in ("eq", "ne", "sel"):
+        rows[:2] = rng.integers(0, 2, (2, lanes))
+    elif name in ("rcp", "f2i"):
+        rows[0] = (rng.normal(size=lanes) * 1e4).astype(np.float32).view(np.uint32)
+    return rows, {"sgxt": 1, "i2f": 32 | 1 << 8, "f2i": 32 | 1 << 8}.get(name, 0)
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered")
+@pytest.mark.parametrize("name", _ROWS)
+def test_rows_hold_what_their_lanes_would(name: str) -> None:
+    """Operations on many lanes at once, against those on one: of operands that each lane has, and with a second one that all share."""
+    op, zero, lanes = bytecode.NUMBER[name], np.uint64(0), 24
+    word = np.zeros(1, np.uint32)
+    real = word.view(np.float32)
+    rows, extra = _drawn(name, np.random.default_rng(11), lanes)
+    assert of_rows(op)
+    for shared in (False, True):
+        file = np.concatenate([rows, np.zeros((1, lanes), np.uint64)])
+        second = np.full(lanes, rows[1, 0]) if shared else rows[1]
+        if shared and not takes_common(op):
+            spread(file, 1, rows[1, 0])
+        elif shared:
+            file[1] = 12345  # is not looked at
+        row_operation(op, file, 0, 1, 2, 3, rows[1, 0], shared, extra, word, real)
+        wanted = [alu(op, rows[0, k], zero, second[k], zero, rows[2, k] if name == "sel" else zero, zero, extra, word, real)[0]
+                  for k in range(lanes)]
+        assert file[3].tolist() == [int(value) for value in wanted]
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered")
+@pytest.mark.parametrize("name", ["mov", "or", "lsl", "lsr", "add", "mul", "and", "gt"])
+def test_lanes_with_unknown_bits_are_those_of_one_by_one(name: str) -> None:
+    op, zero, lanes = bytecode.NUMBER[name], np.uint64(0), 40
+    rng = np.random.default_rng(3)
+    word = np.zeros(1, np.uint32)
+    real = word.view(np.float32)
+    dark = rng.integers(0, 1 << 32, (3, lanes), dtype=np.uint64) * (rng.random((3, lanes)) < 0.5)
+    rows = rng.integers(0, 1 << 32, (3, lanes), dtype=np.uint64) * (rng.random((3, lanes)) < 0.7) & ~dark
+    rows[2] = dark[2] = 0
+    shift = name in ("lsl", "lsr")
+    if shift:
+        rows[1], dark[1] = 7, 0
+    active = np.array([k for k in range(lanes) if k % 3])
+    held, unknown = np.zeros((2, len(active)), np.uint64)
+    lane_operations(op, 0, 1, 1, int(not shift), 2, 0, rows, dark, active, len(active), held, unknown, 0, word, real)
+    wanted = [alu(op, rows[0, k], dark[0, k], rows[1, k], dark[1, k], zero, zero, 0, word, real) for k in active]
+    assert [(int(v), int(u)) for v, u in zip(held, unknown, strict=True)] == [(int(v), int(u)) for v, u in wanted]
+    assert unknown.any() or name == "gt"
 
 
 def test_bits_that_are_known_stay_known() -> None:

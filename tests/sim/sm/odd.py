@@ -101,3 +101,10 @@ def roles(a_desc, b_desc, c_desc, tiles_m, tiles, depth, PROGRAMS: tl.constexpr,
         for k in range(depth):
             acc = tl.dot(a_desc.load([m * BM, k * BK]), b_desc.load([n * BN, k * BK]).T, acc)
         c_desc.store([m * BM, n * BN], acc.to(tl.float16))
+
+
+@triton.jit
+def running_sums(x_ptr, y_ptr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Sums down the columns: some lanes of each warp pass on their part, and all go on together."""
+    at = tl.program_id(0) * ROWS * COLUMNS + tl.arange(0, ROWS)[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :]
+    tl.store(y_ptr + at, tl.cumsum(tl.load(x_ptr + at), 0))

@@ -132,8 +132,32 @@ def test_python_and_compiled_dispatch_agree() -> None:
     pytest.importorskip("llvmlite")
     rng = np.random.default_rng(1)
     number, length = rng.integers(0, 4, 200), rng.uniform(1.0, 9.0, 4)
-    plain = run_dispatch(number, length, length, length / 2, 7, 2, 2.0)
-    assert dispatch(number, length, length, length / 2, sms=7, slots=2).makespan == plain[0]
+    company, crowd = np.zeros(3), np.zeros(3)
+    plain = run_dispatch(number, length, length, length / 2, 7, 2, 2.0, company, crowd)
+    found = dispatch(number, length, length, length / 2, sms=7, slots=2)
+    assert found.makespan == plain[0]
+    assert company[0] == 0.0
+    assert company.sum() == pytest.approx(plain[1])  # time of SMs at work, however many they hold
+
+
+def test_company_is_what_a_crowded_sm_has_and_empty_ctas_are_none() -> None:
+    length = np.array([1000.0, 1.0])
+    # three long ones on two SMs, and many that leave at once: one SM has two all the time, mean 1.5 CTAs an SM
+    numbers = np.concatenate([np.zeros(3, np.int64), np.ones(200, np.int64)])
+    found = dispatch(numbers, length, length, length, sms=2, slots=8)
+    assert (found.most, found.resident) == (2, pytest.approx(3.0, rel=0.01))
+    assert dispatch(np.zeros(2, np.int64), length, length, length, sms=2, slots=8).most == 1
+    assert dispatch(np.zeros(100, np.int64), length, length, length, sms=2, slots=8).most == 8
+
+
+@pytest.mark.parametrize("fidelity", ["cycle", "tile"])
+def test_two_on_some_sms_take_less_than_twice_as_long_as_one(fidelity: str) -> None:
+    def time_s(programs: int) -> float:
+        found = simulate_kernel(*uneven_launch(2, 64, programs), A100, fidelity=fidelity)
+        return found.time_s - found.launch_s
+
+    # 108 SMs: 20 of them hold a second CTA, whose warps fill what latency leaves idle
+    assert time_s(108) < time_s(128) < 1.6 * time_s(108)
 
 
 @pytest.mark.parametrize("fidelity", ["cycle", "tile"])

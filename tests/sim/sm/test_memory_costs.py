@@ -13,7 +13,7 @@ from presilicon import arch
 from presilicon.arch.sm_timing import sm_timing
 from presilicon.sim.sm import isa
 from presilicon.sim.sm.footprint import Footprint, lone_halves, side_by_side
-from presilicon.sim.sm.grid import dram_bytes_per_s, memory_costs, rates
+from presilicon.sim.sm.grid import FEW, beyond_few, dram_bytes_per_s, memory_costs, rates
 from presilicon.sim.sm.l2 import L2Cache
 from presilicon.sim.sm.sharing import Sharing, at_least_distinct, touched_bytes, within_buffers
 
@@ -31,9 +31,8 @@ def kernel(share: Sharing, counts: tuple[int, int] = (100, 0), gpu: str = "a100-
     system = arch.load(gpu)
     numbers = SimpleNamespace(**{name: getattr(sm_timing(system.generation), name) for name in (
         "dram_access", "l2_delivered", "l1_latency", "dram_steady", "dram_turnaround")} | timing)
-    rows = SimpleNamespace(instruction=[LOAD, STORE], l2_bytes=[512.0, 512.0])
-    return SimpleNamespace(system=system, share=share, timing=numbers, clock_hz=system.gpu.clock.boost_hz,
-                           runs=(SimpleNamespace(rows=rows),), table=SimpleNamespace(kind=np.array([isa.LOAD, isa.STORE])),
+    return SimpleNamespace(system=system, share=share, timing=numbers, clock_hz=system.gpu.clock.boost_hz, written_back=0.0,
+                           l2_bytes_each=np.array([512.0, 512.0]), table=SimpleNamespace(kind=np.array([isa.LOAD, isa.STORE])),
                            grid=SimpleNamespace(counts=np.array(counts)))
 
 
@@ -47,6 +46,12 @@ def strided(sectors: int) -> Footprint:
     """Sectors that lie so far apart."""
     start = np.arange(0, 64 * sectors, sectors)
     return Footprint(np.zeros(len(start), np.int64), np.linspace(0, 1, len(start)), start, start + 1, {LOAD: 32.0 * len(start)})
+
+
+def test_accesses_count_together_however_many_they_are() -> None:
+    many, one = np.full(1000, 64.0), np.array([1e6, 3e3, 2e3, 1e3])
+    assert many[beyond_few(many)].sum() >= (1.0 - FEW) * many.sum()  # an unrolled loop: each of them is a thousandth
+    assert beyond_few(one).tolist() == [True, False, False, False]
 
 
 def test_whole_lines_cost_what_they_hold() -> None:

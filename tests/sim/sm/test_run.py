@@ -119,6 +119,26 @@ def test_warm_operands_cost_no_dram() -> None:
     cold, warm = simulate_kernel(compiled, launch, system), simulate_kernel(compiled, launch, system, warm_l2=True)
     assert warm.bytes_moved["dram"] < 0.01 * cold.bytes_moved["dram"]
     assert warm.time_s < cold.time_s
+    half = simulate_kernel(compiled, launch, system, warm_l2=0.5)
+    assert half.bytes_moved["dram"] == pytest.approx(0.5 * cold.bytes_moved["dram"])
+    assert warm.time_s < half.time_s < cold.time_s
+    assert simulate_kernel(compiled, launch, system, warm_l2=0.0) == cold
+    assert simulate_kernel(compiled, launch, system, warm_l2=1.0) == warm
+
+
+def test_what_a_flush_has_written_goes_to_dram_during_the_kernel() -> None:
+    """Sums of 64 MB each, of which a third is written: of 24 MB that are still dirty most go, of 13 MB of their own most stay."""
+    size = 1 << 24
+    system = arch.load("a100-sxm-80gb")
+    compiled, launch = elementwise(size, "sm_80")
+    cold, flushed = simulate_kernel(compiled, launch, system), simulate_kernel(compiled, launch, system, dirty_l2=True)
+    kept, moved = 0.95 * system.gpu.l2.size_bytes, 3 * 4 * size
+    taken = 1.0 - math.exp(-moved / kept)
+    extra = taken * (0.6 * system.gpu.l2.size_bytes - kept / 3)
+    assert flushed.bytes_moved["dram"] - cold.bytes_moved["dram"] == pytest.approx(extra, rel=0.05)
+    assert cold.time_s < flushed.time_s < cold.time_s * (1.0 + 1.5 * extra / moved)
+    warm = [simulate_kernel(compiled, launch, system, warm_l2=True, dirty_l2=dirty).time_s for dirty in (False, True)]
+    assert warm[0] == warm[1]
 
 
 @pytest.mark.parametrize("target", ["sm_90", "sm_100"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,9 +12,13 @@ import pytest
 pytest.importorskip("triton", reason="needs Triton (the extra `kernels`)")
 torch = pytest.importorskip("torch", reason="needs torch for meta tensors")
 
+sys.path.insert(0, str(Path(__file__).parent))
+
+import odd  # noqa: E402
+
 from presilicon import arch  # noqa: E402
 from presilicon.arch.sm_timing import sm_timing  # noqa: E402
-from presilicon.mapping.triton import Launch, bind_launch, compile_launch  # noqa: E402
+from presilicon.mapping.triton import Launch, bind_launch, compile_launch, take_apart  # noqa: E402
 from presilicon.sim.sm import isa, tile  # noqa: E402
 from presilicon.sim.sm.run import simulate_kernel  # noqa: E402
 from presilicon.validate.kernels import all_suites, suite_named  # noqa: E402
@@ -93,6 +99,21 @@ def test_what_a_run_says_of_itself_adds_up() -> None:
     assert sum(line.issued for line in run.lines) == run.issued == sum(run.issued_by_instruction)
     assert run.stalls["selected"] == pytest.approx(run.issued)
     assert run == predicted("gemm"), "the same question has the same answer"
+
+
+def test_what_lanes_do_together_behind_a_join_is_counted_once() -> None:
+    programs, rows, columns = 64, 64, 32
+    args = [torch.empty(programs * rows * columns, device="meta") for _ in range(2)]
+    launch = bind_launch(odd.running_sums, (programs,), args, {"ROWS": rows, "COLUMNS": columns}, target=90)
+    compiled = compile_launch(launch)
+    code = take_apart(compiled).listing.instructions
+    assert any(ins.base == "BSYNC" for ins in code)
+    runs = [simulate_kernel(compiled, launch, H100, fidelity=fidelity) for fidelity in ("tile", "cycle")]
+    assert runs[0].flops == runs[1].flops
+    for run in runs:  # a warp stores 16 bytes a lane at most
+        widths = {"128": 512, "64": 256}
+        stored = sum(run.issued_by_instruction[ins.index] * widths[ins.modifiers[-1]] for ins in code if ins.base == "STG")
+        assert stored == 4 * programs * rows * columns
 
 
 @pytest.mark.parametrize(("name", "shape"), [("gemm", 0), ("gemm", 1), ("softmax", 0), ("rms_norm", 0), ("transpose", 0), ("gemm_w4a16", 0),

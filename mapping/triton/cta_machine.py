@@ -1,0 +1,600 @@
+# ruff: noqa: N803, PLR1714, SIM109  (plain comparisons are what can be compiled)
+"""A CTA of which all threads are followed, with its shared memory; written as `warp_machine` is.
+
+Threads tell one another integers through shared memory, shuffles, votes and reductions (a tile that is skipped where nothing of it counts;
+row numbers that are gathered by). What each thread is told this way is written down in order. With that at hand `warp_machine` follows one
+warp, or one lane, on its own.
+
+Threads that stand at different places are taken lowest place first; at a barrier all wait for all. Warps that do not meet at the same
+barriers (warp specialisation) end the run, as what `warp_machine` refuses does.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from ...native import Native
+from .warp_alu import ONE, SEL, UNKNOWN, W32, W64, Z, alu, special_register
+from .warp_exchange import shuffled, voted
+from .warp_memory import in_local, loaded
+from .warp_records import (
+    ACCESS,
+    ALL,
+    ANY,
+    ARGUMENT,
+    ASSUMED,
+    AT_BARRIER,
+    AT_BRANCH,
+    AT_EXIT,
+    AT_INDIRECT,
+    AT_JOIN,
+    AT_RETURN,
+    BALLOT,
+    BULK,
+    BY_IDX,
+    COPIED,
+    DONE,
+    ELECT,
+    ELECTED_LANE,
+    ENOUGH,
+    FIRST_LANE,
+    FULL,
+    IN_GLOBAL,
+    IN_LOCAL,
+    IN_RANGE,
+    IN_SHARED,
+    LOAD_,
+    MATRIX,
+    NOT_MODELLED,
+    NOTHING,
+    OF_AND,
+    OF_ATOMICS,
+    OF_MIN,
+    OF_OR,
+    OF_STORES,
+    ON_DATA,
+    ON_THREAD,
+    ON_X,
+    ONE_TRIP,
+    REDUCE,
+    SHUFFLE,
+    SPECIAL_,
+    STORE_,
+    SYNC,
+    TOLD_TAINT,
+    TOLD_UNKNOWN,
+)
+from .warp_rows import lane_operations, of_rows, row_operation, spread, takes_common
+
+BYTES24 = np.uint64(0xFFFFFF)
+TWO, THREE = np.uint64(2), np.uint64(3)
+EIGHT = np.uint64(8)
+#: What became of an access to shared memory: done, written to where only data says, not modelled.
+KEPT, LOST, REFUSED = range(3)
+
+
+def next_place(place, alive, parked, waits):  # type: ignore[no-untyped-def]
+    """The lowest place of threads that wait for none; else of those at a join; else that behind the barrier where all are; -1 elsewhere."""
+    here = -1
+    for k in range(place.shape[0]):
+        if alive[k] and not parked[k] and (here < 0 or place[k] < here):
+            here = place[k]
+    if here >= 0:
+        return here
+    for k in range(place.shape[0]):
+        if alive[k] and not waits[k] and (here < 0 or place[k] < here):
+            here = place[k]
+    if here < 0:
+        for k in range(place.shape[0]):
+            if alive[k]:
+                if here >= 0 and place[k] != here:
+                    return -1
+                here = place[k]
+    for k in range(place.shape[0]):
+        if alive[k] and place[k] == here:
+            parked[k] = False
+            waits[k] = False
+    return here
+
+
+def told_to(log, log_row, cursor, lane, value, dark, taint):  # type: ignore[no-untyped-def]
+    """Write down a word that a thread is told; False where room is lacking."""
+    row = log_row[lane]
+    if row < 0:
+        return True
+    at = cursor[lane]
+    if at >= log.shape[1]:
+        return False
+    log[row, at] = (value & W32) | (taint << TOLD_TAINT) | (TOLD_UNKNOWN if dark != Z else Z)
+    cursor[lane] = at + 1
+    return True
+
+
+def put_part(smem, address, width, value, dark, taint):  # type: ignore[no-untyped-def]
+    """One to four bytes into shared memory."""
+    word = np.int64((address & BYTES24) >> TWO)
+    moved = EIGHT * (address & THREE)
+    bits = (W32 if width >= 4 else (ONE << np.uint64(8 * width)) - ONE) << moved
+    smem[word, 0] = (smem[word, 0] & ~bits) | ((value << moved) & bits)
+    smem[word, 1] = (smem[word, 1] & ~bits) | ((dark << moved) & bits)
+    smem[word, 2] = taint if width >= 4 else smem[word, 2] | taint
+    return 0
+
+
+def matrix_address(V, b, mb, first, matrix, lane, half, transposed):  # type: ignore[no-untyped-def]
+    """Where a half of what a lane holds of an 8x8 matrix lies, as `shared_memory.matrix_places` has it; `first` is lane 0 of its warp."""
+    if transposed:
+        named = first + 8 * matrix + 2 * (lane & 3) + half
+        return V[b, mb * named] + np.uint64(2 * (lane >> 2))
+    named = first + 8 * matrix + (lane >> 2)
+    return V[b, mb * named] + np.uint64(4 * (lane & 3) + 2 * half)
+
+
+def in_shared(extra, stores, a, ma, b, mb, c, mc, V, U, taints, active, n_active, held, held_u, size, rows, how,  # type: ignore[no-untyped-def]
+              smem):
+    """A load from shared memory into `held`, or a store, with what each word depends on in `taints`.
+
+    `LOST`: nothing is known of shared memory any more.
+
+    Parameters
+    ----------
+    extra
+        Number of the instruction, and behind bit 20 that of the word, or of the matrix.
+    size, rows, how
+        Bytes of a thread; threads whose addresses count (LDSM, STSM; 0 for none); of these 1 for transposed matrices, 2 for none that is
+        known; else whether bytes are signed.
+    """
+    k_word = extra >> 20
+    limit = np.uint64(4 * smem.shape[0] - 16)
+    width = min(size, 4)
+    if rows:  # whole warps
+        if how == 2 or n_active & 31:
+            return REFUSED
+        for k in range(0, n_active, 32):
+            for j in range(32):
+                if active[k + j] != active[k] + j:
+                    return REFUSED
+                if (U[a, ma * active[k + j]] | (V[a, ma * active[k + j]] ^ V[a, ma * active[k]])) & ONE:
+                    return REFUSED
+                if j < rows and U[b, mb * active[k + j]]:
+                    return REFUSED
+    found = KEPT
+    for k in range(n_active):
+        lane = active[k]
+        on = V[a, ma * lane] & ONE
+        dark = U[a, ma * lane] & ONE
+        if not stores:
+            held[k], held_u[k] = V[c, mc * lane], U[c, mc * lane]
+            taints[k] = Z
+            if dark or (on and not rows and U[b, mb * lane]):
+                held[k], held_u[k] = Z, W64
+                continue
+        if not on and not dark:
+            continue
+        if stores and (dark or (not rows and U[b, mb * lane])):
+            found = LOST
+            continue
+        if rows:
+            first = lane & ~31
+            low = matrix_address(V, b, mb, first, k_word, lane & 31, 0, how) & BYTES24
+            high = matrix_address(V, b, mb, first, k_word, lane & 31, 1, how) & BYTES24
+            if low >= limit or high >= limit:
+                return REFUSED
+            if stores:
+                v, u = V[c, mc * lane], U[c, mc * lane]
+                put_part(smem, low, 2, v, u, taints[k])
+                put_part(smem, high, 2, v >> np.uint64(16), u >> np.uint64(16), taints[k])
+                continue
+            w0, w1 = np.int64(low >> TWO), np.int64(high >> TWO)
+            s0, s1 = EIGHT * (low & THREE), EIGHT * (high & THREE)
+            taints[k] = smem[w0, 2] | smem[w1, 2]
+            if ((smem[w0, 1] >> s0) | (smem[w1, 1] >> s1)) & np.uint64(0xFFFF):
+                held[k], held_u[k] = Z, W64
+            else:
+                held[k] = ((smem[w0, 0] >> s0) & np.uint64(0xFFFF)) | (((smem[w1, 0] >> s1) & np.uint64(0xFFFF)) << np.uint64(16))
+                held_u[k] = Z
+            continue
+        address = (V[b, mb * lane] + np.uint64(4 * k_word)) & BYTES24
+        if address >= limit:
+            return REFUSED
+        if stores:
+            put_part(smem, address, width, V[c, mc * lane], U[c, mc * lane], taints[k])
+            continue
+        word, moved = np.int64(address >> TWO), EIGHT * (address & THREE)
+        bits = W32 if width >= 4 else (ONE << np.uint64(8 * width)) - ONE
+        taints[k] = smem[word, 2]
+        if (smem[word, 1] >> moved) & bits:
+            held[k], held_u[k] = Z, W64
+        else:
+            v = (smem[word, 0] >> moved) & bits
+            if how == 1 and width < 4 and (v >> np.uint64(8 * width - 1)) & ONE:
+                v |= W32 & ~bits
+            held[k], held_u[k] = v, Z
+    return found
+
+
+def copied_in(a, ma, b, mb, c, mc, V, U, active, n_active, size, buffers, data, taint, smem):  # type: ignore[no-untyped-def]
+    """What cp.async brings into shared memory, where `a` holds to `b` from `c`: known where tensors have values, zeros from address 0."""
+    pieces, width, limit = max(1, size // 4), min(size, 4), np.uint64(4 * smem.shape[0] - 32)
+    for k in range(n_active):
+        lane = active[k]
+        if U[a, ma * lane] & ONE:
+            return LOST
+        if V[a, ma * lane] & ONE == Z:
+            continue
+        address, source = V[b, mb * lane] & BYTES24, V[c, mc * lane]
+        if U[b, mb * lane] or address >= limit:
+            return LOST
+        zeros, begins = U[c, mc * lane] == Z and source == Z, -1
+        if U[c, mc * lane] == Z and not zeros:
+            for j in range(buffers.shape[0]):
+                if buffers[j, 0] <= source and source + np.uint64(size) <= buffers[j, 0] + buffers[j, 1]:
+                    begins = np.int64(source - buffers[j, 0] + buffers[j, 2])
+        if size >= 4 and begins < 0:
+            word = np.int64(address >> TWO)
+            for piece in range(pieces):
+                smem[word + piece, 0], smem[word + piece, 1], smem[word + piece, 2] = Z, (Z if zeros else W32), taint
+            continue
+        for piece in range(pieces):
+            value = Z
+            if begins >= 0:
+                for i in range(width):
+                    value |= np.uint64(data[begins + 4 * piece + i]) << np.uint64(8 * i)
+            put_part(smem, address + np.uint64(4 * piece), width, value, Z if zeros or begins >= 0 else W64, taint)
+    return KEPT
+
+
+def run_cta(code, registers, begin, end, condition, ends, after, target, forced, where, V, U, S, T, K, ids, space, kind, size, rows, signed,  # type: ignore[no-untyped-def]
+            buffers, data, most, local, trips, tells, smem, reserved, log_row, cursor,
+            word, real, log, out):
+    """Follow all threads of one CTA until nothing more is told.
+
+    Parameters
+    ----------
+    code ... signed, buffers, data, local, trips, word, real
+        As `warp_machine.run_warp` has them, a lane being a thread.
+    most
+        Segments of the first thread with a row of `log` after which it is enough.
+    tells
+        bool by segment: from here on something may be told.
+    smem
+        uint64 of shape (words, 3): value, unknown bits and what it depends on of each word of shared memory.
+    reserved
+        Words at its start that stay known.
+    log_row, cursor
+        By thread its row of `log` (-1: none), and how many words it was told.
+    log
+        Filled with what threads are told, in order: 32 bits, from bit `TOLD_TAINT` on what it depends on, and `TOLD_UNKNOWN`.
+    out
+        Filled with what control and the words that are told depend on, and the number of segments.
+
+    Returns
+    -------
+    Why it ended.
+    """
+    n_lanes = V.shape[1]
+    slots = V.shape[0] - 4
+    place = np.zeros(n_lanes, np.int64)
+    alive = np.ones(n_lanes, np.bool_)
+    parked = np.zeros(n_lanes, np.bool_)
+    waits = np.zeros(n_lanes, np.bool_)
+    active = np.zeros(n_lanes, np.int64)
+    part = np.zeros(32, np.int64)
+    held = np.zeros(n_lanes, np.uint64)
+    held_u = np.zeros(n_lanes, np.uint64)
+    part_v = np.zeros(32, np.uint64)
+    part_u = np.zeros(32, np.uint64)
+    taints = np.zeros(n_lanes, np.uint64)
+    depends = Z
+    executed = 0
+    steps = 0
+    watched = 0
+    for k in range(n_lanes - 1, -1, -1):
+        if log_row[k] >= 0:
+            watched = k
+    count_alive = n_lanes
+    together = True
+    here = 0
+    numbers = np.zeros(n_lanes, np.int64)
+    for k in range(n_lanes):
+        active[k] = k
+        numbers[k] = k & 31
+    n_active = n_lanes
+    while count_alive > 0:
+        if not together:
+            here = next_place(place, alive, parked, waits)
+            if here < 0:
+                return NOT_MODELLED
+            n_active = 0
+            for k in range(n_lanes):
+                if alive[k] and not parked[k] and place[k] == here:
+                    active[n_active] = k
+                    n_active += 1
+            together = n_active == count_alive
+        whole = n_active == count_alive
+        steps += 1
+        if whole:
+            executed += 1
+        else:
+            for k in range(n_active):
+                if active[k] == watched:
+                    executed += 1
+        if not tells[here]:
+            left = False
+            for k in range(n_lanes):
+                if alive[k] and (not together) and tells[place[k]]:
+                    left = True
+            if not left:
+                break
+        if executed > most or steps > most * n_lanes:
+            out[0], out[1] = np.int64(depends), executed
+            return ENOUGH
+        lead = active[0]
+        for at in range(begin[here], end[here]):
+            op = code[at, 0]
+            d, a, b, c, extra = code[at, 1], code[at, 2], code[at, 3], code[at, 4], code[at, 5]
+            ma, mb, mc = 0 if S[a] else 1, 0 if S[b] else 1, 0 if S[c] else 1
+            all_lanes = whole or d >= registers
+            dependent = T[a] | T[b] | T[c]
+            scalar = False
+            v, u = Z, Z
+            if op <= UNKNOWN:
+                if ma + mb + mc == 0:
+                    v, u = alu(op, V[a, 0], U[a, 0], V[b, 0], U[b, 0], V[c, 0], U[c, 0], extra, word, real)
+                    scalar = True
+                elif of_rows(op) and not (K[a] or K[b] or K[c]) and all_lanes:
+                    if K[d]:
+                        K[d] = False
+                        U[d, :] = Z
+                    x, y, z = a, b, c  # rows; what all lanes share is spread out behind the slots
+                    if ma == 0:
+                        x = slots
+                        spread(V, x, V[a, 0])
+                    if mb == 0 and not takes_common(op):
+                        y = slots + 1
+                        spread(V, y, V[b, 0])
+                    if mc == 0 and op == SEL:
+                        z = slots + 2
+                        spread(V, z, V[c, 0])
+                    row_operation(op, V, x, y, z, d, V[b, 0], mb == 0, extra, word, real)
+                    S[d] = False
+                    T[d] = dependent
+                    continue
+                else:
+                    lane_operations(op, a, ma, b, mb, c, mc, V, U, active, n_active, held, held_u, extra, word, real)
+            elif op == ACCESS:
+                index = extra & 0xFFFFF
+                if space[index] == IN_GLOBAL and (kind[index] == OF_STORES or kind[index] == OF_ATOMICS):
+                    for j in range(buffers.shape[0]):
+                        for k in range(n_active):
+                            at_lane = V[b, mb * active[k]]
+                            if V[a, ma * active[k]] & ONE and buffers[j, 0] <= at_lane < buffers[j, 0] + buffers[j, 1]:
+                                return ON_DATA
+                continue
+            elif op == COPIED:  # cp.async: c is where from, or 0 for zeros
+                index = extra & 0xFFFFF
+                found = copied_in(a, ma, b, mb, c, mc, V, U, active, n_active, size[index], buffers, data, np.uint64(dependent), smem)
+                if found != KEPT:
+                    return NOT_MODELLED
+                continue
+            elif op == LOAD_ or op == STORE_:
+                index = extra & 0xFFFFF
+                if space[index] == IN_LOCAL:
+                    unknown = False
+                    for k in range(n_active):
+                        unknown |= U[a, ma * active[k]] & ONE != Z
+                    if not S[b] or U[b, 0] or (op == STORE_ and unknown):
+                        return NOT_MODELLED
+                    at_word = (np.int64(V[b, 0] >> TWO) + (extra >> 20)) & (local.shape[0] - 1)
+                    dependent |= np.uint8(in_local(op == STORE_, at_word, a, ma, c, mc, V, U, np.uint64(T[a] | T[c]), local, active,
+                                                   n_active, held, held_u))
+                    if op == STORE_:
+                        continue
+                elif space[index] == IN_SHARED:
+                    if kind[index] == OF_ATOMICS:
+                        return NOT_MODELLED
+                    if op == STORE_:
+                        for k in range(n_active):
+                            taints[k] = np.uint64(dependent)
+                    found = in_shared(extra, op == STORE_, a, ma, b, mb, c, mc, V, U, taints, active, n_active, held, held_u, size[index],
+                                      rows[index], signed[index], smem)
+                    if found == REFUSED:
+                        return NOT_MODELLED
+                    if found == LOST:
+                        for k in range(reserved, smem.shape[0]):
+                            smem[k, 1] = W32
+                    if op == STORE_:
+                        continue
+                    own = np.uint64(T[a] | T[b])
+                    for k in range(n_active):
+                        dependent |= np.uint8(taints[k])
+                        depends |= taints[k] | own
+                        if not told_to(log, log_row, cursor, active[k], held[k], held_u[k], taints[k] | own):
+                            return FULL
+                elif op == STORE_:
+                    return NOT_MODELLED
+                else:
+                    loaded(extra, a, ma, b, mb, c, mc, V, U, active, n_active, held, held_u, space[index] == IN_GLOBAL, size[index],
+                           signed[index], buffers, data)
+            elif op == SPECIAL_:
+                dependent = ON_X << np.uint8(extra - 1) if 1 <= extra <= 3 else ON_THREAD if extra == 0 else NOTHING
+                if 1 <= extra <= 3:
+                    v = np.uint64(ids[0, extra - 1])
+                    scalar = True
+                else:
+                    for k in range(n_active):
+                        lane = active[k]
+                        held[k], held_u[k] = special_register(extra, lane & 31, lane & ~31, ids[0, 0]), Z
+            elif op == SHUFFLE or op == IN_RANGE or op == FIRST_LANE or op == ANY or op == ALL or op == BALLOT or op == REDUCE \
+                    or op == ELECT or op == ELECTED_LANE:
+                if (op == SHUFFLE or op == IN_RANGE) and not S[a] and (not S[c] or U[c, 0]):
+                    return NOT_MODELLED
+                k = 0
+                while k < n_active:  # warp by warp
+                    n = 0
+                    while k + n < n_active and active[k + n] >> 5 == active[k] >> 5:
+                        part[n] = active[k + n]
+                        n += 1
+                    v, u = Z, Z
+                    if op == SHUFFLE or op == IN_RANGE:
+                        if S[a]:
+                            v, u = V[a, 0], U[a, 0]
+                            if op == IN_RANGE:
+                                known = u == Z and extra == BY_IDX
+                                v, u = ONE if known else Z, Z if known else W64
+                            for j in range(n):
+                                part_v[j], part_u[j] = v, u
+                        else:
+                            shuffled(op, extra, a, b, mb, V[c, 0], V, U, part, n, part_v, part_u)
+                    elif op == ELECT or op == ELECTED_LANE:
+                        for j in range(n):
+                            part_u[j] = Z
+                            part_v[j] = np.uint64(part[0] & 31) if op == ELECTED_LANE else (ONE if j == 0 else Z)
+                    else:
+                        if op == FIRST_LANE:
+                            chosen = -1
+                            for j in range(n):
+                                if chosen < 0 and U[a, ma * part[j]] & ONE == Z and V[a, ma * part[j]] & ONE:
+                                    chosen = part[j]
+                            if chosen < 0:
+                                chosen = part[0]
+                            v, u = V[b, mb * chosen], U[b, mb * chosen]
+                        elif op == REDUCE and S[a] and (extra & 0xFF == OF_AND or extra & 0xFF >= OF_MIN or extra & 0xFF == OF_OR):
+                            v, u = V[a, 0], U[a, 0]
+                        else:
+                            v, u = voted(op, extra, a, ma, V, U, numbers, part, n)
+                            if u:
+                                v = Z
+                        for j in range(n):
+                            part_v[j], part_u[j] = v, u
+                    for j in range(n):
+                        held[k + j], held_u[k + j] = part_v[j], part_u[j]
+                    k += n
+                if op == SHUFFLE or op == IN_RANGE or op == BALLOT or op == REDUCE:
+                    depends |= np.uint64(dependent)
+                    for k in range(n_active):
+                        if not told_to(log, log_row, cursor, active[k], held[k], held_u[k], np.uint64(dependent)):
+                            return FULL
+                elif op == ELECT or op == ELECTED_LANE:
+                    dependent = NOTHING
+            elif op == ARGUMENT or op == BULK or op == SYNC or op == MATRIX:
+                continue
+            else:
+                return NOT_MODELLED
+            # the result: `v` for all lanes, or `held` by place in `active`
+            if scalar and all_lanes:
+                if K[d]:
+                    U[d, :] = Z
+                V[d, 0], U[d, 0] = v, u
+                S[d], T[d], K[d] = True, dependent, u != Z
+                continue
+            if S[d] and not all_lanes:
+                for k in range(1, n_lanes):
+                    V[d, k], U[d, k] = V[d, 0], U[d, 0]
+            if all_lanes and K[d]:
+                U[d, :] = Z
+                K[d] = False
+            for k in range(n_active):
+                if not scalar:
+                    v, u = held[k], held_u[k]
+                V[d, active[k]], U[d, active[k]] = v, u
+                if u:
+                    K[d] = True
+            S[d] = False
+            T[d] = dependent if all_lanes else dependent | T[d]
+        # where control goes
+        way = ends[here]
+        c = condition[here]
+        mc = 0 if S[c] else 1
+        depends |= np.uint64(T[c]) if way == AT_BRANCH or way == AT_EXIT or way == AT_RETURN or way == AT_INDIRECT else Z
+        if way == AT_BRANCH or way == AT_EXIT:
+            differs = False
+            unknown = False
+            flag = V[c, mc * lead] & ONE
+            for k in range(n_active):
+                if U[c, mc * active[k]] & ONE:
+                    unknown = True
+                if V[c, mc * active[k]] & ONE != flag:
+                    differs = True
+            if unknown:
+                if forced[here] < 0:
+                    return ON_DATA
+                flag = np.uint64(forced[here] & 1)
+                differs = False
+                if forced[here] >= ASSUMED:
+                    for k in range(n_active):
+                        if U[c, mc * active[k]] & ONE == Z or trips[here, active[k]] != trips[here, lead]:
+                            return ON_DATA
+                    if forced[here] >= ONE_TRIP:
+                        if not trips[here, lead]:
+                            flag ^= ONE
+                        for k in range(n_active):
+                            trips[here, active[k]] = not trips[here, active[k]]
+            if not differs:
+                if way == AT_EXIT and flag:
+                    for k in range(n_active):
+                        alive[active[k]] = False
+                    count_alive -= n_active
+                    together = False
+                    continue
+                goes = target[here] if flag else after[here]
+                if goes < 0:
+                    return NOT_MODELLED
+                if together:
+                    here = goes
+                else:
+                    for k in range(n_active):
+                        place[active[k]] = goes
+                continue
+            if way == AT_BRANCH and (target[here] < 0 or after[here] < 0):
+                return NOT_MODELLED
+            for k in range(n_active):
+                lane = active[k]
+                if V[c, mc * lane] & ONE:
+                    if way == AT_EXIT:
+                        alive[lane] = False
+                        count_alive -= 1
+                    else:
+                        place[lane] = target[here]
+                else:
+                    place[lane] = after[here]
+            together = False
+            continue
+        if way == AT_RETURN or way == AT_INDIRECT:
+            for k in range(n_active):
+                if U[c, mc * active[k]]:
+                    return ON_DATA
+                goes = -1
+                for j in range(where.shape[0]):
+                    if where[j] == np.int64(V[c, mc * active[k]]):
+                        goes = j
+                        break
+                if goes < 0:
+                    return NOT_MODELLED
+                place[active[k]] = goes
+            together = False
+            continue
+        goes = after[here]
+        if goes < 0:
+            return NOT_MODELLED
+        if way == AT_BARRIER:
+            for k in range(n_active):
+                if U[c, mc * active[k]] & ONE or V[c, mc * active[k]] & ONE == Z:
+                    return NOT_MODELLED
+        if together:
+            here = goes
+            continue
+        for k in range(n_active):
+            place[active[k]] = goes
+            parked[active[k]] = way == AT_JOIN or way == AT_BARRIER
+            waits[active[k]] = way == AT_BARRIER
+    out[0], out[1] = np.int64(depends), executed
+    return DONE
+
+
+#: `run_cta` as machine code.
+cta_machine: Final = Native(run_cta, inlined=False, wide=(row_operation, spread), usual={
+    ("i4", 2): "code", "i": "registers most reserved", ("b1", 1): "S K tells", ("b1", 2): "trips", ("u1", 1): "T data",
+    ("u8", 2): "V U buffers smem log", ("u8", 3): "local", ("i8", 2): "ids", ("u4", 1): "word", ("f4", 1): "real"})
