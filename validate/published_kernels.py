@@ -273,8 +273,9 @@ OPS: Final = ("fused_moe",)
 
 
 def _moe_row(z: Mapping[str, Any]) -> triton_moe.MoeRow:
+    # benchmark_moe of vLLM and SGLang replays one draw
     return triton_moe.MoeRow("vllm", "", {"fp8_e4m3": "fp8"}.get(str(z["dtype"]), str(z["dtype"])), int(z["tokens"]), int(z["hidden"]),
-                             int(z["inter"]), int(z["top_k"]), int(z["experts"]), 1, 1, "uniform", 0.0)
+                             int(z["inter"]), int(z["top_k"]), int(z["experts"]), 1, 1, "uniform", 0.0, in_turn=1)
 
 
 def _numbers(tile: Tile) -> tuple[int, ...]:

@@ -69,6 +69,8 @@ class MoeRow:
         ``"balanced"``, ``"power_law_A"``, or ``"uniform"``: every token draws its experts at random.
     measured_s
         Seconds a call.
+    in_turn
+        Calls that are made in turn, each with a draw of its own.
     """
 
     framework: str
@@ -83,6 +85,7 @@ class MoeRow:
     ep: int
     distribution: str
     measured_s: float
+    in_turn: int = IN_TURN
 
     @property
     def release(self) -> tuple[int, ...]:
@@ -435,25 +438,25 @@ def _weight_bytes(row: MoeRow, routing: Routing, inter: int) -> float:
 
 
 def held_share(row: MoeRow, routing: Routing, system: System, inter: int) -> float:
-    """Share of a call's weights that L2 holds from the calls before, of which `IN_TURN` go round.
+    """Share of a call's weights that L2 holds from the calls before, of which `MoeRow.in_turn` go round.
 
     An expert's weights are used again in the next call that draws it. Until then pass the weights of all experts drawn in between, and what
     every call reads and writes beside them, which lies at the same place each time.
     """
     wide, pairs, present = (2 if row.gated else 1), routing.experts_of.size, len(routing.experts_of)
-    inputs = IN_TURN if row.ep > 1 and implementation_of(row.framework, row.version)["remote_rows"] == "computed" else 1
+    inputs = row.in_turn if row.ep > 1 and implementation_of(row.framework, row.version)["remote_rows"] == "computed" else 1
     streams = 2 * pairs * ((wide + 1) * inter + row.hidden * (row.top_k > 1)) + 2 * present * row.hidden * (inputs + 1)
     each = _weight_bytes(row, routing, inter) / max(routing.active, 1)
     l2 = L2Cache.of(system, sm_timing(system.generation), warm=False)
     if row.distribution == "balanced" or l2.outlasting(each * routing.active + streams) == 0.0:
         return l2.outlasting(each * routing.active + streams)
-    drawn = np.zeros((IN_TURN, row.experts // row.ep), dtype=bool)
-    for seed in range(IN_TURN):
+    drawn = np.zeros((row.in_turn, row.experts // row.ep), dtype=bool)
+    for seed in range(row.in_turn):
         drawn[seed, _local(row, _chosen(row, seed)).numbers] = True
     shares = []
     for call, mine in enumerate(drawn):
         passed, left = np.zeros_like(mine), mine
-        for ago in range(1, IN_TURN + 1):
+        for ago in range(1, row.in_turn + 1):
             passed = passed | drawn[call - ago]
             here = left & drawn[call - ago]
             shares += [l2.outlasting(each * float(passed.sum()) + streams)] * int(here.sum())

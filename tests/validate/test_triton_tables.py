@@ -170,6 +170,7 @@ def test_experts_that_some_calls_leave_out_come_back_later() -> None:
     alone = triton_moe.held_share(again, triton_moe.routing_of(again, 16), a100, few.inter)
     assert alone == 1.0
     assert triton_moe.held_share(few, routing, a100, few.inter) < 0.9
+    assert triton_moe.held_share(dataclasses.replace(few, in_turn=1), routing, a100, few.inter) == 1.0
 
 
 def tuned_file(folder: Path, gpu: str = "NVIDIA_A100-SXM4-80GB", rest: str = "", stages: int | None = 4, block: int = 32) -> Path:

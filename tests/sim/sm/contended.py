@@ -20,6 +20,12 @@ def counter(out_ptr, x_ptr, n, BLOCK: tl.constexpr):
 
 
 @triton.jit
+def counters(out_ptr, COUNT: tl.constexpr):
+    """Each CTA adds to every one of some counters."""
+    tl.atomic_add(out_ptr + tl.arange(0, COUNT), 1, sem="relaxed")
+
+
+@triton.jit
 def twice(x_ptr, out_ptr, columns, BLOCK: tl.constexpr):
     """Every CTA reads all of `x`, one block after another."""
     total = tl.zeros((BLOCK,), tl.float32)

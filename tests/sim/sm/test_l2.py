@@ -199,6 +199,16 @@ def test_one_address_takes_a_clock_for_every_thread(fidelity: str) -> None:
 
 
 @pytest.mark.parametrize("fidelity", FIDELITIES)
+def test_two_instructions_of_a_thread_queue_at_the_slices_of_both(fidelity: str) -> None:
+    # 128 counters lie in one slice, 256 in two: twice the sectors, two slices
+    few, many = (_run(contended.counters, 20_000, (_words(1024),), {"COUNT": count, "num_warps": 4}, fidelity=fidelity)
+                 for count in (128, 256))
+    for found, sectors in ((few, 16), (many, 32)):
+        assert found.limiter == "l2 atomics"
+        assert (found.time_s - found.launch_s) * found.clock_hz == pytest.approx(20_000 * sectors / (sectors // 16), rel=0.05)
+
+
+@pytest.mark.parametrize("fidelity", FIDELITIES)
 def test_a_sum_of_each_cta_into_one_place_costs_next_to_nothing(fidelity: str) -> None:
     n = 1 << 22
     found = _run(contended.counter, n // 1024, (_words(1, torch.float32), _words(n, torch.float32), n), {"BLOCK": 1024}, fidelity=fidelity)
