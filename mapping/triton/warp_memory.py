@@ -9,6 +9,8 @@ from .made_maps import DESCRIPTOR_BYTES, SCRATCH_END, SCRATCH_WINDOW
 from .warp_alu import ONE, W32, W64, Z, bank_clocks, distinct
 from .warp_records import TOLD_TAINT, TOLD_UNKNOWN
 
+#: Places in the table of L1 by which blocks of as many sectors as it has lie apart; odd.
+APART = 1021
 SCRATCH_FROM, SCRATCH_TO = np.uint64(SCRATCH_WINDOW), np.uint64(SCRATCH_END)
 
 
@@ -49,11 +51,14 @@ def priced(picked, n, row, of_banks, size, rows, memo, memo_base, memo_count, me
 
 
 def missing_in_l1(row, first, passed, l1_bytes, memo_cost, memo_sectors, seen):  # type: ignore[no-untyped-def]
-    """Sectors of an access at `first` that L1 does not hold any more; `seen` and `passed` as `run_warp` has them."""
+    """Sectors of an access at `first` that L1 does not hold any more; `seen` and `passed` as `run_warp` has them.
+
+    Rows that lie a power of two apart have places of their own.
+    """
     missing = 0
     for k in range(memo_cost[row, 1]):
         sector = memo_sectors[row, k] + np.int64(first >> np.uint64(5))
-        spot = sector % seen.shape[0]
+        spot = (sector + (sector >> 15) * APART) % seen.shape[0]
         if seen[spot, 0] != sector or passed - seen[spot, 1] > l1_bytes:
             missing += 1
         seen[spot, 0], seen[spot, 1] = sector, passed

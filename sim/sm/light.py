@@ -8,9 +8,8 @@ each CTA. A kernel that the interpreter of `mapping.triton.warp_machine` does no
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -30,15 +29,16 @@ from . import isa
 from .addresses import by_wave
 from .classes import Classes, classes_of, middle_cta, program_ids, sample, single, spread_sample
 from .distinct import count_of, distinct_of, distinct_rows
-from .facts import CodeFacts, GridCounts, tensor_flops
+from .facts import GridCounts, tensor_flops
 from .footprint import STRETCHES, Footprint
 from .grid import FollowedLaunch
 from .l2 import L2Cache
 from .light_barriers import Boxes, cut_together, events_of, stretch_of
 from .light_code import light_code
+from .light_streams import Warp, WarpStreams, cut_all_runs, step_keys, turns_of
 from .loads import Loads
 from .sharing import sharing
-from .streams import KEPT, ROUNDS, Cta, Period, Rows, find_period, runs_alike
+from .streams import ROUNDS, Rows, find_period
 from .walked import Walk, bytes_each, sharing_of_walks
 
 #: CTAs that are followed for control, and for what they share in L2.
@@ -53,135 +53,6 @@ _SHARES: Final = (0.0, 0.5)
 _SPACE: Final = {name: n for n, name in enumerate(SPACES)}
 _READING: Final = [KINDS.index(name) for name in (LOAD, COPY)]
 _ATOMIC: Final = KINDS.index(ATOMIC)
-
-
-@dataclass(frozen=True, eq=False)
-class _Warp:
-    """One warp, for those that do as it does.
-
-    Attributes
-    ----------
-    steps
-        int64: segments in order.
-    at, instruction, row
-        int64, by rising step: step, instruction and row of each access.
-    period
-        The longest run of equal stretches.
-    keys
-        int64 by step: equal where steps are alike.
-    """
-
-    steps: np.ndarray
-    at: np.ndarray
-    instruction: np.ndarray
-    row: np.ndarray
-    period: Period | None
-    keys: np.ndarray
-
-
-@dataclass(frozen=True, eq=False)
-class WarpStreams:
-    """One CTA's streams, from warps that stand for others; see `streams.Followed`.
-
-    Attributes
-    ----------
-    facts
-        The kernel.
-    rows, period, counts
-        Costs of accesses; the longest run of equal stretches; warp-instructions of the CTA by instruction.
-    roles, warps
-        By warp the one that stands for it, and those.
-    """
-
-    facts: CodeFacts
-    rows: Rows
-    period: Period | None
-    counts: np.ndarray
-    roles: tuple[int, ...]
-    warps: tuple[_Warp, ...]
-
-    def pack(self, keep: int | None = None) -> Cta:
-        """Streams, the longest run of stretches cut to `keep`."""
-        first, sizes = self.facts.first, self.facts.size
-        code, access = [], []
-        for warp in self.warps:
-            taken = np.ones(len(warp.steps), dtype=bool)
-            if self.period is not None and warp.period is not None and keep is not None and keep < warp.period.times:
-                p = warp.period
-                for begin in (p.first, *p.again):
-                    taken[begin + keep * p.length:begin + p.times * p.length] = False
-            segments = warp.steps[taken]
-            lengths = sizes[segments]
-            offsets = np.cumsum(lengths) - lengths
-            stream = np.arange(int(lengths.sum())) - np.repeat(offsets - first[segments], lengths)
-            place = np.full(len(warp.steps), -1, dtype=np.int64)
-            place[taken] = offsets - first[segments]
-            kept = taken[warp.at]
-            entry = np.full(len(stream), -1, dtype=np.int32)
-            entry[place[warp.at[kept]] + warp.instruction[kept]] = warp.row[kept]
-            code.append(stream.astype(np.int32))
-            access.append(entry)
-        return Cta(self.roles, tuple(code), tuple(access))
-
-
-def _step_keys(run: WarpRun, step: np.ndarray, row: np.ndarray) -> np.ndarray:
-    """int64 by step: equal where segment, lanes and the rows of all accesses are."""
-    mixed = np.zeros(len(run.steps), dtype=np.uint64)
-    weight = (row.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-    np.add.at(mixed, step, (weight ^ (weight >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9))
-    mixed += run.steps.astype(np.uint64) * np.uint64(0x94D049BB133111EB) + run.masks.astype(np.uint64) * np.uint64(0xD6E8FEB86659FD93)
-    return mixed.view(np.int64)
-
-
-def _turns(instruction: np.ndarray) -> np.ndarray:
-    """How often each instruction stands before each place.
-
-    >>> _turns(np.array([5, 7, 5, 5, 7])).tolist()
-    [0, 0, 1, 2, 1]
-    """
-    order = np.argsort(instruction, kind="stable")
-    ordered, place = instruction[order], np.arange(len(order))
-    fresh = np.ones(len(order), np.bool_)
-    np.not_equal(ordered[1:], ordered[:-1], out=fresh[1:])
-    turns = np.empty(len(order), np.int64)
-    turns[order] = place - np.maximum.accumulate(np.where(fresh, place, 0))
-    return turns
-
-
-def _all_runs(warps: tuple[_Warp, ...], *, inner: bool) -> tuple[_Warp, ...]:
-    """Warps whose runs of equal stretches are cut all together, where each warp has as many of them.
-
-    Parameters
-    ----------
-    inner
-        Where stretches are loops themselves (the tiles of a persistent CTA), their iterations may be cut in place of them.
-    """
-    cutting = [warp for warp in warps if warp.period is not None]
-    if len({warp.period.times for warp in cutting if warp.period is not None}) != 1:
-        return warps
-    choices = [[warp.period for warp in cutting if warp.period is not None]]
-    if inner:
-        found = [_within(warp.keys, period) for warp, period in zip(cutting, choices[0], strict=True)]
-        choices += [[period for period in found if period is not None]] if None not in found else []
-    best, least = choices[0], math.inf
-    for periods in choices:
-        runs = [runs_alike(warp.keys, period) for warp, period in zip(cutting, periods, strict=True)]
-        alike = len({len(mine) for mine in runs}) == 1
-        times = min(n for mine in runs for _, n in mine) if alike else periods[0].times
-        made = [replace(period, times=min(times, period.times), again=tuple(at for at, _ in mine if at != period.first) if alike else ())
-                for period, mine in zip(periods, runs, strict=True)]
-        left = sum(len(warp.steps) - (1 + len(p.again)) * (p.times - KEPT / p.iterations) * p.length
-                   for warp, p in zip(cutting, made, strict=True))
-        if left < least and len({p.times for p in made}) == 1:
-            best, least = made, left
-    cut = iter(best)
-    return tuple(replace(warp, period=next(cut)) if warp.period is not None else warp for warp in warps)
-
-
-def _within(keys: np.ndarray, period: Period) -> Period | None:
-    """The longest run of equal stretches in one stretch of a period."""
-    found = find_period(keys[period.first:period.first + period.length])
-    return None if found is None else replace(found, first=found.first + period.first)
 
 
 class LightLaunch:
@@ -242,7 +113,7 @@ class LightLaunch:
             kinds = self.facts.table.kind
             cut = cut_together([stretch_of(warp.period, warp.at, warp.row, rows, kinds) for warp in warps])
             warps = tuple(replace(warp, period=period) for warp, period in zip(warps, cut, strict=True))
-        warps = _all_runs(warps, inner=not slots)
+        warps = cut_all_runs(warps, inner=not slots)
         periods = {warp.period.times for warp in warps if warp.period is not None}
         period = next(warp.period for warp in warps if warp.period is not None) if len(periods) == 1 else None
         entered = sum((run.counts * n for run, n in zip(runs, times, strict=True)), np.zeros(len(self.facts.first), dtype=np.int64))
@@ -278,7 +149,7 @@ class LightLaunch:
     def _counts(self, entered: np.ndarray) -> np.ndarray:
         return self.facts.by_instruction(entered)
 
-    def _warp(self, run: WarpRun, rows: Rows, slots: dict[int, int], distinct: np.ndarray) -> _Warp:
+    def _warp(self, run: WarpRun, rows: Rows, slots: dict[int, int], distinct: np.ndarray) -> Warp:
         """Accesses of a warp as rows of costs."""
         c = self.code
         step, instruction, passes = run.accesses[:, :3].T
@@ -310,19 +181,19 @@ class LightLaunch:
                 numbers.append(rows.find(index, tags=float(line), l2_bytes=float(miss * SECTOR_BYTES) * distinct[index], l1_passes=data,
                                          atomics=atomics))
         row = np.array(numbers, dtype=np.int64)[inverse]
-        keys = _step_keys(run, step, row)
+        keys = step_keys(run, step, row)
         period = find_period(keys)
         if len(run.syncs):
             found = events_of(run, rows, self.facts.table.kind, slots, self.boxes)
             step, instruction, row = (np.concatenate(pair) for pair in zip((step, instruction, row), found, strict=True))
             order = np.argsort(step, kind="stable")
             step, instruction, row = step[order], instruction[order], row[order]
-            keys = _step_keys(run, step, row)
+            keys = step_keys(run, step, row)
             rounds = find_period(keys, at_least=ROUNDS) if period is not None else None
             if period is not None and rounds is not None:
                 rounds = replace(rounds, iterations=max(1, round(rounds.length / period.length)))
             period = rounds
-        return _Warp(run.steps.astype(np.int64), step, instruction, row, period, keys)
+        return Warp(run.steps.astype(np.int64), step, instruction, row, period, keys)
 
     def _loads(self, number: int, runs: Sequence[WarpRun], times: Sequence[int], l1_bytes: float, distinct: np.ndarray) -> Loads:
         """What the CTA of this number reads and writes."""
@@ -379,7 +250,7 @@ class LightLaunch:
             size = high - low
             done = np.cumsum(size)
             load.append(run.accesses[access, 1])
-            turn.append(_turns(run.accesses[:, 1])[access])
+            turn.append(turns_of(run.accesses[:, 1])[access])
             pace.append((done - size) / done[-1])
             start.append(low)
             stop.append(high)

@@ -182,16 +182,16 @@ def sharing(launch: Launch, asked: Loads, first: First, l2: L2Cache, *, together
     phases = [0, max(min(1, len(picked) - 1), len(picked) - 2), len(picked) - 1]
     _windows_once(found, asked, addresses, edges, began, moved, l2.capacity_bytes, programs * (share @ found[phases, :, 0]), ctas)
     serving = np.zeros(asked.instructions)
-    moves: dict[int, np.ndarray] = {}
+    moved_by: dict[int, np.ndarray] = {}
     for index in asked.atomics:
         here = addresses.get(index, np.full(len(ctas), -1))
         begins = here[:edges[1]][here[:edges[1]] >= 0]
         if index in asked.scattered:
             serving[index] = serving_scattered(asked, index, l2)
         elif len(begins) and here[-1] >= 0:
-            moves[index] = begins - here[-1]
-    for index, shifts in moves.items():  # atomics of one buffer queue at the slices of all of them
-        mates = [i for i in moves if asked.storage.get(i) == asked.storage.get(index) and np.array_equal(moves[i], shifts)]
+            moved_by[index] = begins - here[-1]
+    for index, shifts in moved_by.items():  # atomics of one buffer queue at the slices of all of them
+        mates = [i for i in moved_by if asked.storage.get(i) == asked.storage.get(index) and np.array_equal(moved_by[i], shifts)]
         serving[index] = l2.serving(blocks_of(np.concatenate([asked.atomics[i] for i in mates]), shifts, l2.block_bytes))
 
     def both(index: int) -> bool:

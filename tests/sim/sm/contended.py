@@ -44,3 +44,12 @@ def some_leave(x_ptr, out_ptr, used, columns, BLOCK: tl.constexpr):
     for i in range(0, columns, BLOCK):
         total += tl.load(x_ptr + row * columns + i + tl.arange(0, BLOCK))
     tl.store(out_ptr + row * BLOCK + tl.arange(0, BLOCK), total)
+
+
+@triton.jit
+def every_other(x_ptr, out_ptr, stride, step, rows, columns, BLOCK: tl.constexpr):
+    """Every `step`-th number of rows, into rows without gaps."""
+    row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)[:, None]
+    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)[None, :]
+    inside = (row < rows) & (column < columns)
+    tl.store(out_ptr + row * columns + column, tl.load(x_ptr + row * stride + column * step, mask=inside), mask=inside)

@@ -209,6 +209,15 @@ def test_two_instructions_of_a_thread_queue_at_the_slices_of_both(fidelity: str)
 
 
 @pytest.mark.parametrize("fidelity", FIDELITIES)
+def test_sectors_that_several_loads_touch_come_once(fidelity: str) -> None:
+    rows, columns, stride = 1024, 1024, 16384  # rows a power of two apart
+    args = (_words(rows * stride), _words(rows * columns), stride, 2, rows, columns)
+    launch = bind_launch(contended.every_other, (rows // 64, columns // 64), args, {"BLOCK": 64}, target=H100.generation)
+    found = simulate_kernel(compile_launch(launch), launch, H100, fidelity=fidelity)
+    assert found.bytes_moved["dram"] == pytest.approx(2 * 4 * rows * columns + 4 * rows * columns, rel=0.01)
+
+
+@pytest.mark.parametrize("fidelity", FIDELITIES)
 def test_a_sum_of_each_cta_into_one_place_costs_next_to_nothing(fidelity: str) -> None:
     n = 1 << 22
     found = _run(contended.counter, n // 1024, (_words(1, torch.float32), _words(n, torch.float32), n), {"BLOCK": 1024}, fidelity=fidelity)
