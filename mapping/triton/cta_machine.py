@@ -16,7 +16,20 @@ from typing import Final
 import numpy as np
 
 from ...native import Native
-from .warp_alu import ONE, SEL, UNKNOWN, W32, W64, Z, alu, special_register
+from .warp_alu import ONE, UNKNOWN, W32, W64, Z, alu, special_register
+from .warp_control import (
+    ASK_DATA,
+    GUESSED,
+    PART,
+    TURN,
+    decided,
+    first_of,
+    parted,
+    put_lanes,
+    sent,
+    spread_operands,
+    standing,
+)
 from .warp_exchange import shuffled, voted
 from .warp_memory import in_local, loaded
 from .warp_records import (
@@ -24,7 +37,6 @@ from .warp_records import (
     ALL,
     ANY,
     ARGUMENT,
-    ASSUMED,
     AT_BARRIER,
     AT_BRANCH,
     AT_EXIT,
@@ -57,7 +69,6 @@ from .warp_records import (
     ON_DATA,
     ON_THREAD,
     ON_X,
-    ONE_TRIP,
     REDUCE,
     SHUFFLE,
     SPECIAL_,
@@ -66,7 +77,7 @@ from .warp_records import (
     TOLD_TAINT,
     TOLD_UNKNOWN,
 )
-from .warp_rows import lane_operations, of_rows, row_operation, spread, takes_common
+from .warp_rows import lane_operations, of_rows, row_operation, spread
 
 BYTES24 = np.uint64(0xFFFFFF)
 TWO, THREE = np.uint64(2), np.uint64(3)
@@ -307,11 +318,7 @@ def run_cta(code, registers, begin, end, condition, ends, after, target, forced,
             here = next_place(place, alive, parked, waits)
             if here < 0:
                 return NOT_MODELLED
-            n_active = 0
-            for k in range(n_lanes):
-                if alive[k] and not parked[k] and place[k] == here:
-                    active[n_active] = k
-                    n_active += 1
+            n_active = standing(here, place, alive, parked, active)
             together = n_active == count_alive
         whole = n_active == count_alive
         steps += 1
@@ -331,7 +338,6 @@ def run_cta(code, registers, begin, end, condition, ends, after, target, forced,
         if executed > most or steps > most * n_lanes:
             out[0], out[1] = np.int64(depends), executed
             return ENOUGH
-        lead = active[0]
         for at in range(begin[here], end[here]):
             op = code[at, 0]
             d, a, b, c, extra = code[at, 1], code[at, 2], code[at, 3], code[at, 4], code[at, 5]
@@ -348,16 +354,7 @@ def run_cta(code, registers, begin, end, condition, ends, after, target, forced,
                     if K[d]:
                         K[d] = False
                         U[d, :] = Z
-                    x, y, z = a, b, c  # rows; what all lanes share is spread out behind the slots
-                    if ma == 0:
-                        x = slots
-                        spread(V, x, V[a, 0])
-                    if mb == 0 and not takes_common(op):
-                        y = slots + 1
-                        spread(V, y, V[b, 0])
-                    if mc == 0 and op == SEL:
-                        z = slots + 2
-                        spread(V, z, V[c, 0])
+                    x, y, z = spread_operands(op, V, slots, a, ma, b, mb, c, mc)
                     row_operation(op, V, x, y, z, d, V[b, 0], mb == 0, extra, word, real)
                     S[d] = False
                     T[d] = dependent
@@ -454,12 +451,7 @@ def run_cta(code, registers, begin, end, condition, ends, after, target, forced,
                             part_v[j] = np.uint64(part[0] & 31) if op == ELECTED_LANE else (ONE if j == 0 else Z)
                     else:
                         if op == FIRST_LANE:
-                            chosen = -1
-                            for j in range(n):
-                                if chosen < 0 and U[a, ma * part[j]] & ONE == Z and V[a, ma * part[j]] & ONE:
-                                    chosen = part[j]
-                            if chosen < 0:
-                                chosen = part[0]
+                            chosen = first_of(a, ma, V, U, part, n)
                             v, u = V[b, mb * chosen], U[b, mb * chosen]
                         elif op == REDUCE and S[a] and (extra & 0xFF == OF_AND or extra & 0xFF >= OF_MIN or extra & 0xFF == OF_OR):
                             v, u = V[a, 0], U[a, 0]
@@ -490,90 +482,44 @@ def run_cta(code, registers, begin, end, condition, ends, after, target, forced,
                 V[d, 0], U[d, 0] = v, u
                 S[d], T[d], K[d] = True, dependent, u != Z
                 continue
-            if S[d] and not all_lanes:
-                for k in range(1, n_lanes):
-                    V[d, k], U[d, k] = V[d, 0], U[d, 0]
-            if all_lanes and K[d]:
-                U[d, :] = Z
-                K[d] = False
-            for k in range(n_active):
-                if not scalar:
-                    v, u = held[k], held_u[k]
-                V[d, active[k]], U[d, active[k]] = v, u
-                if u:
-                    K[d] = True
-            S[d] = False
-            T[d] = dependent if all_lanes else dependent | T[d]
+            put_lanes(d, scalar, v, u, held, held_u, dependent, all_lanes, active, n_active, V, U, S, T, K)
         # where control goes
         way = ends[here]
         c = condition[here]
         mc = 0 if S[c] else 1
         depends |= np.uint64(T[c]) if way == AT_BRANCH or way == AT_EXIT or way == AT_RETURN or way == AT_INDIRECT else Z
         if way == AT_BRANCH or way == AT_EXIT:
-            differs = False
-            unknown = False
-            flag = V[c, mc * lead] & ONE
-            for k in range(n_active):
-                if U[c, mc * active[k]] & ONE:
-                    unknown = True
-                if V[c, mc * active[k]] & ONE != flag:
-                    differs = True
-            if unknown:
-                if forced[here] < 0:
-                    return ON_DATA
-                flag = np.uint64(forced[here] & 1)
-                differs = False
-                if forced[here] >= ASSUMED:
-                    for k in range(n_active):
-                        if U[c, mc * active[k]] & ONE == Z or trips[here, active[k]] != trips[here, lead]:
-                            return ON_DATA
-                    if forced[here] >= ONE_TRIP:
-                        if not trips[here, lead]:
-                            flag ^= ONE
-                        for k in range(n_active):
-                            trips[here, active[k]] = not trips[here, active[k]]
-            if not differs:
-                if way == AT_EXIT and flag:
-                    for k in range(n_active):
-                        alive[active[k]] = False
-                    count_alive -= n_active
-                    together = False
-                    continue
-                goes = target[here] if flag else after[here]
-                if goes < 0:
+            turn = decided(here, c, mc, V, U, forced, trips, False, active, n_active)
+            if turn == ASK_DATA:
+                return ON_DATA
+            if turn >= GUESSED:
+                turn -= GUESSED
+            if turn == PART:
+                left = parted(here, way, c, mc, V, target, after, place, alive, active, n_active)
+                if left < 0:
                     return NOT_MODELLED
-                if together:
-                    here = goes
-                else:
-                    for k in range(n_active):
-                        place[active[k]] = goes
+                count_alive -= left
+                together = False
                 continue
-            if way == AT_BRANCH and (target[here] < 0 or after[here] < 0):
+            if way == AT_EXIT and turn == TURN:
+                for k in range(n_active):
+                    alive[active[k]] = False
+                count_alive -= n_active
+                together = False
+                continue
+            goes = target[here] if turn == TURN else after[here]
+            if goes < 0:
                 return NOT_MODELLED
-            for k in range(n_active):
-                lane = active[k]
-                if V[c, mc * lane] & ONE:
-                    if way == AT_EXIT:
-                        alive[lane] = False
-                        count_alive -= 1
-                    else:
-                        place[lane] = target[here]
-                else:
-                    place[lane] = after[here]
-            together = False
+            if together:
+                here = goes
+            else:
+                for k in range(n_active):
+                    place[active[k]] = goes
             continue
         if way == AT_RETURN or way == AT_INDIRECT:
-            for k in range(n_active):
-                if U[c, mc * active[k]]:
-                    return ON_DATA
-                goes = -1
-                for j in range(where.shape[0]):
-                    if where[j] == np.int64(V[c, mc * active[k]]):
-                        goes = j
-                        break
-                if goes < 0:
-                    return NOT_MODELLED
-                place[active[k]] = goes
+            why = sent(c, mc, V, U, where, place, active, n_active)
+            if why != DONE:
+                return why
             together = False
             continue
         goes = after[here]

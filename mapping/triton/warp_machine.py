@@ -15,7 +15,20 @@ from typing import Final
 import numpy as np
 
 from ...native import Native
-from .warp_alu import MOV, ONE, SEL, UNKNOWN, W32, W64, Z, alu, special_register
+from .warp_alu import MOV, ONE, UNKNOWN, W32, W64, Z, alu, special_register
+from .warp_control import (
+    ASK_DATA,
+    GUESSED,
+    PART,
+    TURN,
+    decided,
+    first_of,
+    parted,
+    put_lanes,
+    sent,
+    spread_operands,
+    standing,
+)
 from .warp_exchange import shuffled, voted
 from .warp_memory import common_descriptor, in_local, loaded, missing_in_l1, noted_pieces, priced, retold, tallied, touched_by
 from .warp_records import (
@@ -23,7 +36,6 @@ from .warp_records import (
     ALL,
     ANY,
     ARGUMENT,
-    ASSUMED,
     AT_BRANCH,
     AT_EXIT,
     AT_INDIRECT,
@@ -59,7 +71,6 @@ from .warp_records import (
     ON_DATA,
     ON_THREAD,
     ON_X,
-    ONE_TRIP,
     RECORD,
     REDUCE,
     SHUFFLE,
@@ -72,7 +83,7 @@ from .warp_records import (
     TOUCH,
     WHOLE_WARP,
 )
-from .warp_rows import copied_row, lane_operations, of_rows, row_operation, spread, takes_common
+from .warp_rows import copied_row, lane_operations, of_rows, row_operation, spread
 
 
 def lowest(place, alive, parked):  # type: ignore[no-untyped-def]
@@ -189,11 +200,7 @@ def run_warp(code, registers, begin, end, condition, ends, after, target, forced
     while count_alive > 0 and status == DONE:
         if not together:
             here = lowest(place, alive, parked)
-            n_active = 0
-            for k in range(n_lanes):
-                if alive[k] and not parked[k] and place[k] == here:
-                    active[n_active] = k
-                    n_active += 1
+            n_active = standing(here, place, alive, parked, active)
             together = n_active == count_alive
         whole = n_active == count_alive
         executed += 1
@@ -231,18 +238,8 @@ def run_warp(code, registers, begin, end, condition, ends, after, target, forced
                     if K[d] and all_lanes:
                         K[d] = False
                         U[d, :] = Z
-                    x, y, z, r = a, b, c, d  # rows; what all lanes share is spread out behind the slots
-                    if ma == 0:
-                        x = slots
-                        spread(V, x, V[a, 0])
-                    if mb == 0 and not takes_common(op):
-                        y = slots + 1
-                        spread(V, y, V[b, 0])
-                    if mc == 0 and op == SEL:
-                        z = slots + 2
-                        spread(V, z, V[c, 0])
-                    if not all_lanes:
-                        r = slots + 3
+                    x, y, z = spread_operands(op, V, slots, a, ma, b, mb, c, mc)
+                    r = d if all_lanes else slots + 3
                     row_operation(op, V, x, y, z, r, V[b, 0], mb == 0, extra, word, real)
                     if not all_lanes:
                         if S[d]:
@@ -420,12 +417,7 @@ def run_warp(code, registers, begin, end, condition, ends, after, target, forced
                     for k in range(n_active):
                         held[k], held_u[k] = V[source, by * active[k]], U[source, by * active[k]]
                 elif op == FIRST_LANE:
-                    chosen = -1
-                    for k in range(n_active):
-                        if chosen < 0 and U[a, ma * active[k]] & ONE == Z and V[a, ma * active[k]] & ONE:
-                            chosen = active[k]
-                    if chosen < 0:
-                        chosen = lead
+                    chosen = first_of(a, ma, V, U, active, n_active)
                     v, u = V[b, mb * chosen], U[b, mb * chosen]
                     scalar = True
                 elif op == REDUCE and S[a] and (extra & 0xFF == OF_AND or extra & 0xFF >= OF_MIN or extra & 0xFF == OF_OR):
@@ -509,20 +501,7 @@ def run_warp(code, registers, begin, end, condition, ends, after, target, forced
                 V[d, 0], U[d, 0] = v, u
                 S[d], T[d], K[d] = True, dependent, u != Z
                 continue
-            if S[d] and not all_lanes:
-                for k in range(1, n_lanes):
-                    V[d, k], U[d, k] = V[d, 0], U[d, 0]
-            if all_lanes and K[d]:
-                U[d, :] = Z
-                K[d] = False
-            for k in range(n_active):
-                if not scalar:
-                    v, u = held[k], held_u[k]
-                V[d, active[k]], U[d, active[k]] = v, u
-                if u:
-                    K[d] = True
-            S[d] = False
-            T[d] = dependent if all_lanes else dependent | T[d]
+            put_lanes(d, scalar, v, u, held, held_u, dependent, all_lanes, active, n_active, V, U, S, T, K)
         if status != DONE:
             break
         # where control goes
@@ -531,73 +510,40 @@ def run_warp(code, registers, begin, end, condition, ends, after, target, forced
         c = condition[here]
         mc = 0 if S[c] else 1
         if way == AT_BRANCH or way == AT_EXIT:
-            differs = False
-            unknown = False
-            flag = V[c, mc * lead] & ONE
-            for k in range(n_active):
-                if U[c, mc * active[k]] & ONE:
-                    unknown = True
-                if V[c, mc * active[k]] & ONE != flag:
-                    differs = True
-            if unknown:
-                if forced[here] < 0:
-                    return ON_DATA
-                flag = np.uint64(forced[here] & 1)
-                differs = False
-                if forced[here] >= ASSUMED:
-                    for k in range(n_active):
-                        if leaves_known or U[c, mc * active[k]] & ONE == Z or trips[here, active[k]] != trips[here, lead]:
-                            return ON_DATA
-                    assumed |= 1 << (here % 62)
-                    if forced[here] >= ONE_TRIP:
-                        if not trips[here, lead]:
-                            flag ^= ONE
-                        for k in range(n_active):
-                            trips[here, active[k]] = not trips[here, active[k]]
+            turn = decided(here, c, mc, V, U, forced, trips, leaves_known, active, n_active)
+            if turn == ASK_DATA:
+                return ON_DATA
+            if turn >= GUESSED:
+                turn -= GUESSED
+                assumed |= 1 << (here % 62)
             depends |= T[c]
-            if not differs:
-                if way == AT_EXIT and flag:
-                    for k in range(n_active):
-                        alive[active[k]] = False
-                    count_alive -= n_active
-                    together = False
-                    continue
-                goes = target[here] if flag else after[here]
-                if goes < 0:
+            if turn == PART:
+                left = parted(here, way, c, mc, V, target, after, place, alive, active, n_active)
+                if left < 0:
                     return NOT_MODELLED
-                if together:
-                    here = goes
-                else:
-                    for k in range(n_active):
-                        place[active[k]] = goes
+                count_alive -= left
+                together = False
                 continue
-            if way == AT_BRANCH and (target[here] < 0 or after[here] < 0):
+            if way == AT_EXIT and turn == TURN:
+                for k in range(n_active):
+                    alive[active[k]] = False
+                count_alive -= n_active
+                together = False
+                continue
+            goes = target[here] if turn == TURN else after[here]
+            if goes < 0:
                 return NOT_MODELLED
-            for k in range(n_active):
-                lane = active[k]
-                if V[c, mc * lane] & ONE:
-                    if way == AT_EXIT:
-                        alive[lane] = False
-                        count_alive -= 1
-                    else:
-                        place[lane] = target[here]
-                else:
-                    place[lane] = after[here]
-            together = False
+            if together:
+                here = goes
+            else:
+                for k in range(n_active):
+                    place[active[k]] = goes
             continue
         if way == AT_RETURN or way == AT_INDIRECT:
             depends |= T[c]
-            for k in range(n_active):
-                if U[c, mc * active[k]]:
-                    return ON_DATA
-                goes = -1
-                for j in range(where.shape[0]):
-                    if where[j] == np.int64(V[c, mc * active[k]]):
-                        goes = j
-                        break
-                if goes < 0:
-                    return NOT_MODELLED
-                place[active[k]] = goes
+            why = sent(c, mc, V, U, where, place, active, n_active)
+            if why != DONE:
+                return why
             together = False
             continue
         goes = after[here]
