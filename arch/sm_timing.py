@@ -48,6 +48,8 @@ class SmTiming:
         Share of that which is lost where half of the bytes are read and half are written.
     dram_access
         Bytes that a DRAM channel could move between two activations: what a shorter piece of a line costs (64 bytes come at a time).
+    dram_refresh, refresh_share
+        Nanoseconds for which a bank of DRAM answers nothing while it is refreshed; share of the time for which that is so.
     merged_sms
         Reads of one line by different SMs, under way together, that L2 serves once.
     l2_kept
@@ -97,6 +99,8 @@ class SmTiming:
     dram_steady: float
     dram_turnaround: float
     dram_access: float
+    dram_refresh: float
+    refresh_share: float
     merged_sms: float
     l2_kept: float
     atomic_interval: float

@@ -191,6 +191,16 @@ def test_what_cannot_be_compiled_is_said(function: Any, arguments: tuple[Any, ..
         Native(function)(*arguments)
 
 
+def test_arrays_of_other_kinds_are_told_apart() -> None:
+    function, numbers = Native(pair), np.arange(6)
+    for element in (np.int16, np.int32, np.float64, np.int16):
+        assert function(numbers.reshape(2, 3).astype(element), 2) == (15, 30)
+    for other, what in ((numbers.reshape(3, 2).T, "not in C order"), (numbers.reshape(2, 3).astype(complex), "c16")):
+        with pytest.raises(UntranslatableError, match=what):
+            function(other, 2)
+    assert function(numbers.reshape(3, 2).astype(np.int16), 2) == (15, 30)
+
+
 def test_without_llvm_it_is_python(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native, "_processor", lambda: None)
     assert not native.available()

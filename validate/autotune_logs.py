@@ -16,7 +16,7 @@ down before any error was looked at; causes are sought in the half to develop on
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -30,14 +30,14 @@ from ..mapping.triton import bind_launch, compile_launch, occupancy_of
 from ..sim.sm.run import simulate_kernel
 from .errors_table import points_page, rank_correlation
 from .kernels.suite import cdiv
-from .published import HALVES, half_of
+from .points_report import Progress, report, require_half
+from .published import half_of
 from .published_kernels import Point
 from .tutorials import DO_BENCH_S
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Progress = Callable[[str, float], None]
 #: BLOCK_M, BLOCK_N, BLOCK_K, stages, warps.
 Config = tuple[int, int, int, int, int]
 
@@ -257,24 +257,12 @@ def main(fidelity: str = "tile", half: str = "", only: str = "", gpu: str = "", 
 
     --half develop or test; --only takes logs and shapes whose name contains it; --gpu a device file; --out writes every config as CSV.
     """
-    import sys
-
-    if half and half not in HALVES:
-        raise UnknownNameError("half", half, list(HALVES))
+    require_half(half)
     shapes = [s for s in read_shapes() if only in f"{s.name} {s.label}" and gpu in ("", s.gpu) and half in ("", s.half)]
     if not shapes:
         raise TableError(f"no autotuning log is of {half or 'any'} half, of {gpu or 'any GPU'} and has {only!r} in its name or sizes")
 
-    def progress(name: str, share: float) -> None:
-        if sys.stderr.isatty():
-            sys.stderr.write(f"\r{share:4.0%} {name:50s}")
-
-    frame = compare(shapes, fidelity=fidelity, progress=progress)
-    if sys.stderr.isatty():
-        sys.stderr.write("\r" + " " * 56 + "\r")
-    if out is not None:
-        frame.to_csv(out, index=False)
-    sys.stdout.write(page(frame))
+    report(lambda progress: compare(shapes, fidelity=fidelity, progress=progress), page, out)
 
 
 if __name__ == "__main__":

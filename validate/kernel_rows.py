@@ -158,6 +158,9 @@ def read_kernel_rows(path: Path, system: System, *, seed: int | None = None) -> 
             dropped[why] = dropped.get(why, 0) + 1
             continue
         measured, low, high = (_seconds(row[name], path, number, name) for name in ("latency_s", "p10_s", "p90_s"))
+        if not low <= measured <= high:
+            raise TableError(f"{path}, row {number}: the median, {measured:.6g} s, does not lie between the 10th and the 90th percentile, "
+                             f"{low:.6g} and {high:.6g} s")
         suite, shape, config = suites[row["suite"]], fields_of(row["shape"]), fields_of(row["config"])
         if not _takes(suite, shape, config):
             dropped["of shapes or configs that are not there"] = dropped.get("of shapes or configs that are not there", 0) + 1
@@ -204,10 +207,19 @@ def _why_not(row: dict[str, str], suites: dict[str, Suite], of_group: dict[str, 
 
 def _takes(suite: Suite, shape: Shape, config: Config) -> bool:
     """Whether a suite has shapes and configs with these names and kinds of values; another version's may have others."""
-    def kinds(fields: Mapping[str, Any]) -> dict[str, bool]:
-        return {name: isinstance(value, str) for name, value in fields.items()}
+    return _like(shape, suite.shapes) and _like(config, suite.configs(shape))
 
-    return any(kinds(one) == kinds(shape) for one in suite.shapes) and any(kinds(one) == kinds(config) for one in suite.configs(shape))
+
+def _like(fields: Mapping[str, Any], known: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether fields are those of one that is known: words that are known; numbers of its kind, positive or known."""
+    def fits(value: Any, name: str, own: Any) -> bool:
+        return type(value) is type(own) and (value in values[name] or (not isinstance(value, str) and 0 < value < math.inf))
+
+    values: dict[str, set[Any]] = {}
+    for one in known:
+        for name, value in one.items():
+            values.setdefault(name, set()).add(value)
+    return any(fields.keys() == one.keys() and all(fits(value, name, one[name]) for name, value in fields.items()) for one in known)
 
 
 def _seconds(text: str, path: Path, number: int, column: str) -> float:

@@ -11,25 +11,24 @@ half to develop on, and the half to test on is for the number at the end.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from ..arch.yamlfile import read_yaml
 from ..errors import KernelError, TableError, UnknownNameError
 from .errors_table import points_page
+from .points_report import HALVES, Progress, report, require_half
 from .published_kernels import KERNELS, OPS, Point, predict
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Progress = Callable[[str, float], None]
 
 #: The data file.
 DATA: Final = Path(__file__).resolve().parent / "data" / "published_triton.yaml"
 METHODS: Final = ("do_bench", "kernel", "graph", "stream")
 UNITS: Final = ("ms", "us", "tflops")
-HALVES: Final = ("develop", "test")
 _NEEDED: Final = ("source", "date", "gpu", "kernel", "method", "unit", "note", "columns", "rows")
 
 
@@ -120,24 +119,12 @@ def main(fidelity: str = "tile", half: str = "", only: str = "", cubins: list[Pa
     that name it;
     --out writes every point as CSV.
     """
-    import sys
-
-    if half and half not in HALVES:
-        raise UnknownNameError("half", half, list(HALVES))
+    require_half(half)
     points = [p for p in read_points() if only in p.name and half in ("", half_of(p))]
     if not points:
         raise TableError(f"no published figure is of {half or 'any'} half and a set with {only!r} in its name")
 
-    def progress(name: str, share: float) -> None:
-        if sys.stderr.isatty():
-            sys.stderr.write(f"\r{share:4.0%} {name:40s}")
-
-    frame = compare(points, fidelity=fidelity, cubins=cubins or (), progress=progress)
-    if sys.stderr.isatty():
-        sys.stderr.write("\r" + " " * 46 + "\r")
-    if out is not None:
-        frame.to_csv(out, index=False)
-    sys.stdout.write(page(frame))
+    report(lambda progress: compare(points, fidelity=fidelity, cubins=cubins or (), progress=progress), page, out)
 
 
 if __name__ == "__main__":

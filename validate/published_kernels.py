@@ -25,6 +25,8 @@ from ..sim.sm.result import KernelRun
 from ..sim.sm.run import simulate_kernel
 from . import triton_moe
 from .kernels.suite import cdiv
+from .moe_routing import routing_of
+from .moe_rows import MoeRow
 from .older_code import with_older_code
 from .older_triton import ATTENTION_CONFIGS, MATMUL_CONFIGS, attention_name, name_of, older_version
 from .tutorials import DO_BENCH_S
@@ -246,7 +248,7 @@ def _cross_entropy(z: Mapping[str, Any], system: System) -> Iterator[Candidate]:
 def _grouped_gemm(z: Mapping[str, Any], system: System) -> Iterator[Candidate]:
     """The up projection alone, without a gate, weighted, as the source calls the kernel."""
     row, tile = _moe_row(z), _moe_tile(z)
-    routing = triton_moe.routing_of(row, int(tile.m))
+    routing = routing_of(row, int(tile.m))
     sizes = (row.inter, row.hidden, row.top_k)
     yield _numbers(tile), triton_moe.grouped_gemm(row, routing, tile, system, sizes, True)
 
@@ -272,9 +274,9 @@ OLDER_NAMES: Final[Mapping[str, Callable[[Mapping[str, Any], tuple[int, ...]], s
 OPS: Final = ("fused_moe",)
 
 
-def _moe_row(z: Mapping[str, Any]) -> triton_moe.MoeRow:
+def _moe_row(z: Mapping[str, Any]) -> MoeRow:
     # benchmark_moe of vLLM and SGLang replays one draw
-    return triton_moe.MoeRow("vllm", "", {"fp8_e4m3": "fp8"}.get(str(z["dtype"]), str(z["dtype"])), int(z["tokens"]), int(z["hidden"]),
+    return MoeRow("vllm", "", {"fp8_e4m3": "fp8"}.get(str(z["dtype"]), str(z["dtype"])), int(z["tokens"]), int(z["hidden"]),
                              int(z["inter"]), int(z["top_k"]), int(z["experts"]), 1, 1, "uniform", 0.0, in_turn=1)
 
 

@@ -28,12 +28,11 @@ from . import serving_launches as launches
 from .accuracy import system_of
 from .errors_table import points_page
 from .packages import Package, find_package
-from .published import HALVES
+from .points_report import HALVES, Progress, report, require_half
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Progress = Callable[[str, float], None]
 
 #: Columns that are no size of a row.
 _NO_SIZE: Final = ("framework", "version", "kernel_source", "latency_s")
@@ -188,26 +187,15 @@ def main(measured: Path, packages: Path, rows: int = 30, fidelity: str = "tile",
 
     --rows of each kernel; --half develop or test; --only takes kernels whose name contains it; --out writes every row as CSV.
     """
-    import sys
-
     import triton
 
-    if half and half not in HALVES:
-        raise UnknownNameError("half", half, list(HALVES))
+    require_half(half)
     sources = [source for source in SOURCES if only.lower() in source.name.lower()]
     if not sources:
         raise UnknownNameError("kernel", only, [source.name for source in SOURCES])
 
-    def progress(name: str, share: float) -> None:
-        if sys.stderr.isatty():
-            sys.stderr.write(f"\r{share:4.0%} {name:40s}")
-
-    frame = compare(measured, packages, sources, rows=rows, half=half, fidelity=fidelity, progress=progress)
-    if sys.stderr.isatty():
-        sys.stderr.write("\r" + " " * 46 + "\r")
-    if out is not None:
-        frame.to_csv(out, index=False)
-    sys.stdout.write(f"Compiled by Triton {triton.__version__}.\n\n" + page(frame))
+    report(lambda progress: compare(measured, packages, sources, rows=rows, half=half, fidelity=fidelity, progress=progress),
+           lambda frame: f"Compiled by Triton {triton.__version__}.\n\n" + page(frame), out)
 
 
 if __name__ == "__main__":

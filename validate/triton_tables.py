@@ -15,7 +15,7 @@ import numpy as np
 
 from ..arch import System
 from ..errors import KernelError, TableError
-from . import triton_moe, tutorials
+from . import moe_rows, triton_moe, tutorials
 from .accuracy import system_of
 from .errors_table import ErrorLine, error_lines, rank_correlation, worst_rows
 from .moe_configs import TunedConfigs, read_tuned
@@ -69,7 +69,7 @@ class MoeErrors:
         return error_lines(self.frame, "measured_s", ("config", "moe_dtype", "distribution", "size"))
 
 
-def why(row: triton_moe.MoeRow, found: triton_moe.MoePrediction) -> str:
+def why(row: moe_rows.MoeRow, found: triton_moe.MoePrediction) -> str:
     """What to look at first where a row's prediction is far off."""
     dram = sum(run.bytes_moved["dram"] for run in found.runs)
     if dram < 0.95 * (1.0 - found.held) * found.weight_bytes:
@@ -90,7 +90,7 @@ def moe_errors(path: Path, system: System, *, rows: int | None = None, fidelity:
     path, system
         The table, and the GPU that it was measured on.
     rows
-        A stratified sample of so many (`triton_moe.sample`); None: all.
+        A stratified sample of so many (`moe_rows.sample`); None: all.
     fidelity
         As `simulate_kernel` takes it.
     tuned
@@ -107,8 +107,8 @@ def moe_errors(path: Path, system: System, *, rows: int | None = None, fidelity:
     """
     import pandas as pd
 
-    wanted = [row for row in triton_moe.read_rows(path) if tuned or configs is not None or not triton_moe.has_tuned_file(row, system)]
-    wanted = triton_moe.sample(wanted, len(wanted) if rows is None else rows)
+    wanted = [row for row in moe_rows.read_rows(path) if tuned or configs is not None or not moe_rows.has_tuned_file(row, system)]
+    wanted = moe_rows.sample(wanted, len(wanted) if rows is None else rows)
     records: list[dict[str, Any]] = []
     refused = []
     for number, row in enumerate(wanted):
@@ -126,7 +126,7 @@ def moe_errors(path: Path, system: System, *, rows: int | None = None, fidelity:
             "measured_s": row.measured_s, "predicted_s": found.time_s, "gemms_s": found.gemms_s, "others_s": found.others_s,
             "why": why(row, found)})
     if not records:
-        raise TableError(f"{path}: no row can be predicted; {refused[0] if refused else 'it has none of ' + ', '.join(triton_moe.FORMATS)}")
+        raise TableError(f"{path}: no row can be predicted; {refused[0] if refused else 'it has none of ' + ', '.join(moe_rows.FORMATS)}")
     return MoeErrors(path.name, system.name, fidelity, pd.DataFrame(records), tuple(refused))
 
 

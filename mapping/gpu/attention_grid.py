@@ -115,8 +115,13 @@ def _splits(
         return [np.clip(np.ceil(steps / piece), 1.0, most) * one]
     # More than an SM's worth of pieces only for single query tiles, whose pieces are all alike.
     twice = np.where(q_tiles > 1, machine.sm_count, np.minimum(2.0 * machine.sm_count, slots))
-    fills = (machine.sm_count,) if kernel.split == "sm" else (machine.sm_count, twice)
     most = np.minimum(128.0, longest)
+    fills = [machine.sm_count * one]
+    if kernel.split == "slots":
+        fills.append(twice * one)
+        # Where merging costs more than it gains, fewer pieces: by halves, so that a call has every choice that twice its batch has.
+        while kernel.combine_cycles > 0.0 and np.any(fills[0] >= 2.0 * grid):
+            fills.insert(0, fills[0] / 2.0)
     pieces = [np.ceil(longest / np.clip(np.floor(fill / grid), 1.0, most)) for fill in fills]
     return [one] + [np.ceil(longest / piece) * one for piece in pieces]
 

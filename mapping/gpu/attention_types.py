@@ -38,9 +38,9 @@ class AttentionKernel:
         Whether sliding-window calls are packed too.
     split
         How a short grid is split along the KV axis (flash decoding): ``"none"``; ``"sm"``: to one CTA per SM where
-        that is faster; ``"slots"``: to all resident CTAs where that is faster; ``"waves"``: to 8 CTAs per SM, at
-        least 128 tokens each (XQA); ``"four"``: always in four; ``"even"``: by FlashAttention 3's rule, pieces of 1.1
-        times the even share of an SM; ``"parts"``: the KV of all sequences laid end to end and cut into
+        that is faster; ``"slots"``: to all resident CTAs, to one per SM, to half as many, a quarter and so on, whichever is fastest;
+        ``"waves"``: to 8 CTAs per SM, at least 128 tokens each (XQA); ``"four"``: always in four; ``"even"``: by FlashAttention 3's
+        rule, pieces of 1.1 times the even share of an SM; ``"parts"``: the KV of all sequences laid end to end and cut into
         equal parts, one per SM, whose seams are merged (FlashMLA, trtllm-gen).
     empty_share
         Share of a CTA's cycles outside its loop that one costs whose piece lies outside the window, as ``"waves"`` cuts the whole

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -135,7 +135,9 @@ class Chooser:
         stops = [ends is not None and bool(side) and not side & ends for side in sides]
         if stops[0] != stops[1]:
             return stops[1], "an assertion, taken to hold"
-        rare = [asked is None and self._is_rare(side) for side in sides]
+        starts = [None if way is None else self.program.segments[way].block for way in (segment.target, segment.next)]
+        rare = [asked is None and start is not None and self._is_rare(segment, side, start)
+                for side, start in zip(sides, starts, strict=True)]
         if rare[0] != rare[1]:
             return rare[1], "the usual way of a library function"
         if asked is None:
@@ -157,31 +159,42 @@ class Chooser:
         """The blocks that only one way of a jump reaches, before control comes back to it: of the way taken, and of the other."""
         if segment.number not in self._apart:
             segments = self.program.segments
-            reached = [self._reached(None if way is None else segments[way].block, segment.block)
+            reached = [self._reached(None if way is None else segments[way].block, {segment.block})
                        for way in (segment.target, segment.next)]
             self._apart[segment.number] = [reached[0] - reached[1], reached[1] - reached[0]]
         return self._apart[segment.number]
 
-    def _reached(self, start: int | None, without: int) -> set[int]:
-        todo = [] if start is None or start == without else [start]
+    def _reached(self, start: int | None, without: Set[int]) -> set[int]:
+        """The blocks that can be reached from one without passing some."""
+        todo = [] if start is None or start in without else [start]
         seen = set(todo)
         while todo:
-            more = set(self._after.get(todo.pop(), ())) - seen - {without}
+            more = set(self._after.get(todo.pop(), ())) - seen - without
             seen |= more
             todo += sorted(more)
         return seen
 
-    def _is_rare(self, blocks: set[int]) -> bool:
-        """Whether blocks are the way of a CUDA library function for rare operands (large angles, denormals): it calls an internal function
-        or reads a table of the library's.
+    def _is_rare(self, segment: Any, blocks: Set[int], start: int) -> bool:
+        """Whether a side is the way of a CUDA library function for rare operands: it begins on the jump's own source line (the function is
+        inlined) and has such a block, or every way through it from its first block leads to one. No loop goes round beside them, as one
+        with a division in its body does.
         """
-        for block in sorted(blocks):
-            for ins in self.program.flow.blocks[block].instructions:
-                if ins.base == "CALL" and any(name in op for op in ins.operands for name in _INTERNAL):
-                    return True
-                if ins.base == "LDG" and self._from_table(ins.index):
-                    return True
-        return False
+        import networkx
+
+        rare = {block for block in blocks if self._for_rare_operands(block)}
+        if not rare:
+            return False
+        usual = set() if self._first_line(segment, {start}) is None else self._reached(start, rare)
+        beside = networkx.DiGraph((one, other) for one in blocks - rare for other in self._after.get(one, ()) if other in blocks - rare)
+        return usual <= blocks and all(block in self._after for block in usual) and networkx.is_directed_acyclic_graph(beside)
+
+    def _for_rare_operands(self, block: int) -> bool:
+        """Whether a block is of a library function for rare operands (large angles, denormals): it calls an internal function or reads a
+        table of the library's.
+        """
+        instructions = self.program.flow.blocks[block].instructions
+        return any((ins.base == "CALL" and any(name in op for op in ins.operands for name in _INTERNAL))
+                   or (ins.base == "LDG" and self._from_table(ins.index)) for ins in instructions)
 
     def _from_table(self, index: int) -> bool:
         """Whether an address comes from the constants in which the library's tables have theirs."""
@@ -199,7 +212,7 @@ class Chooser:
                     todo.append(before[place - 1])
         return False
 
-    def _first_line(self, segment: Any, blocks: set[int]) -> int | None:
+    def _first_line(self, segment: Any, blocks: Set[int]) -> int | None:
         """The first source line below a jump's that blocks hold, in the same file."""
         code, flow = self.program.listing.instructions, self.program.flow
         source = code[segment.last].source
@@ -217,7 +230,7 @@ class Chooser:
 
     def _compare_ways(self, segment: Any) -> bool | None:
         segments, flow = self.program.segments, self.program.flow
-        reached = [self._reached(None if way is None else segments[way].block, -1) for way in (segment.target, segment.next)]
+        reached = [self._reached(None if way is None else segments[way].block, frozenset()) for way in (segment.target, segment.next)]
         only_ends = {b.index for b in flow.blocks if all(i.base in _ENDS for i in b.instructions)}
         if segment.target is None or (reached[0] & reached[1]) - only_ends:
             return None

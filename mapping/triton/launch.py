@@ -350,7 +350,10 @@ def _evaluate_grid(grid: Grid, bound: dict[str, Any], where: str, system: System
         except Exception as error:
             raise KernelError(f"{where}: the grid function failed on these arguments, which carry no data "
                               f"({type(error).__name__}: {error}); it may read shapes and constants only") from error
-    sizes = (grid,) if isinstance(grid, int) else tuple(grid)
+    try:
+        sizes = (grid,) if isinstance(grid, int) else tuple(grid)
+    except TypeError:
+        raise KernelError(f"{where}: the grid is {shown(grid)}, not one to three sizes or a function that returns them") from None
     while len(sizes) > 3 and sizes[-1] == 1:  # Triton reads the first three
         sizes = sizes[:-1]
     if not 1 <= len(sizes) <= 3:

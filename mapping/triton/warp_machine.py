@@ -26,11 +26,12 @@ from .warp_control import (
     parted,
     put_lanes,
     sent,
-    spread_operands,
     standing,
 )
 from .warp_exchange import shuffled, voted
-from .warp_memory import common_descriptor, in_local, loaded, missing_in_l1, noted_pieces, priced, retold, tallied, touched_by
+from .warp_memory import in_local, loaded, missing_in_l1, noted_pieces, priced, retold, tallied, tallied_all
+from .warp_notes import box_of, noted_access, noted_bulk, noted_sync, noted_touch, noted_touches, refused, who_accesses
+from .warp_places import lowest
 from .warp_records import (
     ACCESS,
     ALL,
@@ -42,7 +43,6 @@ from .warp_records import (
     AT_JOIN,
     AT_RETURN,
     BALLOT,
-    BOX,
     BULK,
     BY_IDX,
     COPIED,
@@ -60,7 +60,6 @@ from .warp_records import (
     IN_SHARED,
     LOAD_,
     MATRIX,
-    MIXER,
     NOT_MODELLED,
     NOTHING,
     OF_AND,
@@ -79,27 +78,11 @@ from .warp_records import (
     SYNC,
     TALLY,
     TOLD_UNKNOWN,
-    TOO_FAR,
     TOUCH,
     WHOLE_WARP,
 )
 from .warp_rows import copied_row, lane_operations, of_rows, row_operation, spread
-
-
-def lowest(place, alive, parked):  # type: ignore[no-untyped-def]
-    """The lowest place of lanes that wait for none; where all do, those at the lowest go on together."""
-    here = -1
-    for k in range(place.shape[0]):
-        if alive[k] and not parked[k] and (here < 0 or place[k] < here):
-            here = place[k]
-    if here < 0:
-        for k in range(place.shape[0]):
-            if alive[k] and (here < 0 or place[k] < here):
-                here = place[k]
-        for k in range(place.shape[0]):
-            if alive[k] and place[k] == here:
-                parked[k] = False
-    return here
+from .warp_whole import in_a_row
 
 
 def run_warp(code, registers, begin, end, condition, ends, after, target, forced, where, V, U, S, T, K, lanes, ctas, thread, ids,  # type: ignore[no-untyped-def]
@@ -148,8 +131,8 @@ def run_warp(code, registers, begin, end, condition, ends, after, target, forced
         Words that threads are told through shared memory and by their warps, as `cta_machine.run_cta` writes them down (no columns: nothing
         was, and what shared memory holds is not known); by lane the row.
     steps ... memo_sectors
-        Filled; `counts` by segment and CTA, `touched` with CTA, instruction, address and sum of weights before, `tally` by place
-        and CTA with accesses and the address of the first.
+        Filled; `counts` by segment and CTA (no columns: of many CTAs nothing is counted), `touched` with CTA, instruction, address and sum
+        of weights before, `tally` by place and CTA with accesses and the address of the first.
     out
         Filled with the numbers of steps, accesses, mbarrier records, bulk copies and touches, what control and guards depend on, segments,
         the number of pieces (access, first sector, the one behind the last) of global memory, where a way was assumed (bits, segment
@@ -190,6 +173,7 @@ def run_warp(code, registers, begin, end, condition, ends, after, target, forced
     assumed = 0
     leaves_known = False
     has_data = buffers.shape[0] > 0
+    is_counted = counts.shape[1] > 0
     count_alive = n_lanes
     together = True  # all lanes alive stand at `here`
     here = 0
@@ -207,10 +191,10 @@ def run_warp(code, registers, begin, end, condition, ends, after, target, forced
         if executed > most:
             status = ENOUGH if mode == TOUCH or mode == TALLY else ENDLESS
             break
-        if alone:
+        if alone and is_counted:
             for k in range(n_active):
                 counts[here, ctas[active[k]]] += 1
-        else:
+        elif not alone:
             counts[here, 0] += 1
         if mode == RECORD:
             if n_steps == steps.shape[0]:
@@ -235,23 +219,7 @@ def run_warp(code, registers, begin, end, condition, ends, after, target, forced
                     v, u = alu(op, V[a, 0], U[a, 0], V[b, 0], U[b, 0], V[c, 0], U[c, 0], extra, word, real)
                     scalar = True
                 elif of_rows(op) and not (K[a] or K[b] or K[c]) and (all_lanes or 8 * n_active > n_lanes):
-                    if K[d] and all_lanes:
-                        K[d] = False
-                        U[d, :] = Z
-                    x, y, z = spread_operands(op, V, slots, a, ma, b, mb, c, mc)
-                    r = d if all_lanes else slots + 3
-                    row_operation(op, V, x, y, z, r, V[b, 0], mb == 0, extra, word, real)
-                    if not all_lanes:
-                        if S[d]:
-                            for k in range(1, n_lanes):
-                                V[d, k], U[d, k] = V[d, 0], U[d, 0]
-                        for k in range(n_active):
-                            V[d, active[k]] = V[r, active[k]]
-                        if K[d]:
-                            for k in range(n_active):
-                                U[d, active[k]] = Z
-                    S[d] = False
-                    T[d] = dependent if all_lanes else dependent | T[d]
+                    in_a_row(op, d, a, ma, b, mb, c, mc, V, U, S, T, K, slots, dependent, all_lanes, active, n_active, extra, word, real)
                     continue
                 elif op == MOV and all_lanes:
                     copied_row(V, d, a)
@@ -265,31 +233,12 @@ def run_warp(code, registers, begin, end, condition, ends, after, target, forced
                 if op == ACCESS and mode != RECORD and (mode == COUNT or wanted[index] == 0):
                     if not (has_data and space[index] == IN_GLOBAL and (kind[index] == OF_STORES or kind[index] == OF_ATOMICS)):
                         continue
-                n = 0
-                chosen = 0
-                unknown = False
                 plain = mode == RECORD and whole and n_active == 32 and ma == 0 and mb == 1 and not K[a] and not K[b] \
                     and (op == ACCESS or op == COPIED)
                 if plain and V[a, 0] & ONE == Z:
                     depends |= T[a] & ON_THREAD
                     continue
-                if plain:
-                    chosen = 0xFFFFFFFF
-                    n = 32
-                    for k in range(32):
-                        picked[k] = V[b, k]
-                else:
-                    for k in range(n_active):
-                        lane = active[k]
-                        if U[a, ma * lane] & ONE:
-                            unknown = True
-                        elif V[a, ma * lane] & ONE:
-                            chosen |= 1 << lanes[lane]
-                            if U[b, mb * lane]:
-                                unknown = True
-                            picked[n] = V[b, mb * lane]
-                            owner[n] = ctas[lane]
-                            n += 1
+                n, chosen, unknown = who_accesses(plain, a, ma, b, mb, V, U, lanes, ctas, active, n_active, picked, owner)
                 if op == ACCESS or op == COPIED:
                     depends |= T[a] & ON_THREAD
                     if unknown:
@@ -297,30 +246,20 @@ def run_warp(code, registers, begin, end, condition, ends, after, target, forced
                     if n == 0:
                         continue
                     if op == ACCESS and space[index] == IN_GLOBAL:
-                        for k in range(n):
-                            if picked[k] >= TOO_FAR:
-                                return NOT_MODELLED
-                    if op == ACCESS and has_data and space[index] == IN_GLOBAL and (kind[index] == OF_STORES or kind[index] == OF_ATOMICS):
-                        for j in range(buffers.shape[0]):
-                            for k in range(n):
-                                if buffers[j, 0] <= picked[k] < buffers[j, 0] + buffers[j, 1]:
-                                    return ON_DATA
+                        why = refused(picked, n, kind[index] == OF_STORES or kind[index] == OF_ATOMICS, buffers)
+                        if why != DONE:
+                            return why
                     if mode == COUNT:
                         continue
                     if mode != RECORD:
                         if op == COPIED or wanted[index] == 0:
                             continue
-                        for k in range(n):
-                            if mode == TALLY:
-                                tallied(tally, owner[k], wanted[index] - 1, picked[k])
-                                continue
-                            so_far[owner[k]] += weight[index]
-                            if thin and ((picked[k] >> np.uint64(5)) * MIXER) >> np.uint64(64 - thin) != Z:
-                                continue
-                            if n_touches == touched.shape[0]:
+                        if mode == TALLY:
+                            tallied_all(tally, owner, wanted[index] - 1, picked, n)
+                        else:
+                            n_touches = noted_touches(touched, n_touches, thin, so_far, weight[index], owner, index, picked, n)
+                            if n_touches < 0:
                                 return FULL
-                            touched_by(touched, n_touches, owner[k], index, picked[k], so_far[owner[k]] - weight[index])
-                            n_touches += 1
                         memo_count[index] += 1
                         if memo_count[index] > repeats and executed > ends.shape[0]:
                             status = ENOUGH
@@ -336,15 +275,8 @@ def run_warp(code, registers, begin, end, condition, ends, after, target, forced
                     if op == ACCESS and cached[index]:
                         missing = missing_in_l1(row, picked[0], passed, l1_bytes, memo_cost, memo_sectors, seen)
                         passed += 32 * missing
-                    accesses[n_accesses, 0] = n_steps - 1
-                    accesses[n_accesses, 1] = index if op == ACCESS else -1 - index
-                    accesses[n_accesses, 2] = memo_cost[row, 0]
-                    accesses[n_accesses, 3] = memo_cost[row, 1]
-                    accesses[n_accesses, 4] = memo_cost[row, 2]
-                    accesses[n_accesses, 5] = n
-                    accesses[n_accesses, 6] = np.int64(picked[0])
-                    accesses[n_accesses, 7] = missing
-                    accesses[n_accesses, 8] = chosen
+                    noted_access(accesses, n_accesses, n_steps - 1, index if op == ACCESS else -1 - index, row, memo_cost, n, picked[0],
+                                 missing, chosen)
                     if pieces.shape[0] > 0 and space[index] == IN_GLOBAL and op == ACCESS:
                         n_pieces = noted_pieces(row, picked[0], n_accesses, memo_cost, memo_sectors, pieces, n_pieces)
                         if n_pieces < 0:
@@ -450,37 +382,25 @@ def run_warp(code, registers, begin, end, condition, ends, after, target, forced
                     if op == BULK:
                         if U[b, mb * lane] or U[c, mc * lane]:
                             return ON_DATA
-                        key = Z
-                        for j in range(number):
-                            key = (key * np.uint64(1_000_003) + np.uint64(arguments[j, k])) & BOX
-                        key = (key * np.uint64(1_000_003) + common_descriptor(V[c, mc * lane], equal)) & BOX
+                        key = box_of(arguments, number, k, V[c, mc * lane], equal)
                         if mode == TALLY and wanted[extra]:
                             tallied(tally, ctas[lane], wanted[extra] - 1, key)
                         elif mode == TOUCH and wanted[extra]:
-                            so_far[ctas[lane]] += weight[extra]
-                            if thin and (key * MIXER) >> np.uint64(64 - thin) != Z:
-                                continue
-                            if n_touches == touched.shape[0]:
+                            n_touches = noted_touch(touched, n_touches, thin, so_far, weight[extra], ctas[lane], extra, key, Z)
+                            if n_touches < 0:
                                 return FULL
-                            touched_by(touched, n_touches, ctas[lane], extra, key, so_far[ctas[lane]] - weight[extra])
-                            n_touches += 1
                         elif mode == RECORD:
                             if n_bulks == bulks.shape[0]:
                                 return FULL
-                            bulks[n_bulks, 0], bulks[n_bulks, 1] = n_steps - 1, extra
-                            bulks[n_bulks, 2], bulks[n_bulks, 3] = np.int64(V[b, mb * lane]), np.int64(V[c, mc * lane])
-                            bulks[n_bulks, 4] = number
-                            for j in range(number):
-                                bulks[n_bulks, 5 + j] = arguments[j, k]
+                            noted_bulk(bulks, n_bulks, n_steps - 1, extra, V[b, mb * lane], V[c, mc * lane], arguments, number, k)
                             n_bulks += 1
                     elif mode == TALLY and op == SYNC and wanted[extra]:
                         tallied(tally, ctas[lane], wanted[extra] - 1, V[b, mb * lane] & W32)
                     elif mode == RECORD and op == SYNC:
                         if n_syncs == syncs.shape[0]:
                             return FULL
-                        syncs[n_syncs, 0], syncs[n_syncs, 1], syncs[n_syncs, 2] = n_steps - 1, extra, lanes[lane]
-                        syncs[n_syncs, 3] = np.int64(V[b, mb * lane] & W32) if U[b, mb * lane] == Z else -1
-                        syncs[n_syncs, 4] = np.int64(V[c, mc * lane] & W32) if U[c, mc * lane] == Z else -1
+                        noted_sync(syncs, n_syncs, n_steps - 1, extra, lanes[lane], V[b, mb * lane], U[b, mb * lane], V[c, mc * lane],
+                                   U[c, mc * lane])
                         n_syncs += 1
                     elif mode == RECORD:
                         matrices[extra] += 1

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from .warp_alu import (
     ABSOLUTE,
     ADD,
@@ -49,8 +51,12 @@ def of_rows(op):  # type: ignore[no-untyped-def]
 
 
 def takes_common(op):  # type: ignore[no-untyped-def]
-    """Whether `row_operation` takes a second operand that all lanes share as a number."""
-    return op == ADD or op == AND or op == XOR or op == MUL or op == NE or op == LSL or op == LSR or op == SHL or op == SHR
+    """Whether `row_operation` takes a second operand that all lanes share as a number.
+
+    Not of products: Intel's 64-bit vector product waits for what its result's register held before, 15 clocks, unless a load of the second
+    operand into that register comes between.
+    """
+    return op == ADD or op == AND or op == XOR or op == NE or op == LSL or op == LSR or op == SHL or op == SHR
 
 
 def spread(V, r, value):  # type: ignore[no-untyped-def]
@@ -109,12 +115,8 @@ def row_operation(op, V, x, y, z, r, common, shared, extra, word, real):  # type
         for k in range(V.shape[1]):
             V[r, k] = V[x, k]
     elif op == MUL:
-        if shared:
-            for k in range(V.shape[1]):
-                V[r, k] = V[x, k] * common
-        else:
-            for k in range(V.shape[1]):
-                V[r, k] = V[x, k] * V[y, k]
+        for k in range(V.shape[1]):
+            V[r, k] = V[x, k] * V[y, k]
     elif op == SUB:
         for k in range(V.shape[1]):
             V[r, k] = V[x, k] - V[y, k]
@@ -160,7 +162,8 @@ def row_operation(op, V, x, y, z, r, common, shared, extra, word, real):  # type
                 V[r, k] = ONE if V[x, k] != V[y, k] else Z
     elif op == SEL:
         for k in range(V.shape[1]):
-            V[r, k] = V[y, k] if V[x, k] != Z else V[z, k]
+            chosen = Z - np.uint64(V[x, k] != Z)  # jumps would keep it from being done many lanes at a time
+            V[r, k] = (V[y, k] & chosen) | (V[z, k] & ~chosen)
     elif op == MIN:
         for k in range(V.shape[1]):
             V[r, k] = V[x, k] if V[x, k] < V[y, k] else V[y, k]

@@ -42,7 +42,8 @@ from .warp_records import (
     TOUCH,
 )
 
-_ROOM: Final = 4096
+#: Steps and touches that there is room for at first; a run that needs more is done again.
+_ROOM, _TOUCHES = 4096, 1 << 16
 #: Lanes whose values the processor's cache holds.
 _AT_ONCE: Final = 1024
 #: How matrices lie in shared memory: `MemoryOp.rows` aside, what `cta_machine` wants to know of LDSM and STSM.
@@ -61,6 +62,7 @@ class _Desk(threading.local):
     def __init__(self) -> None:
         self.held: dict[str, np.ndarray] = {}
         self.views: dict[tuple[str, tuple[int, ...]], np.ndarray] = {}
+        self.zeros: dict[str, np.ndarray] = {}
 
     def array(self, name: str, shape: tuple[int, ...], dtype: Any = np.int64, fill: int | None = None) -> np.ndarray:
         """An array of some shape (one type a name), with whatever it holds where `fill` is not given."""
@@ -70,6 +72,20 @@ class _Desk(threading.local):
         if fill is not None:
             found.fill(fill)
         return found
+
+    def cleared(self, name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+        """An array of zeros; who has filled it puts zeros there again and says so by `clean`: that is less than all of it."""
+        found = self.array(name, shape, dtype)
+        if found.nbytes > _KEPT_BYTES:
+            found.fill(0)
+        elif self.zeros.pop(name, None) is not self.held[name]:
+            self.held[name].fill(0)
+        return found
+
+    def clean(self, name: str, array: np.ndarray) -> None:
+        """An array that `cleared` gave holds zeros again."""
+        if array.nbytes <= _KEPT_BYTES:
+            self.zeros[name] = self.held[name]
 
     def _made(self, name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
         size = math.prod(shape) * np.dtype(dtype).itemsize
@@ -103,7 +119,7 @@ class WarpCode:
         By segment; see `warp_machine.run_warp`.
     space, kind, size, rows, signed
         By instruction: its memory access, `space` -1 for none; of matrices in shared memory `signed` says how they lie (see
-        `cta_machine.in_shared`).
+        `cta_shared.in_shared`).
     cached
         By instruction: it looks into L1.
     spills
@@ -139,8 +155,9 @@ class WarpCode:
     @cached_property
     def noted(self) -> np.ndarray:
         """int64: instructions that access memory, touch mbarriers or copy in bulk."""
-        code = self.bytecode.code
-        return np.union1d(np.flatnonzero(self.space >= 0), code[np.isin(code[:, 0], (BULK, SYNC)), 5])
+        code, noted = self.bytecode.code, self.space >= 0
+        noted[code[(code[:, 0] == BULK) | (code[:, 0] == SYNC), 5]] = True
+        return np.flatnonzero(noted)
 
 
 def warp_code(program: Program) -> WarpCode:
@@ -286,7 +303,7 @@ class Warps:
         c = self.code
         made, slots, count, width = c.bytecode, c.bytecode.slots, len(c.space), len(lanes)
         desk = _DESK.array
-        values, unknown = desk("values", (slots + 4, width), np.uint64), desk("unknown", (slots, width), np.uint64, 0)
+        values, unknown = desk("values", (slots + 4, width), np.uint64), _DESK.cleared("unknown", (slots, width), np.uint64)
         values[:slots, 0], unknown[:, 0] = self.values, self.unknown
         same, taint, dark = np.ones(slots, np.bool_), np.zeros(slots, np.uint8), self.unknown != 0
         steps, touches, ctas_counted = room
@@ -294,7 +311,7 @@ class Warps:
             "steps": desk("steps", (steps,), np.int32), "masks": desk("masks", (steps,)),
             "accesses": desk("accesses", (4 * steps, ACCESS_COLUMNS)), "pieces": desk("pieces", (64 * steps if pieces else 0, 3)),
             "syncs": desk("syncs", (steps, SYNC_COLUMNS)), "bulks": desk("bulks", (steps, BULK_COLUMNS)),
-            "counts": np.zeros((len(c.ends), ctas_counted), np.int64) if counted else desk("uncounted", (len(c.ends), ctas_counted)),
+            "counts": np.zeros((len(c.ends), ctas_counted if counted else 0), np.int64),
             "matrices": np.zeros(count, np.int64),
             "touched": desk("touched", (touches, 4)),
             "tally": np.zeros((int(wanted.max(initial=0)) if mode == TALLY else 0, 2, ctas_counted), np.int64),
@@ -314,6 +331,8 @@ class Warps:
             self.nothing if weight is None else weight, local, trips,
             *(told or (np.zeros((1, 0), np.uint64), np.zeros(width, np.int64))),
             *got.values(), memo, base, times, cost, sectors, seen, word, word.view(np.float32), out)
+        unknown[dark] = 0  # by now the rows that hold unknown bits
+        _DESK.clean("unknown", unknown)
         for name, number in zip(("steps", "accesses", "syncs", "bulks", "touched"), out[:5].tolist(), strict=True):
             got[name] = got[name][:number].copy()
         got["pieces"] = got["pieces"][:out[7]].copy()
@@ -389,7 +408,7 @@ class Warps:
         mask[chosen] = np.arange(1, len(chosen) + 1)
         if count == 1:  # two at least, so that lanes count as warps
             lanes, threads, ids = np.tile(lanes, 2), np.tile(threads, 2), np.tile(ids, (2, 1))
-        room = 64 * len(ids) + 4096 if mode == TOUCH else 1
+        room = 64 * len(ids) + _TOUCHES if mode == TOUCH else 1
         # where few executions are wanted, no more than they take: twice through the code, once more for each of them
         enough = min(most, (min(repeats, most) + 2) * len(self.code.ends)) if mode != COUNT else most
         told = self.told.lanes(ids, threads + lanes, enough) if self.told else None

@@ -77,8 +77,8 @@ from .isa import ARRIVE, BARRIER, BULK_GROUP, BULK_LOAD, COPY_GROUP, SYNC_ARRIVE
 
 def run_sm(code, access, stream_start, stream_length,  # type: ignore[no-untyped-def]
            kind, pipe, interval, latency, stall, yields, write_barrier, read_barrier, wait_mask, first, second, code_line,
-           smem, tags, l2_bytes, l1_passes, atomics, slice_bytes, dram_bytes, dram_time, link_bytes, load_latency, sync_slot, sync_value,
-           template_stream, cta_template, cta_phase, cta_share, slots,
+           smem, tags, l2_bytes, l1_passes, atomics, slice_bytes, dram_bytes, dram_time, link_bytes, dram_lines, load_latency, sync_slot,
+           sync_value, template_stream, cta_template, cta_phase, cta_share, slots,
            numbers, end_times, first_issue, busy, stalls, spans):
     """Issue every warp-instruction of some CTAs on one SM.
 
@@ -93,9 +93,9 @@ def run_sm(code, access, stream_start, stream_length,  # type: ignore[no-untyped
     smem, tags, l2_bytes, l1_passes, atomics
         float64 by access row, for one warp: clocks of the banks, of the tag stage, bytes to or from L2, clocks of data, and of the few
         slices of L2 that serve its atomics, where those of all SMs queue.
-    slice_bytes, dram_bytes, dram_time, link_bytes, load_latency
+    slice_bytes, dram_bytes, dram_time, link_bytes, dram_lines, load_latency
         float64 of shape (phases, rows): bytes that L2's slices serve (what SMs ask for together counts once), bytes of DRAM, those that it
-        could move meanwhile, bytes between L2's partitions, and issue to result without queueing.
+        could move meanwhile, bytes between L2's partitions, lines that wait for DRAM, and issue to result without queueing.
     sync_slot, sync_value
         int64 by access row: mbarrier of the CTA and arrival count, bytes or parity.
     template_stream
@@ -211,9 +211,9 @@ def run_sm(code, access, stream_start, stream_length,  # type: ignore[no-untyped
         span_count = note_work(w, now, span_count, warps, spans)
         done, read, reason = execute(
             i, row, s, w, slot, now, cta_phase[cta], cta_share[cta], kind, pipe, interval, latency, write_barrier, read_barrier, first,
-            second, smem, tags, l2_bytes, l1_passes, atomics, slice_bytes, dram_bytes, dram_time, link_bytes, load_latency, sync_slot,
-            sync_value, warps, groups, group_count, wg_groups, wg_free, wg_load, mbarriers, pipe_free, read_free, address_free, queue,
-            queue_count, free, busy, sums, numbers)
+            second, smem, tags, l2_bytes, l1_passes, atomics, slice_bytes, dram_bytes, dram_time, link_bytes, dram_lines, load_latency,
+            sync_slot, sync_value, warps, groups, group_count, wg_groups, wg_free, wg_load, mbarriers, pipe_free, read_free, address_free,
+            queue, queue_count, free, busy, sums, numbers)
         if kd in (BULK_LOAD, SYNC_ARRIVE, TCGEN_COMMIT) and row >= 0 and sync_slot[row] >= 0:
             complete(slot, sync_slot[row], now, warps_per_cta, warps, mbarriers, sub_next, numbers)
         b = write_barrier[i]
@@ -290,7 +290,7 @@ _AT = inspect.getfullargspec(run_sm).args.index("numbers")
 machine: Final = Native(run_sm, usual={
     ("i4", 1): "code access", ("i8", 2): "template_stream spans", "i": "slots",
     ("f8", 1): "interval smem tags l2_bytes l1_passes atomics cta_share numbers busy",
-    ("f8", 2): "slice_bytes dram_bytes dram_time link_bytes load_latency stalls"})
+    ("f8", 2): "slice_bytes dram_bytes dram_time link_bytes dram_lines load_latency stalls"})
 
 
 @lru_cache(maxsize=1)

@@ -74,7 +74,7 @@ def complete(slot, m, now, warps_per_cta, warps, mbarriers, sub_next, numbers): 
         for v in range(slot * warps_per_cta, (slot + 1) * warps_per_cta):
             if warps[v, MBARRIER_AT] == m and (mbarriers[slot, m, MB_PHASE] & 1) != warps[v, PARITY]:
                 warps[v, MBARRIER_AT] = -1
-                ready = max(mbarriers[slot, m, MB_DONE], warps[v, BY_STALL], warps[v, BY_BOARD], now + 1)
+                ready = max(mbarriers[slot, m, MB_DONE], warps[v, BY_STALL], warps[v, BY_BOARD], warps[v, BY_OTHER], now + 1)
                 release(v, ready, AT_MBARRIER, warps, sub_next)
     return 0
 
@@ -93,8 +93,6 @@ def meet(kd, w, slot, now, b, wanted, left, warps_per_cta, warps, arrived, sub_n
     arrived[slot, b] += 1
     if kd == BARRIER:
         warps[w, BARRIER_AT] = b
-        if warps[w, READY] < FAR:
-            warps[w, BY_STALL] = max(warps[w, BY_STALL], warps[w, READY])
         warps[w, READY] = FAR
     if arrived[slot, b] >= (wanted if wanted > 0 else left):
         open_barrier(slot, b, now, warps_per_cta, warps, arrived, sub_next, numbers)
@@ -115,5 +113,6 @@ def open_barrier(slot, b, now, warps_per_cta, warps, arrived, sub_next, numbers)
     for v in range(slot * warps_per_cta, (slot + 1) * warps_per_cta):
         if warps[v, BARRIER_AT] == b:
             warps[v, BARRIER_AT] = -1
-            release(v, max(warps[v, BY_STALL], np.int64(now + int(numbers[BARRIER_LATENCY]))), AT_BARRIER, warps, sub_next)
+            ready = max(warps[v, BY_STALL], warps[v, BY_BOARD], warps[v, BY_OTHER], np.int64(now + int(numbers[BARRIER_LATENCY])))
+            release(v, ready, AT_BARRIER, warps, sub_next)
     return 0

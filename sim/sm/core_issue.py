@@ -211,7 +211,6 @@ def go_on(w, slot, now, i, j, row, warps, kind, latency, stall, wait_mask, first
         else:
             warps[w, MBARRIER_AT] = m
             warps[w, PARITY] = parity
-            warps[w, BY_STALL] = r
             r = np.int64(FAR)
     warps[w, READY] = r
     return 0

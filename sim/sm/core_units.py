@@ -15,9 +15,11 @@ from .core_state import (
     BANK_BUFFER,
     BULK_LATENCY,
     COPIES,
+    DELAYS,
     DRAM,
     DRAM_RATE,
     DRAM_SUM,
+    DRAWN,
     DRIFT,
     FETCH_LATENCY,
     FP64,
@@ -30,10 +32,12 @@ from .core_state import (
     LONG,
     LSU,
     LSU_INTERVAL,
+    N_DELAYS,
     OPERAND_READ,
     PORT,
     PORT_RATE,
     PORTS_LEFT,
+    REFRESH,
     SFU,
     SHORT,
     SMEM,
@@ -67,9 +71,9 @@ from .isa import (
 
 
 def execute(i, row, s, w, slot, now, phase, share, kind, pipe, interval, latency, write_barrier, read_barrier,  # type: ignore[no-untyped-def]
-            first, second, smem, tags, l2_bytes, l1_passes, atomics, slice_bytes, dram_bytes, dram_time, link_bytes, load_latency,
-            sync_slot, sync_value, warps, groups, group_count, wg_groups, wg_free, wg_load, mbarriers, pipe_free, read_free, address_free,
-            queue, queue_count, free, busy, sums, numbers):
+            first, second, smem, tags, l2_bytes, l1_passes, atomics, slice_bytes, dram_bytes, dram_time, link_bytes, dram_lines,
+            load_latency, sync_slot, sync_value, warps, groups, group_count, wg_groups, wg_free, wg_load, mbarriers, pipe_free, read_free,
+            address_free, queue, queue_count, free, busy, sums, numbers):
     """What issuing `i` does: clocks at which its result is there and its operands have been read, and what its user waits for."""
     kd = kind[i]
     p = pipe[i]
@@ -116,6 +120,7 @@ def execute(i, row, s, w, slot, now, phase, share, kind, pipe, interval, latency
             if moved > 0.0:
                 come = beyond(turn, moved, atomics[row], row, phase, share, slice_bytes, dram_bytes, dram_time, link_bytes, free, busy,
                               sums, numbers)
+            come += refreshed(dram_lines[phase, row], free, numbers)
             done = np.int64(np.ceil(come + load_latency[phase, row]))
             if kd == ASYNC_COPY:
                 sums[SMEM_SUM] += smem[row]
@@ -150,6 +155,7 @@ def execute(i, row, s, w, slot, now, phase, share, kind, pipe, interval, latency
             come = beyond(turn, moved, 0.0, row, phase, share, slice_bytes, dram_bytes, dram_time, link_bytes, free, busy, sums, numbers)
             busy[SMEM] += smem[row]
             sums[SMEM_SUM] += smem[row]
+            come += refreshed(dram_lines[phase, row], free, numbers)
             done = np.int64(np.ceil(come + load_latency[phase, row] + numbers[BULK_LATENCY]))
             read = np.int64(turn) + operand_read
             if kd == BULK_STORE:
@@ -201,6 +207,15 @@ def left_by_products(turn, wg_free, wg_load):  # type: ignore[no-untyped-def]
         if wg_free[k] > turn:
             taken += wg_load[k]
     return 1.0 - min(taken, 0.9)
+
+
+def refreshed(lines, free, numbers):  # type: ignore[no-untyped-def]
+    """Clocks for which the last of some lines waits until its DRAM has been refreshed: of those that do, the longest wait of each draw."""
+    if lines <= 0.0:
+        return 0.0
+    drawn = int(free[DRAWN])
+    free[DRAWN] = 0.0 if drawn + 1 == N_DELAYS else float(drawn + 1)
+    return max(0.0, 1.0 - numbers[DELAYS + drawn] / lines) * numbers[REFRESH]
 
 
 def beyond(turn, moved, hot, row, phase, share, slice_bytes, dram_bytes, dram_time, link_bytes, free, busy,  # type: ignore[no-untyped-def]

@@ -23,6 +23,7 @@ from .dispatch import dispatch
 from .facts import CodeFacts, GridCounts
 from .isa import IsaTable
 from .l2 import PIECE_BYTES, SLICE_BYTES
+from .refresh import delays
 from .sharing import Sharing
 from .streams import CtaStreams, Rows
 
@@ -205,7 +206,8 @@ def parameters(kernel: Kernel, keep: int | None = None) -> np.ndarray:
     return np.array([t.lsu_interval, t.address_interval, t.memory_queue, l2, dram, port, t.operand_read, t.barrier_latency,
                      t.branch_bubble, t.fetch_interval, t.cta_launch, t.async_launch, t.tma_latency, t.mbarrier_latency, t.wgmma_latency,
                      kernel.system.gpu.l2.latency_clk, t.wgmma_depth, t.tensor_ahead, t.bank_buffer,
-                     kernel.system.gpu.l2.far_bytes_per_clk / kernel.system.gpu.sm.count, left_of_loops(kernel, keep)])
+                     kernel.system.gpu.l2.far_bytes_per_clk / kernel.system.gpu.sm.count, left_of_loops(kernel, keep),
+                     t.dram_refresh * 1e-9 * kernel.clock_hz, *delays(t)])
 
 
 def left_of_loops(kernel: Kernel, keep: int | None) -> float:
@@ -302,13 +304,13 @@ def run_ctas(kernel: Kernel, plan: Schedule, *, keep: int | None = None, record:
 
 
 #: What `memory_costs` gives, by the name of the core's parameter.
-PHASED = ("slice_bytes", "dram_bytes", "dram_time", "link_bytes", "load_latency")
+PHASED = ("slice_bytes", "dram_bytes", "dram_time", "link_bytes", "dram_lines", "load_latency")
 
 
 def memory_costs(kernel: Kernel, index: np.ndarray, l2_bytes: np.ndarray, l1_passes: np.ndarray, tags: np.ndarray,
                  atomics: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Bytes of L2's slices and of DRAM, those for which DRAM is taken, bytes between L2's partitions, and load-to-use latency, by phase and
-    access row.
+    """Bytes of L2's slices and of DRAM, those for which DRAM is taken, bytes between L2's partitions, lines that wait for DRAM, and
+    load-to-use latency, by phase and access row.
 
     A slice of L2 gives 64 bytes a clock, to a request of fewer as well; however many SMs it serves with one read, no more arrives at each
     than `l2_delivered`. DRAM brings 64 bytes of a line at a time, and what is shorter than it could move between two activations
@@ -334,7 +336,8 @@ def memory_costs(kernel: Kernel, index: np.ndarray, l2_bytes: np.ndarray, l1_pas
     takes = brought * np.maximum(1.0, kernel.timing.dram_access / np.maximum(np.maximum(piece, side), PIECE_BYTES))
     slices = np.where(store, 1.0, share.l2[:, index]) * l2_bytes * PIECE_BYTES / short
     slices = np.maximum(slices, l2_bytes * rates(kernel)[0] / kernel.timing.l2_delivered)
-    return np.maximum(slices, SLICE_BYTES * atomics), brought, takes, share.crossing[:, index] * l2_bytes, latency
+    lines = np.where(store, 0.0, share.missing[:, index] * l2_bytes / np.minimum(piece, LINE_BYTES))
+    return np.maximum(slices, SLICE_BYTES * atomics), brought, takes, share.crossing[:, index] * l2_bytes, lines, latency
 
 
 def beyond_few(amounts: np.ndarray) -> np.ndarray:

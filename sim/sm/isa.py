@@ -35,6 +35,10 @@ _NAMES = {
     "fp64": "DADD DMUL DFMA DSETP DMNMX",
     "sfu": "MUFU F2I I2F F2F FRND POPC FLO BREV",
 }
+#: Numbers of 8 and 6 bits, to which ``F2FP`` rounds two float32 at half of the integer pipe's rate: cvt.rn.satfinite.e4m3x2.f32 comes at 32
+#: a clock and SM on a B300, e5m2, e2m3, e3m2 and e8m0 as fast as e4m3, bf16x2 at 62, e2m1x2 at 57 (public microbenchmarks). From float16,
+#: and back, the rate is the pipe's. Of Hopper no measurement was found; ptxas schedules sm_90 as sm_100.
+_HALF_RATE = frozenset({"E4M3", "E5M2", "E2M3", "E3M2", "E8", "UE8M0"})
 #: Pipes whose instructions have a fixed latency: they read their registers together.
 _FIXED = frozenset({"fma", "alu", "imad", "half"})
 #: Registers of a thread: from here on constants, uniform registers and predicates.
@@ -169,6 +173,11 @@ def pipe_of(ins: Instruction) -> str:
     return "alu"
 
 
+def rounds_slowly(ins: Instruction) -> bool:
+    """Whether an instruction rounds float32 to numbers of 8 or 6 bits."""
+    return ins.base == "F2FP" and ins.has("F32") and ins.has(*_HALF_RATE)
+
+
 def read_clocks(ins: Instruction, before: Instruction | None) -> int:
     """Clocks for which arithmetic of fixed latency takes the register file's read ports.
 
@@ -213,6 +222,8 @@ def instruction_table(program: Program, system: System, timing: SmTiming) -> Isa
         elif pipe in lanes:
             convert = ins.base in ("F2I", "I2F", "F2F", "FRND")
             interval[i] = 32 / (timing.convert_lanes if convert else lanes[pipe])
+            if rounds_slowly(ins):
+                interval[i] *= 2
             if pipe == "imad" and shared_pipe:
                 pipe = "fma"
             latency = int(timing.sfu_latency) if pipe == "sfu" else 40 if pipe == "fp64" else int(timing.operand_read)

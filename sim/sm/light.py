@@ -81,31 +81,41 @@ class LightLaunch:
         self.assumed: dict[int, list[tuple[int, int]]] = {}  # by where ways were assumed, steps and number of the CTAs
         self.leaves_known = False
         self.followed: dict[tuple[int, int], WarpRun] = {}  # by number of the CTA and the warp
+        self.ctas: dict[int, tuple[tuple[int, ...], np.ndarray, dict[int, WarpRun]]] = {}  # by number of the CTA
         self.owner: dict[int, int] = {}  # by instruction the first warp that accesses memory with it
+        self.begun: tuple[list[int], dict[int, np.ndarray]] = [], {}  # instructions, and first addresses of all CTAs, if ever asked for
 
     # -- one CTA -----------------------------------------------------------------------------------------------------------
 
-    def cta(self, number: int, l1_bytes: float) -> tuple[WarpStreams, Loads, np.ndarray, dict[int, int]]:
-        """The CTA's streams, what it reads, how often its warps enter each segment, and its matrix instructions with a guard."""
+    def follow(self, number: int, l1_bytes: float) -> tuple[tuple[int, ...], np.ndarray, dict[int, WarpRun]]:
+        """The CTA's warps, followed once: by warp the first that does the same, `_alike`'s shares, and what those warps do."""
+        if number in self.ctas:
+            return self.ctas[number]
         count, ids = self.compiled.num_warps, program_ids(self.launch, [number])[0]
         lead = self._run(number, ids, 0, l1_bytes / count)
         roles, distinct = (0,) * count, np.ones(len(self.code.space))
         if count > 1 and (lead.on_thread or self.code.cached[np.maximum(lead.accesses[:, 1], 0)].any()):
             roles, distinct = self._alike(ids, count)
-        runs = [self._run(number, ids, warp, l1_bytes / count) for warp in dict.fromkeys(roles)]
-        self.axes |= np.any([run.on_program for run in runs], axis=0)
-        self.leaves_known |= any(run.leaves_known for run in runs)
-        if where := int(np.bitwise_or.reduce([run.assumed for run in runs])):
+        runs = {warp: self._run(number, ids, warp, l1_bytes / count) for warp in dict.fromkeys(roles)}
+        self.axes |= np.any([run.on_program for run in runs.values()], axis=0)
+        self.leaves_known |= any(run.leaves_known for run in runs.values())
+        if where := int(np.bitwise_or.reduce([run.assumed for run in runs.values()])):
             self.assumed.setdefault(where, []).append((len(lead.steps), number))
         if self.assumed and self.leaves_known:
             raise NotFollowedError  # what was assumed, another warp's values might tell
         self.lanes &= self._lanes_of(lead)
         if not self.lanes:
             raise NotFollowedError
-        leaders = list(dict.fromkeys(roles))
-        for warp, run in zip(leaders, runs, strict=True):
+        for warp, run in runs.items():
             for index in distinct_of(np.concatenate([run.accesses[:, 1], run.bulks[:, 1]])).tolist():
                 self.owner.setdefault(index, warp)
+        self.ctas[number] = roles, distinct, runs
+        return self.ctas[number]
+
+    def cta(self, number: int, l1_bytes: float) -> tuple[WarpStreams, Loads, np.ndarray, dict[int, int]]:
+        """The CTA's streams, what it reads, how often its warps enter each segment, and its matrix instructions with a guard."""
+        roles, distinct, followed = self.follow(number, l1_bytes)
+        leaders, runs = list(followed), list(followed.values())
         times = [roles.count(warp) for warp in leaders]
         rows, slots = Rows(), dict[int, int]()
         warps = tuple(self._warp(run, rows, slots, distinct) for run in runs)
@@ -306,12 +316,16 @@ class LightLaunch:
 
     def first(self, numbers: np.ndarray, loads: Sequence[int]) -> dict[int, np.ndarray]:
         """First addresses of CTAs, by instruction."""
+        if self.begun[1] and self.begun[0] == loads:
+            return {index: begins[numbers] for index, begins in self.begun[1].items()}
         warps, ids = Warps(self.made.reads, self.launch, self.bank, told=self.told), program_ids(self.launch, numbers)
         found: dict[int, np.ndarray] = {}
         for warp, mine in self._by_owner(loads):
             tally = warps.many(ids, TALLY, mine, warp=warp, lane=self.lane, repeats=1, most=240).tally
             begins = np.ascontiguousarray(np.where(tally[:, :, 0] > 0, tally[:, :, 1], -1).T)
             found |= dict(zip(mine, begins, strict=True))
+        if np.array_equal(numbers, np.arange(self.launch.programs)):
+            self.begun = list(loads), found
         return found
 
     def walks(self, asked: Sequence[Loads], thin: int, waves: Sequence[np.ndarray], loads: Sequence[int]) -> list[Walk]:
@@ -352,13 +366,12 @@ def follow_lightly(compiled: CompiledKernel, launch: Launch, system: System, l2:
 
 def _followed(light: LightLaunch, l2: L2Cache, together: int, l1_bytes: float) -> FollowedLaunch:
     launch, middle = light.launch, middle_cta(light.launch.grid)
-    found = [light.cta(middle, l1_bytes)]
+    light.follow(middle, l1_bytes)
     classes = single(launch.grid)
     if light.axes.any() and launch.programs > 1:
         classes = light.classes()
     samples = sample(classes)
-    chosen = [int(classes.representative[number]) for number in samples.classes]
-    found = [found[0] if number == middle else light.cta(number, l1_bytes) for number in chosen]
+    found = [light.cta(int(classes.representative[number]), l1_bytes) for number in samples.classes]
     counted = classes.count @ samples.weights
     if len(classes) == 1:
         wanted = [*found[0][1].sizes, *found[0][1].stores]

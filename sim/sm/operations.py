@@ -20,7 +20,7 @@ _PIPES: Final = len(isa.PIPES)
 WHOLE: Final = ("kind", "pipe", "latency", "stall", "yields", "write_barrier", "read_barrier", "wait_mask", "first", "second", "code_line",
                 "sync_slot", "sync_value", "access", "head")
 REAL: Final = ("interval", "smem", "tags", "l2_bytes", "l1_passes", "atomics")
-PHASED: Final = ("slice_bytes", "dram_bytes", "dram_time", "link_bytes", "load_latency")
+PHASED: Final = ("slice_bytes", "dram_bytes", "dram_time", "link_bytes", "dram_lines", "load_latency")
 (_KIND, _PIPE, _LATENCY, _STALL, _YIELDS, _WRITE, _READ, _WAIT, _FIRST, _SECOND, _LINE, _SLOT, _VALUE, _ACCESS, _HEAD) = range(len(WHOLE))
 
 
@@ -35,13 +35,13 @@ def join_stream(code, access, kind, pipe, interval, latency, stall, yields, writ
     kind ... lines
         `isa.IsaTable` and the lines of code.
     amounts, phased, slot, value
-        The access table: float64 of shape (5, rows) and (5, 3, rows), int64.
+        The access table: float64 of shape (5, rows) and (6, 3, rows), int64.
     bubble
         Clocks of a taken jump.
     base
         Place of the stream's first operation in what is filled.
     whole, real, by_phase
-        Filled: int64, float64 and float64 of shapes (15, operations), (6, operations) and (5, 3, operations).
+        Filled: int64, float64 and float64 of shapes (15, operations), (6, operations) and (6, 3, operations).
 
     Returns
     -------
@@ -92,7 +92,7 @@ def join_stream(code, access, kind, pipe, interval, latency, stall, yields, writ
             whole[_ACCESS, to] = -1
             for k in range(6):
                 real[k, to] = 0.0
-            for k in range(15):
+            for k in range(18):
                 by_phase[k // 3, k % 3, to] = 0.0
         number[at] = found
         taken = float(stall[i])
@@ -117,10 +117,10 @@ def join_stream(code, access, kind, pipe, interval, latency, stall, yields, writ
             for k in range(5):
                 real[1 + k, to] += amounts[k, row]
             for k in range(3):
-                for part in range(4):
+                for part in range(5):
                     by_phase[part, k, to] += phased[part, k, row]
-                if phased[4, k, row] > by_phase[4, k, to]:
-                    by_phase[4, k, to] = phased[4, k, row]
+                if phased[5, k, row] > by_phase[5, k, to]:
+                    by_phase[5, k, to] = phased[5, k, row]
     begun = 0
     for o in range(count):
         whole[_STALL, base + o] = round(stalls[o])
@@ -136,7 +136,7 @@ def join_stream(code, access, kind, pipe, interval, latency, stall, yields, writ
         delay = max(0, int(late))
         whole[_LATENCY, base + o] += delay
         for k in range(3):
-            by_phase[4, k, base + o] += delay
+            by_phase[5, k, base + o] += delay
         begun += whole[_STALL, base + o]
     return count
 

@@ -453,7 +453,8 @@ def _events(run: Evaluation, rows: Rows) -> list[tuple[int, int, tuple[int, ...]
             shape = shapes.get(index)
             if shape is None:
                 continue
-            moved = (shape.m + shape.n) * shape.k * element_bits(code[index].base, code[index].modifiers) / 8
+            own = 0 if code[index].operands[0].startswith("tmem") else shape.m  # A in tensor memory costs the banks nothing
+            moved = (own + shape.n) * shape.k * element_bits(code[index].base, code[index].modifiers) / 8
             row = rows.find(index, smem=moved / LINE_BYTES, l1_passes=float(shape.m * shape.n * shape.k))
         elif kind == isa.SYNC_INIT:
             row = rows.find(index, sync_slot=slot, sync_value=arrivals_wanted(value))

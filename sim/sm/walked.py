@@ -9,6 +9,7 @@ import numpy as np
 
 from ...mapping.triton import Launch
 from ...mapping.triton.access import SECTOR_BYTES
+from .distinct import numbered
 from .l2 import L2Cache, union_of
 from .loads import Loads
 from .sharing import (
@@ -77,9 +78,9 @@ def sharing_of_walks(launch: Launch, asked: Sequence[Loads], walks_of: Walks, l2
     walks = [tuple(column[size_of[walk[0]] > 0] for column in walk) for walk in walks_of(numbers, sorted(each.keys() | written.keys()))]
     is_store = np.isin(np.arange(count), list(written))
     found_once = unknown_sharing(3, count, l2)
-    distinct, inverse = np.unique(np.concatenate([walk[2] + is_store[walk[0]] * _APART for walk in walks]), return_inverse=True)
-    last, touched = np.full(len(distinct), -1e30), np.zeros(len(distinct))
-    parts = np.split(np.asarray(inverse).reshape(-1), np.cumsum([len(walk[2]) for walk in walks])[:-1])
+    distinct, number = numbered(np.concatenate([walk[2] + is_store[walk[0]] * _APART for walk in walks]))
+    last, touched = np.full(distinct, -1e30), np.zeros(distinct)
+    parts = np.split(number, np.cumsum([len(walk[2]) for walk in walks])[:-1])
     position = 0.0
     found, together_once = np.zeros((len(picked), count, 5)), np.zeros((len(picked), count))
     for n, (walk, key) in enumerate(zip(walks, parts, strict=True)):

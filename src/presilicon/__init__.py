@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from .explore.sensitivity import sensitivity
     from .explore.sweep import sweep
     from .iso import equalise
-    from .kernel_api import KernelReport, capture_launches, predict_kernel
+    from .kernel_api import capture_launches, predict_kernel
+    from .kernel_report import KernelReport
     from .kernel_tune import tune
     from .mapping.nest.api import map_any as map
     from .predicting import predict
@@ -48,7 +49,7 @@ _WHERE = {
     "Report": ("report", "Report"),
     "predict_kernel": ("kernel_api", "predict_kernel"),
     "capture_launches": ("kernel_api", "capture_launches"),
-    "KernelReport": ("kernel_api", "KernelReport"),
+    "KernelReport": ("kernel_report", "KernelReport"),
     "tune": ("kernel_tune", "tune"),
     "sweep": ("explore.sweep", "sweep"),
     "load_results": ("explore.results", "load_results"),

@@ -64,7 +64,7 @@ def kernel(
             console.print()
         print_kernel(document, console, top)
         if lines:
-            from .kernel_api import annotated
+            from .kernel_report import annotated
 
             console.print(annotated(document), highlight=False, markup=False)
     if len(system) > 1:
@@ -87,7 +87,7 @@ def _decisions(texts: list[str] | None) -> dict[str, int | bool]:
 def _write(documents: list[dict[str, Any]], perfetto: Path | None, out: Path | None) -> list[Path]:
     written = []
     if perfetto is not None:
-        from .kernel_api import write_perfetto
+        from .kernel_report import write_perfetto
 
         for number, document in enumerate(documents):
             path = perfetto if len(documents) == 1 else perfetto.with_stem(f"{perfetto.stem}.{number}")

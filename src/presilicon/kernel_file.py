@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from . import kernel_memo
-from .errors import KernelError, shown
+from .errors import KernelError, PresiliconError, shown
 
 if TYPE_CHECKING:
     from .arch import System
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 #: Launches that one file may yield; more are taken for a generator without an end.
 MOST_LAUNCHES: Final = 1000
 _FORM: Final = "expected (kernel, grid, args, meta)"
+#: What torch and Triton say where no GPU is found: "Torch not compiled with CUDA enabled", "Found no NVIDIA driver", "0 active drivers".
+_NO_GPU: Final = ("CUDA", "NVIDIA", "active drivers")
 
 
 @dataclass(frozen=True)
@@ -53,8 +56,11 @@ class LaunchesError(KernelError):
         self.documents = documents
 
 
-def load_launches(path: Path) -> list[FileLaunch]:
-    """Run a file and its ``launches()``.
+def load_launches(path: Path, gpus: Sequence[System]) -> list[list[FileLaunch]]:
+    """Run a file and its ``launches()``, for each of the systems.
+
+    The file runs once for all of them, unless it fails because it asks for a GPU (its number of SMs, a tensor on ``"cuda"``) and there is
+    none: then it runs once for each system, and is told that it is there, as `capture_launches` tells it.
 
     Raises
     ------
@@ -63,23 +69,40 @@ def load_launches(path: Path) -> list[FileLaunch]:
     KernelError
         ``launches()`` raises, yields nothing, or something else than launches.
     """
+    try:
+        return [_run(path)] * len(gpus)
+    except PresiliconError as error:
+        if not any(word in str(error) for word in _NO_GPU):
+            raise
+    from .mapping.triton.capture import capture_launches
+
+    made = []
+    for gpu in gpus:
+        with capture_launches(gpu) as launched:
+            made.append(_run(path, launched))
+    return made
+
+
+def _run(path: Path, launched: list[CapturedLaunch] | None = None) -> list[FileLaunch]:
+    """Run a file and its ``launches()``; what was launched while it ran comes last."""
     from .workloads.pyfile import load_function, user_line
 
     _, function = load_function(f"{path}:launches")
     made: list[FileLaunch] = []
     try:
         found = function()
+        if found is None and launched:
+            found = ()
         if not hasattr(found, "__iter__"):
             raise KernelError(f"{path}: launches() returned {shown(found)}; {_FORM} for each launch, yielded or in a list")
-        for item in found:
+        for item in chain(found, () if launched is None else launched):
             if len(made) >= MOST_LAUNCHES:
                 raise KernelError(f"{path}: launches() yields more than {MOST_LAUNCHES} launches")
             made.append(_as_launch(item, len(made), path))
     except KernelError:
         raise
     except (Exception, SystemExit) as error:
-        hint = "; tensors of launches() need no GPU: device=\"meta\"" if "CUDA" in str(error) or "NVIDIA" in str(error) else ""
-        raise KernelError(f"{path}: launches() raised {user_line(error, path)}{hint}") from error
+        raise KernelError(f"{path}: launches() raised {user_line(error, path)}") from error
     if not made:
         raise KernelError(f"{path}: launches() yields nothing; {_FORM} for each launch")
     return made
@@ -164,39 +187,39 @@ def _predict(
     try:
         uses.add_file(str(path.resolve()))
         with kernel_memo.recording(uses):
-            launches = load_launches(path)
+            loaded = load_launches(path, gpus)
+        launches = [(launch, gpu) for group in zip_longest(*loaded) for launch, gpu in zip(group, gpus, strict=True) if launch is not None]
         documents: list[dict[str, Any]] = []
         failures: list[KernelError] = []
 
         def part(done: int, wanted: int) -> None:
             if progress is not None:
-                progress(len(documents) + done / wanted, len(launches) * len(gpus))
+                progress(len(documents) + done / wanted, len(launches))
 
-        for launch in launches:
-            for gpu in gpus:
-                try:
-                    with kernel_memo.recording(uses):  # grids, heuristics and pruning are the user's code too
-                        report = predict_launch(
-                            launch.kernel, launch.grid, launch.args, gpu, launch.meta, fidelity=fidelity, record=record, assume=assume,
-                            progress=part,
-                        )
-                except KernelError as error:
-                    where = f"{path}: launch {launch.number}: " if str(path) not in str(error) else ""
-                    failures.append(KernelError(f"{where}{error}"))
-                    failures[-1].__cause__ = error
-                    continue
-                told = told_elsewhere(launch.captured, gpu) if launch.captured is not None else ""
-                if told:
-                    report = report.assuming(told)
-                documents.append({**report.document(), "launch": launch.number})
-                if progress is not None:
-                    progress(len(documents), len(launches) * len(gpus))
+        for launch, gpu in launches:
+            try:
+                with kernel_memo.recording(uses):  # grids, heuristics and pruning are the user's code too
+                    report = predict_launch(
+                        launch.kernel, launch.grid, launch.args, gpu, launch.meta, fidelity=fidelity, record=record, assume=assume,
+                        progress=part,
+                    )
+            except KernelError as error:
+                where = f"{path}: launch {launch.number}: " if str(path) not in str(error) else ""
+                failures.append(KernelError(f"{where}{error}"))
+                failures[-1].__cause__ = error
+                continue
+            told = told_elsewhere(launch.captured, gpu) if launch.captured is not None else ""
+            if told:
+                report = report.assuming(told)
+            documents.append({**report.document(), "launch": launch.number})
+            if progress is not None:
+                progress(len(documents), len(launches))
         if failures and documents:
             raise LaunchesError("\n".join(dict.fromkeys(map(str, failures))), documents) from failures[0]
         if failures:
             raise failures[0]
         values, lines = split(assume)
-        check_arguments(values, {name for launch in launches for name in launch.argument_names})
+        check_arguments(values, {name for launch, _ in launches for name in launch.argument_names})
         check_used(lines, [text for document in documents for text in document["run"]["assumptions"]])
     finally:
         logging.disable(logging.NOTSET)

@@ -235,7 +235,7 @@ def tune_file(
     from .mapping.triton.decisions import check_arguments, decisions, split
 
     gpu, told = gpu_of(system), decisions(assume)
-    launches = _launches(path, name, number)
+    launches = _launches(path, name, number, gpu)
     check_arguments(split(told)[0], launches[0].argument_names)
     found = space_of(launches[0], configs, gpu)
     rows = _rows(launches, found, gpu, fidelity, told, jobs, progress)
@@ -265,12 +265,12 @@ def _failed(config: Config, problem: str) -> TuneRow:
     return TuneRow(config, nothing, nothing, nothing, 0.0, 0, 0, 0, "", problem)
 
 
-def _launches(path: Path, name: str, number: int | None) -> list[FileLaunch]:
+def _launches(path: Path, name: str, number: int | None, gpu: System) -> list[FileLaunch]:
     from .kernel_file import load_launches
     from .mapping.triton.tools import require_triton
 
     require_triton()
-    every = load_launches(path)
+    every = load_launches(path, [gpu])[0]
     mine = [launch for launch in every if launch.name == name]
     if not mine:
         raise UnknownNameError("kernel", name, {launch.name for launch in every}, where=f"{path}: launches()")

@@ -120,12 +120,14 @@ BAD = {
     "meta": (launch("add, (1,), (), {1: 2}"), r"the keyword arguments are \{1: 2\}"),
     "no end": ("def launches():\n    while True:\n        yield add, (1,), (), {}\n", r"more than 1000 launches"),
     "raises": ("def launches():\n    yield 1 / 0\n", r"launches\(\) raised ZeroDivisionError: division by zero \(.*mine.py:4\)"),
-    "no CUDA": ("def launches():\n    yield add, (1,), (torch.empty(4, device='cuda'),), {}\n",
-                r"launches\(\) raised .*mine.py:4\); tensors of launches\(\) need no GPU: device=.meta"),
+    "values of a GPU": ("def launches():\n    n = torch.empty(4, device='cuda').sum().item()\n    yield add, (n,), (), {}\n",
+                        r"launches\(\) raised .*Tensor.item\(\) cannot be called on meta tensors.* \(.*mine.py:4\)"),
     "too few arguments": (launch("add, (1,), (floats(4),), {'BLOCK': 16}"), r"cannot be launched with these arguments.*missing"),
     "wrong type": (launch("add, (1,), (floats(4), floats(4), floats(4), 'x'), {'BLOCK': 16}"), r"kernel 'add' (cannot be|does not)"),
     "grid": (launch("add, lambda meta: (int(meta['x_ptr'].sum()),), (floats(4), floats(4), floats(4), 4), {'BLOCK': 16}"),
              r"the grid function failed on these arguments, which carry no data"),
+    "no grid": (launch("add, None, (floats(4), floats(4), floats(4), 4), {'BLOCK': 16}"),
+                r"kernel 'add': the grid is None, not one to three sizes or a function that returns them"),
     "does not compile": (launch("broken, (1,), (floats(64),), {'BLOCK': 64}"),
                          r"kernel 'broken' does not compile for sm_90: .*\n +\^\n.*shape"),
     "endless": (launch("endless, (1,), (floats(64), 64)"), r"endless.*never ends|infinite|steps"),
@@ -185,6 +187,21 @@ def test_a_recorded_launch_says_where_it_owes_something_to_another_gpu(file: Cal
     told = "launched as on h100-sxm, of which the program had asked multi_processor_count (132 there, 58 here)"
     assert told in " ".join(outcome.out.split())
     assert "launched as on" not in run("kernel", path, "--system", "h100-sxm").out
+
+
+def test_a_file_that_asks_for_its_gpu_is_told_of_each_system(file: Callable[[str], Path], run: Callable[..., Any]) -> None:
+    path = file("DEVICE = triton.runtime.driver.active.get_active_torch_device()\n"
+                "def launches():\n    x = torch.empty(1 << 20, device=DEVICE)\n"
+                "    sms = torch.cuda.get_device_properties(DEVICE).multi_processor_count\n"
+                "    add[(sms * 2,)](x, x, x, 1 << 20, BLOCK=1024)\n"
+                "    yield add, (sms,), (x, torch.empty(1 << 20, device='cuda'), x, 1 << 20), {'BLOCK': 1024}\n")
+    outcome = run("kernel", path, "--system", "l4", "--system", "h100-sxm", "--top", "0")
+    assert outcome.status == 0, outcome
+    # 58 and 132 SMs; what was yielded first, then what was launched
+    assert re.findall(r"add  grid (\d+) x", outcome.out) == ["58", "132", "116", "264"]
+    assert "launched as on" not in outcome.out
+    tuned = run("tune", f"{path}:add", "--system", "h100-sxm", "--grid", "num_warps=2,4", "--launch", "1")
+    assert tuned.status == 0, tuned
 
 
 def test_tuning_over_the_kernels_own_configs(file: Callable[[str], Path], run: Callable[..., Any], tmp_path: Path) -> None:

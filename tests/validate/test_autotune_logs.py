@@ -21,7 +21,7 @@ from presilicon.arch.yamlfile import read_yaml
 from presilicon.errors import TableError, UnknownNameError
 from presilicon.mapping.triton import bind_launch
 from presilicon.validate import autotune_logs
-from presilicon.validate.published import HALVES
+from presilicon.validate.points_report import HALVES
 
 SHAPES = {f"{shape.gpu} {shape.label}": shape for shape in autotune_logs.read_shapes()}
 

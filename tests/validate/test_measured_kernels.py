@@ -133,6 +133,12 @@ def test_runs_under_other_drivers_are_named(tmp_path: Path) -> None:
         ([row(), row(config=1), row()], r"row 4: gemm m=.* \(graph\) stands in row 2 too"),
         ([row(latency_s=1e-6, p10_s=1e-6, p90_s=1e-6)], r"row 2: gemm .* TFLOP/s; NVIDIA H100-SXM5-80GB has \d+$"),
         ([row(status="failed")], r"no row to predict: .* \(1 with status failed\)"),
+        ([row(p10_s=2e-3, p90_s=0.5e-3)],
+         r"row 2: the median, 0.001 s, does not lie between the 10th and the 90th percentile, 0.002 and 0.0005 s"),
+        ([row(latency_s=5e-3)], r"row 2: the median, 0.005 s, does not lie"),
+        *(([row(shape_text=text_of({**all_suites()["gemm"].shapes[0], **other}))], r"\(1 of shapes or configs that are not there\)")
+          for other in ({"m": 0}, {"m": -4096}, {"m": 4096.5}, {"m": math.inf}, {"dtype": "float99"})),
+        ([row(config_text=text_of({**fields_of(row()["config"]), "num_warps": -8}))], r"\(1 of shapes or configs that are not there\)"),
         ([], "no rows"),
     ],
 )

@@ -19,7 +19,7 @@ import pandas as pd
 from presilicon import arch
 from presilicon.arch.yamlfile import read_yaml
 from presilicon.errors import KernelError, TableError, UnknownNameError
-from presilicon.validate import older_triton, published, published_kernels, triton_moe
+from presilicon.validate import moe_routing, moe_rows, older_triton, published, published_kernels
 from presilicon.validate.published_kernels import KERNELS, Point, predict
 
 POINTS = published.read_points()
@@ -107,8 +107,8 @@ def test_bad_data_files(tmp_path: Path) -> None:
 
 
 def test_uniform_routing_takes_different_experts_for_each_token() -> None:
-    row = triton_moe.MoeRow("vllm", "", "bfloat16", 512, 64, 64, 8, 32, 1, 1, "uniform", 0.0)
-    routing = triton_moe.routing_of(row, 16)
+    row = moe_rows.MoeRow("vllm", "", "bfloat16", 512, 64, 64, 8, 32, 1, 1, "uniform", 0.0)
+    routing = moe_routing.routing_of(row, 16)
     assert routing.experts_of.shape == (512, 8)
     assert all(len(set(experts)) == 8 for experts in routing.experts_of.tolist())
     assert routing.active == 32

@@ -18,7 +18,7 @@ pytest.importorskip("llvmlite")  # a pure Python run of as many instructions tak
 
 from presilicon import arch
 from presilicon.errors import TableError
-from presilicon.validate import moe_configs, triton_moe, triton_tables
+from presilicon.validate import moe_configs, moe_routing, moe_rows, triton_moe, triton_tables
 from presilicon.validate.kernels import moe
 
 MEASURED = Path(__file__).resolve().parents[3] / "shared" / "measured"
@@ -28,16 +28,16 @@ HEAD = ("framework,version,kernel_source,moe_dtype,num_tokens,hidden_size,inter_
         "distribution,latency_s\n")
 
 
-def row(**changes: object) -> triton_moe.MoeRow:
+def row(**changes: object) -> moe_rows.MoeRow:
     values = {"framework": "sglang", "version": "0.5.10", "moe_dtype": "bfloat16", "tokens": 64, "hidden": 1024, "inter": 512, "top_k": 4,
               "experts": 32, "tp": 1, "ep": 1, "distribution": "power_law_1.2", "measured_s": 1e-4}
-    return triton_moe.MoeRow(**{**values, **changes})  # type: ignore[arg-type]
+    return moe_rows.MoeRow(**{**values, **changes})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("tokens", "experts", "top_k", "ep"), [(1, 8, 2, 1), (64, 32, 4, 4), (3, 128, 8, 8), (4096, 16, 4, 2)])
 def test_expert_counts(tokens: int, experts: int, top_k: int, ep: int) -> None:
     for seed in range(3):
-        counts = triton_moe.expert_counts(tokens, experts, top_k, ep, 1.01, seed)
+        counts = moe_routing.expert_counts(tokens, experts, top_k, ep, 1.01, seed)
         assert counts.sum() == tokens * top_k
         assert counts.min() >= 0
         assert counts.max() <= tokens
@@ -46,30 +46,30 @@ def test_expert_counts(tokens: int, experts: int, top_k: int, ep: int) -> None:
 
 
 def test_power_law_is_uneven_and_balanced_is_even() -> None:
-    counts = triton_moe.expert_counts(4096, 64, 8, 1, 1.2, seed=0)
+    counts = moe_routing.expert_counts(4096, 64, 8, 1, 1.2, seed=0)
     assert counts.max() > 4 * np.median(counts)
-    even = triton_moe.routing_of(row(distribution="balanced"), 16)
+    even = moe_routing.routing_of(row(distribution="balanced"), 16)
     assert set(np.bincount(even.experts_of.reshape(-1))) == {8}
 
 
 @pytest.mark.parametrize("distribution", ["balanced", "power_law_1.2"])
 def test_pairs_are_aligned_as_the_kernels_own_routine_does(distribution: str) -> None:
-    routing = triton_moe.routing_of(row(distribution=distribution), 16)
-    ids, of_block, used = triton_moe.align_pairs(routing, 16, 32)
+    routing = moe_routing.routing_of(row(distribution=distribution), 16)
+    ids, of_block, used = moe_routing.align_pairs(routing, 16, 32)
     wanted, wanted_of, wanted_used = moe.align(routing.experts_of, 32, 16)
-    assert used == wanted_used == 16 * triton_moe.row_blocks(routing, 16)
+    assert used == wanted_used == 16 * moe_routing.row_blocks(routing, 16)
     assert ids.tolist() == wanted.tolist()
     assert of_block[:used // 16].tolist() == wanted_of[:used // 16].tolist()
 
 
 def test_pairs_of_experts_elsewhere() -> None:
-    masked = triton_moe.routing_of(row(ep=4, framework="vllm", version="0.24.0"), 16)
+    masked = moe_routing.routing_of(row(ep=4, framework="vllm", version="0.24.0"), 16)
     assert len(masked.experts_of) == 64  # all tokens are here
     flat = masked.experts_of.reshape(-1)
-    ids, _, used = triton_moe.align_pairs(masked, 16, 8)
+    ids, _, used = moe_routing.align_pairs(masked, 16, 8)
     assert sorted(ids[ids < len(flat)]) == np.flatnonzero(flat >= 0).tolist()
     assert used < len(flat)
-    computed = triton_moe.routing_of(row(ep=4), 16)  # only tokens with a local expert, and all of their pairs
+    computed = moe_routing.routing_of(row(ep=4), 16)  # only tokens with a local expert, and all of their pairs
     assert computed.experts_of.min() == 0
     assert computed.active <= 8
 
@@ -78,7 +78,7 @@ def test_a_table_without_a_column_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a100_sxm.moe_triton.csv"
     path.write_text(HEAD.replace(",topk", ""))
     with pytest.raises(TableError, match="topk"):
-        triton_moe.read_rows(path)
+        moe_rows.read_rows(path)
 
 
 def test_a_table_of_other_formats_has_no_errors(tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_small_layer_and_its_page(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("tokens", "experts", "top_k"), [(1, 160, 8), (3, 8, 2), (300, 8, 2), (64, 384, 8)])
 def test_every_token_goes_to_as_many_experts_as_it_names(early: bool, tokens: int, experts: int, top_k: int) -> None:
     version = "0.14.0" if early else "0.24.0"
-    chosen = triton_moe._chosen(row(framework="vllm", version=version, tokens=tokens, experts=experts, top_k=top_k), seed=1)
+    chosen = moe_routing.chosen_experts(row(framework="vllm", version=version, tokens=tokens, experts=experts, top_k=top_k), seed=1)
     assert chosen.shape == (tokens, top_k)
     if early:  # of the later rule the counts are capped, which a table of experts by column keeps apart
         assert all(len(set(experts_of)) == top_k for experts_of in chosen.tolist())
@@ -114,12 +114,12 @@ def test_every_token_goes_to_as_many_experts_as_it_names(early: bool, tokens: in
 
 
 def test_early_tables_give_what_is_missing_to_the_most_loaded() -> None:
-    counts = triton_moe.early_counts(8, 384, 8, 4, 1.01, seed=0)
-    shares = triton_moe._drawn_counts(8, 384, 8, 1.01, seed=0)
+    counts = moe_routing.early_counts(8, 384, 8, 4, 1.01, seed=0)
+    shares = moe_routing._drawn_counts(8, 384, 8, 1.01, seed=0)
     assert counts.sum() == 64
     assert sorted(counts)[:-64] == [0] * 320
     assert (shares.sum() > 64) == (np.count_nonzero(counts) < np.count_nonzero(shares))
-    few = triton_moe.early_counts(1, 160, 8, 32, 1.01, seed=0)  # all shares round to nothing: the first experts, of which a rank has five
+    few = moe_routing.early_counts(1, 160, 8, 32, 1.01, seed=0)  # all shares round to nothing: the first experts, of which a rank has five
     assert np.flatnonzero(few).tolist() == list(range(8))
 
 
@@ -128,7 +128,7 @@ def test_early_tables_give_what_is_missing_to_the_most_loaded() -> None:
     ("vllm", "0.14.0", "fp8_block", 8, "64 128 128 32 4 3"), ("vllm", "0.24.0", "fp8", 64, "32 64 128 1 4 3"),
     ("sglang", "0.5.8.post1", "float16", 64, "64 64 32 8 4 3"), ("sglang", "0.5.8", "fp8", 8, "64 128 128 1 4 4")])
 def test_default_tiles_by_version(framework: str, version: str, kind: str, tokens: int, tile: str) -> None:
-    found = triton_moe.default_of(row(framework=framework, version=version, moe_dtype=kind, experts=8), tokens)
+    found = moe_rows.default_of(row(framework=framework, version=version, moe_dtype=kind, experts=8), tokens)
     assert " ".join(str(int(value)) for value in dataclasses.astuple(found)) == tile
 
 
@@ -141,7 +141,7 @@ def test_what_early_collectors_drove() -> None:
     assert not row(**sglang, version="0.5.10", inter=1856).block_scaled  # no multiple of 128: one scale for an expert
     assert not row(**sglang, version="0.5.8.post1").block_scaled  # of early 2026: never
     assert row(version="0.14.0", framework="vllm", moe_dtype="fp8_block").block_scaled
-    assert triton_moe.default_of(row(**sglang, version="0.5.8.post1"), 4096).n == 256
+    assert moe_rows.default_of(row(**sglang, version="0.5.8.post1"), 4096).n == 256
 
 
 def test_weights_outlast_a_call_as_far_as_l2_goes() -> None:
@@ -149,7 +149,7 @@ def test_weights_outlast_a_call_as_far_as_l2_goes() -> None:
 
     def held(**changed: int) -> float:
         made = row(distribution="balanced", tokens=16, **changed)
-        return triton_moe.held_share(made, triton_moe.routing_of(made, 16), l40s, made.inter // made.tp)
+        return triton_moe.held_share(made, moe_routing.routing_of(made, 16), l40s, made.inter // made.tp)
 
     # 32 experts of 1,024 x 64, three matrices of two bytes, are 13 MB of 101; of 4,096 x 2,048, 1.6 GB
     assert held(inter=64) == 1.0
@@ -164,10 +164,10 @@ def test_weights_outlast_a_call_as_far_as_l2_goes() -> None:
 def test_experts_that_some_calls_leave_out_come_back_later() -> None:
     # one token draws 4 of 32 experts of 4.7 MB, a call of 19 MB in an L2 of 42; until an expert is drawn again, others are
     few = row(tokens=1, hidden=4096, inter=192, distribution="power_law_1.2")
-    routing = triton_moe.routing_of(few, 16)
+    routing = moe_routing.routing_of(few, 16)
     a100 = arch.load("a100-sxm-80gb")
     again = dataclasses.replace(few, distribution="balanced")
-    alone = triton_moe.held_share(again, triton_moe.routing_of(again, 16), a100, few.inter)
+    alone = triton_moe.held_share(again, moe_routing.routing_of(again, 16), a100, few.inter)
     assert alone == 1.0
     assert triton_moe.held_share(few, routing, a100, few.inter) < 0.9
     assert triton_moe.held_share(dataclasses.replace(few, in_turn=1), routing, a100, few.inter) == 1.0
@@ -256,8 +256,8 @@ for block_n, columns in ((32, False), (32, True), (16, False), (64, True)):
 
 @needs_tables
 def test_sample_has_its_share_of_every_size() -> None:
-    rows = triton_moe.read_rows(A100)
-    some = triton_moe.sample(rows, 100)
+    rows = moe_rows.read_rows(A100)
+    some = moe_rows.sample(rows, 100)
     assert len(set(some)) == 100
     small = np.mean([r.tokens <= 64 for r in rows])
     assert np.mean([r.tokens <= 64 for r in some]) == pytest.approx(small, abs=0.02)
@@ -279,4 +279,4 @@ def test_rows_of_other_kernels_are_left_out(tmp_path: Path) -> None:
     lines = [f"sglang,0.5.10,{source},bfloat16,64,1024,512,4,32,1,1,balanced,{n}e-4\n" for n, source in enumerate(sources, 1)]
     path = tmp_path / "h100_sxm.moe.csv"
     path.write_text(HEAD + "".join(lines))
-    assert [found.measured_s for found in triton_moe.read_rows(path)] == [1e-4, 2e-4]
+    assert [found.measured_s for found in moe_rows.read_rows(path)] == [1e-4, 2e-4]

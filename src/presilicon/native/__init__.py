@@ -30,12 +30,16 @@ import numpy as np
 from ..errors import OutputError
 from ..files import cache_folder, trim_folder, write_atomically
 from .kinds import FLOAT, TRUTH, UNSIGNED, Argument, argument_of
-from .module import DATA, EXTENTS, Module
+from .module import DATA, ELEMENT, EXTENTS, FLAGS, RANK, Module
 
 #: The folder of machine code is kept below this size.
 LIMIT_BYTES: Final = 16 * 2**20
 #: A function that has run for so many seconds as plain code is optimised: within a factor of two of what the largest of them cost LLVM.
 PLAIN_S: Final = 0.3
+
+
+#: Machine code: what it gives for some values, whose types of elements (their addresses) are given too; None where the arrays are others.
+Code = Callable[[tuple[Any, ...], bytes], Any]
 
 
 class _Processor:
@@ -82,10 +86,13 @@ class _Processor:
 
 
 def _arrays_are_known() -> bool:
-    """Whether arrays lie in memory as `module.DATA` and `module.EXTENTS` say."""
+    """Whether arrays lie in memory as `module` has it."""
     one = np.zeros((3, 5))
-    at = [ctypes.c_void_p.from_address(id(one) + place).value for place in (DATA, EXTENTS)]
-    return at[0] == one.ctypes.data and at[1] is not None and [ctypes.c_int64.from_address(at[1] + 8 * k).value for k in (0, 1)] == [3, 5]
+    data, extents, element = (ctypes.c_void_p.from_address(id(one) + place).value for place in (DATA, EXTENTS, ELEMENT))
+    ordered, other = (ctypes.c_int32.from_address(id(array) + FLAGS).value & 1 for array in (one, one[:, 1:]))
+    return data == one.ctypes.data and element == id(one.dtype) and (ordered, other) == (1, 0) \
+        and ctypes.c_int32.from_address(id(one) + RANK).value == 2 \
+        and extents is not None and [ctypes.c_int64.from_address(extents + 8 * k).value for k in (0, 1)] == [3, 5]
 
 
 def _processor() -> _Processor | None:
@@ -132,20 +139,24 @@ class Native:
                  usual: Mapping[Argument, str] | None = None) -> None:
         self.function = function
         self.inlined, self.wide, self.usual = inlined, wide, _usual(function, usual) if usual is not None else None
-        self.made: dict[tuple[Any, ...], Callable[..., Any]] = {}
-        self.code: dict[tuple[Argument, ...], Callable[..., Any]] = {}
+        self.last: dict[tuple[type, ...], tuple[Code, bytes, tuple[Any, ...]]] = {}
+        self.code: dict[tuple[Argument, ...], Code] = {}
         self.lock = Lock()
 
     def __call__(self, *arguments: Any) -> Any:
         """What the function returns: a number, or a tuple of them."""
-        key = tuple([(value.dtype, value.ndim, value.flags.c_contiguous) if type(value) is np.ndarray else type(value)
-                     for value in arguments])
-        made = self.made.get(key)
-        if made is None:
+        types = tuple(map(type, arguments))
+        last = self.last.get(types)
+        found = last[0](arguments, last[1]) if last is not None else None
+        if found is None:  # the code itself says whether arrays are those that it is for
             if _processor() is None:
                 return self.function(*arguments)
-            made = self.made[key] = self._loaded(tuple([argument_of(value) for value in arguments]))
-        return made(arguments)
+            code = self._loaded(tuple([argument_of(value) for value in arguments]))
+            elements = tuple([value.dtype if isinstance(value, np.ndarray) else None for value in arguments])
+            words = struct.pack(f"{len(elements)}q", *map(id, elements))
+            self.last[types] = code, words, elements
+            found = code(arguments, words)
+        return found
 
     def ahead(self, *, optimised: bool = False) -> None:
         """Load or compile it for its usual arguments, where there is LLVM."""
@@ -154,7 +165,7 @@ class Native:
             if optimised:
                 self.optimise(self.usual)
 
-    def _loaded(self, arguments: tuple[Argument, ...]) -> Callable[[tuple[Any, ...]], Any]:
+    def _loaded(self, arguments: tuple[Argument, ...]) -> Code:
         """Code for these arguments, by one thread; others that want it wait."""
         with self.lock:
             if arguments not in self.code:
@@ -167,18 +178,18 @@ class Native:
             better = _loaded(self, arguments, optimised=True)
             with self.lock:
                 self.code[arguments] = better
-                self.made.clear()
+                self.last.clear()
 
 
 class _Plain:
     """Plain code, until it has run for long enough that optimised code would have paid."""
 
-    def __init__(self, native: Native, arguments: tuple[Argument, ...], call: Callable[[tuple[Any, ...]], Any]) -> None:
+    def __init__(self, native: Native, arguments: tuple[Argument, ...], call: Code) -> None:
         self.native, self.arguments, self.call, self.left_s = native, arguments, call, PLAIN_S
 
-    def __call__(self, values: tuple[Any, ...]) -> Any:
+    def __call__(self, values: tuple[Any, ...], elements: bytes) -> Any:
         start = perf_counter()
-        found = self.call(values)
+        found = self.call(values, elements)
         before = self.left_s
         self.left_s = before - (perf_counter() - start)
         if self.left_s <= 0.0 < before:
@@ -228,27 +239,32 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_wait)
 
 
-def _loaded(native: Native, arguments: tuple[Argument, ...], *, optimised: bool = False) -> Callable[[tuple[Any, ...]], Any]:
+def _loaded(native: Native, arguments: tuple[Argument, ...], *, optimised: bool = False) -> Code:
     """Machine code for these arguments, from the cache or made; plain code where optimised code is neither kept nor asked for."""
     processor = _processor()
     assert processor is not None
     kept = _read(_path(native, arguments, processor, True))
     plain = kept is None and not optimised
     raw, kinds = kept or _made(native, arguments, processor, not plain)
-    run = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)(processor.address_of(raw))
-    given, found = struct.Struct("".join("d" if argument == FLOAT else "Q" if argument == UNSIGNED else "q" for argument in arguments)), \
-        struct.Struct("".join("d" if kind == FLOAT else "q" for kind in kinds))
-    arrays = [not isinstance(argument, str) for argument in arguments]
-    truths = [n for n, argument in enumerate(arguments) if argument == TRUTH]
+    run = ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_void_p] * 3)(processor.address_of(raw))
+    pack = struct.Struct("".join("d" if argument == FLOAT else "Q" if argument == UNSIGNED else "q" for argument in arguments)).pack
+    unpack = struct.Struct("".join("d" if kind == FLOAT else "q" for kind in kinds)).unpack_from
+    results = ctypes.c_int64 * max(len(kinds), 1)
+    numbers = [n for n, argument in enumerate(arguments) if isinstance(argument, str)]
+    truths = [n for n in numbers if arguments[n] == TRUTH]
+    alone = len(kinds) == 1
 
-    def call(values: tuple[Any, ...]) -> Any:
-        if truths:
-            values = tuple([bool(value) if n in truths else value for n, value in enumerate(values)])
-        results = bytearray(found.size)
-        words = bytearray(given.pack(*[id(value) if held else value for held, value in zip(arrays, values, strict=True)]))
-        run(*[ctypes.addressof(ctypes.c_char.from_buffer(part)) for part in (words, results)])
-        got = found.unpack(results)
-        return got if len(got) > 1 else got[0]
+    def call(values: tuple[Any, ...], elements: bytes) -> Any:
+        words: list[Any] = list(map(id, values))
+        for n in numbers:
+            words[n] = values[n]
+        for n in truths:
+            words[n] = bool(values[n])
+        found = results()
+        if not run(pack(*words), found, elements):
+            return None
+        got = unpack(found)
+        return got[0] if alone else got
 
     return _Plain(native, arguments, call) if plain else call
 

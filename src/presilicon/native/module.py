@@ -33,9 +33,10 @@ from .kinds import (
     struct_of,
 )
 
-#: Where a NumPy array (`PyArrayObject_fields`, part of its binary interface) has the address of its data and of its extents.
+#: Where a NumPy array (`PyArrayObject_fields`, part of its binary interface) has the address of its data, its rank, the addresses of its
+#: extents and of its type of elements, and its flags, of which the first says that it is in C order.
 DATA: Final = object.__basicsize__
-EXTENTS: Final = DATA + 16
+RANK, EXTENTS, ELEMENT, FLAGS = DATA + 8, DATA + 16, DATA + 40, DATA + 48
 _DECLARED: Final = """
 declare ptr @calloc(i64, i64)
 declare void @free(ptr)
@@ -284,12 +285,14 @@ class Module:
         return Array(values.dtype.str[1:], self.constants[id(values)][1], tuple(map(str, values.shape)))
 
     def entry(self, function: Callable[..., Any], arguments: tuple[Argument, ...]) -> tuple[str, tuple[str, ...]]:
-        """The whole text, with a function ``entry(arguments, results)`` of two arrays of 64-bit words, and the kinds of the results.
+        """The whole text, with a function ``entry(arguments, results, elements)`` of arrays of 64-bit words, and the kinds of the results.
 
-        A word is a number, or the address of a NumPy array as Python has it.
+        A word is a number, or the address of a NumPy array as Python has it; of `elements` that of its type. Where an array has another
+        type or rank, or is not in C order, nothing is done, and 0 comes back in place of 1.
         """
         name, kinds = self.function(function, arguments)
         lines, given = [], []
+        alike = "true"
         for n, argument in enumerate(arguments):
             lines.append(f"%p{n} = getelementptr i64, ptr %arguments, i64 {n}")
             if isinstance(argument, str):
@@ -301,10 +304,19 @@ class Module:
             lines += [f"%o{n} = load ptr, ptr %p{n}"]
             for part, place in (("d", DATA), ("e", EXTENTS)):
                 lines += [f"%{part}a{n} = getelementptr i8, ptr %o{n}, i64 {place}", f"%{part}{n} = load ptr, ptr %{part}a{n}"]
-            given.append(f"ptr %d{n}")
-            for k in range(argument[1]):
+            given += [f"ptr %d{n}", *(f"i64 %a{n}.{k}" for k in range(argument[1]))]
+            for part, place, llvm in (("n", RANK, "i32"), ("t", ELEMENT, "i64"), ("g", FLAGS, "i32")):
+                lines += [f"%{part}a{n} = getelementptr i8, ptr %o{n}, i64 {place}", f"%{part}{n} = load {llvm}, ptr %{part}a{n}"]
+            lines += [f"%wa{n} = getelementptr i64, ptr %elements, i64 {n}", f"%wt{n} = load i64, ptr %wa{n}",
+                      f"%nc{n} = icmp eq i32 %n{n}, {argument[1]}", f"%tc{n} = icmp eq i64 %t{n}, %wt{n}",
+                      f"%gc{n} = trunc i32 %g{n} to i1"]
+            for part in ("nc", "tc", "gc"):
+                lines.append(f"%{part}.all{n} = and i1 {alike}, %{part}{n}")
+                alike = f"%{part}.all{n}"
+        lines += [f"br i1 {alike}, label %known, label %other", "other:", "ret i64 0", "known:"]
+        for n, argument in enumerate(arguments):
+            for k in range(argument[1] if isinstance(argument, tuple) else 0):
                 lines += [f"%x{n}.{k} = getelementptr i64, ptr %e{n}, i64 {k}", f"%a{n}.{k} = load i64, ptr %x{n}.{k}"]
-                given.append(f"i64 %a{n}.{k}")
         lines.append(f"%r = call {struct_of(kinds)} @{name}({', '.join(given)})")
         for n, kind in enumerate(kinds):
             lines += [f"%q{n} = getelementptr i64, ptr %results, i64 {n}", f"%f{n} = extractvalue {struct_of(kinds)} %r, {n}"]
@@ -312,5 +324,5 @@ class Module:
                 lines.append(f"%z{n} = zext i1 %f{n} to i64")
             lines.append(f"store {'i64' if kind == TRUTH else LLVM[kind]} %{'z' if kind == TRUTH else 'f'}{n}, ptr %q{n}")
         body = "\n  ".join(lines)
-        entry = f"define void @entry(ptr %arguments, ptr %results) {{\n  {body}\n  ret void\n}}\n"
+        entry = f"define i64 @entry(ptr %arguments, ptr %results, ptr %elements) {{\n  {body}\n  ret i64 1\n}}\n"
         return "\n".join([*self.parts, entry, _REFERRED]), kinds

@@ -52,8 +52,8 @@ def _check(seed: int, limit: int, texts: tuple[str, ...] = TEXTS, sizes: tuple[i
 
 @pytest.mark.parametrize("batch", range(4))
 def test_optimum_equals_full_enumeration(batch: int) -> None:
-    fused = sum(_check(seed, 250) for seed in range(batch * 100, (batch + 1) * 100))
-    assert fused > 3  # in some the best mapping does fuse
+    fused = sum(_check(seed, 250) for seed in range(batch * 100, batch * 100 + 50))
+    assert fused > 1  # in some the best mapping does fuse
 
 
 @pytest.mark.parametrize("text", RESIDUAL, ids=["residual", "gate", "both"])

@@ -55,7 +55,7 @@ def enumerated(number: int) -> list[tuple[int, Problem, list[Counts]]]:
 
 @pytest.fixture(scope="module")
 def problems() -> list[tuple[int, Problem, list[Counts]]]:
-    return enumerated(8)
+    return enumerated(4)
 
 
 @pytest.mark.parametrize("slower", [-(10**9), 10**9], ids=["energy first", "every port at once"])

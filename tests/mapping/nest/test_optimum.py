@@ -62,7 +62,7 @@ def _check(seed: int, prob: Problem, counts: list[Counts]) -> None:
             assert found.counts.energy_j == pytest.approx(tied, rel=1e-9), f"seed {seed}, energy at the least latency"
 
 
-@pytest.mark.parametrize("batch", [pytest.param(b, marks=pytest.mark.slow if b > 1 else ()) for b in range(8)])
+@pytest.mark.parametrize("batch", [pytest.param(b, marks=pytest.mark.slow if b > 0 else ()) for b in range(8)])
 def test_optimum_equals_full_enumeration(batch: int) -> None:
     for seed, prob, counts in _problems(batch * 10_000, 25, 200, 900):
         _check(seed, prob, counts)

@@ -95,7 +95,7 @@ def test_most_small_problems_are_proven() -> None:
     assert sum(p.proven for p in plans) >= 57
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", [pytest.param(s, marks=pytest.mark.slow if s > 7 else ()) for s in range(20)])
 def test_every_method_gives_a_legal_plan_no_better_than_the_bound(seed: int) -> None:
     problem = random_problem(seed, ops=14)
     whole = allocate(problem, 16, "ilp")

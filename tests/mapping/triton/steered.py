@@ -80,6 +80,16 @@ def sines(x_ptr, out_ptr, BLOCK: tl.constexpr):
 
 
 @triton.jit
+def newton(x_ptr, out_ptr, tol, BLOCK: tl.constexpr):
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    a = tl.load(x_ptr + at)
+    x = a
+    while tl.max(tl.abs(x * x - a)) > tol:
+        x = 0.5 * (x + tl.div_rn(a, x))
+    tl.store(out_ptr + at, x)
+
+
+@triton.jit
 def square(x_ptr, out_ptr, BLOCK: tl.constexpr):
     at = tl.arange(0, BLOCK)[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :]
     x = tl.load(x_ptr + at)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from presilicon.mapping.triton import bind_launch, compile_launch, evaluate, take_apart
-from presilicon.mapping.triton.cta_machine import KEPT, REFUSED, in_shared
+from presilicon.mapping.triton.cta_shared import KEPT, REFUSED, in_shared
 from presilicon.mapping.triton.group import Lanes
 from presilicon.mapping.triton.parameters import parameters_of
 from presilicon.mapping.triton.shared_memory import SharedMemory

@@ -191,6 +191,15 @@ def test_library_functions_meet_no_rare_operands(steered: ModuleType, lab: Modul
     assert not run.block_counts[slow].any()
 
 
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_loop_around_a_division_is_no_library_function(steered: ModuleType, lab: ModuleType, target: int) -> None:
+    run = lab.follow(bind_launch(steered.newton, (1,), (lab.floats(512), lab.floats(512), 1e-4), {"BLOCK": 512}, target=target))
+    kinds = {a.choice for a in run.assumptions if a.where.endswith(f":{line_of('while tl.max')}")}
+    assert kinds == {"1 trip"} or any("is executed" in kind for kind in kinds)
+    divisions = [i.index for i in run.program.listing.instructions if i.base == "MUFU" and "RCP" in i.opcode]
+    assert run.instruction_counts[divisions].max() >= 4, "four warps go through the loop's body"
+
+
 # -- arguments and compiling -----------------------------------------------------------------------------------------------
 
 

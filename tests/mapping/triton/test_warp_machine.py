@@ -12,7 +12,7 @@ pytest.importorskip("triton", reason="needs Triton (the extra `kernels`)")
 pytest.importorskip("llvmlite", reason="needs llvmlite (the extra `fast`)")
 pytest.importorskip("torch", reason="needs torch for meta tensors")
 
-from presilicon.mapping.triton import bind_launch, bytecode, compile_launch, evaluate, take_apart, values
+from presilicon.mapping.triton import bind_launch, bytecode, compile_launch, evaluate, take_apart, values, warp_runs
 from presilicon.mapping.triton.parameters import parameters_of
 from presilicon.mapping.triton.warp_alu import alu
 from presilicon.mapping.triton.warp_records import COUNT, TALLY
@@ -68,6 +68,7 @@ def test_one_lane_of_many_ctas_goes_their_way() -> None:
         trips = {block: count for block, count in opened.items() if one.block_counts[block] != count * compiled.num_warps}
         assert not {block for block in trips if block in {loop.header for loop in program.flow.loops}}
     assert len({tuple(row) for row in counts.tolist()}) > 3
+    assert not warp_runs._DESK.held["unknown"].any()  # what the next run takes for granted
 
 
 def test_first_addresses_are_those_of_the_walk() -> None:

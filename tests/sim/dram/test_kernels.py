@@ -173,9 +173,14 @@ def test_attacc_refreshes_cost_what_the_timings_that_the_reference_skips_ask(lev
     assert check(run.stream, refresh="all-bank").clean
 
 
+def _long(row):
+    """Whether playing it takes seconds: one unit a stack, and many keys."""
+    return row["pim_level"] == "buffer" and int(row["seq_len"]) * int(row["heads_per_stack"]) > 30_000
+
+
 @needs_golden
-@pytest.mark.parametrize("row", golden("attacc_ramulator_attention.csv"),
-                         ids=lambda row: "-".join(list(row.values())[:7]))
+@pytest.mark.parametrize("row", [pytest.param(row, marks=pytest.mark.slow if _long(row) else ())
+                                 for row in golden("attacc_ramulator_attention.csv")], ids=lambda row: "-".join(list(row.values())[:7]))
 def test_attacc_agrees_with_the_reference(row):
     work = Attention(int(row["heads_per_stack"]), int(row["seq_len"]), int(row["dhead"]), int(row["bytes_per_elem"]),
                      row["pim_level"])

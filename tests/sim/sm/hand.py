@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from presilicon.sim.sm import core, isa
+from presilicon.sim.sm.refresh import N_DELAYS
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Op:
     l2: float = 0.0
     dram: float = 0.0
     dram_time: float = -1.0  # those that DRAM could move meanwhile: as many
+    lines: float = 0.0  # that wait for DRAM
     load_latency: float = 0.0
     link: float = 0.0
     atomics: float = 0.0
@@ -63,13 +65,15 @@ class Machine:
     buffer: float = 1e9
     link: float = 32.0
     drift: float = 1.0
+    refresh: float = 0.0
+    delay: float = 1.0  # what each draw has, where lines are held up
     numbers: tuple[str, ...] = field(default=(
         "lsu_interval", "address_interval", "queue", "l2_rate", "dram_rate", "port", "operand_read", "barrier", "bubble", "fetch",
         "cta_launch", "async_launch", "tma", "mbarrier", "wgmma", "fetch_latency", "wgmma_depth", "ahead", "buffer",
-        "link", "drift"), repr=False)
+        "link", "drift", "refresh"), repr=False)
 
     def array(self) -> np.ndarray:
-        return np.array([getattr(self, name) for name in self.numbers])
+        return np.array([*(getattr(self, name) for name in self.numbers), *[self.delay] * N_DELAYS])
 
 
 EXIT = Op(isa.BRANCH, "branch")
@@ -100,8 +104,8 @@ def play(warps: list[list[Op]], *, ctas: int = 1, slots: int = 1, machine: Machi
     got = run(code, rows, np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64), sizes, ints("kind"), pipe, floats("interval"),
               ints("latency"), ints("stall"), np.zeros(len(ops), np.int64), ints("write"), ints("read"), ints("wait"), ints("first"),
               ints("second"), np.zeros(len(ops), np.int64), floats("smem"), floats("tags"), l2, zeros, floats("atomics"), l2[None],
-              dram[None], np.where(dram_time < 0, dram, dram_time)[None], floats("link")[None], floats("load_latency")[None],
-              ints("slot"), ints("value"), np.arange(len(warps), dtype=np.int64)[None],
+              dram[None], np.where(dram_time < 0, dram, dram_time)[None], floats("link")[None], floats("lines")[None],
+              floats("load_latency")[None], ints("slot"), ints("value"), np.arange(len(warps), dtype=np.int64)[None],
               np.zeros(ctas, np.int64), np.zeros(ctas, np.int64), np.ones(ctas), slots, machine.array(), end, first, busy, stalls,
               np.zeros((1, 4), np.int64))
     reasons = {name: float(stalls[:, n].sum()) for n, name in enumerate(core.REASONS)}

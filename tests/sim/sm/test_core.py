@@ -134,6 +134,19 @@ def test_dram_is_taken_for_longer_than_its_bytes_need() -> None:
     assert cycles(dram_time=768.0) == pytest.approx(1.5 * cycles(), rel=0.02)
 
 
+def test_the_last_of_some_lines_waits_for_its_refresh() -> None:
+    # 128 bytes at 64 a clock behind clock 1, 200 clocks; of a refresh of 640 clocks all but a draw of 8 over the lines
+    few, many = replace(LDG, lines=4.0), replace(LDG, lines=32.0)
+    assert play([[few, USE, EXIT]], refresh=640.0, delay=8.0).cycles == 205
+    assert play([[many, USE, EXIT]], refresh=640.0, delay=8.0).cycles == 205 + 480
+
+
+def test_a_refresh_takes_nothing_of_a_stream_with_enough_under_way() -> None:
+    load = Op(isa.LOAD, "memory", write=0, l2=512.0, dram=512.0, lines=4.0, load_latency=400.0)
+    warps = [[load] * 100 + [EXIT]] * 8
+    assert play(warps, refresh=640.0).cycles <= play(warps).cycles + 640
+
+
 def test_what_other_sms_leave_of_dram_is_had_once_sms_have_drifted_apart() -> None:
     load = Op(isa.LOAD, "memory", write=0, l2=1600.0, dram=1600.0)  # 100 clocks of the share
     use = replace(FFMA, wait=0b1)
@@ -159,6 +172,8 @@ def test_an_mbarrier_releases_when_the_bytes_are_there() -> None:
     found = play([producer, consumer])
     assert found.cycles == 2 + 4096 // 64 + 600 + 2
     assert found.stalls["mbarrier"] > 600
+    late = [make, expect, replace(bulk, lines=32.0), EXIT]
+    assert play([late, consumer], refresh=640.0, delay=8.0).cycles == found.cycles + 480
     again = play([[make, expect, bulk, wait, replace(wait, value=1), EXIT]])
     assert again.status == core.DEADLOCK  # the second phase never completes
 

@@ -64,6 +64,15 @@ def test_warp_level_products_reach_two_thirds_of_the_rate() -> None:
     assert found.cycles / 128 == pytest.approx(6.26, rel=0.06), "clocks an m16n8k16 and warp, four accumulators and more"
 
 
+@pytest.mark.parametrize(("opcode", "measured"), [
+    ("F2FP.BF16.F32.PACK_AB", 62), ("F2FP.SATFINITE.E4M3.F32.PACK_AB_MERGE_C", 32), ("F2FP.SATFINITE.E2M1.F32.PACK_AB_MERGE_C", 57),
+    ("F2FP.F16.E4M3.UNPACK_B", 64)])
+def test_float32_becomes_eight_bits_at_half_the_rate(opcode: str, measured: float) -> None:
+    """Results a clock and SM, measured on a B300: only rounding of float32 to 8 (or 6) bits is slower than the integer pipe."""
+    found = play([[op_of(opcode, "R1", "R2", "R3")] * 128 + [EXIT]] * 16)
+    assert 16 * 128 * 32 / found.cycles == pytest.approx(measured, rel=0.14)
+
+
 def test_products_take_half_of_the_registers_ports() -> None:
     """100 instructions that read each bank once: one a clock alone, one in two clocks beside wgmma, whose sums are read meanwhile."""
     add = Op(pipe="fma", first=1)

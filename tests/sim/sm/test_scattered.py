@@ -19,10 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import paged  # noqa: E402
 
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PRESILICON_CACHE", str(tmp_path_factory.getbasetemp() / "scattered"))
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def _run(kernel: Any, grid: int, args: tuple[Any, ...], system: str, **meta: Any) -> Any:

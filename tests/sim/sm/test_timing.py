@@ -23,6 +23,8 @@ def test_every_number_has_a_source(generation: str) -> None:
     assert 0 < timing.warp_mma <= 1
     assert 0.9 <= timing.dram_steady < 1
     assert 0 < timing.dram_turnaround < 0.15
+    assert timing.dram_refresh > 50
+    assert 0.02 < timing.refresh_share < 0.12
 
 
 def test_an_unknown_generation_names_those_there_are() -> None:
