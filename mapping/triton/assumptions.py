@@ -78,6 +78,7 @@ class Chooser:
         #: Cause and count by instruction, kind and choice.
         self.made: dict[tuple[int, str, str], list[Any]] = {}
         self._longer: dict[int, bool | None] = {}
+        self._first: dict[int, bool] = {}
         #: Blocks from which control may come to the kernel's end, and not only to a failed assertion.
         self._exits = _blocks_before(program, "EXIT") if any(i.base == "KILL" for i in program.listing.instructions) else None
         self._apart: dict[int, list[set[int]]] = {}
@@ -117,13 +118,21 @@ class Chooser:
             return leaves
         wanted = 1 if asked is None else int(asked)
         done = group.trips[segment.number] = group.trips.get(segment.number, 0) + 1
-        at_top = segment.block == loop.header and segment.block not in loop.latches
-        stays = done <= wanted if at_top else done < wanted
+        stays = done <= wanted if self.before_its_body(segment, loop, leaves) else done < wanted
         if not stays:
             group.trips[segment.number] = 0
             given = "" if asked is None else ", as given"
             self.note("loop", index, unknown.cause, f"{wanted} trip{'s' if wanted != 1 else ''}{given}")
         return leaves ^ stays
+
+    def before_its_body(self, segment: Any, loop: Loop, leaves: bool) -> bool:
+        """Whether a loop is left before its body, not behind it: at its head, or where source lines below the jump's follow inside."""
+        if segment.number not in self._first:
+            stays = segment.next if leaves else segment.target
+            after = set() if stays is None else self._reached(self.program.segments[stays].block, {loop.header}) & loop.blocks
+            self._first[segment.number] = segment.block not in loop.latches and (
+                segment.block == loop.header or self._first_line(segment, after) is not None)
+        return self._first[segment.number]
 
     def _way(self, segment: Any, asked: int | bool | None) -> tuple[bool, str]:
         """Whether a jump that is no loop's end is taken, and the choice in words."""

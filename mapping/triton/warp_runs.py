@@ -176,7 +176,7 @@ def warp_code(program: Program) -> WarpCode:
     for segment in segments:
         loop, leaves = chooser.exit_of(segment)
         if loop is not None:
-            at_top = segment.block == loop.header and segment.block not in loop.latches
+            at_top = not loop.waits and chooser.before_its_body(segment, loop, leaves)
             forced[segment.number] = leaves | (0 if loop.waits else ONE_TRIP if at_top else ASSUMED)
         elif segment.conditional:
             forced[segment.number] = chooser.branch(segment, Unknown("data"), None) | ASSUMED
