@@ -75,16 +75,17 @@ def complete(slot, m, now, warps_per_cta, warps, mbarriers, sub_next, numbers): 
             if warps[v, MBARRIER_AT] == m and (mbarriers[slot, m, MB_PHASE] & 1) != warps[v, PARITY]:
                 warps[v, MBARRIER_AT] = -1
                 ready = max(mbarriers[slot, m, MB_DONE], warps[v, BY_STALL], warps[v, BY_BOARD], warps[v, BY_OTHER], now + 1)
-                release(v, ready, AT_MBARRIER, warps, sub_next)
+                release(v, ready, AT_MBARRIER, warps[v, BARRIER_AT] >= 0, warps, sub_next)
     return 0
 
 
-def release(w, ready, reason, warps, sub_next):  # type: ignore[no-untyped-def]
-    """Let a waiting warp go on at a clock."""
-    warps[w, READY] = ready
+def release(w, ready, reason, held, warps, sub_next):  # type: ignore[no-untyped-def]
+    """Let a waiting warp go on at a clock, unless it is also held by a barrier of the other kind: then that one will, no sooner."""
     warps[w, BY_OTHER] = ready
     warps[w, OTHER_REASON] = reason
-    sub_next[w & 3] = min(sub_next[w & 3], ready)
+    if not held:
+        warps[w, READY] = ready
+        sub_next[w & 3] = min(sub_next[w & 3], ready)
     return 0
 
 
@@ -114,5 +115,5 @@ def open_barrier(slot, b, now, warps_per_cta, warps, arrived, sub_next, numbers)
         if warps[v, BARRIER_AT] == b:
             warps[v, BARRIER_AT] = -1
             ready = max(warps[v, BY_STALL], warps[v, BY_BOARD], warps[v, BY_OTHER], np.int64(now + int(numbers[BARRIER_LATENCY])))
-            release(v, ready, AT_BARRIER, warps, sub_next)
+            release(v, ready, AT_BARRIER, warps[v, MBARRIER_AT] >= 0, warps, sub_next)
     return 0

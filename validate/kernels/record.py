@@ -241,6 +241,8 @@ def read_rows(path: Path, *, repair: bool = False, gpu: str = "") -> list[dict[s
     otherwise = "; choose another name for the output" if repair else ""
     rows = []
     for number, cells in enumerate(table[1:], 2):
+        if not cells:
+            continue  # a blank line
         if len(cells) != len(header):
             raise MeasureError(f"{path}, row {number}: expected {len(header)} cells, found {len(cells)}")
         found = dict(zip(header, cells, strict=True))

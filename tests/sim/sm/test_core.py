@@ -178,6 +178,18 @@ def test_an_mbarrier_releases_when_the_bytes_are_there() -> None:
     assert again.status == core.DEADLOCK  # the second phase never completes
 
 
+def test_a_warp_at_both_kinds_of_barrier_goes_on_behind_the_later_one() -> None:
+    make, expect = Op(isa.SYNC_INIT, "none", slot=3, value=1), Op(isa.SYNC_ARRIVE, "none", slot=3, value=4096)
+    bulk = Op(isa.BULK_LOAD, "memory", slot=3, value=4096, l2=4096.0, load_latency=600.0)
+    wait = Op(isa.SYNC_WAIT, "none", slot=3, value=0)
+    late = [replace(FFMA, stall=10)] * 200
+    bytes_last = play([[BAR, wait, EXIT], [make, expect, bulk, BAR, EXIT]])
+    assert bytes_last.cycles == 2 + 4096 // 64 + 600 + 2
+    barrier_last = play([[BAR, wait, EXIT], [make, expect, bulk, *late, BAR, EXIT]])
+    assert barrier_last.cycles == 3 + 2000 + 15 + 2
+    assert barrier_last.stalls["barrier"] > barrier_last.stalls["mbarrier"]
+
+
 def test_ctas_follow_one_another() -> None:
     found = play([[FFMA] * 10 + [EXIT]], ctas=3, slots=1, cta_launch=100.0)
     assert found.end == [41, 41 + 141, 41 + 2 * 141]
