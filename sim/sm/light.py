@@ -30,7 +30,7 @@ from .addresses import by_wave
 from .classes import Classes, classes_of, middle_cta, program_ids, sample, single, spread_sample
 from .distinct import count_of, distinct_of, distinct_rows
 from .facts import GridCounts, tensor_flops
-from .footprint import STRETCHES, Footprint
+from .footprint import STRETCHES, Footprint, joined, size_of
 from .grid import FollowedLaunch
 from .l2 import L2Cache
 from .light_barriers import Boxes, cut_together, events_of, stretch_of
@@ -95,7 +95,8 @@ class LightLaunch:
         lead = self._run(number, ids, 0, l1_bytes / count)
         roles, distinct = (0,) * count, np.ones(len(self.code.space))
         if count > 1 and (lead.on_thread or self.code.cached[np.maximum(lead.accesses[:, 1], 0)].any()):
-            roles, distinct = self._alike(ids, count)
+            roles, distinct, begins = self._alike(ids, count)
+            self._share_windows(number, lead, begins, distinct, l1_bytes)
         runs = {warp: self._run(number, ids, warp, l1_bytes / count) for warp in dict.fromkeys(roles)}
         self.axes |= np.any([run.on_program for run in runs.values()], axis=0)
         self.leaves_known |= any(run.leaves_known for run in runs.values())
@@ -142,19 +143,52 @@ class LightLaunch:
         reads = run.accesses[(index >= 0) & (self.code.space[np.maximum(index, 0)] == _SPACE[GLOBAL]), 8]
         return int(np.bitwise_and.reduce(reads, initial=(1 << 32) - 1))
 
-    def _alike(self, ids: np.ndarray, count: int) -> tuple[tuple[int, ...], np.ndarray]:
-        """By warp the first that does the same; and by instruction the share of the warps that begin with an address of their own."""
+    def _alike(self, ids: np.ndarray, count: int) -> tuple[tuple[int, ...], np.ndarray, dict[int, np.ndarray]]:
+        """By warp the first that does the same; by instruction the share of the warps that begin with an address of their own; and by
+        instruction that looks into L1 these addresses.
+        """
         found = self.full.across(ids, count)
         times, begins = found.tally[:, :, 0], found.tally[::2, :, 1]
         barriers = found.tally[:, np.flatnonzero(self.code.space[self.code.noted] < 0), 1]
         whole = np.concatenate([found.counts, times, barriers], axis=1).reshape(count, -1)
         first = {row.tobytes(): n for n, row in reversed(list(enumerate(whole)))}
-        distinct = np.ones(len(self.code.space))
+        distinct, own = np.ones(len(self.code.space)), {}
         for place in np.flatnonzero(self.code.cached[self.code.noted]).tolist():
-            instruction, mine = self.code.noted[place], begins[times[::2, place] > 0, place]
+            instruction, mine = int(self.code.noted[place]), begins[times[::2, place] > 0, place]
             if len(mine):
                 distinct[instruction] = count_of(mine // SECTOR_BYTES) / len(mine)
-        return tuple(first[row.tobytes()] for row in whole), distinct
+                own[instruction] = mine
+        return tuple(first[row.tobytes()] for row in whole), distinct, own
+
+    def _share_windows(self, number: int, lead: WarpRun, begins: dict[int, np.ndarray], distinct: np.ndarray, l1_bytes: float) -> None:
+        """Lower `distinct` where loads of one buffer are shifted windows of it, so that what one warp has brought into L1 is another's too.
+
+        It shows where another warp begins a load within what the first reads by other loads; then the sectors of all warps, each once, are
+        what the CTA asks L2 for, if L1 holds them together.
+        """
+        if len(begins) < 2 or not len(lead.pieces):
+            return
+        index = lead.accesses[lead.pieces[:, 0], 1]
+        among_windows = set[int]()
+        for one, mine in begins.items():
+            others = (index != one) & self.code.cached[index]
+            low, high = joined(lead.pieces[others, 1], lead.pieces[others, 2])
+            at = mine[mine != mine[0]] // SECTOR_BYTES
+            inside = np.searchsorted(low, at, side="right") - 1
+            if len(low) and ((inside >= 0) & (at < high[inside])).any():
+                among_windows.add(one)
+        if not among_windows:
+            return
+        whole = self.footprint(l1_bytes, number)
+        if whole is None:
+            return
+        for buffer in self.launch.buffers:
+            loads = [i for i, mine in begins.items() if buffer.start <= mine[0] < buffer.start + buffer.size_bytes]
+            reads = whole.of(loads) if among_windows & set(loads) else None
+            asked = sum(reads.asked.values()) if reads is not None else 0.0
+            if reads is not None and asked:
+                once = SECTOR_BYTES * size_of(*joined(reads.start, reads.stop))
+                distinct[loads] = np.minimum(distinct[loads], once / asked if once <= l1_bytes else 1.0)
 
     def _counts(self, entered: np.ndarray) -> np.ndarray:
         return self.facts.by_instruction(entered)

@@ -43,6 +43,17 @@ def windows(x_ptr, y_ptr, step, TAPS: tl.constexpr, BLOCK: tl.constexpr):
 
 
 @triton.jit
+def rows_before(x_ptr, y_ptr, width, TAPS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Sums of each row of a tile and those just before it: a causal convolution in one dimension, whose rows its warps share."""
+    r = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
+    c = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    acc = tl.zeros((ROWS, COLUMNS), tl.float32)
+    for tap in tl.static_range(TAPS):
+        acc += tl.load(x_ptr + (r - tap)[:, None] * width + c[None, :], mask=(r >= tap)[:, None], other=0.0)
+    tl.store(y_ptr + r[:, None] * width + c[None, :], acc.to(tl.bfloat16))
+
+
+@triton.jit
 def update(p_ptr, g_ptr, n, BLOCK: tl.constexpr):
     """A step in float32 by gradients of half the width: a thread's 32 bytes take two loads, and division goes several ways."""
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)

@@ -106,6 +106,17 @@ def test_windows_of_one_buffer_past_l1_come_from_dram_once(system: Any) -> None:
 
 
 @pytest.mark.parametrize("fidelity", FIDELITIES)
+def test_rows_that_warps_share_come_into_l1_once(fidelity: str) -> None:
+    height, width, taps, rows = 2048, 4096, 4, 64
+    held = meta(height, width, dtype=torch.bfloat16), meta(height, width, dtype=torch.bfloat16)
+    made = prepared(odd.rows_before, (width // 64, height // rows), (*held, width),
+                    {"TAPS": taps, "ROWS": rows, "COLUMNS": 64, "num_warps": 4}, "sm_90")
+    found = simulate_kernel(*made, H100, fidelity=fidelity)
+    assert found.bytes_moved["l2"] == pytest.approx(2 * height * width * ((rows + taps - 1) / rows + 1), rel=0.01)
+    assert found.bytes_moved["dram"] == pytest.approx(2 * 2 * height * width, rel=0.02)
+
+
+@pytest.mark.parametrize("fidelity", FIDELITIES)
 def test_what_l1_holds_takes_no_bytes_from_the_load_before_it(fidelity: str) -> None:
     n = (1 << 24) + 256  # the last CTA is not full, so that CTAs go two ways
     made = prepared(odd.update, (-(-n // 1024),), (meta(n), meta(n, dtype=torch.bfloat16), n), {"BLOCK": 1024}, "sm_90")
