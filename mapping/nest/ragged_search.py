@@ -35,7 +35,7 @@ def search_ragged(problem: Problem, constraints: Constraints, incumbent: Incumbe
     scale = 1.0 if incumbent.objective == "energy" else 1.0 / problem.hierarchy.clock_hz
     pending: list[tuple[float, int, RaggedCosts]] = []
     memo: dict[object, Any] = {}
-    size, unlisted = whole.size(), True
+    size, unlisted = whole.size, True
     places, orders = sum(len(level.names) for level in whole.levels) + 1, math.prod(math.factorial(len(x.names)) for x in whole.levels)
     found = _Search(whole, incumbent, meter).run()
     bound = found.bound / scale

@@ -154,7 +154,7 @@ class _Search:
         self.slower = 0
 
     def run(self) -> Found:
-        score = self.incumbent.score
+        score, size = self.incumbent.score, self.space.size  # counted before the search: an interrupt after it would lose what was found
         pending = sorted(self.groups, key=lambda g: (float(score(g.least[0], g.floor)), g.floor, g.least[0]))
         if self.space.constraints == Constraints():
             self.incumbent.offer(self._plain(), self.problem)
@@ -174,7 +174,7 @@ class _Search:
         bound = min([self.incumbent.best, *(self._bound(group) for group in pending)])
         scale = 1.0 if self.incumbent.objective == "energy" else 1.0 / self.problem.hierarchy.clock_hz
         best_of = self.incumbent
-        return Found(best_of.mapping, best_of.counts, not pending, bound * scale, self.space.size(), self.meter.evaluated)
+        return Found(best_of.mapping, best_of.counts, not pending, bound * scale, size, self.meter.evaluated)
 
     def batches(self, groups: Sequence[Group]) -> Iterator[list[Group]]:
         """Groups in their order, by several that share what stands above; those that cannot be better by themselves."""

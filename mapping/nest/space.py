@@ -99,6 +99,7 @@ class Space:
             part += cost.least((name, number), fewest)
         return Group(chosen, cost, below, below + above)
 
+    @cached_property
     def size(self) -> int:
         """Mappings in the space: orders of tiles times factors in time and in space.
 

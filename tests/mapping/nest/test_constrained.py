@@ -28,7 +28,7 @@ def _problems(seed: int, number: int, most: int) -> Iterator[tuple[int, Problem,
         small = rng.random() < 0.3
         prob = random_problem(rng, sizes=(1, 1, 2, 2, 3, 4), memories=rng.choice((1, 2)), roomy=False) if small else tense_problem(rng)
         try:
-            size = space(prob, Constraints()).size()
+            size = space(prob, Constraints()).size
         except MappingError:
             continue
         if prob.points < 4 or not 30 <= size <= most:

@@ -37,7 +37,7 @@ def _problems(seed: int, number: int, least: int, most: int) -> Iterator[tuple[i
 
 def _size(prob: Problem, otherwise: int) -> int:
     try:
-        return space(prob, Constraints()).size()
+        return space(prob, Constraints()).size
     except MappingError:
         return otherwise
 
