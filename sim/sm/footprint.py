@@ -189,28 +189,45 @@ def lone_halves(footprint: Footprint, loads: Sequence[int]) -> dict[int, float]:
     return made
 
 
-def side_by_side(footprint: Footprint, load: int, shifts: np.ndarray) -> float:
-    """Bytes that lie side by side of what the CTAs of a wave read as they first go through a load, mean; 0 where nothing is known.
+def side_by_side(footprint: Footprint, shifts: Mapping[int, np.ndarray]) -> dict[int, float]:
+    """Bytes that lie side by side of what the CTAs of a wave read as they first go through a load, mean, by load; 0 where nothing is known.
 
     Parameters
     ----------
     shifts
-        int64: by how many sectors CTAs read further on than that of the footprint.
+        By load: int64, by how many sectors CTAs read further on than that of the footprint.
 
     Examples
     --------
     >>> one = Footprint(np.array([7, 7]), np.zeros(2), np.array([0, 64]), np.array([2, 66]), {}, np.zeros(2, np.int64))
-    >>> side_by_side(one, 7, np.zeros(1, np.int64)), side_by_side(one, 7, np.array([0, 2, 4, 6]))
-    (64.0, 256.0)
+    >>> side_by_side(one, {7: np.zeros(1, np.int64)}), side_by_side(one, {7: np.array([0, 2, 4, 6])})
+    ({7: 64.0}, {7: 256.0})
     """
-    at = np.flatnonzero(footprint.load == load)
-    at = at[:1] if footprint.turn is None else at[footprint.turn[at] == 0]
-    low, high = joined(footprint.start[at], footprint.stop[at])
+    made: dict[int, float] = {}
+    seen: dict[tuple[bytes, ...], float] = {}
+    for load, moved in shifts.items():
+        at = np.flatnonzero(footprint.load == load)
+        at = at[:1] if footprint.turn is None else at[footprint.turn[at] == 0]
+        low, high = footprint.start[at], footprint.stop[at]
+        key = _relative(low, high, moved)
+        if key not in seen:
+            seen[key] = _side_by_side(low, high, moved)
+        made[load] = seen[key]
+    return made
+
+
+def _side_by_side(start: np.ndarray, stop: np.ndarray, moved: np.ndarray) -> float:
+    low, high = joined(start, stop)
     if not len(low):
         return 0.0
-    moves = distinct_of(np.append(shifts, 0))[:max(1, STRETCHES // (_WINDOWS * len(low)))]
+    moves = distinct_of(np.append(moved, 0))[:max(1, STRETCHES // (_WINDOWS * len(low)))]
     low, high = joined((low + moves[:, None]).reshape(-1), (high + moves[:, None]).reshape(-1))
     return SECTOR_BYTES * size_of(low, high) / len(low)
+
+
+def _relative(low: np.ndarray, high: np.ndarray, moved: np.ndarray) -> tuple[bytes, ...]:
+    """Stretches and the distances at which they are read again, wherever they lie."""
+    return (low - low[:1]).tobytes(), (high - low[:1]).tobytes(), moved.tobytes()
 
 
 def _stretches(run: Evaluation, index: int, number: int, offset: int) -> tuple[np.ndarray, np.ndarray, int]:
@@ -241,7 +258,7 @@ def overlaps(footprint: Footprint, shifts: Mapping[int, np.ndarray], most: int =
     for load in footprint.asked:
         mine = footprint.load == load
         low, high, moved = footprint.start[mine], footprint.stop[mine], shifts[load]
-        key = tuple((part - origin[:1]).tobytes() for part, origin in ((low, low), (high, low), (moved, moved)))
+        key = _relative(low, high, moved - moved[:1])
         if key in seen:
             continue
         seen.add(key)

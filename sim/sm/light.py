@@ -96,7 +96,7 @@ class LightLaunch:
         roles, distinct = (0,) * count, np.ones(len(self.code.space))
         if count > 1 and (lead.on_thread or self.code.cached[np.maximum(lead.accesses[:, 1], 0)].any()):
             roles, distinct, begins = self._alike(ids, count)
-            self._share_windows(number, lead, begins, distinct, l1_bytes)
+            self._share_windows(lead, begins, distinct, l1_bytes)
         runs = {warp: self._run(number, ids, warp, l1_bytes / count) for warp in dict.fromkeys(roles)}
         self.axes |= np.any([run.on_program for run in runs.values()], axis=0)
         self.leaves_known |= any(run.leaves_known for run in runs.values())
@@ -160,7 +160,7 @@ class LightLaunch:
                 own[instruction] = mine
         return tuple(first[row.tobytes()] for row in whole), distinct, own
 
-    def _share_windows(self, number: int, lead: WarpRun, begins: dict[int, np.ndarray], distinct: np.ndarray, l1_bytes: float) -> None:
+    def _share_windows(self, lead: WarpRun, begins: dict[int, np.ndarray], distinct: np.ndarray, l1_bytes: float) -> None:
         """Lower `distinct` where loads of one buffer are shifted windows of it, so that what one warp has brought into L1 is another's too.
 
         It shows where another warp begins a load within what the first reads by other loads; then the sectors of all warps, each once, are
@@ -177,18 +177,20 @@ class LightLaunch:
             inside = np.searchsorted(low, at, side="right") - 1
             if len(low) and ((inside >= 0) & (at < high[inside])).any():
                 among_windows.add(one)
-        if not among_windows:
-            return
-        whole = self.footprint(l1_bytes, number)
-        if whole is None:
-            return
         for buffer in self.launch.buffers:
             loads = [i for i, mine in begins.items() if buffer.start <= mine[0] < buffer.start + buffer.size_bytes]
-            reads = whole.of(loads) if among_windows & set(loads) else None
-            asked = sum(reads.asked.values()) if reads is not None else 0.0
-            if reads is not None and asked:
-                once = SECTOR_BYTES * size_of(*joined(reads.start, reads.stop))
-                distinct[loads] = np.minimum(distinct[loads], once / asked if once <= l1_bytes else 1.0)
+            if not among_windows & set(loads):
+                continue
+            low, high, asked = [], [], 0.0
+            for load in loads:  # every warp reads what the first one does, by as much further on as it begins
+                mine, at = begins[load], index == load
+                moves = distinct_of(mine // SECTOR_BYTES - mine[0] // SECTOR_BYTES)[:STRETCHES // max(np.count_nonzero(at), 1), None]
+                low.append((lead.pieces[at, 1] + moves).reshape(-1))
+                high.append((lead.pieces[at, 2] + moves).reshape(-1))
+                asked += len(mine) * SECTOR_BYTES * float(lead.accesses[lead.accesses[:, 1] == load, 7].sum())
+            once = SECTOR_BYTES * size_of(*joined(np.concatenate(low), np.concatenate(high)))
+            if 0 < once <= l1_bytes and asked:
+                distinct[loads] = np.minimum(distinct[loads], once / asked)
 
     def _counts(self, entered: np.ndarray) -> np.ndarray:
         return self.facts.by_instruction(entered)

@@ -82,10 +82,9 @@ class Sharing:
         wanted = sorted(set(short.tolist()))
         whole = self.reach() if self.reach is not None and wanted else None
         if whole is not None:
-            moves = self.begins(wanted)
-            for index in wanted:
-                at = moves.get(index)
-                found[index] = side_by_side(whole, index, np.zeros(1, np.int64) if at is None else at)
+            alone, moves = np.zeros(1, np.int64), self.begins(wanted)
+            for index, size in side_by_side(whole, {index: moves.get(index, alone) for index in wanted}).items():
+                found[index] = size
         return found
 
     def lone_halves(self, short: np.ndarray, instructions: int) -> np.ndarray:

@@ -157,8 +157,8 @@ def test_what_is_read_in_the_next_turn_is_no_neighbour() -> None:
     turn = np.repeat(np.arange(4), 8)
     start = np.tile(np.arange(8) * 64, 4) + 2 * turn
     one = Footprint(np.zeros(32, np.int64), turn / 4, start, start + 2, {LOAD: 1.0}, turn)
-    assert side_by_side(one, LOAD, np.zeros(1, np.int64)) == 64.0
-    assert side_by_side(one, LOAD + 1, np.zeros(1, np.int64)) == 0.0
+    alone = np.zeros(1, np.int64)
+    assert side_by_side(one, {LOAD: alone, LOAD + 1: alone}) == {LOAD: 64.0, LOAD + 1: 0.0}
 
 
 # -- tensors that L2 keeps -------------------------------------------------------------------------------------------------
