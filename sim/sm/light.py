@@ -39,7 +39,7 @@ from .light_streams import Warp, WarpStreams, cut_all_runs, step_keys, turns_of
 from .loads import Loads
 from .sharing import sharing
 from .streams import ROUNDS, Rows, find_period
-from .walked import Walk, bytes_each, sharing_of_walks
+from .walked import WAVES_WALKED, Walk, bytes_each, sharing_of_walks
 
 #: CTAs that are followed for control, and for what they share in L2.
 CLASS_CTAS: Final = 1024
@@ -48,8 +48,6 @@ SHARING_CTAS: Final = 1600
 WALKED: Final = 16_384
 #: Of a CTA that copies in bulk, so many accesses at least: a box is large, and few of them would not tell its pace.
 BOXES: Final = 256
-#: Shares of the work that are done when the waves begin whose CTAs are walked through.
-_SHARES: Final = (0.0, 0.5)
 _SPACE: Final = {name: n for n, name in enumerate(SPACES)}
 _READING: Final = [KINDS.index(name) for name in (LOAD, COPY)]
 _ATOMIC: Final = KINDS.index(ATOMIC)
@@ -415,12 +413,12 @@ def _followed(light: LightLaunch, l2: L2Cache, together: int, l1_bytes: float) -
     else:
         asked = [part[1] for part in found]
         each = max(sum(part.times.values()) for part in asked)
-        thin = max(0, int(np.log2(max(each * together * len(_SHARES) / WALKED, 1.0))))
+        thin = max(0, int(np.log2(max(each * min(together * len(WAVES_WALKED), launch.programs) / WALKED, 1.0))))
         if any(part.boxes for part in asked):
             thin = min(thin, max(0, int(np.log2(max(each / BOXES, 1.0)))))
         share = sharing_of_walks(launch, asked, partial(light.walks, asked, thin), l2, thinned=0.5**thin, together=together,
-                                 work=classes.work[classes.number], shares=_SHARES,
-                                 first=lambda numbers: light.first(numbers, sorted({index for part in asked for index in part.sizes})))
+                                 work=classes.work[classes.number], first=lambda numbers: light.first(
+                                     numbers, sorted({index for part in asked for index in part.sizes})))
     guarded: dict[int, int] = {}
     entered = np.zeros(len(light.facts.first))
     for part, n in zip(found, counted.tolist(), strict=True):

@@ -32,15 +32,16 @@ from .windows import through_windows
 Walk = tuple[np.ndarray, ...]
 #: The walks of some waves.
 Walks = Callable[[Sequence[np.ndarray], Sequence[int]], Sequence[Walk]]
-#: Waves of CTAs that are walked through, by the share of the launch's work that is done when they begin; and windows in which those of a
-#: wave go on together, at most; what keeps addresses of stores apart from those of loads.
-_WALKED, _WINDOWS, _APART = (0.0, 0.35, 0.65, 1.0), 64, 1 << 60
+#: Waves of CTAs that are walked through, by the share of the launch's work that is done when they begin.
+WAVES_WALKED = (0.0, 0.35, 0.65, 1.0)
+#: Windows in which the CTAs of a wave go on together, at most; what keeps addresses of stores apart from those of loads.
+_WINDOWS, _APART = 64, 1 << 60
 #: CTAs whose first addresses are asked for at most.
 FOLLOWED = 16_384
 
 
 def sharing_of_walks(launch: Launch, asked: Sequence[Loads], walks_of: Walks, l2: L2Cache, *, together: int, work: np.ndarray,
-                     shares: Sequence[float] = _WALKED, thinned: float = 1.0, first: First | None = None) -> Sharing:
+                     thinned: float = 1.0, first: First | None = None) -> Sharing:
     """Sharing where CTAs go different ways: from every address of some waves of CTAs, the first, the last and two between.
 
     The waves are those that begin when given shares of the launch's work are done: CTAs that leave at once do not stand for others.
@@ -58,8 +59,6 @@ def sharing_of_walks(launch: Launch, asked: Sequence[Loads], walks_of: Walks, l2
         Instructions of each CTA, in order of launch.
     l2, together
         As `sharing` takes them.
-    shares
-        Of the launch's work, done when the waves begin that are walked through.
     thinned
         Share of the sectors whose accesses `walks_of` gives.
     first
@@ -70,7 +69,7 @@ def sharing_of_walks(launch: Launch, asked: Sequence[Loads], walks_of: Walks, l2
     waves = -(-programs // together)
     work = np.where(work > 0.05 * work.max(), work, 0.0)
     done = np.cumsum(np.add.reduceat(work, np.arange(0, programs, together)))
-    picked = sorted({int(np.searchsorted(done, share * done[-1] * (1.0 - 1e-9), side="right")) for share in shares})
+    picked = sorted({int(np.searchsorted(done, share * done[-1] * (1.0 - 1e-9), side="right")) for share in WAVES_WALKED})
     numbers = [np.arange(w * together, min(programs, (w + 1) * together)) for w in picked]
     each, written = bytes_each(asked, lambda part: part.of_l2(part.sizes)), bytes_each(asked, lambda part: part.stores)
     size_of = np.array([each.get(i, written.get(i, 0.0)) for i in range(count)])
