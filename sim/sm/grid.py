@@ -23,6 +23,7 @@ from .dispatch import dispatch
 from .facts import CodeFacts, GridCounts
 from .isa import IsaTable
 from .l2 import PIECE_BYTES, SLICE_BYTES
+from .operations import PHASED
 from .refresh import delays
 from .sharing import Sharing
 from .streams import CtaStreams, Rows
@@ -301,10 +302,6 @@ def run_ctas(kernel: Kernel, plan: Schedule, *, keep: int | None = None, record:
                 "code_line": kernel.lines}
     streams = Streams(columns, np.concatenate([[0], np.cumsum(length)[:-1]]).astype(np.int64), length, cta.roles)
     return play(kernel, plan, streams, parameters(kernel, keep), record=record)
-
-
-#: What `memory_costs` gives, by the name of the core's parameter.
-PHASED = ("slice_bytes", "dram_bytes", "dram_time", "link_bytes", "dram_lines", "load_latency")
 
 
 def memory_costs(kernel: Kernel, index: np.ndarray, l2_bytes: np.ndarray, l1_passes: np.ndarray, tags: np.ndarray,

@@ -16,7 +16,7 @@ _JOINED: Final = np.isin(np.arange(32), [MATH, BRANCH, isa.SHARED, isa.LOAD, isa
 _ARITHMETIC: Final = np.isin(isa.PIPES, ("none", "fma", "alu", "imad", "half", "uniform", "branch"))
 _FMA: Final = isa.PIPE["fma"]
 _PIPES: Final = len(isa.PIPES)
-#: Columns of an operation, by the name of the core's parameter, and those of them that its access row has.
+#: Columns of an operation, by the name of the core's parameter: whole numbers, real ones, and those by phase (`grid.memory_costs`).
 WHOLE: Final = ("kind", "pipe", "latency", "stall", "yields", "write_barrier", "read_barrier", "wait_mask", "first", "second", "code_line",
                 "sync_slot", "sync_value", "access", "head")
 REAL: Final = ("interval", "smem", "tags", "l2_bytes", "l1_passes", "atomics")

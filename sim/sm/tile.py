@@ -105,11 +105,12 @@ def _all_waves(kernel: Kernel, plan: Schedule) -> tuple[SmRun, int]:
 
     What a wave adds comes from `WAVES` and one less, what iterations add from `KEPT` and half as many; in a later wave as in the first,
     unless L2 holds for it what the first one brought. Where warps do not come out even on the four sub-cores, slots take turns on them, and
-    as many waves are added as it takes until they do.
+    as many waves are added as it takes until they do. A CTA that has its SM to itself meets what the one before it stores, which the first
+    does not: there it is one wave more.
     """
     times, keep, fewer = kept(kernel, KEPT)
     cut, turn = times > keep, 4 // math.gcd(4, plan.slots * kernel.compiled.num_warps)
-    at_once = WAVES - 1 if turn == 1 else WAVES
+    at_once = WAVES - 1 if turn == 1 and plan.slots > 1 else WAVES
     if plan.waves <= max(WAVES, at_once + turn - 1):
         at_once = plan.waves
     alike = not cut or not _later_waves_differ(kernel, plan)

@@ -124,6 +124,15 @@ def test_agrees_with_cycle(name: str, shape: int) -> None:
     assert found.tile_steps < found.cycle_steps / 2
 
 
+def test_a_later_cta_of_an_sm_waits_for_what_the_one_before_it_stores() -> None:
+    """Short products, one CTA an SM: the step from the first wave to the second told a sixth less than `cycle`."""
+    gpu = arch.load("a100-sxm-80gb")
+    suite = suite_named("gemm")
+    shape = next(n for n, sizes in enumerate(suite.shapes) if (sizes["m"], sizes["n"], sizes["k"]) == (8192, 4096, 64))
+    (found,) = tile.compare_with_cycle(launches("gemm", gpu, shape), gpu)
+    assert found.ratio == pytest.approx(1.0, abs=0.05)
+
+
 @pytest.mark.slow
 def test_experts_of_uneven_load_bring_what_cycle_says_from_dram() -> None:
     """Waves of such a launch are unlike one another: two of them told a quarter more bytes than four."""
