@@ -85,7 +85,8 @@ def table() -> Iterator[dict[tuple[str, str], list[float]]]:
 
 
 @pytest.mark.parametrize("device", [DEVICES[0], pytest.param(DEVICES[1], marks=pytest.mark.exhaustive)])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [
+    pytest.param(name, marks=pytest.mark.exhaustive) if name == "gemm_stream_k" else name for name in NAMES])  # `cycle` takes ten seconds
 def test_tile_beside_cycle(benchmark: Any, table: dict[tuple[str, str], list[float]], name: str, device: str) -> None:
     """Three runs of each where benchmarks are measured; else one of `cycle` and two of `tile`, the first of which makes its code."""
     system = arch.load(device)
