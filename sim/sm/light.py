@@ -28,7 +28,7 @@ from ...mapping.triton.warp_runs import NotFollowedError, WarpRun, Warps
 from . import isa
 from .addresses import by_wave
 from .classes import Classes, classes_of, middle_cta, program_ids, sample, single, spread_sample
-from .distinct import count_of, distinct_of, distinct_rows
+from .distinct import among, count_of, distinct_of, distinct_rows
 from .facts import GridCounts, tensor_flops
 from .footprint import STRETCHES, Footprint, joined, size_of
 from .grid import FollowedLaunch
@@ -177,16 +177,16 @@ class LightLaunch:
                 among_windows.add(one)
         for buffer in self.launch.buffers:
             loads = [i for i, mine in begins.items() if buffer.start <= mine[0] < buffer.start + buffer.size_bytes]
-            if not among_windows & set(loads):
+            if not among_windows & set(loads) or np.count_nonzero(among(index, loads)) * max(len(begins[i]) for i in loads) > STRETCHES:
                 continue
-            low, high, asked = [], [], 0.0
+            starts, stops, asked = list[np.ndarray](), list[np.ndarray](), 0.0
             for load in loads:  # every warp reads what the first one does, by as much further on as it begins
                 mine, at = begins[load], index == load
-                moves = distinct_of(mine // SECTOR_BYTES - mine[0] // SECTOR_BYTES)[:STRETCHES // max(np.count_nonzero(at), 1), None]
-                low.append((lead.pieces[at, 1] + moves).reshape(-1))
-                high.append((lead.pieces[at, 2] + moves).reshape(-1))
+                moves = distinct_of(mine // SECTOR_BYTES - mine[0] // SECTOR_BYTES)[:, None]
+                starts.append((lead.pieces[at, 1] + moves).reshape(-1))
+                stops.append((lead.pieces[at, 2] + moves).reshape(-1))
                 asked += len(mine) * SECTOR_BYTES * float(lead.accesses[lead.accesses[:, 1] == load, 7].sum())
-            once = SECTOR_BYTES * size_of(*joined(np.concatenate(low), np.concatenate(high)))
+            once = SECTOR_BYTES * size_of(*joined(np.concatenate(starts), np.concatenate(stops)))
             if 0 < once <= l1_bytes and asked:
                 distinct[loads] = np.minimum(distinct[loads], once / asked)
 
