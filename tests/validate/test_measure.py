@@ -294,6 +294,16 @@ def test_mixed_gpus_are_refused_when_read(tmp_path: Path) -> None:
         read_rows(path)
 
 
+def test_a_last_line_without_its_end_counts_if_it_is_whole(tmp_path: Path) -> None:
+    path, row = tmp_path / "a.csv", ",".join(COLUMNS)
+    for text in ("\n".join([row, row, row]), "\n".join([row, row, row, ""]), "\n".join([row, row, row, row[:40]])):
+        path.write_text(text, encoding="utf-8")
+        assert read_rows(path) == [{name: name for name in COLUMNS}] * 2
+        assert path.read_text(encoding="utf-8") == text
+    path.write_text(row, encoding="utf-8")
+    assert read_rows(path) == []
+
+
 def test_a_file_that_went_through_other_programs_can_be_read(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(["note," + ",".join(COLUMNS), "mine," + ",".join(COLUMNS), ""]).encode())

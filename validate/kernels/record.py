@@ -213,7 +213,8 @@ def read_rows(path: Path, *, repair: bool = False, gpu: str = "") -> list[dict[s
     ----------
     repair
         The file is to be gone on with: what follows the last whole line is dropped, on disk, and its columns must be those of this version,
-        in order. Else more columns are passed over.
+        in order. Else more columns are passed over, and a last line without its end counts if it has all its cells: a killed run leaves
+        fewer, other tools a whole row.
     gpu
         The GPU that all rows must be of; empty: any one.
 
@@ -229,6 +230,9 @@ def read_rows(path: Path, *, repair: bool = False, gpu: str = "") -> list[dict[s
             with path.open("r+b") as stream:
                 stream.truncate(len(whole))
         table = list(csv.reader(io.StringIO(whole.decode("utf-8" if repair else "utf-8-sig")), strict=True))
+        last = [] if repair else next(csv.reader([payload[len(whole) :].decode("utf-8-sig", "replace")]), [])
+        if not table or len(last) == len(table[0]):
+            table += [last] if last else []
     except OSError as error:
         raise MeasureError(f"{path}: cannot be read: {error.strerror or error}") from None
     except (UnicodeDecodeError, csv.Error) as error:
