@@ -1,6 +1,6 @@
 """Errors of Triton predictions on measured tables, worst first: fused mixture-of-experts rows and the Triton tutorials' figures.
 
-Nothing is fitted on the MoE rows; for the tutorials the SM clock of their machine is (`tutorials`). ``python -m
+Nothing is fitted on the MoE rows; for the tutorials the power at which their machine's SM clock falls is (`tutorials`). ``python -m
 presilicon.validate.triton_tables FOLDER`` prints the page (`make triton-accuracy MEASURED=FOLDER`).
 """
 
@@ -191,7 +191,8 @@ def main(
              for path in paths]
     sys.stdout.write("# Fused MoE of serving frameworks, nothing fitted\n\n" + moe_page(found) if found else f"{folder}: no {MOE_TABLES}\n")
     if tutorial and (folder / TUTORIALS).is_file():
-        sys.stdout.write("\n# Triton tutorials, SM clock fitted on fp16 matmul\n\n" + tutorial_page(folder / TUTORIALS, cubins=cubins))
+        title = "Triton tutorials, the power at which the SM clock falls fitted on fp16 matmul"
+        sys.stdout.write(f"\n# {title}\n\n" + tutorial_page(folder / TUTORIALS, cubins=cubins))
 
 
 if __name__ == "__main__":

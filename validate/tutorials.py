@@ -2,8 +2,9 @@
 
 `matmul` of tutorial 03 is `kernels.gemm.matmul` and the softmax of tutorial 02 is `kernels.rows.softmax`; the autotuned configs of tutorial
 03 stand here as data. The published times are those of `triton.testing.do_bench`: L2 cleared, CUDA events around one launch, the best
-config of the set. That machine held a lower clock than its data sheet's under load; the SM clock is
-fitted here. Assumed numbers of `arch/sm_timing.yaml` were settled with this table in view (docs/sm.md): its errors are not held out.
+config of the set. That machine's SM clock fell under load, further than the data sheet's 400 W say: the power at which it falls is fitted
+here, the one number that is, and the clock of each kernel follows from it (`mapping.gpu.power`). Assumed numbers of
+`arch/sm_timing.yaml` were settled with this table in view (docs/sm.md): its errors are not held out.
 """
 
 from __future__ import annotations
@@ -19,14 +20,16 @@ import numpy as np
 from ..arch import System, load_gpu
 from ..errors import TableError
 from ..mapping.triton import CompiledKernel, Launch, bind_launch, compile_launch, occupancy_of
-from ..sim.sm.run import simulate_kernel
+from ..sim.sm.run import simulate_at_limits
 from .older_code import with_older_code
 from .older_triton import MATMUL_CONFIGS, name_of
 
 #: Launch and events in a time of `do_bench`, in place of a graphed kernel's floor: the README of the table gives 5 to 8 us.
 DO_BENCH_S = 5.0e-6
-#: SM clock of the table's machine, fitted on its fp16 matmuls.
-CLOCK_HZ = 1.32e9
+#: Power at which the table's machine lowers its SM clock, fitted on its fp16 matmuls, W.
+POWER_W = 320.0
+#: Between these it is looked for.
+POWERS_W = tuple(float(power) for power in range(200, 401, 10))
 
 
 @dataclass(frozen=True)
@@ -126,77 +129,70 @@ def softmax_launch(columns: int, system: System, rows: int = 4096) -> tuple[Comp
     return compiled, bound(min(rows, int(sm.count) * resident))
 
 
-def predict(kernel: str, dtype: str, size: int, system: System, *, fidelity: str = "cycle",
+def predict(kernel: str, dtype: str, size: int, systems: Sequence[System], *, fidelity: str = "cycle",
             configs: Iterable[tuple[int, int, int, int, int]] = MATMUL_CONFIGS,
-            cubins: Path | None = None) -> tuple[float, float, tuple[int, ...]]:
-    """Seconds of the kernel itself, the fixed part of them, and the best config; configs that do not fit an SM are passed over.
+            cubins: Path | None = None) -> list[tuple[float, float, tuple[int, ...]]]:
+    """By GPU, which differ in their power alone: seconds of the kernel itself, the fixed part of them, and the best config.
 
-    `cubins` is a folder of matmuls that an older Triton compiled (`older_triton`).
+    Configs that do not fit an SM are passed over. `cubins` is a folder of matmuls that an older Triton compiled (`older_triton`).
     """
     if kernel == "softmax":
-        found = simulate_kernel(*softmax_launch(size, system), system, fidelity=fidelity)
-        return found.time_s, found.launch_s, ()
-    best: tuple[float, float, tuple[int, ...]] = (float("inf"), 0.0, ())
+        return [(found.time_s, found.launch_s, ())
+                for found in simulate_at_limits(*softmax_launch(size, systems[0]), systems, fidelity=fidelity)]
+    best: list[tuple[float, float, tuple[int, ...]]] = [(float("inf"), 0.0, ())] * len(systems)
     for config in configs:
         compiled, launch = matmul_launch(size, dtype, config) if cubins is None else older_launch(cubins, size, dtype, config)
-        if occupancy_of(compiled, system).ctas == 0:
+        if occupancy_of(compiled, systems[0]).ctas == 0:
             continue
-        found = simulate_kernel(compiled, launch, system, fidelity=fidelity)
-        best = min(best, (found.time_s, found.launch_s, config))
+        runs = simulate_at_limits(compiled, launch, systems, fidelity=fidelity)
+        best = [min(one, (found.time_s, found.launch_s, config)) for one, found in zip(best, runs, strict=True)]
     return best
 
 
-def machine(clock_hz: float) -> System:
-    """The A100-SXM4-40GB of the table, at the clock that it held."""
-    return load_gpu("a100-sxm-40gb").override({"gpu.clock.boost": clock_hz})
+def machine(power_w: float = POWER_W) -> System:
+    """The A100-SXM4-40GB of the table, whose SM clock falls where a kernel would draw more than so many W."""
+    return load_gpu("a100-sxm-40gb").override({"power.limit": power_w})
 
 
-def compare(path: Path, *, kernel: str, dtype: str, clock_hz: float = CLOCK_HZ, sizes: Iterable[int] | None = None, fidelity: str = "cycle",
+def compare(path: Path, *, kernel: str, dtype: str, power_w: float = POWER_W, sizes: Iterable[int] | None = None, fidelity: str = "cycle",
             configs: Iterable[tuple[int, int, int, int, int]] = MATMUL_CONFIGS, cubins: Path | None = None) -> list[Row]:
     """Published and predicted times of one kernel and dtype; `cubins` as `predict` takes it."""
+    return compare_at((power_w,), path, kernel=kernel, dtype=dtype, sizes=sizes, fidelity=fidelity, configs=configs, cubins=cubins)[power_w]
+
+
+def compare_at(powers_w: Sequence[float], path: Path, *, kernel: str, dtype: str, sizes: Iterable[int] | None = None,
+               fidelity: str = "cycle", configs: Iterable[tuple[int, int, int, int, int]] = MATMUL_CONFIGS,
+               cubins: Path | None = None) -> dict[float, list[Row]]:
+    """`compare` at several powers, each kernel simulated once."""
     wanted = None if sizes is None else set(sizes)
-    system, choice, rows = machine(clock_hz), tuple(configs), []
+    systems, choice = [machine(power) for power in powers_w], tuple(configs)
+    rows: dict[float, list[Row]] = {power: [] for power in powers_w}
     for name, kind, size, measured in read_published(path):
         if (name, kind) != (kernel, dtype) or (wanted is not None and size not in wanted):
             continue
-        time_s, fixed_s, config = predict(name, kind, size, system, fidelity=fidelity, configs=choice, cubins=cubins)
-        rows.append(Row(name, kind, size, measured, time_s - fixed_s + DO_BENCH_S, config))
+        found = predict(name, kind, size, systems, fidelity=fidelity, configs=choice, cubins=cubins)
+        for power, (time_s, fixed_s, config) in zip(powers_w, found, strict=True):
+            rows[power].append(Row(name, kind, size, measured, time_s - fixed_s + DO_BENCH_S, config))
     return rows
 
 
-def _best_clock(rows: Sequence[Row], clock_hz: float) -> float:
-    """SM clock of least mean absolute relative error, within 10 MHz, if what is not launch goes with 1 / clock."""
-    measured = np.array([row.measured_s for row in rows])
-    own = np.array([row.predicted_s for row in rows]) - DO_BENCH_S
-    tried = np.arange(0.9e9, 1.411e9, 1e7)
-    errors = [float(np.mean(np.abs((own * clock_hz / c + DO_BENCH_S) / measured - 1.0))) for c in tried]
-    return float(tried[int(np.argmin(errors))])
-
-
-def fit_clock(path: Path, *, sizes: Iterable[int] | None = None, start_hz: float = CLOCK_HZ, rounds: int = 2,
+def fit_power(path: Path, *, sizes: Iterable[int] | None = None,
               configs: Iterable[tuple[int, int, int, int, int]] = MATMUL_CONFIGS) -> float:
-    """SM clock of least mean absolute relative error over the fp16 matmuls, within 10 MHz.
+    """Power of least mean absolute relative error over the fp16 matmuls, of `POWERS_W`."""
+    return _best_power(compare_at(POWERS_W, path, kernel="matmul", dtype="float16", sizes=sizes, configs=configs))
 
-    Between simulations at two clocks the part of a kernel's time that is not launch is taken to go with 1 / clock; `rounds` simulations,
-    and one 10 MHz to either side.
-    """
-    clock, wanted, choice = start_hz, None if sizes is None else tuple(sizes), tuple(configs)
 
-    def rows(clock_hz: float) -> list[Row]:
-        return compare(path, kernel="matmul", dtype="float16", clock_hz=clock_hz, sizes=wanted, configs=choice)
-
-    for _ in range(rounds):
-        clock = _best_clock(rows(clock), clock)
-    return min((clock, clock - 10e6, clock + 10e6), key=lambda clock_hz: mape(rows(clock_hz)))
+def _best_power(rows: Mapping[float, Sequence[Row]]) -> float:
+    return min(rows, key=lambda power: mape(rows[power]))
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The clock fitted on one half of the fp16 sizes, and the errors at that clock.
+    """The power fitted on one half of the fp16 sizes, and the errors with it.
 
     Attributes
     ----------
-    clock_hz
+    power_w
         Fitted.
     fitted
         Rows of the sizes that it was fitted on.
@@ -204,27 +200,24 @@ class HeldOut:
         Rows of the other sizes.
     """
 
-    clock_hz: float
+    power_w: float
     fitted: tuple[Row, ...]
     other: tuple[Row, ...]
 
 
 def held_out(path: Path, *, seed: int = 0, sizes: Iterable[int] | None = None,
              configs: Iterable[tuple[int, int, int, int, int]] = MATMUL_CONFIGS) -> tuple[HeldOut, HeldOut]:
-    """Fit the clock on each of two random halves of the fp16 sizes, and predict the other.
+    """Fit the power on each of two random halves of the fp16 sizes, and predict the other.
 
-    The clock alone is held out: the assumed numbers of ``arch/sm_timing.yaml`` were settled with the whole table in view.
+    The power alone is held out: the assumed numbers of ``arch/sm_timing.yaml`` were settled with the whole table in view.
     """
-    wanted, choice = None if sizes is None else set(sizes), tuple(configs)
-    every = sorted(n for name, kind, n, _ in read_published(path) if (name, kind) == ("matmul", "float16") and (not wanted or n in wanted))
-    order = np.random.default_rng(seed).permutation(every).tolist()
-    halves = [set(order[:len(order) // 2]), set(order[len(order) // 2:])]
-    start = compare(path, kernel="matmul", dtype="float16", sizes=every, configs=choice)
+    rows = compare_at(POWERS_W, path, kernel="matmul", dtype="float16", sizes=sizes, configs=configs)
+    order = np.random.default_rng(seed).permutation(sorted(row.size for row in rows[POWERS_W[0]])).tolist()
     found = []
-    for half in halves:
-        clock = _best_clock([row for row in start if row.size in half], CLOCK_HZ)
-        rows = start if clock == CLOCK_HZ else compare(path, kernel="matmul", dtype="float16", clock_hz=clock, sizes=every, configs=choice)
-        found.append(HeldOut(clock, tuple(r for r in rows if r.size in half), tuple(r for r in rows if r.size not in half)))
+    for half in (set(order[:len(order) // 2]), set(order[len(order) // 2:])):
+        parts = {power: [row for row in every if row.size in half] for power, every in rows.items()}
+        power = _best_power(parts)
+        found.append(HeldOut(power, tuple(parts[power]), tuple(row for row in rows[power] if row.size not in half)))
     return found[0], found[1]
 
 

@@ -14,7 +14,7 @@ from .machine import Machine
 #: DRAM bytes per byte of footprint beyond what L2 keeps, until all of it misses: cyclic reuse breaks down quickly.
 RAMP: Final = 3.5
 #: DRAM latencies per refill of the KV tiles in flight.
-REFILLS: Final = 0.5
+REFILLS: Final = 0.25
 #: Longer than any sequence.
 NEVER: Final = 1e12
 #: FlashAttention 3 cuts pieces of this times the even share of an SM.

@@ -313,6 +313,9 @@ def memory_costs(kernel: Kernel, index: np.ndarray, l2_bytes: np.ndarray, l1_pas
     than `l2_delivered`. DRAM brings 64 bytes of a line at a time, and what is shorter than it could move between two activations
     (`dram_access`) takes as long, unless the CTAs that run together read what lies beside it at the same time. Of what is written L2 makes
     lines first. Atomics take their slice for a sector that is read and one that is written, pass by pass.
+
+    A request waits for the last of its lines. `dram.latency` is what pointer chases see, a mean over lines whose home is the partition that
+    is asked and lines that come over the link; of a request of several lines one nearly always does.
     """
     gpu, share = kernel.system.gpu, kernel.share
     near = gpu.l2.latency_clk
@@ -320,7 +323,9 @@ def memory_costs(kernel: Kernel, index: np.ndarray, l2_bytes: np.ndarray, l1_pas
     store = (kind == isa.STORE) | (kind == isa.BULK_STORE)
     ratio = kernel.clock_hz / gpu.clock.boost_hz
     dram = kernel.system.dram.latency_clk * ratio + near * (1 - ratio)
-    behind = near + share.missing[:, index] * (dram - near) + share.far[:, index] * (gpu.l2.far_latency_clk - near)
+    link, at_home = gpu.l2.far_latency_clk - near, 1.0 / gpu.l2.partitions
+    last = dram + link * (at_home - at_home ** np.maximum(l2_bytes / LINE_BYTES, 1.0))
+    behind = near + share.missing[:, index] * (last - near) + share.far[:, index] * link
     latency = np.where(l2_bytes > 0, np.where(store, near, behind), kernel.timing.l1_latency)
     piece = piece_bytes(l2_bytes, l1_passes, tags, store)
     short = np.minimum(piece, PIECE_BYTES)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import linecache
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Final
@@ -55,7 +55,7 @@ def simulate_kernel(compiled: CompiledKernel, launch: Launch, system: System, *,
     fidelity
         ``"cycle"``: every warp-instruction of one SM; ``"tile"``: tiles.
     record
-        Keep one SM's timeline in `KernelRun.spans`.
+        Keep one SM's timeline in `KernelRun.spans` (``"cycle"``).
     warm_l2
         The operands were used just before the launch, so that L2 still holds what of them fits, and takes what of the results fits; a
         number is the share of both that it holds, where other kernels came between. By default nothing of use is in it, and what the
@@ -72,23 +72,31 @@ def simulate_kernel(compiled: CompiledKernel, launch: Launch, system: System, *,
     UnknownNameError
         An unknown fidelity.
     """
+    return simulate_at_limits(compiled, launch, (system,), fidelity=fidelity, record=record, warm_l2=warm_l2, dirty_l2=dirty_l2)[0]
+
+
+def simulate_at_limits(compiled: CompiledKernel, launch: Launch, systems: Sequence[System], *, fidelity: str = "cycle",
+                       record: bool = False, warm_l2: bool | float = False, dirty_l2: bool = False) -> list[KernelRun]:
+    """`simulate_kernel` on GPUs that differ in the limit of their power alone: the SM is simulated once, for the first of them."""
     if fidelity not in FIDELITIES:
         raise UnknownNameError("fidelity", fidelity, FIDELITIES)
+    systems = [calibrated(system) for system in systems]
+    system = systems[0]
     if f"sm_{compiled.target}" != system.generation:
         raise KernelError(f"{launch.name} is compiled for sm_{compiled.target}, {system.name} is {system.generation}")
     if compiled.num_ctas > 1:
         raise KernelError(f"{launch.name}: num_ctas={compiled.num_ctas}, but clusters of CTAs are not modelled")
-    system = calibrated(system)
     occupancy = occupancy_of(compiled, system)
     if occupancy.problem or not occupancy.ctas:
         raise KernelError(f"{launch.name} cannot launch on {system.name}: {occupancy.problem or 'no CTA fits an SM'}")
+    kernel, plan = prepare(compiled, launch, system, occupancy, warm_l2, light=fidelity == "tile", dirty_l2=dirty_l2)
     if fidelity == "tile":
-        from .tile import simulate_tile
+        from .tile import run_tiles
 
-        return simulate_tile(compiled, launch, system, warm_l2=warm_l2, dirty_l2=dirty_l2)
-    kernel, plan = prepare(compiled, launch, system, occupancy, warm_l2, dirty_l2=dirty_l2)
-    found, spent = run_grid(kernel, plan, partial(run_sm, record=record))
-    return grid_result(kernel, plan, found, spent, occupancy)
+        found, spent = run_tiles(kernel, plan)
+    else:
+        found, spent = run_grid(kernel, plan, partial(run_sm, record=record))
+    return [_grid_result(replace(kernel, system=one), plan, found, spent, occupancy, fidelity) for one in systems]
 
 
 def prepare(compiled: CompiledKernel, launch: Launch, system: System, occupancy: Occupancy, warm_l2: bool | float, *,
@@ -153,7 +161,7 @@ def follow_fully(compiled: CompiledKernel, launch: Launch, system: System, l2: L
                           facts_of(compiled, system, sm_timing(system.generation)))
 
 
-def grid_result(kernel: Kernel, plan: Schedule, found: SmRun, spent: int, occupancy: Occupancy) -> KernelRun:
+def _grid_result(kernel: Kernel, plan: Schedule, found: SmRun, spent: int, occupancy: Occupancy, fidelity: str) -> KernelRun:
     """The grid's numbers from those of its busiest SM, or of a mean one where CTAs differ."""
     system, launch, grid = kernel.system, kernel.launch, kernel.grid
     machine = _machine(Same(system))
@@ -188,7 +196,7 @@ def grid_result(kernel: Kernel, plan: Schedule, found: SmRun, spent: int, occupa
     limiter = _limiter(busy, launch_s / total_s)
     issued = int(counts.sum())
     return KernelRun(
-        name=launch.name, fidelity="cycle", time_s=total_s, low_s=total_s, high_s=total_s, cycles=math.ceil(time_s * clock * ratio),
+        name=launch.name, fidelity=fidelity, time_s=total_s, low_s=total_s, high_s=total_s, cycles=math.ceil(time_s * clock * ratio),
         clock_hz=clock * ratio, launch_s=launch_s, ctas=launch.programs, ctas_per_sm=occupancy.ctas,
         warps_per_cta=kernel.compiled.num_warps, occupancy=occupancy, waves=waves, tail_share=wasted, issued=issued,
         simulated_issued=spent, flops=tensor + vector, tensor_flops=tensor, bytes_moved=moved, pipe_busy=busy,
@@ -253,4 +261,4 @@ def _spans(kernel: Kernel, found: SmRun) -> tuple[Span, ...]:
     return tuple(made)
 
 
-__all__ = ["FIDELITIES", "prepare", "rates", "simulate_kernel"]
+__all__ = ["FIDELITIES", "prepare", "rates", "simulate_at_limits", "simulate_kernel"]

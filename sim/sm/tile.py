@@ -17,38 +17,17 @@ from typing import Final
 import numpy as np
 
 from ...arch import System
-from ...mapping.triton import CompiledKernel, Launch, compile_launch, occupancy_of
+from ...mapping.triton import Launch, compile_launch
 from . import core, isa
 from .core_state import BUBBLE, FETCH_INTERVAL
 from .distinct import count_of
 from .grid import Kernel, Schedule, SmRun, Streams, access_columns, add, kept, parameters, play, run_grid
 from .operations import PHASED, REAL, WHOLE, joined_stream
-from .result import KernelRun
-from .run import grid_result, prepare, simulate_kernel
+from .run import simulate_kernel
 from .streams import KEPT, Cta
 
 #: Waves that are played.
 WAVES: Final = 2
-
-
-def simulate_tile(compiled: CompiledKernel, launch: Launch, system: System, *, warm_l2: bool | float = False,
-                  dirty_l2: bool = False) -> KernelRun:
-    """One launch at tile granularity.
-
-    Parameters
-    ----------
-    compiled, launch, system, warm_l2, dirty_l2
-        As `simulate_kernel` takes them.
-
-    Raises
-    ------
-    KernelError
-        Warps that wait for one another for ever.
-    """
-    occupancy = occupancy_of(compiled, system)
-    kernel, plan = prepare(compiled, launch, system, occupancy, warm_l2, light=True, dirty_l2=dirty_l2)
-    found, spent = run_tiles(kernel, plan)
-    return replace(grid_result(kernel, plan, found, spent, occupancy), fidelity="tile")
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The Triton tutorials' published figures against predictions, the SM clock alone fitted."""
+"""The Triton tutorials' published figures against predictions, the power at which the SM clock falls alone fitted."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ def test_every_published_size() -> None:
 
 
 @needs_table
-def test_the_clock_is_fitted_on_one_half_and_tested_on_the_other() -> None:
+def test_the_power_is_fitted_on_one_half_and_tested_on_the_other() -> None:
     sizes = (256, 512, 768, 1024)
     one, two = tutorials.held_out(TABLE, sizes=sizes, configs=SHORT[5:7])
     for part in (one, two):
         assert {row.size for row in part.fitted} | {row.size for row in part.other} == set(sizes)
         assert not {row.size for row in part.fitted} & {row.size for row in part.other}
-        assert 0.9e9 <= part.clock_hz <= 1.41e9
+        assert part.power_w in tutorials.POWERS_W
     assert {row.size for row in one.other} == {row.size for row in two.fitted}
 
 
@@ -88,6 +88,6 @@ def test_a_table_without_times_is_refused(tmp_path: Path) -> None:
 
 
 def test_softmax_programs_follow_the_tutorials_rule() -> None:
-    system = tutorials.machine(1.41e9)
+    system = tutorials.machine()
     compiled, launch = tutorials.softmax_launch(2048, system)
     assert launch.programs == min(4096, 108 * (65536 // (compiled.registers * 256)))

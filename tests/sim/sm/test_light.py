@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from presilicon import arch  # noqa: E402
 from presilicon.arch.sm_timing import sm_timing  # noqa: E402
 from presilicon.mapping.triton import bind_launch, compile_launch, evaluate, occupancy_of, warp_runs  # noqa: E402
-from presilicon.sim.sm import core, light, light_code, run, tile  # noqa: E402
+from presilicon.sim.sm import core, light, light_code, run  # noqa: E402
 from presilicon.sim.sm.addresses import first_addresses  # noqa: E402
 from presilicon.sim.sm.facts import counts_of  # noqa: E402
 from presilicon.sim.sm.warps import ends_decide  # noqa: E402
@@ -137,9 +137,9 @@ def test_bytes_behind_such_masks(fidelity: str) -> None:
 
 def test_kernels_that_it_does_not_know_are_followed_in_full(monkeypatch: pytest.MonkeyPatch) -> None:
     compiled, launch = launched("gemm_tune")
-    quick = tile.simulate_tile(compiled, launch, A100)
+    quick = run.simulate_kernel(compiled, launch, A100, fidelity="tile")
     monkeypatch.setattr(light, "light_code", _refuse)
-    whole = tile.simulate_tile(compiled, launch, A100)
+    whole = run.simulate_kernel(compiled, launch, A100, fidelity="tile")
     assert quick.time_s == pytest.approx(whole.time_s, rel=0.03)
     assert quick.issued == whole.issued
     assert counts_of(evaluate(compiled, launch, (0, 0, 0), addresses=False)).counts.sum() * launch.programs == whole.issued
