@@ -170,7 +170,7 @@ def test_a_cut_loop_is_exact_once_its_period_is_steady() -> None:
     kernel, _ = prepare(compiled, launch, system, occupancy_of(compiled, system), False)
     one = Schedule(1, 1, 0, 1.0)
     times = [run_ctas(kernel, one, keep=keep).cycles for keep in (60, 120, 180)]
-    assert times[2] - times[1] == pytest.approx(times[1] - times[0], rel=0.002)
+    assert times[2] - times[1] == pytest.approx(times[1] - times[0], rel=0.005)  # refreshes are drawn
 
 
 def test_schedule_deals_breadth_first() -> None:
