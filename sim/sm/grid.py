@@ -323,11 +323,12 @@ def memory_costs(kernel: Kernel, index: np.ndarray, l2_bytes: np.ndarray, l1_pas
     store = (kind == isa.STORE) | (kind == isa.BULK_STORE)
     ratio = kernel.clock_hz / gpu.clock.boost_hz
     dram = kernel.system.dram.latency_clk * ratio + near * (1 - ratio)
+    piece = piece_bytes(l2_bytes, l1_passes, tags, store)
+    asked_lines = l2_bytes / np.minimum(piece, LINE_BYTES)
     link, at_home = gpu.l2.far_latency_clk - near, 1.0 / gpu.l2.partitions
-    last = dram + link * (at_home - at_home ** np.maximum(l2_bytes / LINE_BYTES, 1.0))
+    last = dram + link * (at_home - at_home ** np.maximum(asked_lines, 1.0))
     behind = near + share.missing[:, index] * (last - near) + share.far[:, index] * link
     latency = np.where(l2_bytes > 0, np.where(store, near, behind), kernel.timing.l1_latency)
-    piece = piece_bytes(l2_bytes, l1_passes, tags, store)
     short = np.minimum(piece, PIECE_BYTES)
     from_dram = (1.0 + kernel.written_back) * share.dram[:, index] * l2_bytes
     each = from_dram.max(axis=0) * kernel.grid.counts[index]
@@ -338,7 +339,7 @@ def memory_costs(kernel: Kernel, index: np.ndarray, l2_bytes: np.ndarray, l1_pas
     takes = brought * np.maximum(1.0, kernel.timing.dram_access / np.maximum(np.maximum(piece, side), PIECE_BYTES))
     slices = np.where(store, 1.0, share.l2[:, index]) * l2_bytes * PIECE_BYTES / short
     slices = np.maximum(slices, l2_bytes * rates(kernel)[0] / kernel.timing.l2_delivered)
-    lines = np.where(store, 0.0, share.missing[:, index] * l2_bytes / np.minimum(piece, LINE_BYTES))
+    lines = np.where(store, 0.0, share.missing[:, index] * asked_lines)
     return np.maximum(slices, SLICE_BYTES * atomics), brought, takes, share.crossing[:, index] * l2_bytes, lines, latency
 
 

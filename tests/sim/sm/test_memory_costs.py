@@ -62,6 +62,16 @@ def test_a_half_line_takes_a_whole_turn_of_dram_and_of_no_slice() -> None:
     assert costs(kernel(sharing(), dram_access=96.0), 512.0, 8.0) == (512.0, 512.0, 768.0)
 
 
+@pytest.mark.parametrize("gpu", ["a100-sxm-80gb", "l40s"])
+def test_a_request_waits_for_the_last_of_its_lines(gpu: str) -> None:
+    made, l2 = kernel(sharing(), gpu=gpu), arch.load(gpu).gpu.l2
+    link, mean = l2.far_latency_clk - l2.latency_clk, made.system.dram.latency_clk
+    assert (link > 0) == (l2.partitions > 1)
+    waits = [float(memory_costs(made, np.array([LOAD]), *(np.array([value]) for value in (128.0 * lines, 0.0, float(lines), 0.0)))[5][0, 0])
+             for lines in (1, 2, 4, 1024)]
+    assert waits == pytest.approx([mean, mean + link / 4, mean + link * 7 / 16, mean + link / 2])
+
+
 @pytest.mark.parametrize(("apart", "bytes_of_dram"), [(1, 512.0), (4, 1024.0), (3, 1024.0)])
 def test_a_sector_of_a_line_takes_a_whole_turn_of_a_slice(apart: int, bytes_of_dram: float) -> None:
     # 16 lines, 32 bytes of each: 64 come from DRAM, of which the other half is of use only where it is asked for later
