@@ -330,13 +330,19 @@ def _most_alike(addresses: Sequence[np.ndarray]) -> int:
 
 
 def merged(keys: np.ndarray, merge: int) -> np.ndarray:
-    """Distinct keys among neighbours in order of launch (the last axis), over all keys."""
+    """Distinct keys among neighbours in order of launch (the last axis), over all keys.
+
+    Examples
+    --------
+    >>> merged(np.array([[1, 1, 1, 2, 2, 3], [1, 2, 3, 4, 5, 6]]), 3).round(2).tolist(), merged(np.zeros((0, 6)), 3).tolist()
+    ([0.5, 1.0], [])
+    """
     ctas = keys.shape[-1]
     if merge == 1 or ctas < merge:
         return np.ones(keys.shape[:-1])
     if keys.ndim == 1 and merge == 2:
         return np.asarray((1 + np.count_nonzero(keys[:ctas // 2 * 2:2] != keys[1::2][:ctas // 2]) / (ctas // 2)) / 2)
-    rows = np.sort(keys[..., :ctas // merge * merge].reshape(*keys.shape[:-1], -1, merge), axis=-1)
+    rows = np.sort(keys[..., :ctas // merge * merge].reshape(*keys.shape[:-1], ctas // merge, merge), axis=-1)
     return np.asarray(1 + (rows[..., 1:] != rows[..., :-1]).sum(axis=-1).mean(axis=-1)) / merge
 
 

@@ -106,9 +106,9 @@ def sharing_of_walks(launch: Launch, asked: Sequence[Loads], walks_of: Walks, l2
         found_once[phase, reads, 3:] = touches[reads, 3:] / touches[reads, :1]
         for sizes in (each, written):
             as_neighbours(found_once[phase:phase + 1], [i for i in sizes if seen[i]], [i for i in sizes if not seen[i]], sizes, storage)
-    # executions a CTA of the launch, which those walked through stand for by their work
-    each_cta = float(work.mean()) / max(thinned * float(work[np.concatenate(numbers)].sum()), 1.0)
-    times = np.bincount(np.concatenate([walk[0] for walk in walks]), minlength=count) * each_cta
+    stands = _stand_for(work, np.concatenate(numbers)) / (programs * thinned)
+    times = np.bincount(np.concatenate([walk[0] for walk in walks]),
+                        np.concatenate([stands[at[walk[1]]] for at, walk in zip(numbers, walks, strict=True)]), count)
     mean_bytes = [{i: float(times[i] * sizes[i]) if times[i] else np.mean([side(part).get(i, 0.0) for part in asked]) for i in sizes}
                   for sizes, side in ((each, lambda part: part.of_l2(part.sizes)), (written, lambda part: part.stores))]
     serving = np.zeros(count)
@@ -129,6 +129,22 @@ def sharing_of_walks(launch: Launch, asked: Sequence[Loads], walks_of: Walks, l2
     if first is None or l2.warm or not len(picked) < waves <= FOLLOWED // together:
         return made
     return at_least_distinct(made, first(np.arange(programs)), storage, mean_bytes[0], programs, waves)
+
+
+def _stand_for(work: np.ndarray, walked: np.ndarray) -> np.ndarray:
+    """By CTA, for how many one that is walked through stands: for those of its own work, and by work for those whose like is not walked.
+
+    Examples
+    --------
+    >>> _stand_for(np.array([9.0, 9.0, 3.0, 3.0, 3.0, 3.0]), np.array([0, 2, 3]))[[0, 2, 3]].tolist()
+    [2.0, 2.0, 2.0]
+    >>> _stand_for(np.array([8.0, 4.0, 2.0, 2.0]), np.array([0]))[0].tolist()
+    2.0
+    """
+    amounts, kind = np.unique(work, return_inverse=True)
+    every, seen = np.bincount(kind), np.bincount(kind[walked], minlength=len(amounts))
+    covered = float((every * amounts)[seen > 0].sum())
+    return np.asarray((every / np.maximum(seen, 1))[kind] * (float(work.sum()) / covered if covered else 1.0))
 
 
 def _bytes_before(cta: np.ndarray, size: np.ndarray, ctas: int) -> np.ndarray:

@@ -119,3 +119,12 @@ def running_sums(x_ptr, y_ptr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     """Sums down the columns: some lanes of each warp pass on their part, and all go on together."""
     at = tl.program_id(0) * ROWS * COLUMNS + tl.arange(0, ROWS)[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :]
     tl.store(y_ptr + at, tl.cumsum(tl.load(x_ptr + at), 0))
+
+
+@triton.jit
+def copy_between(x_ptr, out_ptr, first, last, BLOCK: tl.constexpr):
+    """Programs from `first` up to `last` copy a block each, the others do nothing."""
+    pid = tl.program_id(0)
+    if (pid >= first) & (pid < last):
+        at = (pid - first) * BLOCK + tl.arange(0, BLOCK)
+        tl.store(out_ptr + at, tl.load(x_ptr + at))

@@ -133,6 +133,16 @@ def test_a_later_cta_of_an_sm_waits_for_what_the_one_before_it_stores() -> None:
     assert found.ratio == pytest.approx(1.0, abs=0.05)
 
 
+@pytest.mark.parametrize("fidelity", ["tile", "cycle"])
+def test_waves_of_ctas_that_have_nothing_to_do(fidelity: str) -> None:
+    """The first wave of 132 x 16 CTAs copies, those behind it ask for nothing."""
+    x, waves = torch.empty(2112 * 1024, dtype=torch.float32, device="meta"), 16
+    launch = bind_launch(odd.copy_between, (2112 * waves,), (x, x, 0, 2112), {"BLOCK": 1024, "num_warps": 4}, target=90)
+    run = simulate_kernel(compile_launch(launch), launch, H100, fidelity=fidelity)
+    assert run.bytes_moved["l2"] == pytest.approx(2 * x.numel() * 4, rel=0.01)
+    assert run.bytes_moved["dram"] == pytest.approx(2 * x.numel() * 4, rel=0.01)
+
+
 @pytest.mark.slow
 def test_experts_of_uneven_load_bring_what_cycle_says_from_dram() -> None:
     """Waves of such a launch are unlike one another: two of them told a quarter more bytes than four."""
