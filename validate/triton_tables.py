@@ -159,9 +159,17 @@ def tutorial_page(path: Path, *, fidelity: str = "cycle", cubins: Path | None = 
         wanted += [("matmul", "float8_e5m2", cubins), ("matmul", "float16", cubins)]
     for kernel, dtype, folder in wanted:
         code = "this Triton" if folder is None else f"Triton {older_version(folder)}"
-        rows = tutorials.compare(path, kernel=kernel, dtype=dtype, fidelity=fidelity, cubins=folder)
-        bias = float(np.exp(np.mean([np.log(row.predicted_s / row.measured_s) for row in rows])) - 1)
-        parts.append(f"| {kernel}, {dtype} | {code} | {len(rows)} | {tutorials.mape(rows):.1%} | {bias:+.1%} |")
+        found = tutorials.compare_at((tutorials.POWER_W, tutorials.DATA_SHEET_W, tutorials.UNLIMITED_W), path, kernel=kernel, dtype=dtype,
+                                     fidelity=fidelity, cubins=folder)
+        rows = found[tutorials.POWER_W]
+        ways = {"": rows}
+        if dtype == "float16":
+            ways[f", nothing fitted ({tutorials.DATA_SHEET_W:.0f} W)"] = found[tutorials.DATA_SHEET_W]
+            clock, alike = tutorials.at_one_clock(found[tutorials.UNLIMITED_W])
+            ways[f", one SM clock fitted in place of the power ({clock / 1e9:.2f} GHz)"] = alike
+        for way, predicted in ways.items():
+            bias = float(np.exp(np.mean([np.log(row.predicted_s / row.measured_s) for row in predicted])) - 1)
+            parts.append(f"| {kernel}, {dtype}{way} | {code} | {len(predicted)} | {tutorials.mape(predicted):.1%} | {bias:+.1%} |")
         far = sorted(rows, key=lambda row: -abs(row.error))[:worst]
         lines.append(f"{kernel}, {dtype}, {code}: " + "; ".join(f"{row.size}: {row.error:+.1%}" for row in far))
     return "\n".join([*parts, "", "Sizes that err most:", "", *(f"* {line}" for line in lines)]) + "\n"

@@ -10,7 +10,7 @@ here, the one number that is, and the clock of each kernel follows from it (`map
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,8 @@ DO_BENCH_S = 5.0e-6
 POWER_W = 320.0
 #: Between these it is looked for.
 POWERS_W = tuple(float(power) for power in range(200, 401, 10))
+#: What the board's data sheet has, and more than any kernel would draw, with which all run at the boost clock.
+DATA_SHEET_W, UNLIMITED_W = 400.0, 4000.0
 
 
 @dataclass(frozen=True)
@@ -180,6 +182,22 @@ def fit_power(path: Path, *, sizes: Iterable[int] | None = None,
               configs: Iterable[tuple[int, int, int, int, int]] = MATMUL_CONFIGS) -> float:
     """Power of least mean absolute relative error over the fp16 matmuls, of `POWERS_W`."""
     return _best_power(compare_at(POWERS_W, path, kernel="matmul", dtype="float16", sizes=sizes, configs=configs))
+
+
+def at_one_clock(rows: Sequence[Row]) -> tuple[float, list[Row]]:
+    """The SM clock, the same for all sizes, of least mean absolute relative error, within 10 MHz, and the rows at it.
+
+    Parameters
+    ----------
+    rows
+        Predicted with `UNLIMITED_W`: what is not launch goes with 1 / clock.
+    """
+    boost = float(machine().gpu.clock.boost_hz)
+    clocks = [1e7 * step for step in range(90, round(boost / 1e7) + 1)]
+    tried = {clock: [replace(row, predicted_s=(row.predicted_s - DO_BENCH_S) * boost / clock + DO_BENCH_S) for row in rows]
+             for clock in clocks}
+    best = min(tried, key=lambda clock: mape(tried[clock]))
+    return best, tried[best]
 
 
 def _best_power(rows: Mapping[float, Sequence[Row]]) -> float:

@@ -59,6 +59,15 @@ def test_the_power_is_fitted_on_one_half_and_tested_on_the_other() -> None:
     assert {row.size for row in one.other} == {row.size for row in two.fitted}
 
 
+def test_one_clock_for_all_sizes_is_found() -> None:
+    boost = tutorials.machine().gpu.clock.boost_hz
+    rows = [tutorials.Row("matmul", "float16", size, 1e-9 * size**2 * boost / 1.25e9 + tutorials.DO_BENCH_S,
+                          1e-9 * size**2 + tutorials.DO_BENCH_S, ()) for size in (256, 1024, 4096)]
+    clock, found = tutorials.at_one_clock(rows)
+    assert clock == pytest.approx(1.25e9)
+    assert tutorials.mape(found) < 1e-9 < tutorials.mape(rows)
+
+
 @needs_table
 @pytest.mark.exhaustive
 def test_held_out_halves() -> None:
