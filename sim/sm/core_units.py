@@ -16,6 +16,7 @@ from .core_state import (
     BULK_LATENCY,
     COPIES,
     DELAYS,
+    DELIVERED,
     DRAM,
     DRAM_RATE,
     DRAM_SUM,
@@ -222,12 +223,16 @@ def beyond(turn, moved, hot, row, phase, share, slice_bytes, dram_bytes, dram_ti
            sums, numbers):
     """Clock at which bytes have come through the SM's port, its share of L2's bandwidth, and of DRAM's.
 
+    What L2 serves to several SMs with one read still arrives at each: its slices and the SMs' ports are queues of their own.
+
     SMs start alike and ask together, but DRAM serves one after another: they drift apart by as long as it has served them so far. While
     some of them compute, others have what these leave of DRAM; so each can make up for that much of the time for which it asked
     nothing. Where loops are cut, these lie closer together than they do: of what is longer than a round trip to DRAM (about twice that of
     a hit in L2), which leaves room between iterations, `DRIFT` counts.
     """
-    free[PORT] = max(free[PORT], turn) + moved / numbers[PORT_RATE]
+    arrives = moved / min(numbers[PORT_RATE], numbers[DELIVERED] * share)
+    free[PORT] = max(free[PORT], turn) + arrives
+    busy[PORT] += arrives
     served = slice_bytes[phase, row] / (numbers[L2_RATE] * share)
     free[L2] = max(free[L2], turn) + served
     busy[L2] += served

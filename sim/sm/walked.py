@@ -95,7 +95,7 @@ def sharing_of_walks(launch: Launch, asked: Sequence[Loads], walks_of: Walks, l2
         met = np.flatnonzero(np.bincount(index, minlength=count))
         begins_at = np.full((len(met), len(numbers[n])), -1, dtype=np.int64)
         begins_at[np.searchsorted(met, index[::-1]), cta[::-1]] = key[::-1]
-        together_once[n, met] = merged(begins_at, l2.merge)
+        together_once[n, met] = merged(begins_at, l2.merge, l2.among)
     between = list(range(1, len(picked) - 1)) or [min(1, len(picked) - 1)]
     for phase, at_waves in enumerate(([0], between, [len(picked) - 1])):
         touches = found[at_waves].sum(axis=0)
