@@ -121,7 +121,7 @@ def execute(i, row, s, w, slot, now, phase, share, kind, pipe, interval, latency
             if moved > 0.0:
                 come = beyond(turn, moved, atomics[row], row, phase, share, slice_bytes, dram_bytes, dram_time, link_bytes, free, busy,
                               sums, numbers)
-            come += refreshed(dram_lines[phase, row], free, numbers)
+            come = max(come, turn + refreshed(dram_lines[phase, row], free, numbers))
             done = np.int64(np.ceil(come + load_latency[phase, row]))
             if kd == ASYNC_COPY:
                 sums[SMEM_SUM] += smem[row]
@@ -156,7 +156,7 @@ def execute(i, row, s, w, slot, now, phase, share, kind, pipe, interval, latency
             come = beyond(turn, moved, 0.0, row, phase, share, slice_bytes, dram_bytes, dram_time, link_bytes, free, busy, sums, numbers)
             busy[SMEM] += smem[row]
             sums[SMEM_SUM] += smem[row]
-            come += refreshed(dram_lines[phase, row], free, numbers)
+            come = max(come, turn + refreshed(dram_lines[phase, row], free, numbers))
             done = np.int64(np.ceil(come + load_latency[phase, row] + numbers[BULK_LATENCY]))
             read = np.int64(turn) + operand_read
             if kd == BULK_STORE:
@@ -211,7 +211,10 @@ def left_by_products(turn, wg_free, wg_load):  # type: ignore[no-untyped-def]
 
 
 def refreshed(lines, free, numbers):  # type: ignore[no-untyped-def]
-    """Clocks for which the last of some lines waits until its DRAM has been refreshed: of those that do, the longest wait of each draw."""
+    """Clocks for which the last of some lines waits until its DRAM has been refreshed: of those that do, the longest wait of each draw.
+
+    They begin when the lines are asked for: what comes meanwhile, of this request and of others, goes past the lines that wait.
+    """
     if lines <= 0.0:
         return 0.0
     drawn = int(free[DRAWN])
