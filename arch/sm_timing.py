@@ -41,7 +41,7 @@ class SmTiming:
     sm_port
         Bytes a clock between an SM and the L2, at most.
     l2_delivered
-        Share of L2's peak bandwidth that arrives at all SMs together, what it serves to several of them with one read included.
+        Bytes a clock that arrive at each SM where all of them read L2 at once, what it serves to several of them with one read included.
     dram_steady
         Share of DRAM's peak bandwidth in the steady state of a stream that is only read, or only written.
     dram_turnaround
@@ -50,8 +50,8 @@ class SmTiming:
         Bytes that a DRAM channel could move between two activations: what a shorter piece of a line costs (64 bytes come at a time).
     dram_refresh, refresh_share
         Nanoseconds for which a bank of DRAM answers nothing while it is refreshed; share of the time for which that is so.
-    merged_sms, merged_among
-        Reads of one line by different SMs, under way together, that L2 serves once, and how many SMs these are among.
+    merged_sms
+        Reads of one line by different SMs, under way together, that L2 serves once.
     l2_kept
         Share of L2 that one kernel can fill before it loses what it used least recently.
     atomic_interval, atomic_block
@@ -102,7 +102,6 @@ class SmTiming:
     dram_refresh: float
     refresh_share: float
     merged_sms: float
-    merged_among: float
     l2_kept: float
     atomic_interval: float
     atomic_block: float

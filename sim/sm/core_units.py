@@ -16,7 +16,6 @@ from .core_state import (
     BULK_LATENCY,
     COPIES,
     DELAYS,
-    DELIVERED,
     DRAM,
     DRAM_RATE,
     DRAM_SUM,
@@ -121,7 +120,7 @@ def execute(i, row, s, w, slot, now, phase, share, kind, pipe, interval, latency
             if moved > 0.0:
                 come = beyond(turn, moved, atomics[row], row, phase, share, slice_bytes, dram_bytes, dram_time, link_bytes, free, busy,
                               sums, numbers)
-            come = max(come, turn + refreshed(dram_lines[phase, row], free, numbers))
+            come += refreshed(dram_lines[phase, row], free, numbers)
             done = np.int64(np.ceil(come + load_latency[phase, row]))
             if kd == ASYNC_COPY:
                 sums[SMEM_SUM] += smem[row]
@@ -156,7 +155,7 @@ def execute(i, row, s, w, slot, now, phase, share, kind, pipe, interval, latency
             come = beyond(turn, moved, 0.0, row, phase, share, slice_bytes, dram_bytes, dram_time, link_bytes, free, busy, sums, numbers)
             busy[SMEM] += smem[row]
             sums[SMEM_SUM] += smem[row]
-            come = max(come, turn + refreshed(dram_lines[phase, row], free, numbers))
+            come += refreshed(dram_lines[phase, row], free, numbers)
             done = np.int64(np.ceil(come + load_latency[phase, row] + numbers[BULK_LATENCY]))
             read = np.int64(turn) + operand_read
             if kd == BULK_STORE:
@@ -211,10 +210,7 @@ def left_by_products(turn, wg_free, wg_load):  # type: ignore[no-untyped-def]
 
 
 def refreshed(lines, free, numbers):  # type: ignore[no-untyped-def]
-    """Clocks for which the last of some lines waits until its DRAM has been refreshed: of those that do, the longest wait of each draw.
-
-    They begin when the lines are asked for: what comes meanwhile, of this request and of others, goes past the lines that wait.
-    """
+    """Clocks for which the last of some lines waits until its DRAM has been refreshed: of those that do, the longest wait of each draw."""
     if lines <= 0.0:
         return 0.0
     drawn = int(free[DRAWN])
@@ -226,16 +222,12 @@ def beyond(turn, moved, hot, row, phase, share, slice_bytes, dram_bytes, dram_ti
            sums, numbers):
     """Clock at which bytes have come through the SM's port, its share of L2's bandwidth, and of DRAM's.
 
-    What L2 serves to several SMs with one read still arrives at each: its slices and the SMs' ports are queues of their own.
-
     SMs start alike and ask together, but DRAM serves one after another: they drift apart by as long as it has served them so far. While
     some of them compute, others have what these leave of DRAM; so each can make up for that much of the time for which it asked
     nothing. Where loops are cut, these lie closer together than they do: of what is longer than a round trip to DRAM (about twice that of
     a hit in L2), which leaves room between iterations, `DRIFT` counts.
     """
-    arrives = moved / min(numbers[PORT_RATE], numbers[DELIVERED] * share)
-    free[PORT] = max(free[PORT], turn) + arrives
-    busy[PORT] += arrives
+    free[PORT] = max(free[PORT], turn) + moved / numbers[PORT_RATE]
     served = slice_bytes[phase, row] / (numbers[L2_RATE] * share)
     free[L2] = max(free[L2], turn) + served
     busy[L2] += served

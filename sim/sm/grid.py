@@ -203,12 +203,11 @@ def parameters(kernel: Kernel, keep: int | None = None) -> np.ndarray:
     """The core's `numbers`, for runs in which the longest run of stretches is cut to `keep`."""
     t = kernel.timing
     l2, dram = rates(kernel)
-    gpu = kernel.system.gpu
-    delivered = t.l2_delivered * gpu.l2.bytes_per_clk / gpu.sm.count
-    return np.array([t.lsu_interval, t.address_interval, t.memory_queue, l2, dram, t.sm_port, delivered, t.operand_read,
-                     t.barrier_latency, t.branch_bubble, t.fetch_interval, t.cta_launch, t.async_launch, t.tma_latency, t.mbarrier_latency,
-                     t.wgmma_latency, gpu.l2.latency_clk, t.wgmma_depth, t.tensor_ahead, t.bank_buffer,
-                     gpu.l2.far_bytes_per_clk / gpu.sm.count, left_of_loops(kernel, keep),
+    port = max(t.sm_port, l2)
+    return np.array([t.lsu_interval, t.address_interval, t.memory_queue, l2, dram, port, t.operand_read, t.barrier_latency,
+                     t.branch_bubble, t.fetch_interval, t.cta_launch, t.async_launch, t.tma_latency, t.mbarrier_latency, t.wgmma_latency,
+                     kernel.system.gpu.l2.latency_clk, t.wgmma_depth, t.tensor_ahead, t.bank_buffer,
+                     kernel.system.gpu.l2.far_bytes_per_clk / kernel.system.gpu.sm.count, left_of_loops(kernel, keep),
                      t.dram_refresh * 1e-9 * kernel.clock_hz, *delays(t)])
 
 
@@ -310,10 +309,10 @@ def memory_costs(kernel: Kernel, index: np.ndarray, l2_bytes: np.ndarray, l1_pas
     """Bytes of L2's slices and of DRAM, those for which DRAM is taken, bytes between L2's partitions, lines that wait for DRAM, and
     load-to-use latency, by phase and access row.
 
-    A slice of L2 gives 64 bytes a clock, to a request of fewer as well. DRAM brings 64 bytes of a line at a time, and what is shorter than
-    it could move between two activations (`dram_access`) takes as long, unless the CTAs that run together read what lies beside it at the
-    same time. Of what is written L2 makes lines first. Atomics take their slice for a sector that is read and one that is written, pass by
-    pass.
+    A slice of L2 gives 64 bytes a clock, to a request of fewer as well; however many SMs it serves with one read, no more arrives at each
+    than `l2_delivered`. DRAM brings 64 bytes of a line at a time, and what is shorter than it could move between two activations
+    (`dram_access`) takes as long, unless the CTAs that run together read what lies beside it at the same time. Of what is written L2 makes
+    lines first. Atomics take their slice for a sector that is read and one that is written, pass by pass.
 
     A request waits for the last of its lines. `dram.latency` is what pointer chases see, a mean over lines whose home is the partition that
     is asked and lines that come over the link; of a request of several lines one nearly always does.
@@ -339,6 +338,7 @@ def memory_costs(kernel: Kernel, index: np.ndarray, l2_bytes: np.ndarray, l1_pas
     brought = from_dram * PIECE_BYTES / (PIECE_BYTES - (PIECE_BYTES - short) * lone)
     takes = brought * np.maximum(1.0, kernel.timing.dram_access / np.maximum(np.maximum(piece, side), PIECE_BYTES))
     slices = np.where(store, 1.0, share.l2[:, index]) * l2_bytes * PIECE_BYTES / short
+    slices = np.maximum(slices, l2_bytes * rates(kernel)[0] / kernel.timing.l2_delivered)
     lines = np.where(store, 0.0, share.missing[:, index] * asked_lines)
     return np.maximum(slices, SLICE_BYTES * atomics), brought, takes, share.crossing[:, index] * l2_bytes, lines, latency
 

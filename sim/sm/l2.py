@@ -53,8 +53,8 @@ class L2Cache:
         What of it outlasts a kernel.
     partitions
         How many.
-    merge, among
-        Requests of one line that are served once, and how many SMs these can come from.
+    merge
+        SMs whose requests of one line are served once.
     warm
         The operands were used just before the launch.
     held
@@ -71,7 +71,6 @@ class L2Cache:
     between_bytes: float
     partitions: int = 1
     merge: int = 1
-    among: int = 16
     warm: bool = False
     slices: float = 1.0
     block_bytes: int = 512
@@ -84,8 +83,7 @@ class L2Cache:
         l2 = system.gpu.l2
         held = None if isinstance(warm, bool) else float(warm)
         return cls(timing.l2_kept * l2.size_bytes, system.calibration["memory.l2_residency"] * l2.size_bytes, int(l2.partitions),
-                   int(timing.merged_sms), int(timing.merged_among), bool(warm), l2.bytes_per_clk / SLICE_BYTES,
-                   int(timing.atomic_block), dirty, held)
+                   int(timing.merged_sms), bool(warm), l2.bytes_per_clk / SLICE_BYTES, int(timing.atomic_block), dirty, held)
 
     def written_back(self, moved_bytes: float, written_bytes: float) -> float:
         """Bytes that go to DRAM while a kernel runs beside what it reads and writes itself: 0 unless L2 is `dirty`.

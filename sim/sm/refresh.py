@@ -9,8 +9,7 @@ are held up, each for a time that is spread evenly from 0 to tRFC. With *u* even
 
     tRFC max(0, 1 + ln(u) / (n p)).
 
-It begins when the lines are asked for, and what comes meanwhile goes past them. Bandwidth is not touched: what refreshing takes of it is
-in ``dram_steady``, which is measured.
+Bandwidth is not touched: what refreshing takes of it is in ``dram_steady``, which is measured.
 """
 
 from __future__ import annotations

@@ -167,7 +167,7 @@ def sharing(launch: Launch, asked: Loads, first: First, l2: L2Cache, *, together
             several, places = found[n, members[0]].tolist(), float(len(unique))
             several[:2] = np.count_nonzero(fresh) / len(keys), times[fresh].sum() / len(keys)
             if not writes:
-                several[2] = float(merged(keys, l2.merge, l2.among))
+                several[2] = float(merged(keys, l2.merge))
                 several[3] = (times * l2.far(before))[~fresh].sum() / len(keys)
                 several[4] = l2.fetched(before, times).sum() / len(keys)
                 places = float(l2.places(times).sum())
@@ -329,36 +329,21 @@ def _most_alike(addresses: Sequence[np.ndarray]) -> int:
     return int(known[-1 if last and 2 * times[inverse[-1]] > times[most] else np.argmax(inverse == most)])
 
 
-def merged(keys: np.ndarray, merge: int, among: int) -> np.ndarray:
-    """Reads of L2 per request, where CTAs that follow one another in order of launch ask for the same (the last axis).
-
-    Of each `among` neighbours those with equal keys are served together, up to `merge` at a time.
-
-    Parameters
-    ----------
-    keys
-        int64 of shape (..., CTAs): what each asks for; -1: nothing.
+def merged(keys: np.ndarray, merge: int) -> np.ndarray:
+    """Distinct keys among neighbours in order of launch (the last axis), over all keys.
 
     Examples
     --------
-    >>> merged(np.array([[1, 2, 1, 2, 1, 2], [1, 1, 1, 1, 2, -1], [1, 2, 3, 4, 5, 6]]), 3, 6).round(2).tolist()
-    [0.33, 0.6, 1.0]
-    >>> merged(np.array([1, 2, 1, 2, 1, 2]), 3, 2).tolist(), merged(np.zeros((0, 6)), 3, 6).tolist()
-    (1.0, [])
+    >>> merged(np.array([[1, 1, 1, 2, 2, 3], [1, 2, 3, 4, 5, 6]]), 3).round(2).tolist(), merged(np.zeros((0, 6)), 3).tolist()
+    ([0.5, 1.0], [])
     """
-    *others, ctas = keys.shape
-    if merge == 1 or not ctas:
-        return np.ones(others)
-    windows = -(-ctas // among)
-    rows = np.full((*others, windows * among), -1, dtype=np.int64)
-    rows[..., :ctas] = keys
-    rows = np.sort(rows.reshape(*others, windows, among), axis=-1)
-    place = np.arange(among)
-    begins = np.zeros(rows.shape, dtype=np.int64)
-    begins[..., 1:] = np.where(rows[..., 1:] != rows[..., :-1], place[1:], 0)
-    asks = rows >= 0
-    served = ((place - np.maximum.accumulate(begins, axis=-1)) % merge == 0) & asks
-    return np.asarray(served.sum(axis=(-2, -1)) / np.maximum(asks.sum(axis=(-2, -1)), 1))
+    ctas = keys.shape[-1]
+    if merge == 1 or ctas < merge:
+        return np.ones(keys.shape[:-1])
+    if keys.ndim == 1 and merge == 2:
+        return np.asarray((1 + np.count_nonzero(keys[:ctas // 2 * 2:2] != keys[1::2][:ctas // 2]) / (ctas // 2)) / 2)
+    rows = np.sort(keys[..., :ctas // merge * merge].reshape(*keys.shape[:-1], ctas // merge, merge), axis=-1)
+    return np.asarray(1 + (rows[..., 1:] != rows[..., :-1]).sum(axis=-1).mean(axis=-1)) / merge
 
 
 def at_least_distinct(share_of: Sharing, first: Mapping[int, np.ndarray], storage: Mapping[int, tuple[int, int]],

@@ -72,9 +72,7 @@ def sharing_of_walks(launch: Launch, asked: Sequence[Loads], walks_of: Walks, l2
     picked = sorted({int(np.searchsorted(done, share * done[-1] * (1.0 - 1e-9), side="right")) for share in WAVES_WALKED})
     numbers = [np.arange(w * together, min(programs, (w + 1) * together)) for w in picked]
     each, written = bytes_each(asked, lambda part: part.of_l2(part.sizes)), bytes_each(asked, lambda part: part.stores)
-    size_of = np.zeros(count)
-    for side in (written, each):
-        size_of[list(side)] = list(side.values())
+    size_of = np.array([each.get(i, written.get(i, 0.0)) for i in range(count)])
     # what L1 always holds asks nothing of L2, and has no part in what comes from DRAM
     walks = [tuple(column[size_of[walk[0]] > 0] for column in walk) for walk in walks_of(numbers, sorted(each.keys() | written.keys()))]
     is_store = np.isin(np.arange(count), list(written))
@@ -97,7 +95,7 @@ def sharing_of_walks(launch: Launch, asked: Sequence[Loads], walks_of: Walks, l2
         met = np.flatnonzero(np.bincount(index, minlength=count))
         begins_at = np.full((len(met), len(numbers[n])), -1, dtype=np.int64)
         begins_at[np.searchsorted(met, index[::-1]), cta[::-1]] = key[::-1]
-        together_once[n, met] = merged(begins_at, l2.merge, l2.among)
+        together_once[n, met] = merged(begins_at, l2.merge)
     between = list(range(1, len(picked) - 1)) or [min(1, len(picked) - 1)]
     for phase, at_waves in enumerate(([0], between, [len(picked) - 1])):
         touches = found[at_waves].sum(axis=0)
