@@ -41,7 +41,7 @@ class SmTiming:
     sm_port
         Bytes a clock between an SM and the L2, at most.
     l2_delivered
-        Bytes a clock that arrive at each SM where all of them read L2 at once, what it serves to several of them with one read included.
+        Share of L2's peak bandwidth that arrives at all SMs together, what it serves to several of them with one read included.
     dram_steady
         Share of DRAM's peak bandwidth in the steady state of a stream that is only read, or only written.
     dram_turnaround

@@ -39,7 +39,7 @@ def unsigned(a, b):  # type: ignore[no-untyped-def]
 def reals(a, b):  # type: ignore[no-untyped-def]
     """Floats; single precision where it is asked for."""
     half = np.float32(a) / np.float32(2)
-    return a + b, a / b, np.ceil(a), np.trunc(a), round(b), int(a), half, a > b, min(a, b), max(a, 1), float(3), a**b
+    return a + b, a / b, np.ceil(a), np.trunc(a), np.sqrt(abs(a)), round(b), int(a), half, a > b, min(a, b), max(a, 1), float(3), a**b
 
 
 def flow(values, found):  # type: ignore[no-untyped-def]

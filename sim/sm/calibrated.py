@@ -45,7 +45,7 @@ def _changed(same: Same[System], factors: tuple[float, ...]) -> System:
     system, (clock, dram, l2, launch) = same.held, factors
     constants = dict(system.calibration) | dict.fromkeys(FACTORS, 1.0)
     constants["memory.floor"] *= launch
-    constants["memory.l2_efficiency"] *= l2
-    gpu = replace(system.gpu, clock=replace(system.gpu.clock, boost_hz=system.gpu.clock.boost_hz * clock))
+    gpu = replace(system.gpu, clock=replace(system.gpu.clock, boost_hz=system.gpu.clock.boost_hz * clock),
+                  l2=replace(system.gpu.l2, bytes_per_clk=system.gpu.l2.bytes_per_clk * l2))
     memory = replace(system.dram, bandwidth_bytes_per_s=system.dram.bandwidth_bytes_per_s * dram)
     return replace(system, gpu=gpu, dram=memory, calibration=constants)

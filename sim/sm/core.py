@@ -43,9 +43,11 @@ from .core_state import (
     DEADLOCK,
     DONE,
     DRAM_SUM,
+    DRAWN,
     END,
     FAR,
     FETCH,
+    FIRST_DRAW,
     ISSUED,
     L1_SUM,
     L2,
@@ -140,6 +142,7 @@ def run_sm(code, access, stream_start, stream_length,  # type: ignore[no-untyped
     queue = np.zeros((4, 64), np.int64)
     queue_count = np.zeros(4, np.int64)
     free = np.zeros(N_FREE)
+    free[DRAWN] = numbers[FIRST_DRAW]
     sums = np.zeros(4)
     line_ready = np.full(n_lines, -1, np.int64)
     slot_left = np.zeros(slots, np.int64)

@@ -6,9 +6,9 @@ from .isa import PIPE, PIPES, UNITS
 from .refresh import N_DELAYS
 
 #: The core's parameters, by their place in `numbers` (see `grid.parameters`).
-(LSU_INTERVAL, ADDRESS_INTERVAL, QUEUE_DEPTH, L2_RATE, DRAM_RATE, PORT_RATE, OPERAND_READ, BARRIER_LATENCY, BUBBLE, FETCH_INTERVAL,
- CTA_LAUNCH, ASYNC_LAUNCH, BULK_LATENCY, MBARRIER_LATENCY, WGMMA_LATENCY, FETCH_LATENCY, WGMMA_DEPTH, TENSOR_AHEAD, BANK_BUFFER,
- LINK_RATE, DRIFT, REFRESH, DELAYS) = range(23)
+(LSU_INTERVAL, ADDRESS_INTERVAL, QUEUE_DEPTH, L2_RATE, DRAM_RATE, PORT_RATE, DELIVERED, OPERAND_READ, BARRIER_LATENCY, BUBBLE,
+ FETCH_INTERVAL, CTA_LAUNCH, ASYNC_LAUNCH, BULK_LATENCY, MBARRIER_LATENCY, WGMMA_LATENCY, FETCH_LATENCY, WGMMA_DEPTH, TENSOR_AHEAD,
+ BANK_BUFFER, LINK_RATE, DRIFT, REFRESH, FIRST_DRAW, DELAYS) = range(25)
 NUMBERS = DELAYS + N_DELAYS
 #: Share of the register file's read ports that asynchronous products leave. Their float32 sums are read once in 16 steps of k (bytes of
 #: 8 for fp8): 256 N bytes in N / 2 clocks, 512 of the 1,024 that an SM's registers give a clock (FlashGPU-Sim SM90_H100 has both numbers).
@@ -26,10 +26,10 @@ REASONS = ("selected", "not selected", "wait", "long scoreboard", "short scorebo
 #: Pipes of a sub-core that the core treats apart.
 TENSOR_PIPE, MEMORY, SFU, FP64 = PIPE["tensor"], PIPE["memory"], PIPE["sfu"], PIPE["fp64"]
 N_PIPES = len(PIPES)
-#: The SM's units, by their place in `busy` and in the table of the clocks at which they are free; behind them, in the latter alone, the
-#: port to L2, code fetch, the end of the last tcgen05 product, and how many requests have waited for DRAM.
-LSU, SMEM, L2, DRAM, TMA, TCGEN05, LINK, ATOMICS, PORT, CODE, TCGEN_END, DRAWN = range(N_PIPES, N_PIPES + len(UNITS) + 4)
-N_FREE = N_PIPES + len(UNITS) + 4
+#: The SM's units, by their place in `busy` and in the table of the clocks at which they are free; behind them, in the latter alone, code
+#: fetch, the end of the last tcgen05 product, and how many requests have waited for DRAM.
+LSU, SMEM, L2, DRAM, TMA, TCGEN05, LINK, ATOMICS, PORT, CODE, TCGEN_END, DRAWN = range(N_PIPES, N_PIPES + len(UNITS) + 3)
+N_FREE = N_PIPES + len(UNITS) + 3
 #: Columns of the sums that the core returns: bytes of L2, of DRAM, passes of shared memory, bytes of L1.
 L2_SUM, DRAM_SUM, SMEM_SUM, L1_SUM = range(4)
 

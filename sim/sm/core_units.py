@@ -16,6 +16,7 @@ from .core_state import (
     BULK_LATENCY,
     COPIES,
     DELAYS,
+    DELIVERED,
     DRAM,
     DRAM_RATE,
     DRAM_SUM,
@@ -118,9 +119,9 @@ def execute(i, row, s, w, slot, now, phase, share, kind, pipe, interval, latency
             sums[L1_SUM] += data * 128.0
             come = turn
             if moved > 0.0:
-                come = beyond(turn, moved, atomics[row], row, phase, share, slice_bytes, dram_bytes, dram_time, link_bytes, free, busy,
-                              sums, numbers)
-            come += refreshed(dram_lines[phase, row], free, numbers)
+                come, spread = beyond(turn, moved, atomics[row], row, phase, share, slice_bytes, dram_bytes, dram_time, link_bytes, free,
+                                      busy, sums, numbers)
+                come += refreshed(dram_lines[phase, row], spread, free, numbers)
             done = np.int64(np.ceil(come + load_latency[phase, row]))
             if kd == ASYNC_COPY:
                 sums[SMEM_SUM] += smem[row]
@@ -152,10 +153,11 @@ def execute(i, row, s, w, slot, now, phase, share, kind, pipe, interval, latency
             moved = l2_bytes[row]
             free[TMA] = turn + max(numbers[ASYNC_LAUNCH], moved / 128.0)
             busy[TMA] += max(numbers[ASYNC_LAUNCH], moved / 128.0)
-            come = beyond(turn, moved, 0.0, row, phase, share, slice_bytes, dram_bytes, dram_time, link_bytes, free, busy, sums, numbers)
+            come, spread = beyond(turn, moved, 0.0, row, phase, share, slice_bytes, dram_bytes, dram_time, link_bytes, free, busy, sums,
+                                  numbers)
             busy[SMEM] += smem[row]
             sums[SMEM_SUM] += smem[row]
-            come += refreshed(dram_lines[phase, row], free, numbers)
+            come += refreshed(dram_lines[phase, row], spread, free, numbers)
             done = np.int64(np.ceil(come + load_latency[phase, row] + numbers[BULK_LATENCY]))
             read = np.int64(turn) + operand_read
             if kd == BULK_STORE:
@@ -209,29 +211,37 @@ def left_by_products(turn, wg_free, wg_load):  # type: ignore[no-untyped-def]
     return 1.0 - min(taken, 0.9)
 
 
-def refreshed(lines, free, numbers):  # type: ignore[no-untyped-def]
-    """Clocks for which the last of some lines waits until its DRAM has been refreshed: of those that do, the longest wait of each draw."""
-    if lines <= 0.0:
+def refreshed(lines, spread, free, numbers):  # type: ignore[no-untyped-def]
+    """Clocks from the end of a transfer to the last of its lines that waits for DRAM to be refreshed; lines come spread over so many."""
+    if lines <= 0.0 or numbers[REFRESH] <= 0.0:
         return 0.0
     drawn = int(free[DRAWN])
     free[DRAWN] = 0.0 if drawn + 1 == N_DELAYS else float(drawn + 1)
-    return max(0.0, 1.0 - numbers[DELAYS + drawn] / lines) * numbers[REFRESH]
+    spread /= numbers[REFRESH]
+    short = numbers[DELAYS + drawn] / lines
+    short = short + spread / 2.0 if short > spread / 2.0 else np.sqrt(2.0 * spread * short)
+    return max(0.0, 1.0 - short) * numbers[REFRESH]
 
 
 def beyond(turn, moved, hot, row, phase, share, slice_bytes, dram_bytes, dram_time, link_bytes, free, busy,  # type: ignore[no-untyped-def]
            sums, numbers):
-    """Clock at which bytes have come through the SM's port, its share of L2's bandwidth, and of DRAM's.
+    """Clock at which bytes have come through the SM's port, its share of L2's bandwidth, and of DRAM's; and for how long they came.
+
+    What L2 serves to several SMs with one read still arrives at each: its slices and the SMs' ports are queues of their own.
 
     SMs start alike and ask together, but DRAM serves one after another: they drift apart by as long as it has served them so far. While
     some of them compute, others have what these leave of DRAM; so each can make up for that much of the time for which it asked
     nothing. Where loops are cut, these lie closer together than they do: of what is longer than a round trip to DRAM (about twice that of
     a hit in L2), which leaves room between iterations, `DRIFT` counts.
     """
-    free[PORT] = max(free[PORT], turn) + moved / numbers[PORT_RATE]
+    arrives = moved / min(numbers[PORT_RATE], numbers[DELIVERED] * share)
+    free[PORT] = max(free[PORT], turn) + arrives
+    busy[PORT] += arrives
     served = slice_bytes[phase, row] / (numbers[L2_RATE] * share)
     free[L2] = max(free[L2], turn) + served
     busy[L2] += served
     come = max(free[PORT], free[L2])
+    spread = max(arrives, served)
     sums[L2_SUM] += moved
     far = dram_bytes[phase, row]
     if far > 0.0:
@@ -243,15 +253,17 @@ def beyond(turn, moved, hot, row, phase, share, slice_bytes, dram_bytes, dram_ti
         free[DRAM] += takes
         sums[DRAM_SUM] += far
         come = max(come, free[DRAM])
+        spread = max(spread, takes)
         busy[DRAM] += takes
     across = link_bytes[phase, row]
     if across > 0.0:
         takes = across / (numbers[LINK_RATE] * share)
         free[LINK] = max(free[LINK], turn) + takes
         come = max(come, free[LINK])
+        spread = max(spread, takes)
         busy[LINK] += takes
     if hot > 0.0:
         free[ATOMICS] = max(free[ATOMICS], turn) + hot / share
         come = max(come, free[ATOMICS])
         busy[ATOMICS] += hot / share
-    return come
+    return come, min(spread, come - turn)

@@ -19,12 +19,13 @@ from . import isa
 from .classes import Classes, Samples, program_ids
 from .core import DEADLOCK, REASONS, compiled_core
 from .core import run_sm as core_function
+from .core_state import FIRST_DRAW
 from .dispatch import dispatch
 from .facts import CodeFacts, GridCounts
 from .isa import IsaTable
 from .l2 import PIECE_BYTES, SLICE_BYTES
 from .operations import PHASED
-from .refresh import delays
+from .refresh import N_DELAYS, delays
 from .sharing import Sharing
 from .streams import CtaStreams, Rows
 
@@ -203,12 +204,13 @@ def parameters(kernel: Kernel, keep: int | None = None) -> np.ndarray:
     """The core's `numbers`, for runs in which the longest run of stretches is cut to `keep`."""
     t = kernel.timing
     l2, dram = rates(kernel)
-    port = max(t.sm_port, l2)
-    return np.array([t.lsu_interval, t.address_interval, t.memory_queue, l2, dram, port, t.operand_read, t.barrier_latency,
-                     t.branch_bubble, t.fetch_interval, t.cta_launch, t.async_launch, t.tma_latency, t.mbarrier_latency, t.wgmma_latency,
-                     kernel.system.gpu.l2.latency_clk, t.wgmma_depth, t.tensor_ahead, t.bank_buffer,
-                     kernel.system.gpu.l2.far_bytes_per_clk / kernel.system.gpu.sm.count, left_of_loops(kernel, keep),
-                     t.dram_refresh * 1e-9 * kernel.clock_hz, *delays(t)])
+    gpu = kernel.system.gpu
+    delivered = t.l2_delivered * gpu.l2.bytes_per_clk / gpu.sm.count
+    return np.array([t.lsu_interval, t.address_interval, t.memory_queue, l2, dram, t.sm_port, delivered, t.operand_read,
+                     t.barrier_latency, t.branch_bubble, t.fetch_interval, t.cta_launch, t.async_launch, t.tma_latency, t.mbarrier_latency,
+                     t.wgmma_latency, gpu.l2.latency_clk, t.wgmma_depth, t.tensor_ahead, t.bank_buffer,
+                     gpu.l2.far_bytes_per_clk / gpu.sm.count, left_of_loops(kernel, keep),
+                     t.dram_refresh * 1e-9 * kernel.clock_hz, 0.0, *delays(t)])
 
 
 def left_of_loops(kernel: Kernel, keep: int | None) -> float:
@@ -261,6 +263,8 @@ def play(kernel: Kernel, plan: Schedule, streams: Streams, numbers: np.ndarray, 
     rows = len(streams.columns["kind"])
     busy, stalls = np.zeros(len(isa.PIPES) + len(isa.UNITS)), np.zeros((rows, len(REASONS)))
     spans = np.zeros((20_001 if record else 1, 4), np.int64)
+    numbers = numbers.copy()
+    numbers[FIRST_DRAW] = -requests_that_wait(streams, phase) % N_DELAYS
     given: dict[str, Any] = {
         **streams.columns, "stream_start": streams.start, "stream_length": streams.length,
         "template_stream": np.array([streams.warps], np.int64), "cta_template": np.zeros(n, np.int64), "cta_phase": phase,
@@ -273,6 +277,19 @@ def play(kernel: Kernel, plan: Schedule, streams: Streams, numbers: np.ndarray, 
                               f"at clock {got[1]} and none can go on")
     return SmRun(n, float(got[1]), float(got[2]), float(got[3]), float(got[4]), float(got[5]), float(got[6]), busy, stalls,
                  spans[1:1 + spans[0, 0]])
+
+
+def requests_that_wait(streams: Streams, phase: np.ndarray) -> int:
+    """How often CTAs of these phases ask for lines that wait for DRAM.
+
+    Runs draw from one sequence so that all end with its last draw: what more iterations or waves take is then not what the last of them
+    happens to wait.
+    """
+    code, access, kind = (streams.columns[name] for name in ("code", "access", "kind"))
+    lines = streams.columns["dram_lines"][:, access] > 0
+    asks = np.isin(kind[code], (isa.LOAD, isa.STORE, isa.ASYNC_COPY, isa.BULK_LOAD, isa.BULK_STORE)) & (access >= 0) & lines
+    by_stream = np.add.reduceat(np.pad(asks, ((0, 0), (0, 1))).astype(np.int64), streams.start, axis=1)
+    return int((np.bincount(phase, minlength=len(lines)) @ by_stream)[np.array(streams.warps)].sum())
 
 
 def access_columns(kernel: Kernel, rows: Rows) -> dict[str, np.ndarray]:
@@ -309,10 +326,10 @@ def memory_costs(kernel: Kernel, index: np.ndarray, l2_bytes: np.ndarray, l1_pas
     """Bytes of L2's slices and of DRAM, those for which DRAM is taken, bytes between L2's partitions, lines that wait for DRAM, and
     load-to-use latency, by phase and access row.
 
-    A slice of L2 gives 64 bytes a clock, to a request of fewer as well; however many SMs it serves with one read, no more arrives at each
-    than `l2_delivered`. DRAM brings 64 bytes of a line at a time, and what is shorter than it could move between two activations
-    (`dram_access`) takes as long, unless the CTAs that run together read what lies beside it at the same time. Of what is written L2 makes
-    lines first. Atomics take their slice for a sector that is read and one that is written, pass by pass.
+    A slice of L2 gives 64 bytes a clock, to a request of fewer as well. DRAM brings 64 bytes of a line at a time, and what is shorter than
+    it could move between two activations (`dram_access`) takes as long, unless the CTAs that run together read what lies beside it at the
+    same time. Of what is written L2 makes lines first. Atomics take their slice for a sector that is read and one that is written, pass by
+    pass.
 
     A request waits for the last of its lines. `dram.latency` is what pointer chases see, a mean over lines whose home is the partition that
     is asked and lines that come over the link; of a request of several lines one nearly always does.
@@ -338,7 +355,6 @@ def memory_costs(kernel: Kernel, index: np.ndarray, l2_bytes: np.ndarray, l1_pas
     brought = from_dram * PIECE_BYTES / (PIECE_BYTES - (PIECE_BYTES - short) * lone)
     takes = brought * np.maximum(1.0, kernel.timing.dram_access / np.maximum(np.maximum(piece, side), PIECE_BYTES))
     slices = np.where(store, 1.0, share.l2[:, index]) * l2_bytes * PIECE_BYTES / short
-    slices = np.maximum(slices, l2_bytes * rates(kernel)[0] / kernel.timing.l2_delivered)
     lines = np.where(store, 0.0, share.missing[:, index] * asked_lines)
     return np.maximum(slices, SLICE_BYTES * atomics), brought, takes, share.crossing[:, index] * l2_bytes, lines, latency
 

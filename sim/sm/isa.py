@@ -26,7 +26,7 @@ from ...mapping.triton.tensor_core import TCGEN05, TENSOR_CORE, WARPGROUP_LEVEL,
 PIPES = ("none", "fma", "alu", "imad", "half", "fp64", "sfu", "uniform", "tensor", "memory", "branch")
 PIPE = {name: number for number, name in enumerate(PIPES)}
 #: What the SM's sub-cores share.
-UNITS = ("lsu", "smem", "l2", "dram", "tma", "tcgen05", "l2 link", "l2 atomics")
+UNITS = ("lsu", "smem", "l2", "dram", "tma", "tcgen05", "l2 link", "l2 atomics", "l2 port")
 
 _NAMES = {
     "fma": "FADD FMUL FFMA FFMA2 FADD2 FMUL2 FSWZADD FFMA32I FADD32I FMUL32I",

@@ -29,8 +29,8 @@ SLOTS = 64
 COLUMNS = ("instruction", "smem", "tags", "l2_bytes", "l1_passes", "atomics", "sync_slot", "sync_value")
 #: Rounds through the mbarriers from which a run of them counts.
 ROUNDS = 4
-#: Iterations of a long loop that `tile` plays (twice: so many, and half as many).
-KEPT = 8
+#: Iterations of a long loop that `tile` plays (twice: so many, and half as many, which is more than are fetched ahead).
+KEPT = 12
 #: Share of the longest run's repetitions from which another run of the same stretches is cut as it is.
 _AS_LONG = 0.75
 

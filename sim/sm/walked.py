@@ -72,7 +72,9 @@ def sharing_of_walks(launch: Launch, asked: Sequence[Loads], walks_of: Walks, l2
     picked = sorted({int(np.searchsorted(done, share * done[-1] * (1.0 - 1e-9), side="right")) for share in WAVES_WALKED})
     numbers = [np.arange(w * together, min(programs, (w + 1) * together)) for w in picked]
     each, written = bytes_each(asked, lambda part: part.of_l2(part.sizes)), bytes_each(asked, lambda part: part.stores)
-    size_of = np.array([each.get(i, written.get(i, 0.0)) for i in range(count)])
+    size_of = np.zeros(count)
+    for side in (written, each):
+        size_of[list(side)] = list(side.values())
     # what L1 always holds asks nothing of L2, and has no part in what comes from DRAM
     walks = [tuple(column[size_of[walk[0]] > 0] for column in walk) for walk in walks_of(numbers, sorted(each.keys() | written.keys()))]
     is_store = np.isin(np.arange(count), list(written))

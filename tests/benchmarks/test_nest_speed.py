@@ -43,7 +43,7 @@ def test_time_to_a_proof(benchmark, name, objective):
 ATTENTION = "S[h,m,p] = Q[h,m,e] K[h,p,e]; A[h,m,f] = S[h,m,p] V[h,p,f]; h=12 m=512 p=512 e=64 f=64 int8"
 
 
-@pytest.mark.parametrize(("fuse", "bar_s"), [(False, 20.0), (True, 60.0)])
+@pytest.mark.parametrize(("fuse", "bar_s"), [(False, 20.0), pytest.param(True, 60.0, marks=pytest.mark.exhaustive)])
 @pytest.mark.parametrize("objective", ["energy", "edp"])
 def test_time_to_a_proof_of_attention(benchmark, objective, fuse, bar_s):
     start = time.process_time()

@@ -198,8 +198,8 @@ def test_constants_act_where_the_simulation_reads() -> None:
     changed = calibrated(H100.override({f"calibration.{name}": value for name, value in TRUTH.items()}))
     assert changed.gpu.clock.boost_hz == pytest.approx(0.87 * H100.gpu.clock.boost_hz)
     assert changed.dram.bandwidth_bytes_per_s == pytest.approx(0.9 * H100.dram.bandwidth_bytes_per_s)
-    for name, factor in (("memory.l2_efficiency", 0.8), ("memory.floor", 1.6)):
-        assert changed.calibration[name] == pytest.approx(factor * H100.calibration[name])
+    assert changed.gpu.l2.bytes_per_clk == pytest.approx(0.8 * H100.gpu.l2.bytes_per_clk)
+    assert changed.calibration["memory.floor"] == pytest.approx(1.6 * H100.calibration["memory.floor"])
     assert calibrated(changed) is changed, "not twice"
     assert {name for name, constant in all_constants().items() if constant.family == "kernel"} == set(FACTORS) == set(kernel_fit.NAMES)
 

@@ -105,7 +105,11 @@ def finish(
     step: Step, name: str, *, meta: Mapping[str, Any], strict: bool, folded: bool, front_end: str, tokens: float
 ) -> OpGraph:
     """Trace a prepared step, with export and then dispatch, and build its graph."""
-    program = capture(step, front_end, name)
+    return graph_of(capture(step, front_end, name), name, meta=meta, strict=strict, folded=folded, tokens=tokens)
+
+
+def graph_of(program: Program, name: str, *, meta: Mapping[str, Any], strict: bool, folded: bool, tokens: float) -> OpGraph:
+    """The graph of a step that was captured."""
     meta = {**meta, "front_end": program.front_end}
     if program.reason:
         meta["front_end_reason"] = program.reason

@@ -36,3 +36,9 @@ def activation_peak(program: Program, kept: Set[int] = frozenset()) -> int:
         peak = max(peak, live)
         live -= sum(program.storage_bytes.get(s, 0) for s in ends.get(position, ()))
     return peak
+
+
+def left_behind(program: Program) -> int:
+    """Bytes that a step returns beside its cache: they live until its end."""
+    kept = {v.storage for v in program.inputs} | {v.storage for v in program.cache}
+    return sum(program.storage_bytes.get(storage, 0) for storage in {v.storage for v in program.outputs} - kept)

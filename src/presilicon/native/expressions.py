@@ -229,7 +229,7 @@ class Expressions(Writer):
             source = f"{'sitofp i64' if one.kind in (SIGNED, LITERAL) else 'uitofp i64'} {one.text} to float"
             narrow = self.emit(f"fptrunc double {one.text} to float" if one.kind == FLOAT else source)
             return Number(FLOAT, self.emit(f"fpext float {narrow} to double"))
-        if name in ("np.ceil", "np.trunc"):
+        if name in ("np.ceil", "np.trunc", "np.sqrt"):
             return Number(FLOAT, self.emit(f"call double @llvm.{name[3:]}.f64(double {self.to(one, FLOAT)})"))
         if name == "round":
             whole = self.emit(f"call double @llvm.rint.f64(double {self.to(one, FLOAT)})")

@@ -2,10 +2,10 @@
 
 What may be written: assignments, `if`, `while`, ``for ... in range(...)``, `break`, `continue`, `return`; numbers, arrays that are
 indexed in full (or, to be filled, to a row), their `shape`, arithmetic, comparisons, `and`, `or`, `not`, `min`, `max`, `abs`, `round`,
-`int`, `float`; of NumPy the scalar types, `ceil`, `trunc` and, for scratch, `zeros`, `ones`, `full`; other functions of this kind. A
-number is a truth value, a signed or an unsigned integer of 64 bits, or a float of 64 bits; what is narrower in an array is widened when
-it is read. Signed and unsigned integers do not mix: who wants that says which is meant. Indices are taken as they are, negative ones too
-(they do not count from the end), and divisors must not be zero.
+`int`, `float`; of NumPy the scalar types, `ceil`, `trunc`, `sqrt` and, for scratch, `zeros`, `ones`, `full`; other functions of this
+kind. A number is a truth value, a signed or an unsigned integer of 64 bits, or a float of 64 bits; what is narrower in an array is
+widened when it is read. Signed and unsigned integers do not mix: who wants that says which is meant. Indices are taken as they are,
+negative ones too (they do not count from the end), and divisors must not be zero.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ declare ptr @calloc(i64, i64)
 declare void @free(ptr)
 declare double @llvm.ceil.f64(double)
 declare double @llvm.trunc.f64(double)
+declare double @llvm.sqrt.f64(double)
 declare double @llvm.rint.f64(double)
 declare double @llvm.pow.f64(double, double)
 declare double @llvm.fabs.f64(double)

@@ -81,8 +81,8 @@ def test_optimum_where_bandwidth_decides(seed: int) -> None:
     _check(seed, prob, counts)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("batch", [pytest.param(b, marks=pytest.mark.exhaustive if b != 1 else ()) for b in range(8)])
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("batch", range(8))
 def test_optimum_equals_full_enumeration_of_larger_spaces(batch: int) -> None:
     for seed, prob, counts in _problems(10**6 + batch * 10_000, 20, 900, 4_000):
         _check(seed, prob, counts)

@@ -101,8 +101,8 @@ def test_closed_forms_bytes_and_simulation_agree_on_random_operators() -> None:
     check(sweep(30, seed=3))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", [pytest.param(s, marks=pytest.mark.exhaustive if s > 0 else ()) for s in range(4)])
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("seed", range(4))
 def test_closed_forms_bytes_and_simulation_agree_on_many_random_operators(seed: int) -> None:
     check(sweep(250, seed=100 + seed))
 

@@ -29,6 +29,7 @@ class Op:
     smem: float = 0.0
     tags: float = 0.0
     l2: float = 0.0
+    slices: float = -1.0  # bytes that L2's slices give for these: as many
     dram: float = 0.0
     dram_time: float = -1.0  # those that DRAM could move meanwhile: as many
     lines: float = 0.0  # that wait for DRAM
@@ -50,6 +51,7 @@ class Machine:
     l2_rate: float = 64.0
     dram_rate: float = 16.0
     port: float = 64.0
+    delivered: float = 1e9
     operand_read: float = 0.0
     barrier: float = 15.0
     bubble: float = 0.0
@@ -66,11 +68,12 @@ class Machine:
     link: float = 32.0
     drift: float = 1.0
     refresh: float = 0.0
+    first_draw: float = 0.0
     delay: float = 1.0  # what each draw has, where lines are held up
     numbers: tuple[str, ...] = field(default=(
-        "lsu_interval", "address_interval", "queue", "l2_rate", "dram_rate", "port", "operand_read", "barrier", "bubble", "fetch",
-        "cta_launch", "async_launch", "tma", "mbarrier", "wgmma", "fetch_latency", "wgmma_depth", "ahead", "buffer",
-        "link", "drift", "refresh"), repr=False)
+        "lsu_interval", "address_interval", "queue", "l2_rate", "dram_rate", "port", "delivered", "operand_read", "barrier", "bubble",
+        "fetch", "cta_launch", "async_launch", "tma", "mbarrier", "wgmma", "fetch_latency", "wgmma_depth", "ahead", "buffer",
+        "link", "drift", "refresh", "first_draw"), repr=False)
 
     def array(self) -> np.ndarray:
         return np.array([*(getattr(self, name) for name in self.numbers), *[self.delay] * N_DELAYS])
@@ -100,10 +103,11 @@ def play(warps: list[list[Op]], *, ctas: int = 1, slots: int = 1, machine: Machi
     busy, stalls = np.zeros(len(isa.PIPES) + len(isa.UNITS)), np.zeros((len(ops), len(core.REASONS)))
     end, first = np.zeros(ctas, np.int64), np.zeros(ctas, np.int64)
     run = core.run_sm if python else core.compiled_core()
-    l2, dram, dram_time = floats("l2"), floats("dram"), floats("dram_time")
+    l2, slices, dram, dram_time = floats("l2"), floats("slices"), floats("dram"), floats("dram_time")
     got = run(code, rows, np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64), sizes, ints("kind"), pipe, floats("interval"),
               ints("latency"), ints("stall"), np.zeros(len(ops), np.int64), ints("write"), ints("read"), ints("wait"), ints("first"),
-              ints("second"), np.zeros(len(ops), np.int64), floats("smem"), floats("tags"), l2, zeros, floats("atomics"), l2[None],
+              ints("second"), np.zeros(len(ops), np.int64), floats("smem"), floats("tags"), l2, zeros, floats("atomics"),
+              np.where(slices < 0, l2, slices)[None],
               dram[None], np.where(dram_time < 0, dram, dram_time)[None], floats("link")[None], floats("lines")[None],
               floats("load_latency")[None], ints("slot"), ints("value"), np.arange(len(warps), dtype=np.int64)[None],
               np.zeros(ctas, np.int64), np.zeros(ctas, np.int64), np.ones(ctas), slots, machine.array(), end, first, busy, stalls,

@@ -135,10 +135,11 @@ def test_dram_is_taken_for_longer_than_its_bytes_need() -> None:
 
 
 def test_the_last_of_some_lines_waits_for_its_refresh() -> None:
-    # 128 bytes at 64 a clock behind clock 1, 200 clocks; of a refresh of 640 clocks all but a draw of 8 over the lines
+    # 128 bytes at 64 a clock behind clock 1, 200 clocks; of a refresh of 640 clocks all but a draw of 8 over the lines, and half of the
+    # time in which they come
     few, many = replace(LDG, lines=4.0), replace(LDG, lines=32.0)
     assert play([[few, USE, EXIT]], refresh=640.0, delay=8.0).cycles == 205
-    assert play([[many, USE, EXIT]], refresh=640.0, delay=8.0).cycles == 205 + 480
+    assert play([[many, USE, EXIT]], refresh=640.0, delay=8.0).cycles == 205 + 480 - 1
 
 
 def test_a_refresh_takes_nothing_of_a_stream_with_enough_under_way() -> None:
@@ -173,7 +174,7 @@ def test_an_mbarrier_releases_when_the_bytes_are_there() -> None:
     assert found.cycles == 2 + 4096 // 64 + 600 + 2
     assert found.stalls["mbarrier"] > 600
     late = [make, expect, replace(bulk, lines=32.0), EXIT]
-    assert play([late, consumer], refresh=640.0, delay=8.0).cycles == found.cycles + 480
+    assert play([late, consumer], refresh=640.0, delay=8.0).cycles == found.cycles + 480 - 32
     again = play([[make, expect, bulk, wait, replace(wait, value=1), EXIT]])
     assert again.status == core.DEADLOCK  # the second phase never completes
 

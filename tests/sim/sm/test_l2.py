@@ -147,6 +147,24 @@ def test_rates_of_atomics_lie_where_they_were_measured(addresses: int, stride: i
     assert 0.75 * low < measured < 1.25 * high
 
 
+def test_what_slices_give_to_several_sms_arrives_at_each() -> None:
+    own = Op(isa.LOAD, "memory", write=0, l2=128.0)
+    equal = replace(own, slices=32.0)
+    use = Op(pipe="alu", wait=0b1)
+
+    def clocks(loads: list[Op], delivered: float) -> int:
+        found = play([[*loads, use, EXIT]], l2_rate=16.0, delivered=delivered)
+        assert found.busy["l2"] == sum(128.0 if load.slices < 0 else load.slices for load in loads) / 16
+        assert found.busy["l2 port"] == len(loads) * 128 / min(64.0, delivered)
+        return found.cycles - 3
+
+    assert clocks([own] * 40, 32.0) == 40 * 128 / 16
+    assert clocks([equal] * 40, 32.0) == 40 * 128 / 32
+    assert clocks([equal] * 40, 1e9) == 40 * 128 / 64
+    # both kinds in turn: the slices are behind by what only one SM reads, the port never
+    assert clocks([own, equal] * 20, 32.0) == pytest.approx(20 * (128 + 32) / 16, abs=2)
+
+
 def test_far_lines_queue_on_the_link_and_atomics_at_their_slice() -> None:
     load = Op(isa.LOAD, "memory", write=0, l2=128.0, load_latency=200.0)
     use = Op(pipe="alu", wait=0b1)
