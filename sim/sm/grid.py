@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -29,6 +29,8 @@ from .refresh import N_DELAYS, delays
 from .sharing import Sharing
 from .streams import CtaStreams, Rows
 
+#: By kind of instruction: whether it asks memory for lines.
+_REQUESTS: Final = np.isin(np.arange(isa.BULK_GROUP + 1), (isa.LOAD, isa.STORE, isa.ASYNC_COPY, isa.BULK_LOAD, isa.BULK_STORE))
 #: Warp-instructions that are simulated one by one before loops and waves are cut.
 BUDGET = 400_000
 #: Iterations of a long loop that are simulated (twice: so many, and half as many).
@@ -238,6 +240,15 @@ class Streams:
     length: np.ndarray
     warps: tuple[int, ...]
 
+    @cached_property
+    def waiting(self) -> np.ndarray:
+        """int64 of shape (phases, streams): requests for lines that wait for DRAM."""
+        access = self.columns["access"]
+        asks = np.flatnonzero(_REQUESTS[self.columns["kind"][self.columns["code"]]] & (access >= 0))
+        so_far = np.cumsum(np.pad(self.columns["dram_lines"][:, access[asks]] > 0, ((0, 0), (1, 0))), axis=1)
+        begin, end = (np.searchsorted(asks, at) for at in (self.start, self.start + self.length))
+        return np.asarray(so_far[:, end] - so_far[:, begin])
+
 
 def play(kernel: Kernel, plan: Schedule, streams: Streams, numbers: np.ndarray, *, record: bool = False) -> SmRun:
     """Let one SM run the CTAs of a schedule, all of them alike.
@@ -285,11 +296,8 @@ def requests_that_wait(streams: Streams, phase: np.ndarray) -> int:
     Runs draw from one sequence so that all end with its last draw: what more iterations or waves take is then not what the last of them
     happens to wait.
     """
-    code, access, kind = (streams.columns[name] for name in ("code", "access", "kind"))
-    lines = streams.columns["dram_lines"][:, access] > 0
-    asks = np.isin(kind[code], (isa.LOAD, isa.STORE, isa.ASYNC_COPY, isa.BULK_LOAD, isa.BULK_STORE)) & (access >= 0) & lines
-    by_stream = np.add.reduceat(np.pad(asks, ((0, 0), (0, 1))).astype(np.int64), streams.start, axis=1)
-    return int((np.bincount(phase, minlength=len(lines)) @ by_stream)[np.array(streams.warps)].sum())
+    by_stream = np.bincount(phase, minlength=len(streams.waiting)) @ streams.waiting
+    return int(by_stream[list(streams.warps)].sum())
 
 
 def access_columns(kernel: Kernel, rows: Rows) -> dict[str, np.ndarray]:
