@@ -203,7 +203,7 @@ def dram_moved(kernel: Kernel, shares: np.ndarray) -> tuple[float, float]:
 
 
 def parameters(kernel: Kernel, keep: int | None = None) -> np.ndarray:
-    """The core's `numbers`, for runs in which the longest run of stretches is cut to `keep`."""
+    """The core's `numbers` but the first draw, for runs in which the longest run of stretches is cut to `keep`."""
     t = kernel.timing
     l2, dram = rates(kernel)
     gpu = kernel.system.gpu

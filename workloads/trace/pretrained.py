@@ -13,8 +13,8 @@ from ..graph import OpGraph
 from . import cache as caches
 from . import huggingface as hf
 from .api import capture, describe, graph_of, versions
+from .few_layers import of_short_versions
 from .fused_scans import fused_scans
-from .layers import of_short_versions
 from .liveness import left_behind
 from .step import Step
 from .values import Role
@@ -64,45 +64,43 @@ def trace_config(
     if context is None:
         context = min(DEFAULT_CONTEXT, limit - 1 if limit else DEFAULT_CONTEXT)
     model, implementation = hf.build(config, name, number, attention)
+    meta: dict[str, Any] = {
+        "model": name,
+        "phase": phase,
+        "batch": batch,
+        "seq": seq,
+        "dtype": str(number).removeprefix("torch."),
+        "attention": implementation,
+        "scans": scans,
+        "architecture": type(model).__name__,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        **versions(),
+    }
     length = context + 1 if phase == "decode" else seq
     beyond = f"{length} positions, but the configuration allows {limit}" if limit and length > limit else ""
+    if beyond:
+        meta["note"] = beyond
 
-    def built(config: Any) -> Any:
+    def build(config: Any) -> Any:
         return hf.build(config, name, number, attention)[0]
 
-    def about(model: Any) -> dict[str, Any]:
-        meta: dict[str, Any] = {
-            "model": name,
-            "phase": phase,
-            "batch": batch,
-            "seq": seq,
-            "dtype": str(number).removeprefix("torch."),
-            "attention": implementation,
-            "scans": scans,
-            "architecture": type(model).__name__,
-            "parameters": sum(p.numel() for p in model.parameters()),
-            **versions(),
-        }
-        return meta | {"note": beyond} if beyond else meta
-
-    def traced(model: Any) -> tuple[OpGraph, int]:
-        meta = about(model)
+    def trace(model: Any) -> tuple[OpGraph, int]:
+        about = dict(meta)
         step, tokens = (
-            _prefill(model, batch, seq, number, meta)
+            _prefill(model, batch, seq, number, about)
             if phase == "prefill"
-            else _decode(model, name, batch, seq, context, number, meta)
+            else _decode(model, name, batch, seq, context, number, about)
         )
         program = capture(step, front_end, name)
-        return graph_of(program, name, meta=meta, strict=strict, folded=folded, tokens=tokens), left_behind(program)
+        return graph_of(program, name, meta=about, strict=strict, folded=folded, tokens=tokens), left_behind(program)
 
     with hf.quiet(), hf.grouped_products(), fused_scans(every=scans == "fused"):
         try:
             if phase == "train":
-                return _train(model, name, about(model), batch, seq, number, strict, folded)
-            graph = of_short_versions(config, model, built, traced) if folded else None
+                return _train(model, name, meta, batch, seq, number, strict, folded)
+            graph = of_short_versions(config, model, build, trace) if folded else None
             if graph is None:
-                graph, _ = traced(model)
-            graph.meta["parameters"] = sum(p.numel() for p in model.parameters())
+                graph, _ = trace(model)
         except _NoDecodingError:
             raise
         except TraceError as error:

@@ -3,8 +3,8 @@
 Both versions are built and traced. What they have in common is the model without its layers, what the longer one has more is one period
 of layers; the graph of the whole follows by counting. It is taken only where that is certain to be the graph of the whole: all layers of
 the whole model agree, period by period, in their modules, numbers and parameters (some at the beginning may be of their own kinds, which
-the short versions then have too); both versions agree in all ops, operands and edges; and no layer leaves behind
-what lives on, counters aside. Everything else is traced in full.
+the short versions then have too); both versions agree in all ops, operands and edges; and no layer leaves behind what lives
+on, counters aside. Everything else is traced in full.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple, replace
+from types import BuiltinFunctionType, FunctionType
 from typing import Any, Final
 
 import torch
@@ -26,6 +27,8 @@ SHORT, LONG = 2, 3
 COUNTERS: Final = 64
 #: Attributes of modules that say which layer they are.
 _PLACES: Final = ("layer_idx", "layer_id", "layer_index", "layer_number")
+#: Attributes that are told apart by their value; others by their type.
+_PLAIN: Final = (bool, int, float, str, tuple, list, dict, set, torch.dtype, FunctionType, BuiltinFunctionType)
 
 
 def of_short_versions(config: Any, model: Model, build: Callable[[Any], Model], trace: Callable[[Model], tuple[OpGraph, int]],
@@ -88,7 +91,7 @@ def _description(layer: Model) -> Iterator[Any]:
         for key, value in sorted(vars(part).items()):
             if key in _PLACES or key.startswith("_"):
                 continue
-            yield key, value if isinstance(value, (bool, int, float, str, tuple, torch.dtype)) else type(value)
+            yield key, value if isinstance(value, _PLAIN) else type(value)
     for name, tensor in (*layer.named_parameters(), *layer.named_buffers()):
         yield name, tuple(tensor.shape), tensor.dtype
 

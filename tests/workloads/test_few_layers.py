@@ -17,7 +17,7 @@ import torch
 from presilicon.errors import UncoveredOpError
 from presilicon.workloads import OpGraph
 from presilicon.workloads.models import trace_model
-from presilicon.workloads.trace import huggingface, layers, pretrained
+from presilicon.workloads.trace import few_layers, huggingface, pretrained
 
 from .small import config
 
@@ -46,7 +46,7 @@ def traced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tup
         path.write_text(json.dumps(document))
         with monkeypatch.context() as patch:
             patch.setattr(pretrained, "of_short_versions",
-                          lambda *given: found.append(None if whole else layers.of_short_versions(*given)) or found[0])
+                          lambda *given: found.append(None if whole else few_layers.of_short_versions(*given)) or found[0])
             graph = trace_model(path, batch=2, **options)
         return graph, bool(found) and found[0] is not None
 
@@ -90,20 +90,25 @@ def test_a_strict_trace_counts_what_the_whole_has(monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize(
     ("kinds", "found"),
-    [("aaaaaa", (0, 1)), ("aaaaa", (0, 0)), ("ababababababab"[:12], (0, 2)), ("baaaaaaaa", (1, 1)), ("aaaaaaab", (0, 0)),
+    [("aaaaaa", (0, 1)), ("aaaaa", (0, 0)), ("abababababab", (0, 2)), ("baaaaaaaa", (1, 1)), ("aaaaaaab", (0, 0)),
      ("cabababababab", (1, 2)), ("abcdefghijkl", (0, 0)), ("", (0, 0))],
 )
 def test_what_repeats(kinds: str, found: tuple[int, int]) -> None:
-    assert layers._repeats(list(kinds)) == found
+    assert few_layers._repeats(list(kinds)) == found
 
 
 def test_layers_are_told_apart_by_their_numbers_and_parameters() -> None:
     settings = huggingface.config_of(several("llama-3-8b"), "llama")
     model, _ = huggingface.build(settings, "llama", torch.bfloat16, "sdpa")
-    kinds = layers.kinds_of(settings, model)
+    kinds = few_layers.kinds_of(settings, model)
     assert len(kinds) == 6
     assert kinds == kinds[:1] * 6
     model.model.layers[3].self_attn.scaling = 2.0
     model.model.layers[5].mlp.down_proj = torch.nn.Linear(8, 8, device="meta")
-    changed = layers.kinds_of(settings, model)
+    changed = few_layers.kinds_of(settings, model)
     assert [n for n in range(6) if changed[n] != kinds[0]] == [3, 5]
+    model.model.layers[4].mlp.activation = torch.tanh
+    model.model.layers[2].windows = [4, 8]
+    for n in (0, 1):
+        model.model.layers[n].windows = [4]
+    assert len({repr(kind) for kind in few_layers.kinds_of(settings, model)[:5]}) == 4
