@@ -9,9 +9,9 @@ are held up, each for a time that is spread evenly from 0 to tRFC. With *u* even
 
     tRFC max(0, 1 + ln(u) / (n p)).
 
-That is when lines come at the same time. Where they come one after another, spread evenly over a time T (a bulk copy of 32 KB takes as
-long as three refreshes, if L2 feeds it), the rest of the transfer hides what the first of them wait. The last line comes x tRFC behind the
-end of the transfer or sooner with a probability of
+That is when lines come at the same time. Where they come one after another, spread evenly over a time T (a bulk copy of 32 KB takes half
+as long again as a refresh, if L2 feeds it), the rest of the transfer hides what the first of them wait. The last line comes x tRFC behind
+the end of the transfer or sooner with a probability of
 
     exp(-n p h(x)),  h(x) = 1 - x - t / 2  for t = T / tRFC up to 1 - x,  (1 - x)**2 / (2 t)  from there on,
 
