@@ -198,15 +198,14 @@ def run_sm(code, access, stream_start, stream_length,  # type: ignore[no-untyped
             return DEADLOCK, final, issued, sums[L2_SUM], sums[DRAM_SUM], sums[SMEM_SUM], sums[L1_SUM]
         w, later = choose(s, now, last[s], warps, code, kind, pipe, interval, first, pipe_free, read_free, queue,
                           queue_count, wg_free, numbers)
+        sub_next[s] = later
         if w < 0:
-            sub_next[s] = later
             continue
         at = warps[w, POSITION]
         i = code[at]
         row = access[at]
         kd = kind[i]
         issued += 1
-        sub_next[s] = now + 1
         last[s] = w if yields[i] else -1
         slot = w // warps_per_cta
         cta = warps[w, CTA]

@@ -53,7 +53,7 @@ from .isa import ASYNC_COPY, FENCE, LOAD, MATH, SYNC_WAIT, WAIT_GROUP, WAIT_WGMM
 
 def choose(s, now, last, warps, code, kind, pipe, interval, first, pipe_free, read_free, queue, queue_count, wg_free,  # type: ignore[no-untyped-def]
            numbers):
-    """The warp that sub-core `s` issues, or -1, and the first clock at which another may."""
+    """The warp that sub-core `s` issues, or -1, and the first clock at which another may, at the soonest."""
     depth = int(numbers[QUEUE_DEPTH])
     best = -1
     best_rank = FAR
@@ -90,6 +90,8 @@ def choose(s, now, last, warps, code, kind, pipe, interval, first, pipe_free, re
                 later = free
             continue
         rank = warps[w, ISSUED] if w != last else now
+        if best >= 0:
+            later = now + 1
         if best < 0 or rank < best_rank:
             best = w
             best_rank = rank

@@ -245,7 +245,9 @@ class Streams:
         """int64 of shape (phases, streams): requests for lines that wait for DRAM."""
         access = self.columns["access"]
         asks = np.flatnonzero(_REQUESTS[self.columns["kind"][self.columns["code"]]] & (access >= 0))
-        so_far = np.cumsum(np.pad(self.columns["dram_lines"][:, access[asks]] > 0, ((0, 0), (1, 0))), axis=1)
+        lines = self.columns["dram_lines"]
+        so_far = np.zeros((len(lines), len(asks) + 1), np.int64)
+        np.cumsum(lines[:, access[asks]] > 0, axis=1, out=so_far[:, 1:])
         begin, end = (np.searchsorted(asks, at) for at in (self.start, self.start + self.length))
         return np.asarray(so_far[:, end] - so_far[:, begin])
 
