@@ -9,7 +9,8 @@ PYTHON    ?=
 # More options for pip, for example another index from which it takes PyTorch's CPU build.
 PIP_ARGS  ?=
 OUT       ?= demo-out
-PYTEST    := $(BIN)/python -m pytest -n $(JOBS) --benchmark-disable
+# A file's tests stay in one process, which makes once what they share.
+PYTEST    := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --benchmark-disable
 NBMAKE    := $(PYTEST) --nbmake --nbmake-timeout=300 notebooks
 CHECK     := build/check
 

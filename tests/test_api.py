@@ -166,6 +166,7 @@ def test_calibration_from_python_finds_a_constant_that_was_hidden() -> None:
     assert repr(found).startswith("CalibrationSummary(h100-sxm: ")
 
 
+@pytest.mark.slow
 def test_figures_show_themselves_in_a_notebook() -> None:
     report = ps.simulate(GRAPH, "l4")
     for figure in (report.roofline(), report.timeline(), ps.plot(report.to_frame(), "flops", "time_s")):
@@ -201,6 +202,7 @@ def test_a_batch_of_none_is_no_default() -> None:
         ps.predict("gpt2", "l4", phase="decode", batch=0, fidelity="analytic")
 
 
+@pytest.mark.slow
 def test_predict_takes_requests_of_different_lengths() -> None:
     from presilicon.predicting import drawn
 

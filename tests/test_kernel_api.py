@@ -88,6 +88,7 @@ def test_a_launch_says_where_it_owes_something_to_another_gpu(kernels: ModuleTyp
         ps.predict_kernel(launches[1], system="a100-sxm-80gb")
 
 
+@pytest.mark.slow
 def test_of_an_autotuned_kernel_the_fastest_config_is_taken(kernels: ModuleType) -> None:
     grid = lambda meta: (-(-N // meta["BLOCK"]),)  # noqa: E731
     args = (kernels.floats(N), kernels.floats(N), N)
@@ -97,6 +98,7 @@ def test_of_an_autotuned_kernel_the_fastest_config_is_taken(kernels: ModuleType)
     assert "BLOCK" in chosen.info.config
 
 
+@pytest.mark.slow
 def test_configs_that_cannot_run_are_left_out_and_named_as_an_autotuner_does(kernels: ModuleType) -> None:
     import triton
 
@@ -125,6 +127,7 @@ def test_what_cannot_launch_is_not_disassembled_and_known_the_next_time(kernels:
         monkeypatch.setattr(compiling, "_run_stages", None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("many", [1, 2])
 def test_several_processes_choose_as_one_does(kernels: ModuleType, monkeypatch: pytest.MonkeyPatch, many: int) -> None:
     import triton
@@ -163,6 +166,7 @@ def test_assumptions_of_one_line_and_cause_are_one_line_that_says_what_decides_t
     ]
 
 
+@pytest.mark.slow
 def test_what_data_decides_can_be_told(kernels: ModuleType) -> None:
     args = (torch.empty(1, dtype=torch.int32, device="meta"), kernels.floats(1 << 20))
     blind = ps.predict_kernel(kernels.by_data, (64,), args, "l4", BLOCK=1024)
@@ -192,6 +196,7 @@ def test_a_call_of_the_system_is_named(kernels: ModuleType) -> None:
     assert text.endswith("time depends on what vprintf of the CUDA system does: left out")
 
 
+@pytest.mark.slow
 def test_tuning(kernels: ModuleType) -> None:
     grid = lambda meta: (-(-N // meta["BLOCK"]),)  # noqa: E731
     args = (kernels.floats(N), kernels.floats(N), N)

@@ -97,6 +97,7 @@ def _imported_modules(path: Path) -> set[str]:
     return found - set(sys.stdlib_module_names) - {"presilicon", "__future__"}
 
 
+@pytest.mark.slow
 def test_every_import_is_declared(config: dict[str, Any]) -> None:
     distributions = metadata.packages_distributions()
     runtime = set(config["project"]["optional-dependencies"]) - {"dev", "docs"}

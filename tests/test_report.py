@@ -117,6 +117,7 @@ def test_the_timeline_is_chrome_trace_events(report: ps.Report, tmp_path: Path) 
     assert {"module", "kind", "limiter", "flops"} <= set(kernels[0]["args"])
 
 
+@pytest.mark.slow
 def test_pictures_render(report: ps.Report) -> None:
     for figure in (report.roofline(), report.timeline(), report.timeline(max_spans=3)):
         picture = plots.svg(figure)

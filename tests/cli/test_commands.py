@@ -27,6 +27,7 @@ def test_predict_prints_the_report(run: Callable[..., Outcome]) -> None:
     assert "system      NVIDIA L4 (l4), tile, cudagraph" in outcome.out
 
 
+@pytest.mark.slow
 def test_predict_compares_systems_and_writes_a_set_of_files_for_each(tmp_path: Path, run: Callable[..., Outcome]) -> None:
     arguments = ("predict", GRAPH, "--system", "l4", "--system", "h100-sxm", "--fidelity", "analytic", "--runtime", "eager")
     outcome = run(*arguments, "--out", tmp_path / "a")

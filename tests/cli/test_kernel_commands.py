@@ -75,6 +75,7 @@ def test_several_systems_are_compared(file: Callable[[str], Path], run: Callable
     assert 5 < speedups[1] < 15, "DRAM of 300 GB/s against 3,352 GB/s"
 
 
+@pytest.mark.slow
 def test_what_data_decides_is_named(file: Callable[[str], Path], run: Callable[..., Any]) -> None:
     body = launch("by_data, (1,), (torch.empty(1, dtype=torch.int32, device='meta'), floats(1 << 16)), {'BLOCK': 256}")
     outcome = run("kernel", file(body), "--system", "a100-sxm-80gb", "--top", "0")
@@ -83,6 +84,7 @@ def test_what_data_decides_is_named(file: Callable[[str], Path], run: Callable[.
     assert "1 trip" in outcome.out
 
 
+@pytest.mark.slow
 def test_a_known_bound_is_no_assumption(file: Callable[[str], Path], run: Callable[..., Any]) -> None:
     body = launch("by_data, (1,), (torch.tensor([40], dtype=torch.int32), floats(1 << 16)), {'BLOCK': 256}")
     outcome = run("kernel", file(body), "--system", "a100-sxm-80gb", "--top", "0")
@@ -90,6 +92,7 @@ def test_a_known_bound_is_no_assumption(file: Callable[[str], Path], run: Callab
     assert "assumed" not in outcome.out
 
 
+@pytest.mark.slow
 def test_what_data_decides_can_be_told(file: Callable[[str], Path], run: Callable[..., Any], fails: Callable[..., str]) -> None:
     path = file(launch("by_data, (1,), (torch.empty(1, dtype=torch.int32, device='meta'), floats(1 << 16)), {'BLOCK': 256}\n" + ADD[16:]))
     options = ("kernel", path, "--system", "a100-sxm-80gb", "--top", "0")
@@ -105,6 +108,7 @@ def test_what_data_decides_can_be_told(file: Callable[[str], Path], run: Callabl
     assert "assumed" not in ranked.out
 
 
+@pytest.mark.slow
 def test_inline_assembly(file: Callable[[str], Path], run: Callable[..., Any]) -> None:
     outcome = run("kernel", file(launch("assembly, (1,), (floats(256),), {'BLOCK': 256}")), "--system", "h100-sxm", "--top", "0")
     assert outcome.status == 0, outcome
@@ -138,6 +142,7 @@ BAD = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", BAD)
 def test_bad_files(case: str, file: Callable[[str], Path], fails: Callable[..., str]) -> None:
     body, message = BAD[case]
@@ -145,6 +150,7 @@ def test_bad_files(case: str, file: Callable[[str], Path], fails: Callable[..., 
     assert re.search(message, fails("kernel", file(body), "--system", "h100-sxm", several=several), re.DOTALL)
 
 
+@pytest.mark.slow
 def test_a_launch_that_fails_leaves_the_others_their_answers(file: Callable[[str], Path], run: Callable[..., Any], tmp_path: Path) -> None:
     body = (ADD + "    yield broken, (1,), (x,), {'BLOCK': 64}\n    yield add, (1,), (x, x), {'BLOCK': 64}\n"
             "    yield add, (4,), (x, x, x, 4096), {'BLOCK': 1024}\n")
@@ -178,6 +184,7 @@ def test_a_missing_file(tmp_path: Path, fails: Callable[..., str]) -> None:
     assert fails("kernel", tmp_path / "no.py", "--system", "l4") == f"{tmp_path / 'no.py'}: no such file"
 
 
+@pytest.mark.slow
 def test_a_recorded_launch_says_where_it_owes_something_to_another_gpu(file: Callable[[str], Path], run: Callable[..., Any]) -> None:
     path = file("import presilicon as ps\ndef launches():\n    x = floats(1 << 20)\n    with ps.capture_launches('h100-sxm') as found:\n"
                 "        sms = torch.cuda.get_device_properties(0).multi_processor_count\n"
@@ -189,6 +196,7 @@ def test_a_recorded_launch_says_where_it_owes_something_to_another_gpu(file: Cal
     assert "launched as on" not in run("kernel", path, "--system", "h100-sxm").out
 
 
+@pytest.mark.slow
 def test_a_file_that_asks_for_its_gpu_is_told_of_each_system(file: Callable[[str], Path], run: Callable[..., Any]) -> None:
     path = file("DEVICE = triton.runtime.driver.active.get_active_torch_device()\n"
                 "def launches():\n    x = torch.empty(1 << 20, device=DEVICE)\n"
@@ -213,6 +221,7 @@ def test_tuning_over_the_kernels_own_configs(file: Callable[[str], Path], run: C
     assert len((tmp_path / "all.csv").read_text().splitlines()) == 3
 
 
+@pytest.mark.slow
 def test_tuning_names_what_cannot_launch(file: Callable[[str], Path], run: Callable[..., Any]) -> None:
     outcome = run("tune", f"{file(TILE)}:shared_tile", "--system", "h100-sxm", "--jobs", "1", "--grid", "ROWS=64,2048 num_warps=4,64")
     assert outcome.status == 0, outcome

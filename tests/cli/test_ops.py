@@ -146,6 +146,7 @@ def test_a_long_table(tmp_path: Path, run: Callable[..., Outcome]) -> None:
     assert i == 299_999
 
 
+@pytest.mark.slow
 def test_an_error_late_in_a_long_table_leaves_nothing(tmp_path: Path, fails: Callable[..., str]) -> None:
     table = tmp_path / "table.csv"
     _long_table(table, 2 * csvtable.CHUNK_ROWS, "bf16,1,1,zero,x\n")

@@ -15,6 +15,7 @@ DATA = Path(__file__).parents[1] / "data"
 PREFILL, DECODE = DATA / "llama-3-8b.prefill.graph.json.gz", DATA / "llama-3-8b.decode.graph.json.gz"
 
 
+@pytest.mark.slow
 def test_predict_on_eight(run: Callable[..., Any], tmp_path: Path) -> None:
     outcome = run("predict", PREFILL, "--system", "h100-sxm", "--tp", 8, "--fidelity", "analytic", "--out", tmp_path)
     assert outcome.status == 0, outcome
@@ -31,6 +32,7 @@ def test_trace_saves_one_rank(run: Callable[..., Any], tmp_path: Path) -> None:
     assert (parallel["tp"], parallel["cp"], parallel["devices"]) == (4, 2, 8)
 
 
+@pytest.mark.slow
 def test_zeros_in_the_weights(run: Callable[..., Any], tmp_path: Path) -> None:
     options = ("--fidelity", "analytic", "--quant", "w4a16", "--sparsity", "2:4", "--out", tmp_path)
     outcome = run("predict", DECODE, "--system", "h100-sxm", "--system", "t4", *options)
@@ -79,6 +81,7 @@ def test_requests_share_the_memory(run: Callable[..., Any], tmp_path: Path) -> N
     assert "batch 2" in two.out
 
 
+@pytest.mark.slow
 def test_tensor_parallel_is_the_number_of_a_hybrids_devices(run: Callable[..., Any], fails: Callable[..., str], tmp_path: Path) -> None:
     options = ("--fidelity", "analytic", "--out", tmp_path)
     found = []

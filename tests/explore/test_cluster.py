@@ -37,6 +37,7 @@ def document(**changes: Any) -> dict[str, Any]:
     } | changes
 
 
+@pytest.mark.slow
 def test_dask_gives_the_rows_of_one_process(tmp_path: Path) -> None:
     distributed = pytest.importorskip("distributed")
     expected = sweep(document(), tmp_path / "one").to_frame()
@@ -54,6 +55,7 @@ def test_no_scheduler_at_the_address(tmp_path: Path, monkeypatch: pytest.MonkeyP
         sweep(document(), tmp_path / "out", dask="tcp://127.0.0.1:1")
 
 
+@pytest.mark.slow
 def test_processes_give_the_rows_of_one(tmp_path: Path) -> None:
     expected = sweep(document(), tmp_path / "one").to_frame()
     assert sweep(document(), tmp_path / "two", workers=2).to_frame().equals(expected)
@@ -78,6 +80,7 @@ def evaluate_deadly(task: Task) -> str:
     return f"batch {task.batch.number}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("times", [1, 99])
 def test_a_worker_that_dies(times: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from types import SimpleNamespace
@@ -104,6 +107,7 @@ def test_a_worker_that_dies(times: int, tmp_path: Path, monkeypatch: pytest.Monk
         assert notes.stat().st_size == cluster.TRIES
 
 
+@pytest.mark.slow
 def test_batches_that_died_are_named_and_the_rest_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from presilicon.explore import sweep as module
 

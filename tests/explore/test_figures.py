@@ -75,6 +75,7 @@ def test_front_names_its_points(frame: pd.DataFrame, objectives: tuple[str, ...]
     assert sum(f'id="front-{i}"' in text for i in range(count + 5)) == count
 
 
+@pytest.mark.slow
 def test_every_picture_has_the_same_bytes_each_time(frame: pd.DataFrame) -> None:
     tornado = pd.DataFrame({"path": ["a", "b", "c"], "more": [-0.05, 0.01, 0.0], "less": [0.06, -0.01, 0.0]})
     drawers = [

@@ -58,6 +58,7 @@ class Tags(HTMLParser):
         self.words.append(data)
 
 
+@pytest.mark.slow
 def test_page_of_a_sweep_has_every_part_and_no_network(results: Path) -> None:
     text = page(load_folder(results))
     seen = Tags(text)
@@ -74,6 +75,7 @@ def test_page_of_a_sweep_has_every_part_and_no_network(results: Path) -> None:
     assert page(load_folder(results)) == text
 
 
+@pytest.mark.slow
 def test_the_front_of_the_page_is_that_of_the_rows(results: Path) -> None:
     from presilicon.explore.pareto import pareto_front
 
@@ -106,6 +108,7 @@ def test_nothing_from_names_files_or_errors_comes_through_unescaped(tmp_path: Pa
     assert f"study {EVIL}" in "".join(seen.words)
 
 
+@pytest.mark.slow
 def test_page_of_a_search(tmp_path: Path) -> None:
     pytest.importorskip("optuna")
     from presilicon.explore.search import explore
@@ -165,6 +168,7 @@ def test_bad_folders_and_places(tmp_path: Path, results: Path) -> None:
         load_folder(broken)
 
 
+@pytest.mark.slow
 def test_commands(results: Path, tmp_path: Path) -> None:
     from presilicon.cli import app
 

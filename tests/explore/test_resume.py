@@ -87,6 +87,7 @@ def test_a_second_process_is_refused_with_a_clear_word(tmp_path: Path) -> None:
     assert len(sweep(study, out)) == 8, "the lock goes with the process that held it"
 
 
+@pytest.mark.slow
 def test_two_processes_at_once_leave_whole_files(tmp_path: Path) -> None:
     study, out = write_study(tmp_path), tmp_path / "out"
     both = [subprocess.Popen(command(study, out), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
@@ -99,6 +100,7 @@ def test_two_processes_at_once_leave_whole_files(tmp_path: Path) -> None:
     assert len(ps.load_results(out)) == 3200
 
 
+@pytest.mark.slow
 def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
     study, out = write_study(tmp_path, fidelity="tile", batch_points=2), tmp_path / "out"
     environment = os.environ | {"PRESILICON_CACHE": "off"}
@@ -112,6 +114,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
     assert stderr == f"presilicon: stopped; whole batches are in {out}, and the same command goes on from there\n"
 
 
+@pytest.mark.slow
 def test_a_full_disk_keeps_whole_batches(tmp_path: Path) -> None:
     """A limit on the size of files stands for the disk: writing fails with an OSError in the midst of a batch."""
     import resource

@@ -174,6 +174,7 @@ def test_front_is_of_feasible_designs_and_the_best_of_its_trials() -> None:
     assert found.hypervolume(found.reference * 2) > found.hypervolume()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["nsga2", "tpe"])
 def test_a_search_that_goes_on_equals_one_that_never_stopped(tmp_path: Path, sampler: Any) -> None:
     pytest.importorskip("optuna")
@@ -283,6 +284,7 @@ def test_shipped_studies_are_sound(path: Path) -> None:
     assert f"docs/studies/{path.name}" in path.read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_search_over_a_hybrid_keeps_its_budget_and_goes_on(tmp_path: Path) -> None:
     """Arrays and memory stacks of NPUs beside PIM: the same trials whether stopped or not, none of the front above the budget."""
     from presilicon.explore.search import explore
@@ -364,6 +366,7 @@ def _both_at_once(folder: Path, monkeypatch: pytest.MonkeyPatch, trials: int) ->
     return found, optuna.load_study(study_name="presilicon", storage=url)
 
 
+@pytest.mark.slow
 def test_processes_that_share_a_storage_do_not_repeat_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("optuna")
     found, stored = _both_at_once(tmp_path, monkeypatch, 40)
@@ -436,6 +439,7 @@ def test_workers_find_the_trials_of_one_process(tmp_path: Path, monkeypatch: pyt
     pd.testing.assert_frame_equal(alone.frame, shared.frame)
 
 
+@pytest.mark.slow
 def test_a_name_that_looks_like_a_formula_is_drawn_to_the_letter(tmp_path: Path) -> None:
     pytest.importorskip("optuna")
     from presilicon.explore.search import explore

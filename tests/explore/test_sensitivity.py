@@ -89,6 +89,7 @@ def test_public_name(decode: OpGraph) -> None:
     assert len(ps.sensitivity(decode, "a100-sxm-80gb", paths=["dram.bandwidth"])) == 1
 
 
+@pytest.mark.slow
 def test_knobs_redraw_when_turned(decode: OpGraph) -> None:
     pytest.importorskip("ipywidgets")
     found = ps.knobs(decode, "h100-sxm")
@@ -106,6 +107,7 @@ def test_knobs_redraw_when_turned(decode: OpGraph) -> None:
     assert found.picture.value == picture
 
 
+@pytest.mark.slow
 def test_knobs_of_a_hybrid_turn_the_gpu_inside(decode: OpGraph) -> None:
     pytest.importorskip("ipywidgets")
     found = ps.knobs(decode, "h100-aim")
@@ -114,6 +116,7 @@ def test_knobs_of_a_hybrid_turn_the_gpu_inside(decode: OpGraph) -> None:
     assert (found.error, found.report.time_s > found.base.time_s) == ("", True)
 
 
+@pytest.mark.slow
 def test_knobs_say_why_a_design_cannot_be(decode: OpGraph) -> None:
     pytest.importorskip("ipywidgets")
     found = ps.knobs(decode, "h100-sxm", ["power.limit", "gpu.sm.count"])
@@ -142,6 +145,7 @@ def test_report_compare(decode: OpGraph) -> None:
     assert frame["speedup"].iloc[1] == pytest.approx(slow.time_s / fast.time_s)
 
 
+@pytest.mark.slow
 def test_counts_move_to_the_next_whole_number_and_say_so(decode: OpGraph) -> None:
     """A tenth of two stacks is no stack: three and one are tried, and stand in the table."""
     system = load("neupims").override({"pim.count": 2})
@@ -155,6 +159,7 @@ def test_counts_move_to_the_next_whole_number_and_say_so(decode: OpGraph) -> Non
     assert frame.loc["xpu.npu.bandwidth", "more_at"] == pytest.approx(1.1 * 1.024e12)
 
 
+@pytest.mark.slow
 def test_numbers_of_the_gpu_inside_a_hybrid_move_it(decode: OpGraph) -> None:
     paths = ["xpu.dram.bandwidth", "xpu.gpu.sm.count"]
     frame = sensitivity(decode, "h100-aim", paths=paths, use_cache=False).set_index("path")
@@ -163,6 +168,7 @@ def test_numbers_of_the_gpu_inside_a_hybrid_move_it(decode: OpGraph) -> None:
     assert frame.loc["xpu.gpu.sm.count", "more_at"] == 146.0
 
 
+@pytest.mark.slow
 def test_an_npu_s_silicon_moves_its_area(decode: OpGraph) -> None:
     frame = sensitivity(OpGraph.load(DATA / "mlp.graph.json"), "gemmini-16", objective="area", use_cache=False,
                         paths=["matrix.rows", "memories.scratchpad.size", "dram.bandwidth", "clock"]).set_index("path")  # fmt: skip

@@ -447,6 +447,7 @@ def test_slow_fidelities_are_computed_once(tmp_path: Path, monkeypatch: pytest.M
     assert len(played) == 2 * fresh > 0, "of nine designs only the three new ones were played"
 
 
+@pytest.mark.slow
 def test_analytic_ranks_designs_as_tile_does(tmp_path: Path) -> None:
     """Spearman's correlation over a random sample of designs, for each phase."""
     from scipy.stats import spearmanr

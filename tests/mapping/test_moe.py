@@ -86,6 +86,7 @@ def test_expert_parallel_ranks_do_less_and_the_heaviest_more_than_its_share() ->
     assert (load.rows[1:] > 4096 * 8 / ep[1:]).all()
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(
     layer=LAYERS, name=st.sampled_from(sorted(GPUS)), library=st.sampled_from(moe_kernels.LIBRARIES),

@@ -20,6 +20,7 @@ ATTACC, UPMEM, AIM = (dram.load(name) for name in ("attacc-hbm3", "upmem", "aim-
 SIZE = st.one_of(st.integers(1, 64), st.integers(1, 1500), st.integers(1, 9000))
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(
     outputs=SIZE, inputs=SIZE, batch=st.integers(1, 4), level=st.sampled_from(pim_gemv.LEVELS), limited=st.booleans(), refresh=st.booleans()

@@ -62,6 +62,7 @@ def device(folder: Path, **options: Any) -> DramDevice:
     return dram.load(path)
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(placement=st.sampled_from(sorted(SCOPES)), base=st.sampled_from(("lpddr5-6400", "ddr4-3200", "gddr6-2000", "hbm2")),
        width=st.sampled_from((8, 16, 32)), buffer=st.sampled_from((64, 512, 2048)), clear=st.booleans(), buses=st.sampled_from((1, 2)),

@@ -243,6 +243,7 @@ def test_no_estimate_beats_the_roofline_of_its_own_system(name: str, data: st.Da
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 @settings(max_examples=120, deadline=None)
 @given(data=st.data())

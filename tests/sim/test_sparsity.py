@@ -83,6 +83,7 @@ def test_useful_flops_stay_and_the_roofline_knows(fidelity: Any) -> None:
     assert any(text.startswith("bf16_sparse") for text in texts)
 
 
+@pytest.mark.slow
 def test_units_in_memory_keep_the_zeros() -> None:
     graph = OpGraph.load(DECODE)
     dense, pruned = (ps.simulate(g, "pim-gpt") for g in (graph, ps.sparsify(graph, "2:4")))
@@ -105,6 +106,7 @@ def test_weights_fetched_ahead_fit_back_whatever_their_size() -> None:
     assert ps.simulate(graph, "neupims-npu-only").time_s > 0
 
 
+@pytest.mark.slow
 def test_a_processor_of_dense_kernels_gains_nothing_and_says_so() -> None:
     graph = OpGraph.load(DECODE)
     dense, pruned = (ps.simulate(g, "dgx-attacc") for g in (graph, ps.sparsify(graph, "2:4")))

@@ -61,6 +61,7 @@ def arrays(draw, dataflows=DATAFLOWS, **fixed):
 # --- trace against closed form -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(layers(), arrays())
 def test_walk_equals_closed_form(layer, array):
@@ -68,6 +69,7 @@ def test_walk_equals_closed_form(layer, array):
     assert {name: getattr(walked, name) for name in COUNTS} == {name: counted[name] for name in COUNTS}
 
 
+@pytest.mark.slow
 @settings(max_examples=80, deadline=None)
 @given(layers(), arrays(last_cycle=False, extra_writes=False, padding_reads=False))
 def test_demand_holds_what_the_walk_counted(layer, array):
@@ -90,6 +92,7 @@ def test_demand_holds_what_the_walk_counted(layer, array):
             assert np.array_equal(np.concatenate([getattr(part, role) for part in parts]), getattr(trace, role))
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(layers(), arrays(dataflows=("os", "ws", "is")))
 def test_compiled_walk_equals_numpy(layer, array):

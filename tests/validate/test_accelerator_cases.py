@@ -84,6 +84,7 @@ def test_depthwise_layers_leave_row_stationary_pes_idle() -> None:
         array_utilisation(graph, 64, 64, "rs", "deepwise")
 
 
+@pytest.mark.slow
 def test_integer_programs_save_most_of_what_greedy_spills() -> None:
     pytest.importorskip("torch")
     pytest.importorskip("transformers")

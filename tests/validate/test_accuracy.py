@@ -23,6 +23,7 @@ def table_of(gpu: str) -> tuple[Table, object]:
     return Table(f"{gpu.replace('-', '_')}.gemm.csv", kind, frame, 1.2 * predict(frame, kind, system)["predicted_s"]), system
 
 
+@pytest.mark.slow
 def test_constants_are_lent_within_a_generation_where_one_was_measured() -> None:
     tables = [table_of(gpu) for gpu in ("h100-sxm", "h200-sxm", "l40s")]
     lent = {(system.name, donor): used for _, system, used, donor in transfers(tables)}  # type: ignore[arg-type]

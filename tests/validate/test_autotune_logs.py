@@ -92,6 +92,7 @@ def test_bad_data_files(tmp_path: Path) -> None:
         autotune_logs.read_shapes(bad)
 
 
+@pytest.mark.slow
 def test_kernel_against_torch() -> None:
     run = subprocess.run([sys.executable, "-c", _INTERPRETED], capture_output=True, text=True, timeout=300, check=False,
                          env=os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"})

@@ -64,6 +64,7 @@ def _table(frame: pd.DataFrame, kind: str, truth: System, noise: float = 0.0) ->
     return Table("table", kind_named(kind), checked, exact * np.exp(noise * np.random.default_rng(1).standard_normal(len(frame))))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "frame", "families"),
     [
@@ -115,6 +116,7 @@ def test_only_calibration_and_intervals_change() -> None:
     assert result.system.intervals["gemm.bf16"]["rows"] == 100
 
 
+@pytest.mark.slow
 def test_noise_gives_intervals_that_cover_it() -> None:
     result = calibrate([_table(_gemms(1500), "gemm", BASE, noise=0.08)], BASE, source="x")
     fresh = _table(_gemms(1500, seed=5), "gemm", BASE, noise=0.08)
@@ -159,6 +161,7 @@ def _write(path: Path, table: Table) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_the_half_protocol(tmp_path: Path) -> None:
     """The other half's rows do not touch the fit: however wrong they are, the constants are the same."""
     table = _table(_gemms(200), "gemm", _changed(("gemm", "power")), noise=0.02)
@@ -185,6 +188,7 @@ def _main(*args: Any) -> int:
     return int(stop.value.code or 0)
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The device file that it writes holds what was fitted with its source, gives the same predictions, and comes out the same again."""
     table = _write(tmp_path / "table.csv", _table(_gemms(150), "gemm", _changed(("gemm", "power")), noise=0.03))

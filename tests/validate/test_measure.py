@@ -475,6 +475,7 @@ def test_the_list_is_the_plan_of_the_options(capsys: pytest.CaptureFixture[str])
     assert module.main(["--list", "--suite", "gemmz"]) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_it_says_so(tmp_path: Path) -> None:
     run = subprocess.run(

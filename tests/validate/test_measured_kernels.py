@@ -204,6 +204,7 @@ def test_constants_act_where_the_simulation_reads() -> None:
     assert {name for name, constant in all_constants().items() if constant.family == "kernel"} == set(FACTORS) == set(kernel_fit.NAMES)
 
 
+@pytest.mark.slow
 def test_a_simulated_row_follows_its_constants() -> None:
     suite = all_suites()["elementwise"]
     shape = suite.shapes[0]

@@ -24,6 +24,7 @@ def test_convolutions_have_the_published_work_of_alexnet() -> None:
         npus.convolutions([[3, 227]])
 
 
+@pytest.mark.slow
 def test_a_chain_keeps_its_results_on_chip() -> None:
     system = load("tpu-v1")
     row = [64, 19, 64, 3, 1, 19, 1, 4]

@@ -114,6 +114,7 @@ def test_uniform_routing_takes_different_experts_for_each_token() -> None:
     assert routing.active == 32
 
 
+@pytest.mark.slow
 def test_kernels_against_torch() -> None:
     run = subprocess.run([sys.executable, "-c", _INTERPRETED], capture_output=True, text=True, timeout=300, check=False,
                          env=os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"})

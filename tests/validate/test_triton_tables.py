@@ -88,6 +88,7 @@ def test_a_table_of_other_formats_has_no_errors(tmp_path: Path) -> None:
         triton_tables.moe_errors(path, arch.load("l40s"))
 
 
+@pytest.mark.slow
 def test_small_layer_and_its_page(tmp_path: Path) -> None:
     path = tmp_path / "a100_sxm.moe_triton.csv"
     line = "sglang,0.5.10,sglang_fused_moe_triton,bfloat16,{},1024,512,2,8,1,1,balanced,{}\n"
@@ -220,6 +221,7 @@ def test_a_file_that_no_framework_wrote_is_refused(tmp_path: Path, text: str, me
         moe_configs.read_configs(path)
 
 
+@pytest.mark.slow
 def test_rows_of_tuned_shapes_take_the_frameworks_config(tmp_path: Path) -> None:
     tuned_file(tmp_path / "configs")
     path = tmp_path / "a100_sxm.moe_triton.csv"
@@ -229,6 +231,7 @@ def test_rows_of_tuned_shapes_take_the_frameworks_config(tmp_path: Path) -> None
     assert dict(zip(found.inter, found.config, strict=True)) == {512: "the framework's tuned file", 1024: "the framework's default"}
 
 
+@pytest.mark.slow
 def test_scales_by_block_in_the_interpreter() -> None:
     code = """
 import torch

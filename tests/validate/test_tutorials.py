@@ -22,6 +22,7 @@ OLDER = Path(os.environ.get("PRESILICON_OLDER_TRITON", ""))
 SHORT = [c for c in tutorials.MATMUL_CONFIGS if c[2] < 128]
 
 
+@pytest.mark.slow
 @needs_table
 def test_softmax_sizes() -> None:
     rows = tutorials.compare(TABLE, kernel="softmax", dtype="float32", sizes=range(1024, 12800, 3072))
@@ -29,6 +30,7 @@ def test_softmax_sizes() -> None:
     assert tutorials.mape(rows) < 0.08
 
 
+@pytest.mark.slow
 @needs_table
 def test_matmul_sizes() -> None:
     sizes = (512, 1024, 2048)

@@ -57,6 +57,7 @@ OFTEN = [("llama-3-8b", "decode"), ("gemma-2-9b", "decode"), ("deepseek-v3", "pr
 BOTH = [(name, phase) for name in MANY for phase in ("prefill", "decode") if (name, phase) not in (*OFTEN, ("vit-b-16", "decode"))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "phase"), [*OFTEN, *(pytest.param(*case, marks=pytest.mark.exhaustive) for case in BOTH)])
 def test_the_graph_is_that_of_the_whole(name: str, phase: str, traced: Callable[..., tuple[OpGraph, bool]]) -> None:
     sizes = {"seq": 32} if phase == "prefill" else {"context": 40}
@@ -65,6 +66,7 @@ def test_the_graph_is_that_of_the_whole(name: str, phase: str, traced: Callable[
     assert graph.to_dict() == traced(several(name), whole=True, phase=phase, **sizes)[0].to_dict()
 
 
+@pytest.mark.slow
 def test_layers_that_follow_no_rule_are_all_traced(traced: Callable[..., tuple[OpGraph, bool]]) -> None:
     kinds = ["sliding_attention"] * 7 + ["full_attention"]
     uneven = config("gemma-3-4b")
@@ -74,6 +76,7 @@ def test_layers_that_follow_no_rule_are_all_traced(traced: Callable[..., tuple[O
     assert sum(op.count for op in graph if op.kind == "attention") == 8
 
 
+@pytest.mark.slow
 def test_what_a_layer_leaves_behind_needs_the_whole(traced: Callable[..., tuple[OpGraph, bool]]) -> None:
     document = several("llama-3-8b", output_hidden_states=True)
     graph, short = traced(document, seq=32)
@@ -81,6 +84,7 @@ def test_what_a_layer_leaves_behind_needs_the_whole(traced: Callable[..., tuple[
     assert graph.to_dict() == traced(document, whole=True, seq=32)[0].to_dict()
 
 
+@pytest.mark.slow
 def test_a_strict_trace_counts_what_the_whole_has(monkeypatch: pytest.MonkeyPatch, traced: Callable[..., tuple[OpGraph, bool]]) -> None:
     monkeypatch.setattr("presilicon.workloads.trace.builder.lookup", lambda target, *a: None)
     with pytest.raises(UncoveredOpError, match=r"aten\.\w+\.\w+ x\d+") as refused:

@@ -24,6 +24,7 @@ def no_tracing(*args: Any, **kwargs: Any) -> Any:
     raise AssertionError("traced again")
 
 
+@pytest.mark.slow
 def test_the_same_graph_comes_back(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = trace_model("gpt2", phase="decode", batch=2)
     with monkeypatch.context() as patch:
@@ -35,6 +36,7 @@ def test_the_same_graph_comes_back(folder: Path, monkeypatch: pytest.MonkeyPatch
     assert again.ops == first.ops
 
 
+@pytest.mark.slow
 def test_a_damaged_entry_is_traced_anew(folder: Path) -> None:
     first = trace_model("gpt2", seq=64)
     (entry,) = folder.iterdir()

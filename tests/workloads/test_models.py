@@ -47,6 +47,7 @@ def counted(step: Step) -> float:
     return float(counter.get_total_flops())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "phase"), [(n, "prefill") for n in SMALL] + [(n, "decode") for n in DECODES])
 def test_flops_agree_with_torch_and_nothing_is_uncovered(name: str, phase: str) -> None:
     step, tokens = prepare(name, phase)
@@ -66,6 +67,7 @@ def test_flops_agree_with_torch_and_nothing_is_uncovered(name: str, phase: str) 
         assert tokens == BATCH
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["llama-3-8b", "gemma-3-4b", "deepseek-v3", "t5-base", "swin-t", "resnet-50"])
 def test_both_front_ends_record_the_same_program(name: str) -> None:
     step, tokens = prepare(name, "prefill")
@@ -91,6 +93,7 @@ def test_gqa_is_seen_and_the_cache_is_read_once() -> None:
     assert max(op.dims["n"] for op in graph if op.kind == "copy") < BATCH * heads * CONTEXT * width
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["gemma-3-4b", "mistral-7b"])
 def test_repeated_kv_heads_are_a_copy_but_attention_has_the_true_ones(name: str) -> None:
     step, tokens = prepare(name, "prefill")
@@ -112,6 +115,7 @@ def test_causal_prefill_executes_half() -> None:
     assert op.points == BATCH * 4 * op.dims["e"] * SEQ * (SEQ + 1) / 2
 
 
+@pytest.mark.slow
 def test_experts_are_grouped_products_with_all_their_weights() -> None:
     step, tokens = prepare("qwen3-30b-a3b", "prefill")
     graph = graph_of(step, "qwen", tokens)
@@ -125,6 +129,7 @@ def test_experts_are_grouped_products_with_all_their_weights() -> None:
     assert up.attributes["distribution"] == "balanced"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("phase", ["prefill", "decode", "train"])
 def test_experts_in_float16_do_what_those_in_bfloat16_do(phase: str) -> None:
     def products(dtype: str) -> list[tuple[Any, ...]]:
@@ -140,6 +145,7 @@ def test_experts_in_float16_do_what_those_in_bfloat16_do(phase: str) -> None:
     assert sum("groups" in attributes for *_, attributes in products("float16")) == {"prefill": 6, "decode": 6, "train": 12}[phase]
 
 
+@pytest.mark.slow
 def test_latent_attention_keeps_its_two_head_widths() -> None:
     step, tokens = prepare("deepseek-v3", "prefill")
     op = next(op for op in graph_of(step, "deepseek", tokens) if op.kind == "attention")
@@ -150,6 +156,7 @@ def test_latent_attention_keeps_its_two_head_widths() -> None:
     assert op.elements(value) == BATCH * 4 * SEQ * 16
 
 
+@pytest.mark.slow
 def test_fused_attention_reads_windows_caps_and_sinks() -> None:
     for name, attribute in (("gemma-2-9b", "softcap"), ("gpt-oss-20b", "sinks")):
         model, implementation = huggingface.build(
@@ -162,6 +169,7 @@ def test_fused_attention_reads_windows_caps_and_sinks() -> None:
         assert all(attribute in op.attributes for op in ops)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("phase", ["prefill", "decode"])
 def test_fused_scans_stand_for_the_torch_code(phase: str) -> None:
     step, tokens = prepare("mamba2-2.7b", phase)

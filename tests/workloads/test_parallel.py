@@ -124,6 +124,7 @@ def test_fused_projection_with_one_kv_head() -> None:
     assert rank.memory.kv_cache_bytes == graph.memory.kv_cache_bytes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", some("bert-base", "t5-base", slow=("vit-b-16", "whisper-small")))
 def test_encoders_split_too(name: str) -> None:
     graph = traced(name)
@@ -133,6 +134,7 @@ def test_encoders_split_too(name: str) -> None:
     assert products(graph) / products(rank) > 1.9
 
 
+@pytest.mark.slow
 def test_latent_attention_replicates_what_makes_the_latent() -> None:
     graph = traced("deepseek-v3", "decode")
     rank = parallelise(graph, tp=2)
@@ -142,11 +144,13 @@ def test_latent_attention_replicates_what_makes_the_latent() -> None:
     assert rank.memory.kv_cache_bytes == graph.memory.kv_cache_bytes
 
 
+@pytest.mark.slow
 def test_state_space_blocks_are_replicated_and_reported() -> None:
     rank = parallelise(traced("mamba2-2.7b"), tp=2)
     assert any("in_proj" in line and "conv" in line for line in rank.meta["parallel"]["replicated"])
 
 
+@pytest.mark.slow
 def test_experts_split_by_features_or_dealt_out() -> None:
     graph = traced("mixtral-8x7b")
     inside, dealt = parallelise(graph, tp=2), parallelise(graph, tp=2, ep=2)
@@ -162,6 +166,7 @@ def test_experts_split_by_features_or_dealt_out() -> None:
         assert {op.dims["n"] for op in rank if op.attributes.get("operation") == "all_reduce"} == {BATCH * SEQ * 64}
 
 
+@pytest.mark.slow
 def test_replicas_exchange_tokens_of_their_experts() -> None:
     graph = traced("mixtral-8x7b", "decode")
     rank = parallelise(graph, dp=2, ep=2)
@@ -318,6 +323,7 @@ def test_what_does_not_divide_is_named(llama: OpGraph, options: dict[str, Any], 
         parallelise(llama, **options)
 
 
+@pytest.mark.slow
 def test_errors_that_name_a_way_out(llama: OpGraph) -> None:
     with pytest.raises(UnknownNameError, match="vllm"):
         parallelise(llama, tp=2, all_reduce="vlm")

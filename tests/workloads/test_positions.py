@@ -9,6 +9,7 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "seq"), [("bert-base", 512), ("gpt2", 1024), ("llama-3.2-1b", 2048)])
 def test_a_sequence_is_no_longer_than_the_positions(model, seq):
     graph = trace_model(model)

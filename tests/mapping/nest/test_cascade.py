@@ -178,6 +178,7 @@ def test_a_graph_lists_what_it_cannot_map_and_stops_at_an_interrupt(monkeypatch:
     assert not stopped.exhausted
 
 
+@pytest.mark.slow
 def test_a_picture_shows_the_turns_of_the_ops() -> None:
     result = map_cascade("S[m,p] = Q[m,e] K[p,e]; A[m,f] = S[m,p] V[p,f]; m=64 p=64 e=16 f=16 int8", "mapbench-16", "energy")
     assert result.fused == ("S",)

@@ -79,6 +79,7 @@ def _check(seed: int, prob: Problem, costs: list[tuple[Mapping, Counts]], tries:
     return met, unmet
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", range(2))
 def test_constrained_optimum_equals_full_enumeration(batch: int) -> None:
     results = [_check(*each, tries=12) for each in _problems(batch * 10_000, 10, 300)]
@@ -111,6 +112,7 @@ def _check_front(prob: Problem, costs: list[tuple[Mapping, Counts]]) -> int:
     return len(points)
 
 
+@pytest.mark.slow
 def test_front_equals_full_enumeration() -> None:
     assert sum(_check_front(prob, costs) > 1 for _, prob, costs in _problems(5 * 10**6, 20, 600) if costs) > 2
 

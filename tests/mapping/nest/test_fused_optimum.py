@@ -50,12 +50,14 @@ def _check(seed: int, limit: int, texts: tuple[str, ...] = TEXTS, sizes: tuple[i
     return any(len(group.ops) > 1 for group in found.mapping.groups) if found.mapping else False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", range(4))
 def test_optimum_equals_full_enumeration(batch: int) -> None:
     fused = sum(_check(seed, 250) for seed in range(batch * 100, batch * 100 + 50))
     assert fused > 1  # in some the best mapping does fuse
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", RESIDUAL, ids=["residual", "gate", "both"])
 def test_optimum_of_branching_cascades_equals_full_enumeration(text: str) -> None:
     assert sum(_check(seed, 120, (text,), (1, 1, 2)) for seed in range(20)) > 0

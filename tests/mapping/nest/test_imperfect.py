@@ -171,6 +171,7 @@ def _check(seed: int, prob: Problem, counts: list[Counts]) -> bool:
     return better
 
 
+@pytest.mark.slow
 def test_optimum_equals_full_enumeration() -> None:
     assert sum(_check(*each) for each in _problems(0, 8, 300)) > 1  # in some the best mapping is imperfect
 

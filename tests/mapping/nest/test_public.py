@@ -25,6 +25,7 @@ def run(*arguments: str) -> str:
     return result.output
 
 
+@pytest.mark.slow
 def test_ps_map_takes_an_op_its_text_or_a_cascade() -> None:
     by_text = ps.map("matmul m=32 n=32 k=32 int8", "mapbench-16", objective="energy")
     assert by_text.exhausted
@@ -47,6 +48,7 @@ def test_the_picture_shows_the_nest_and_what_memories_hold() -> None:
     assert times == sorted(times)
 
 
+@pytest.mark.slow
 def test_commands_for_cascades_graphs_and_timeloop(tmp_path: Path) -> None:
     assert "proven optimal" in run("--cascade", CASCADE, "--objective", "energy")
     assert "nothing is fused" in run("--cascade", CASCADE, "--no-fuse", "--objective", "energy")

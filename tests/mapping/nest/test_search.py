@@ -85,6 +85,7 @@ def test_the_reference_nest_as_constraints_is_found_again() -> None:
     assert round(map_op(GEMM, "mapbench-16", "energy", wanted).counts.energy_j * 1e6, 3) == 3706.506
 
 
+@pytest.mark.slow
 def test_time_limit_leaves_a_bound_that_holds() -> None:
     optimum = map_op(CONV, "mapbench-16", "edp").value
     result = map_op(CONV, "mapbench-16", "edp", time_limit_s=1.5)
@@ -275,6 +276,7 @@ def test_an_interrupt_at_once_leaves_a_plain_mapping(monkeypatch: pytest.MonkeyP
     assert result.bound < 3706.506e-6 < result.value
 
 
+@pytest.mark.slow
 def test_two_large_fanouts_are_searched_within_a_bound() -> None:
     levels = (
         Memory("dram", None, 64e-12, 64e-12, 64.0), Fanout("cores", {"x": 4, "y": 14}), Memory("shared", 2.0**19, 6e-12, 6e-12),

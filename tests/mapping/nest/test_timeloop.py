@@ -86,6 +86,7 @@ def test_random_nests_go_out_and_in_or_say_why_not() -> None:
     assert 50 < told < 350
 
 
+@pytest.mark.slow
 def test_even_tiles_search_equals_enumeration_of_what_timeloop_can_write() -> None:
     from .enumeration import mappings
     from .random_nests import tense_problem

@@ -23,8 +23,9 @@ def _tiles(M: int, N: int, BM: int, BN: int, group: int) -> list[tuple[int, int]
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", SLOW_TOO)
-@pytest.mark.parametrize("shape", [pytest.param((256, 384, 192), marks=pytest.mark.slow), (200, 260, 100)])
+@pytest.mark.parametrize("shape", [(256, 384, 192), (200, 260, 100)])
 def test_matmul(lab: ModuleType, target: int, shape: tuple[int, int, int]) -> None:
     M, N, K = shape
     BM, BN, group = 64, 128, 2
@@ -184,6 +185,7 @@ def test_atomics_on_vectors_of_floats(lab: ModuleType, kernels: ModuleType, targ
     assert run.memory_bytes()["global atomic"] == run.memory_bytes()["global load"] == one.nbytes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
 def test_persistent_programs(lab: ModuleType, kernels: ModuleType, target: int) -> None:
     from presilicon.mapping.triton import bind_launch

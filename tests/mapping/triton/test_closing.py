@@ -28,6 +28,7 @@ CASES: dict[str, tuple[Callable[[Any], Any], Any, bool]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_counts_are_those_of_the_walk(lab: ModuleType, name: str) -> None:
     make, ids, _ = CASES[name]

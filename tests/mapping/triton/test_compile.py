@@ -53,6 +53,7 @@ def test_wide_masked_loads_belong_to_the_statement_that_loads(kernels: ModuleTyp
             assert ("tl.load" if instruction.opcode.startswith("LDG") else "tl.store") in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", [80, 90, 100])
 def test_resources_are_those_that_cuobjdump_states(lab: ModuleType, target: int) -> None:
     for launch in (lab.matmul(256, 256, 256, target), lab.attention(1, 2, 128, 64, target, True), lab.softmax(8, 1000, 2, target)):
@@ -218,6 +219,7 @@ class TestBadInput:
 class TestCache:
     """Entries by content: kept, found again, and never trusted when damaged."""
 
+    @pytest.mark.slow
     def test_hit_miss_and_damage(self, lab: ModuleType, tmp_path: Path) -> None:
         launch = lab.add(1000, 90)
         first = compile_launch(launch, folder=tmp_path)

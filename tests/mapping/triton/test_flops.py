@@ -26,6 +26,7 @@ def _tile_flops(launch: object, compiled: object) -> int:
 SLOW = pytest.mark.slow
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", [80, 90, 100, *(pytest.param(cc, marks=SLOW) for cc in (86, 89, 120))])
 @pytest.mark.parametrize(("shape", "tile", "warps"), [
     ((512, 512, 512), (128, 128, 64), 8), pytest.param((500, 520, 200), (128, 128, 32), 4, marks=SLOW), ((130, 70, 1000), (64, 64, 64), 4),
@@ -42,6 +43,7 @@ def test_matmul(lab: ModuleType, target: int, shape: tuple[int, int, int], tile:
     assert run.ctas == launch.programs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("target", "tile"), [(80, (128, 128, 32)), (90, (128, 256, 64)), (100, (128, 256, 64))])
 def test_matmul_8192(lab: ModuleType, target: int, tile: tuple[int, int, int]) -> None:
     from presilicon.mapping.triton import evaluate
@@ -52,6 +54,7 @@ def test_matmul_8192(lab: ModuleType, target: int, tile: tuple[int, int, int]) -
     assert max(run.loop_trips().values()) in (8192 // tile[2], 8192 // tile[2] - 1), "one trip may be peeled"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", [80, 90, 100])
 @pytest.mark.parametrize("causal", [False, True])
 def test_attention(lab: ModuleType, target: int, causal: bool) -> None:
@@ -65,6 +68,7 @@ def test_attention(lab: ModuleType, target: int, causal: bool) -> None:
     assert _tile_flops(launch, compiled) == wanted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("target", "specialize"), [
     (90, False), (100, True), pytest.param(100, False, marks=SLOW), pytest.param(120, True, marks=SLOW)])
 def test_matmul_through_tma(lab: ModuleType, target: int, specialize: bool) -> None:

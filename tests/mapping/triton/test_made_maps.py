@@ -19,6 +19,7 @@ def _made(lab: ModuleType, kernels: ModuleType, target: int) -> Any:
                        target=target)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", [90, 100])
 def test_their_boxes_are_those_of_the_hosts(lab: ModuleType, kernels: ModuleType, target: int) -> None:
     made = lab.follow(_made(lab, kernels, target), program_ids=(7, 0, 0), trace=True)

@@ -115,6 +115,7 @@ def test_a_branch_on_data_takes_the_code_behind_it_and_can_be_decided(kernels: M
     assert alternatives(run)[branch.name] == (run.instructions, skipped.instructions)
 
 
+@pytest.mark.slow
 def test_infinite_loops(kernels: ModuleType, lab: ModuleType) -> None:
     launch = bind_launch(kernels.forever, (1,), (lab.floats(1), 7), target=90)
     with pytest.raises(KernelError, match=r"kernels\.py:\d+: infinite loop: nothing that its condition depends on changes"):
@@ -130,6 +131,7 @@ def test_program_ids_outside_the_grid(lab: ModuleType) -> None:
         lab.follow(lab.add(1000, 90), program_ids=(4, 0, 0))
 
 
+@pytest.mark.slow
 def test_the_same_twice_is_the_same(lab: ModuleType) -> None:
     one, two = (lab.follow(lab.attention(1, 1, 200, 64, 100, True), trace=True) for _ in range(2))
     np.testing.assert_array_equal(one.block_counts, two.block_counts)

@@ -100,6 +100,7 @@ def tiles(block: int) -> int:
     return int(seen.reshape(TILE, N // TILE, TILE).any(axis=(0, 2)).sum())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("target", "warps"), [(80, 4), (90, 8), (100, 4)])
 def test_tiles_that_are_skipped_are_not_read(steered: ModuleType, lab: ModuleType, target: int, warps: int) -> None:
     """Whether anything of a tile counts is found by reductions over the CTA, through shared memory."""
@@ -110,6 +111,7 @@ def test_tiles_that_are_skipped_are_not_read(steered: ModuleType, lab: ModuleTyp
         assert run.memory_bytes()["global load"] == tiles(block) * TILE * TILE * 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("target", "warps"), [(80, 4), (90, 8)])
 def test_compiled_code_goes_the_same_way(steered: ModuleType, lab: ModuleType, target: int, warps: int) -> None:
     """Whole warps with all they access, and one lane of every CTA: neither could do without what other warps say."""

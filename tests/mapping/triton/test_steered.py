@@ -146,6 +146,7 @@ def test_one_thread_adds_to_a_scalar_whatever_its_sign(steered: ModuleType, lab:
     assert set(atomics) == {3}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", [80, 100])
 def test_comparisons_of_floats_are_ieee(steered: ModuleType, lab: ModuleType, target: int) -> None:
     how = (lambda p, q: p < q, lambda p, q: p <= q, lambda p, q: p == q, lambda p, q: p != q, lambda p, q: not p < q,
@@ -163,6 +164,7 @@ def test_comparisons_of_floats_are_ieee(steered: ModuleType, lab: ModuleType, ta
 # -- assertions, prints, library functions ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
 def test_assertions_hold_and_prints_are_passed_over(steered: ModuleType, lab: ModuleType, target: int) -> None:
     args = (lab.floats(4096), 4096)

@@ -103,6 +103,7 @@ def test_wide_products_and_carry_chains(array: bool, a: int, b: int, low: int, h
     assert state[PREDICATE + 1] == ((_signed(a) << 32 | low) < (_signed(b) << 32 | high) if a == b else _signed(a) < _signed(b))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("array", [False, True])
 @settings(max_examples=200, deadline=None)
 @given(n=WORDS, d=st.one_of(st.integers(1, 1000), st.integers(1, M - 1)))

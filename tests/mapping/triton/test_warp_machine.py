@@ -29,6 +29,7 @@ def launched(name: str, capability: int) -> Any:
     return compile_launch(launch), launch
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "capability"), [
     ("gemm_tune", 80), ("gemm_tma", 90), ("gemm_split_k", 90), ("reduce", 80), ("moe_gemm", 80), ("latency_shared", 90)])
 def test_all_warps_of_a_cta_count_what_its_threads_do(name: str, capability: int) -> None:
@@ -56,6 +57,7 @@ def test_all_warps_of_a_cta_count_what_its_threads_do(name: str, capability: int
     assert sum(len(run.syncs) for run in runs) == sum(len(sync[2]) for sync in whole.trace.syncs)
 
 
+@pytest.mark.slow
 def test_one_lane_of_many_ctas_goes_their_way() -> None:
     compiled, launch = launched("attention", 80)
     program = take_apart(compiled, addresses=False)

@@ -174,6 +174,7 @@ def devices(draw):
     return replace(device, timings=timings, organisation=org)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(device=devices(), seed=st.integers(0, 1 << 30), refresh=st.sampled_from(["all-bank", "per-bank", "off"]))
 def test_random_streams_on_random_devices_break_nothing(device, seed, refresh):

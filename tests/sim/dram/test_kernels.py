@@ -163,6 +163,7 @@ def test_attacc_shapes_that_the_tables_lack(level, keys, heads, head_dim, elemen
 
 
 #: With refresh: the public simulator lets REFab follow PREA at once, and PREA cut a row open for less than tRAS.
+@pytest.mark.slow
 @pytest.mark.parametrize(("level", "keys", "heads", "head_dim", "element_bytes", "limited", "cycles"), [
     ("bank", 1500, 56, 112, 2, 0, 8469), ("bg", 640, 80, 80, 1, 1, 7754), ("buffer", 256, 40, 64, 2, 0, 6720),
 ])

@@ -69,6 +69,7 @@ def test_dual_row_buffers_let_accesses_go_beside_the_units() -> None:
     assert simulate(single, tiles, accesses).cycles > 0.95 * (simulate(single, tiles).cycles + simulate(single, [], accesses).cycles)
 
 
+@pytest.mark.slow
 def test_reads_beside_units_depend_on_the_queue() -> None:
     device = load("neupims-hbm2")
     shares = contention(device)

@@ -151,6 +151,7 @@ def _whole(heads: int, batch: int = 4) -> OpGraph:
     return graph
 
 
+@pytest.mark.slow
 def test_devices_that_heads_do_not_divide_by_stay_idle() -> None:
     pytest.importorskip("torch")
     graph = _whole(12)

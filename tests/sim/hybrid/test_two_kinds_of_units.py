@@ -82,6 +82,7 @@ def test_the_closed_form_of_several_vectors() -> None:
     assert four.weight_bytes == one.weight_bytes
 
 
+@pytest.mark.slow
 def test_auto_is_not_worse_than_any_rule() -> None:
     for batch, tokens in ((1, 1), (4, 4), (16, 1), (64, 2)):
         best = simulate_hybrid(_graph(batch, tokens), _papi(), "analytic").time_s

@@ -97,6 +97,7 @@ def check(cases: list[Case]) -> None:
     assert contended >= len(cases) // 20, "nothing contends: the closed forms are not told apart"
 
 
+@pytest.mark.slow
 def test_closed_forms_bytes_and_simulation_agree_on_random_operators() -> None:
     check(sweep(30, seed=3))
 

@@ -133,6 +133,7 @@ def test_rows_that_are_written_again_and_again_stay_in_l2(fidelity: str) -> None
     assert found.bytes_moved["l2"] == pytest.approx(2 * 4 * programs * block, rel=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fidelity", FIDELITIES)
 def test_atomics_to_a_small_buffer_cost_dram_no_more_than_it_holds(fidelity: str) -> None:
     n, bins = 1 << 22, 256
@@ -198,6 +199,7 @@ def test_equal_assumptions_of_a_line_are_one() -> None:
     assert evaluate(*made, (0, 0, 0), assume={merged.name: True}).assumptions != run.assumptions
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("causal", [False, True])
 def test_tile_moves_the_bytes_of_cycle(causal: bool) -> None:
     from test_classes import attention
@@ -216,6 +218,7 @@ def apart(specialised: bool, target: str) -> Any:
     return prepared(odd.roles, (148,), (*maps, n // 128, (n // 128)**2, n // 64), options, target)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fidelity", FIDELITIES)
 def test_warps_of_their_own_fetch_and_multiply(fidelity: str) -> None:
     system = arch.load("b200")

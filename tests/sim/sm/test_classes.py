@@ -175,6 +175,7 @@ def test_lengths_from_one_to_eight_take_the_sum_of_their_times(fidelity: str, pr
         assert 0.97 * float(np.mean(each)) <= mixed <= float(np.mean(each)) + max(each) / 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("target", "system"), [("sm_80", A100), ("sm_90", H100)])
 @pytest.mark.parametrize("fidelity", ["cycle", "tile"])
 def test_causal_attention_takes_little_more_than_half(target: str, system: Any, fidelity: str) -> None:

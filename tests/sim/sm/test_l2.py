@@ -243,6 +243,7 @@ def test_a_sum_of_each_cta_into_one_place_costs_next_to_nothing(fidelity: str) -
     assert found.limiter != "l2 atomics"
 
 
+@pytest.mark.slow
 def test_one_partition_of_the_same_size_keeps_more() -> None:
     # all SMs go through 30 MB in step; two waves of CTAs: the second finds it where L2 keeps it
     columns = 30 << 18

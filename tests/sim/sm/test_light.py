@@ -62,6 +62,7 @@ def test_the_grid_counts_as_every_cta_followed(name: str) -> None:
         assert [one.code[role].tolist() for role in one.roles] == [other.code[role].tolist() for role in other.roles]
 
 
+@pytest.mark.slow
 def test_bulk_copies_and_their_barriers_are_those_of_every_thread() -> None:
     """TMA: the same counts, streams, rows (bytes of boxes, mbarriers' arrivals and parities) and rounds of the longest run."""
     compiled, launch = launched("gemm_tma", H100)
@@ -88,6 +89,7 @@ def test_bulk_copies_and_their_barriers_are_those_of_every_thread() -> None:
                     assert np.array_equal(found, wanted), name
 
 
+@pytest.mark.slow
 def test_a_way_that_data_decide_is_assumed_and_named() -> None:
     """Stream-K waits for a lock that it reads: one trip, as the walk of every thread assumes, and the same words for it."""
     compiled, launch = launched("gemm_stream_k", H100)
@@ -149,6 +151,7 @@ def _refuse(*_: Any) -> Any:
     raise warp_runs.NotFollowedError
 
 
+@pytest.mark.slow
 def test_every_tile_of_a_persistent_cta_is_cut() -> None:
     """A CTA of the middle has three tiles or four, each with a loop over k: what is left out is as much of each, and counts stay whole."""
     compiled, launch = launched("gemm_persistent", H100)

@@ -36,6 +36,7 @@ def gemm(host: bool, target: str) -> Any:
     return compile_launch(launch), launch
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fidelity", ["cycle", "tile"])
 @pytest.mark.parametrize(("target", "name"), [("sm_90", "h100-sxm"), ("sm_100", "b200")])
 def test_a_gemm_moves_what_one_with_the_hosts_descriptors_does(target: str, name: str, fidelity: str) -> None:

@@ -68,6 +68,7 @@ def floor_s(found: Any, system: Any, arithmetic: str = "bf16") -> float:
     return max(tensor, found.bytes_moved["dram"] / system.dram.bandwidth_bytes_per_s)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("target", "tile", "stages", "warps", "low", "high"),
                          [("sm_90", (128, 256, 64), 3, 8, 550e12, 800e12), ("sm_80", (128, 128, 32), 4, 4, 190e12, 290e12)])
 def test_large_gemm_is_as_fast_as_such_kernels_are(target: str, tile: Any, stages: int, warps: int, low: float, high: float) -> None:
@@ -78,6 +79,7 @@ def test_large_gemm_is_as_fast_as_such_kernels_are(target: str, tile: Any, stage
     assert found.time_s >= floor_s(found, system)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["sm_80", "sm_89", "sm_90", "sm_100"])
 def test_no_answer_beats_the_peaks(target: str) -> None:
     system = arch.load(DEVICES[target])
@@ -141,6 +143,7 @@ def test_what_a_flush_has_written_goes_to_dram_during_the_kernel() -> None:
     assert warm[0] == warm[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["sm_90", "sm_100"])
 def test_bulk_copies_and_mbarriers(target: str) -> None:
     system = arch.load(DEVICES[target])
@@ -162,6 +165,7 @@ def test_cut_loops_and_waves_give_what_the_whole_gives(monkeypatch: pytest.Monke
     assert cut.cycles == pytest.approx(whole.cycles, rel=0.01)
 
 
+@pytest.mark.slow
 def test_a_cut_loop_is_exact_once_its_period_is_steady() -> None:
     from presilicon.mapping.triton import occupancy_of
 
@@ -200,6 +204,7 @@ def test_runs_of_the_same_stretches() -> None:
     assert runs_alike(keys, Period(63, 3, 30)) == [(63, 30)]
 
 
+@pytest.mark.slow
 def test_bad_input() -> None:
     compiled, launch = gemm(1024, (64, 64, 32), 3, 4, "sm_80")
     with pytest.raises(KernelError, match="compiled for sm_80, h100-sxm is sm_90"):
@@ -213,6 +218,7 @@ def test_bad_input() -> None:
         simulate_kernel(*big, arch.load("a100-sxm-80gb"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["sm_90", "sm_100"])
 def test_loops_behind_mbarriers_are_cut_in_whole_rounds(target: str) -> None:
     from presilicon.mapping.triton import occupancy_of

@@ -62,6 +62,7 @@ def test_instructions_between_two_waits_go_together_by_class() -> None:
     assert group == [0, 1, 2, 1, 3, 3, 4, 5, 6]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["gemm", "attention", "softmax", "elementwise", "gemm_tma"])
 def test_never_faster_than_the_roofline(name: str) -> None:
     for system in (H100, H100.override({"dram.bandwidth": "8 TB/s"})):
@@ -124,6 +125,7 @@ def test_agrees_with_cycle(name: str, shape: int) -> None:
     assert found.tile_steps < found.cycle_steps / 2
 
 
+@pytest.mark.slow
 def test_a_later_cta_of_an_sm_waits_for_what_the_one_before_it_stores() -> None:
     """Short products, one CTA an SM: the step from the first wave to the second told a sixth less than `cycle`."""
     gpu = arch.load("a100-sxm-80gb")

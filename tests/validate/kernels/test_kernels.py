@@ -46,6 +46,7 @@ def checked(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name, suite in SUITES.items() if suite.interpretable and suite.tiny])
 def test_agrees_with_torch_on_tiny_sizes(name: str, checked: list[dict[str, str]]) -> None:
     rows = [row for row in checked if row["suite"] == name]
@@ -78,6 +79,7 @@ def _compile(name: str, capability: int, number: int = 0) -> list[Any]:
     return compile_offline(suite.predict(shape, suite.configs(shape)[number], capability=capability), capability)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("offline")
 @pytest.mark.parametrize(("capability", "instruction"), [(80, "mma.sync"), (90, "wgmma"), (100, "tcgen05")])
 def test_gemm_uses_the_tensor_cores_of_each_generation(capability: int, instruction: str) -> None:
@@ -107,6 +109,7 @@ def test_a_launch_finds_what_was_compiled_offline_in_the_cache(tmp_path: Path) -
     assert before
 
 
+@pytest.mark.slow
 def test_compiler_process_answers_errors_and_goes_on(tmp_path: Path) -> None:
     requests = [
         {
