@@ -27,7 +27,7 @@ def _agree(seed: int, sizes: tuple[int, ...]) -> None:
         assert (access.reads, access.writes) == found, f"seed {seed}: {access.tensor} in {access.level}\n{mapping}\n{prob.hierarchy}"
 
 
-@pytest.mark.parametrize("batch", [pytest.param(b, marks=pytest.mark.slow if b > 7 else ()) for b in range(20)])
+@pytest.mark.parametrize("batch", [pytest.param(b, marks=pytest.mark.exhaustive if b > 9 else ()) for b in range(20)])
 def test_thousands_of_random_nests(batch: int) -> None:
     for seed in range(batch * 150, (batch + 1) * 150):
         _agree(seed, (1, 2, 3, 4))
@@ -64,7 +64,7 @@ def test_hundreds_of_nests_whose_factors_do_not_divide(batch: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("batch", [pytest.param(b, marks=pytest.mark.exhaustive if b > 9 else ()) for b in range(20)])
+@pytest.mark.parametrize("batch", [pytest.param(b, marks=pytest.mark.exhaustive if b > 4 else ()) for b in range(20)])
 def test_larger_random_nests(batch: int) -> None:
     for seed in range(10**6 + batch * 100, 10**6 + (batch + 1) * 100):
         _agree(seed, (1, 2, 4, 6))
