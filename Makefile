@@ -23,7 +23,7 @@ export OMP_NUM_THREADS := 1
 export MPLBACKEND := Agg
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast test-all notebooks bench accuracy public-tables kernel-accuracy triton-accuracy lint format typings wheel docs docs-serve constraints clean distclean
+.PHONY: help install demo test test-fast test-all notebooks bench accuracy public-tables kernel-tables kernel-accuracy triton-accuracy lint format typings wheel docs docs-serve constraints clean distclean
 
 help: ## list the tasks
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -70,6 +70,11 @@ PUBLIC    := build/public
 public-tables: $(STAMP) ## op tables of H100, H200, B200, GB200, A100 and L40S into build/public/tables, from a package on PyPI (32 MB)
 	$(BIN)/python -m pip download --quiet --no-deps $(PIP_ARGS) --dest $(PUBLIC) aiconfigurator==0.7.0
 	$(BIN)/python -m presilicon.validate.public_tables $(PUBLIC)/aiconfigurator-0.7.0-py3-none-any.whl $(PUBLIC)/tables
+
+kernel-tables: $(STAMP) ## op tables with rows of Triton kernels on seven GPUs into build/public/kernels, from a package on PyPI (82 MB)
+	mkdir -p $(PUBLIC)
+	$(BIN)/python -m pip download --quiet --no-deps $(PIP_ARGS) --dest $(PUBLIC) aiconfigurator-core==0.12.0
+	$(BIN)/python -m presilicon.validate.public_tables $(PUBLIC)/aiconfigurator_core-0.12.0-*.whl $(PUBLIC)/kernels
 
 accuracy: public-tables ## error tables from measured and public op tables, into docs/ and README.md: make accuracy MEASURED=FOLDER
 	@rm -rf build/accuracy && mkdir -p build/accuracy

@@ -128,9 +128,9 @@ def points_page(frame: pd.DataFrame, columns: Mapping[str, str], names: Sequence
     worst
         How many points are listed.
     """
-    known = frame[frame.predicted_s.notna()]
+    known, refused = frame[frame.predicted_s.notna()], frame[frame.predicted_s.isna()]
     parts = []
-    for number, (column, title) in enumerate(columns.items()):
+    for number, (column, title) in enumerate(columns.items() if len(known) else ()):
         groups = [("all", known)] if number == 0 else []
         groups += [(str(name), part) for name, part in known.groupby(column, sort=True)]
         lines = [(error_line(name, part.measured_s.to_numpy(), part.predicted_s.to_numpy()), rank_correlation(part))
@@ -143,7 +143,6 @@ def points_page(frame: pd.DataFrame, columns: Mapping[str, str], names: Sequence
     parts += [f"{row['error']:+7.1%}  {row['measured_s'] * 1e6:9.1f} us  {row['predicted_s'] * 1e6:9.1f} us  "
               + "  ".join(str(row[name]) for name in (*names, "limiter")) for row in far]
     parts.append("```")
-    refused = frame[frame.predicted_s.isna()]
     if len(refused):
         parts.append(f"\n{len(refused)} points without a prediction, the first: {refused.iloc[0].limiter}")
     return "\n".join(parts).lstrip("\n") + "\n"

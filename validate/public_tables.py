@@ -1,8 +1,10 @@
 """Public measurements of GPU operators as op tables: those that ai-dynamo/aiconfigurator publishes with its package.
 
-``pip download --no-deps aiconfigurator==0.7.0`` takes the wheel from PyPI (Apache-2.0; it is the last one with tables as text);
+``pip download --no-deps aiconfigurator==0.7.0`` takes the wheel from PyPI (Apache-2.0);
 ``python -m presilicon.validate.public_tables WHEEL OUT`` writes OUT/GPU.KIND.csv for H100, H200, B200, GB200, A100 and L40S, which
-``presilicon validate OUT`` and ``presilicon calibrate`` take. `make public-tables` does both.
+``presilicon validate OUT`` and ``presilicon calibrate`` take. `make public-tables` does both. The constants of the device files were
+fitted on that release. Later ones (``aiconfigurator-core==0.12.0``, `make kernel-tables`) hold newer software, more GPUs and more kinds of
+operators, as Parquet; they are read in the same way.
 
 How the rows were measured: a CUDA graph replayed back to back, CUDA events, 3 warm-ups, 6 runs or more (``collector/helper.py`` there).
 """
@@ -10,6 +12,7 @@ How the rows were measured: a CUDA graph replayed back to back, CUDA events, 3 w
 from __future__ import annotations
 
 import io
+import re
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,13 +28,15 @@ if TYPE_CHECKING:
 KINDS: Final = {
     "gemm": "gemm", "context_attention": "context_attention", "generation_attention": "generation_attention", "context_mla": "context_mla",
     "generation_mla": "generation_mla", "moe": "moe", "mamba2": "mamba2", "nccl": "nccl", "custom_allreduce": "custom_allreduce",
+    "encoder_attention": "encoder_attention", "gdn": "gdn",
 }
 #: Tables that are left out: what was wrong when they were measured.
 BROKEN: Final = {
     ("h100_sxm", "sglang", "0.5.6.post2", "moe"):
         "10.1 times (median) the times of the same 4,368 rows with 0.5.8.post1, and 11.8 times those of an H200 with the same version",
 }
-_FOLDER: Final = "aiconfigurator/systems/data/"
+#: Where a wheel holds GPU/FRAMEWORK/VERSION/KIND_perf.txt, or GPU/AREA/FRAMEWORK/VERSION/KIND_perf.parquet.
+_PLACE: Final = re.compile(r"aiconfigurator(?:_core)?/systems/data/(\w+)/(?:\w+/)?([a-z]+)/([\w.]+)/(\w+)_perf\.(txt|parquet)")
 _FORMATS: Final = ("gemm_dtype", "moe_dtype")
 #: Columns that say what ran; a sample takes its share of each combination.
 _CLASSES: Final = ("framework", "version", "kernel_source", *_FORMATS, "attn_dtype", "mla_dtype", "kv_cache_dtype", "operation", "num_gpus")
@@ -54,22 +59,24 @@ def read_public(wheel: Path) -> Iterator[tuple[str, str, pd.DataFrame]]:
 
     try:
         with zipfile.ZipFile(wheel) as archive:
-            names = sorted(name for name in archive.namelist() if name.startswith(_FOLDER) and name.endswith("_perf.txt"))
+            places = sorted((place for place in map(_PLACE.fullmatch, archive.namelist()) if place), key=lambda place: place[0])
+            newest_nccl = {place[1]: place[0] for place in places if place[4] == "nccl"}
             parts: dict[tuple[str, str], list[pd.DataFrame]] = {}
-            for name in names:
-                gpu, framework, version, stem = name.removeprefix(_FOLDER).split("/")
-                kind = KINDS.get(stem.removesuffix("_perf.txt"))
-                if kind == "nccl" and name != max(other for other in names if other.startswith(f"{_FOLDER}{gpu}/nccl/")):
+            for place in places:
+                gpu, framework, version, stem, ending = place.groups()
+                kind = KINDS.get(stem)
+                if kind == "nccl" and place[0] != newest_nccl[gpu]:
                     continue   # an older NCCL, which nothing in the table would tell from the newest
                 if kind is not None and (gpu, framework, version, kind) not in BROKEN:
-                    frame = pd.read_csv(io.BytesIO(archive.read(name)), dtype={"version": str})
+                    text = io.BytesIO(archive.read(place[0]))
+                    frame = pd.read_parquet(text) if ending == "parquet" else pd.read_csv(text, dtype={"version": str})
                     frame["framework"] = frame["framework"].str.lower() if "framework" in frame else framework
                     frame["version"] = frame.get("version", version)
                     parts.setdefault((gpu, kind), []).append(frame)
     except (OSError, zipfile.BadZipFile, ValueError) as error:
         raise TableError(f"{wheel}: no wheel that can be read: {error}") from error
     if not parts:
-        raise TableError(f"{wheel}: no tables under {_FOLDER}; they are in the wheel of aiconfigurator 0.7.0")
+        raise TableError(f"{wheel}: no tables in it; they are in the wheels of aiconfigurator 0.7.0 and of aiconfigurator-core")
     for (gpu, kind), frames in parts.items():
         yield gpu, kind, _cleaned(pd.concat(frames, ignore_index=True))
 

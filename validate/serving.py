@@ -1,10 +1,12 @@
-"""Errors on serving frameworks' own Triton kernels: attention, latent attention and a delta rule, nothing fitted on them.
+"""Errors on serving frameworks' own Triton kernels: attention, latent attention and delta rules, nothing fitted on them.
 
-``python -m presilicon.validate.serving MEASURED_FOLDER --packages FOLDER_OF_WHEELS`` takes the kernels out of the wheels that were
-measured (``pip download --no-deps -d FOLDER_OF_WHEELS sglang==0.5.14``), rebuilds the launches of measured rows (`serving_launches`),
-predicts every kernel of a call and prints the errors by kernel and measured time, worst first. Rows were timed as replays of a CUDA graph
-back to back, so that what fits is in L2 already. Nothing is fitted on these rows. Kernels are compiled by the Triton that is installed: put
-the one that ran (3.6 for SGLang 0.5.14 and vLLM 0.24, 3.5 for SGLang 0.5.10 and vLLM 0.14) into ``PYTHONPATH``.
+``python -m presilicon.validate.serving MEASURED_FOLDER FOLDER_OF_WHEELS`` takes the kernels out of the wheels that were
+measured (``pip download --no-deps -d FOLDER_OF_WHEELS sglang==0.5.14``), rebuilds the launches of measured rows (`serving_launches`) of
+every table GPU.KIND.csv of the folder whose GPU has a device file, predicts every kernel of a call and prints the errors by kernel, GPU and
+measured time, worst first. `make kernel-tables` writes such tables of H100, H200, B200, GB200, RTX PRO 6000, L40S and A100. Rows were timed
+as replays of a CUDA graph back to back, so that what fits is in L2 already. Nothing is fitted on these rows. Kernels are compiled by the
+Triton that is installed: put the one that ran (3.6 for SGLang 0.5.14 and vLLM 0.24, 3.5 for SGLang 0.5.10 and vLLM 0.14) into
+``PYTHONPATH``.
 
 **Split.** A row belongs to the half to develop on where the CRC-32 of its size columns, joined by commas, is even, and to the half to
 test on otherwise. Causes of errors are sought in the half to develop on.
@@ -12,6 +14,7 @@ test on otherwise. Causes of errors are sought in the half to develop on.
 
 from __future__ import annotations
 
+import contextlib
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -47,8 +50,8 @@ class Source:
     ----------
     name
         In words.
-    table
-        ``GPU.KIND.csv`` without the ending.
+    kind
+        Of the tables GPU.KIND.csv.
     framework, version, kernel_source
         As in the table.
     build
@@ -59,7 +62,7 @@ class Source:
     """
 
     name: str
-    table: str
+    kind: str
     framework: str
     version: str
     kernel_source: str
@@ -68,14 +71,18 @@ class Source:
 
 
 SOURCES: Final = (
-    Source("SGLang encoder attention", "l40s.encoder_attention", "sglang", "0.5.14", "triton", launches.sglang_encoder),
-    Source("SGLang prefill", "l40s.context_attention", "sglang", "0.5.14", "triton", launches.sglang_extend),
-    Source("SGLang decode", "l40s.generation_attention", "sglang", "0.5.14", "triton", launches.sglang_decode),
-    Source("vLLM prefill, fp8 cache", "l40s.context_attention", "vllm", "0.24.0", "vllm_triton_attn", launches.vllm_unified),
-    Source("vLLM decode, fp8 cache", "l40s.generation_attention", "vllm", "0.24.0", "vllm_triton_attn", launches.vllm_unified),
-    Source("vLLM latent decode", "a100_sxm.generation_mla", "vllm", "0.14.0", "vllm_triton_mla", launches.vllm_mla,
+    Source("SGLang encoder attention", "encoder_attention", "sglang", "0.5.14", "triton", launches.sglang_encoder),
+    Source("SGLang prefill", "context_attention", "sglang", "0.5.14", "triton", launches.sglang_extend),
+    Source("SGLang decode", "generation_attention", "sglang", "0.5.14", "triton", launches.sglang_decode),
+    Source("vLLM prefill, fp8 cache", "context_attention", "vllm", "0.24.0", "vllm_triton_attn", launches.vllm_unified),
+    Source("vLLM decode, fp8 cache", "generation_attention", "vllm", "0.24.0", "vllm_triton_attn", launches.vllm_unified),
+    Source("vLLM latent decode", "generation_mla", "vllm", "0.14.0", "vllm_triton_mla", launches.vllm_mla,
            bytes_of=launches.latent_bytes),
-    Source("SGLang delta rule", "a100_sxm.gdn", "sglang", "0.5.10", "fused_recurrent_gated_delta_rule", launches.sglang_delta_rule),
+    Source("SGLang delta rule", "gdn", "sglang", "0.5.10", "fused_recurrent_gated_delta_rule", launches.sglang_delta_rule),
+    Source("SGLang delta rule, packed", "gdn", "sglang", "0.5.14", "fused_recurrent_gated_delta_rule_packed_decode",
+           launches.sglang_delta_packed),
+    Source("SGLang delta rule in chunks", "gdn", "sglang", "0.5.14", "chunk_gated_delta_rule", launches.sglang_delta_chunks),
+    Source("SGLang convolution", "gdn", "sglang", "0.5.14", "causal_conv1d_fn", launches.sglang_conv),
 )
 
 
@@ -101,17 +108,16 @@ def half_of(row: launches.Row) -> str:
     return HALVES[zlib.crc32(sizes.encode()) % 2]
 
 
-def read_rows(folder: Path, source: Source, half: str, count: int, system: System) -> list[dict[str, Any]]:
-    """Rows of a kernel and half, every n-th in order of the measured time.
+def read_rows(path: Path, source: Source, half: str, count: int, system: System) -> list[dict[str, Any]]:
+    """Rows of a kernel and half in a table, every n-th in order of the measured time; none where the table is of other kernels.
 
     Raises
     ------
     TableError
-        The table lacks a column or has no such row.
+        The table lacks a column.
     """
     import pandas as pd
 
-    path = folder / f"{source.table}.csv"
     frame = pd.read_csv(path, dtype={"version": str})
     for name in _NO_SIZE:
         if name not in frame.columns:
@@ -122,9 +128,24 @@ def read_rows(folder: Path, source: Source, half: str, count: int, system: Syste
     bytes_of, host_s = source.bytes_of, float(frame.latency_s.min()) if len(frame) else 0.0
     rows = [row for row in ordered if half in ("", half_of(row))
             and (bytes_of is None or bytes_of(row) >= host_s * system.dram.bandwidth_bytes_per_s)]
-    if not rows:
-        raise TableError(f"{path}: no row of {source.framework} {source.version} {source.kernel_source}")
     return rows if count >= len(rows) else [rows[int((n + 0.5) * len(rows) / count)] for n in range(count)]
+
+
+def find_rows(folder: Path, source: Source, half: str, count: int, gpu: str = "") -> list[tuple[System, list[dict[str, Any]]]]:
+    """`read_rows` of every table of a folder that has rows of the kernel, with its GPU, but those of GPUs without a device file.
+
+    Parameters
+    ----------
+    gpu
+        Only tables whose name begins with it.
+    """
+    found = []
+    for path in sorted(folder.glob(f"{gpu}*.{source.kind}.csv")):
+        with contextlib.suppress(UnknownNameError):
+            system = system_of(path.name.partition(".")[0])
+            if rows := read_rows(path, source, half, count, system):
+                found.append((system, rows))
+    return found
 
 
 def predict_row(row: launches.Row, source: Source, package: Package, system: System, *, fidelity: str = "tile") -> Prediction:
@@ -138,28 +159,30 @@ def predict_row(row: launches.Row, source: Source, package: Package, system: Sys
         if isinstance(step, launches.Moved):
             beside += float(memory_kernel(machine, step.read, step.written).time_s)
             continue
-        bound = step.bind(system.generation)
-        run = simulate_kernel(compile_launch(bound), bound, system, fidelity=fidelity, warm_l2=True)
+        bounds = [step.bind(system.generation, config) for config in step.configs() or [None]]
+        run = min((simulate_kernel(compile_launch(bound), bound, system, fidelity=fidelity, warm_l2=True) for bound in bounds),
+                  key=lambda run: run.time_s)
         kernels.append((step.name, run.time_s, run.limiter))
     sooner = max(0.0, system.calibration["memory.floor"] - system.calibration["gemm.step_launch"]) * (len(steps) - 1)
     return Prediction(beside + sum(time for _, time, _ in kernels) - sooner, beside, tuple(kernels))
 
 
-def compare(folder: Path, packages: Path, sources: Sequence[Source] = SOURCES, *, rows: int = 30, half: str = "", fidelity: str = "tile",
-            progress: Progress = lambda stage, share: None) -> pd.DataFrame:
+def compare(folder: Path, packages: Path, sources: Sequence[Source] = SOURCES, *, rows: int = 30, half: str = "", gpu: str = "",
+            fidelity: str = "tile", progress: Progress = lambda stage, share: None) -> pd.DataFrame:
     """One row for each measured one: kernel, GPU, sizes, half, ``measured_s``, ``predicted_s``, ``error``, what limits.
 
     Rows that cannot be predicted have NaN, and the reason in ``limiter``.
     """
     import pandas as pd
 
+    tables = [(source, system, wanted) for source in sources for system, wanted in find_rows(folder, source, half, rows, gpu)]
+    if not tables:
+        raise TableError(f"{folder}: no table {gpu}*.KIND.csv with rows of {', '.join(source.name for source in sources)}")
     records = []
-    for source in sources:
-        system = system_of(source.table.partition(".")[0])
+    for source, system, wanted in tables:
         package = find_package(packages, source.framework, source.version)
-        wanted = read_rows(folder, source, half, rows, system)
         for number, row in enumerate(wanted):
-            progress(source.name, number / len(wanted))
+            progress(f"{source.name}, {system.name}", number / len(wanted))
             measured = float(row["latency_s"])
             sizes = " ".join(f"{name}={value}" for name, value in row.items() if name not in (*_NO_SIZE, "beam_width", "model_name"))
             record = {"kernel": source.name, "gpu": system.name, "sizes": sizes, "half": half_of(row), "measured_s": measured,
@@ -177,15 +200,17 @@ def compare(folder: Path, packages: Path, sources: Sequence[Source] = SOURCES, *
 
 def page(frame: pd.DataFrame, worst: int = 20) -> str:
     """Markdown: errors by kernel, half, measured time and both, and the worst rows; each worst first."""
-    columns = {"kernel": "kernel", "half": "half", "size": "measured", "both": "kernel and measured"}
-    return points_page(frame.assign(both=frame.kernel + ", " + frame["size"]), columns, ("kernel", "sizes"), worst)
+    columns = {"kernel": "kernel", "gpu": "GPU", "half": "half", "size": "measured", "on": "kernel and GPU", "long": "kernel and measured"}
+    frame = frame.assign(on=frame.kernel + ", " + frame.gpu, long=frame.kernel + ", " + frame["size"])
+    return points_page(frame, columns, ("on", "sizes"), worst)
 
 
 def main(measured: Path, packages: Path, rows: int = 30, fidelity: str = "tile", half: str = "", only: str = "",
-         out: Path | None = None) -> None:
+         gpu: str = "", out: Path | None = None) -> None:
     """Errors on serving frameworks' Triton kernels, from the tables of MEASURED and the wheels of PACKAGES.
 
-    --rows of each kernel; --half develop or test; --only takes kernels whose name contains it; --out writes every row as CSV.
+    --rows of each kernel and GPU; --half develop or test; --only takes kernels whose name contains it, --gpu tables whose name begins with
+    it; --out writes every row as CSV.
     """
     import triton
 
@@ -194,7 +219,7 @@ def main(measured: Path, packages: Path, rows: int = 30, fidelity: str = "tile",
     if not sources:
         raise UnknownNameError("kernel", only, [source.name for source in SOURCES])
 
-    report(lambda progress: compare(measured, packages, sources, rows=rows, half=half, fidelity=fidelity, progress=progress),
+    report(lambda progress: compare(measured, packages, sources, rows=rows, half=half, gpu=gpu, fidelity=fidelity, progress=progress),
            lambda frame: f"Compiled by Triton {triton.__version__}.\n\n" + page(frame), out)
 
 

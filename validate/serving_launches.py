@@ -10,7 +10,7 @@ that are timed with them and are not Triton's, which move bytes.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any, Final
@@ -29,6 +29,8 @@ _SGLANG_PAGE: Final = 64
 _VLLM_BLOCK: Final = 64
 #: ``triton_attention_num_kv_splits`` of SGLang's server arguments.
 _SGLANG_SPLITS: Final = 8
+#: Tokens of a chunk of a delta rule in SGLang.
+_CHUNK: Final = 64
 #: Latent attention of DeepSeek: latent rank, rotary part; query and value sizes of a head.
 _LATENT, _ROPE, _NOPE, _VALUE = 512, 64, 128, 128
 
@@ -241,3 +243,66 @@ def sglang_delta_rule(row: Row, package: Package, system: System) -> Call:
     g, beta = _meta(batch, 1, values), _meta(batch, 1, values)
     return Call(_captured(system, lambda: module.fused_recurrent_gated_delta_rule_fwd(
         q, k, v, g, beta, key**-0.5, _meta(batch, values, value, key), True, False, None)))
+
+
+def _delta_sizes(row: Row) -> tuple[int, int, int, int, int, int]:
+    """Sequences, tokens of each, heads of keys and of values, and their sizes."""
+    names = ("batch_size", "seq_len", "num_k_heads", "num_v_heads", "head_k_dim", "head_v_dim")
+    batch, length, heads, values, key, value = (int(row[name]) for name in names)
+    return batch, length, heads, values, key, value
+
+
+def sglang_delta_packed(row: Row, package: Package, system: System) -> Call:
+    """One token of a gated delta rule for every sequence, from queries, keys and values as the convolution leaves them."""
+    batch, _, heads, values, key, value = _delta_sizes(row)
+    module = package.take("sglang.srt.layers.attention.fla.fused_recurrent", ["fused_recurrent_gated_delta_rule_packed_decode"],
+                          {"is_gather_supported": True})
+    mixed, gates = _meta(batch, 2 * heads * key + values * value), _meta(batch, values)
+    launches = _captured(system, lambda: module.fused_recurrent_gated_delta_rule_packed_decode(
+        mixed_qkv=mixed, a=gates, b=gates, A_log=_meta(values, dtype="float32"), dt_bias=_meta(values), scale=key**-0.5,
+        initial_state=_meta(batch, values, value, key, dtype="float32"), out=_meta(batch, 1, values, value),
+        ssm_state_indices=_meta(batch, dtype="int32"), use_qk_l2norm_in_kernel=True))
+    # the function asks that all lie on one device: which state is whose is put in behind it
+    slots = {"ssm_state_indices": _indices(np.arange(batch))}
+    return Call(tuple(replace(launch, meta={**launch.meta, **slots}) for launch in launches))
+
+
+def _as_it_is(function: Callable[..., Any]) -> Callable[..., Any]:
+    """In place of decorators that ask the machine's GPU."""
+    return function
+
+
+def sglang_delta_chunks(row: Row, package: Package, system: System) -> Call:
+    """A gated delta rule over sequences in chunks of 64 tokens: six kernels and the zeros that one of them adds to."""
+    batch, length, heads, values, key, value = _delta_sizes(row)
+    given = {**_sglang(system), "tensor_cache": _as_it_is, "input_guard": _as_it_is, "autotune_cache_kwargs": {}, "SUPPRESS_LEVEL": 0,
+             "is_tf32_supported": True, "is_gather_supported": True, "is_nvidia_hopper": system.generation == "sm_90", "is_intel": False}
+    norm = package.take("sglang.srt.layers.attention.fla.l2norm", ["l2norm_fwd"], given)
+    module = package.take("sglang.srt.layers.attention.fla.chunk", ["chunk_gated_delta_rule_fwd"], given)
+    tokens = batch * length
+    q, k, v = _meta(1, tokens, heads, key), _meta(1, tokens, heads, key), _meta(1, tokens, values, value)
+    gate, beta = (_meta(1, tokens, values, dtype="float32") for _ in range(2))
+    starts = _indices(np.arange(batch + 1) * length)
+    chunks = _indices([[sequence, chunk] for sequence in range(batch) for chunk in range(-(-length // _CHUNK))])
+
+    def call() -> None:
+        norm.l2norm_fwd(q)
+        norm.l2norm_fwd(k)
+        module.chunk_gated_delta_rule_fwd(q=q, k=k, v=v, g=gate, beta=beta, scale=key**-0.5,
+                                          initial_state=_meta(batch, values, value, key, dtype="float32"),
+                                          initial_state_indices=_indices(np.arange(batch)), cu_seqlens=starts, chunk_indices=chunks)
+
+    launches = _captured(system, call)
+    return Call((*launches[:3], Moved(0.0, 2.0 * tokens * values * _CHUNK), *launches[3:]))
+
+
+def sglang_conv(row: Row, package: Package, system: System) -> Call:
+    """The causal convolution before a delta rule, over whole sequences."""
+    batch, length, heads, values, key, value = _delta_sizes(row)
+    module = package.take("sglang.srt.layers.attention.mamba.causal_conv1d_triton", ["causal_conv1d_fn"])
+    channels, width = 2 * heads * key + values * value, int(row["d_conv"])
+    return Call(_captured(system, lambda: module.causal_conv1d_fn(
+        _meta(batch * length, channels).transpose(0, 1), _meta(channels, width), None,
+        query_start_loc=_indices(np.arange(batch + 1) * length), cache_indices=_indices(np.arange(batch)),
+        has_initial_state=_indices(np.zeros(batch), "bool"), conv_states=_meta(batch, channels, width - 1), activation="silu",
+        seq_lens_cpu=[length] * batch)))

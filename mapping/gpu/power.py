@@ -65,7 +65,8 @@ def dram_joules(machine: Machine, n_bytes: Number) -> Any:
     return machine["power.joule_per_dram_byte"] * n_bytes
 
 
-def clock_ratio(machine: Machine, time_s: Number, core_j: Number, memory_j: Number = 0.0, fixed_s: Number = 0.0) -> Any:
+def clock_ratio(machine: Machine, time_s: Number, core_j: Number, memory_j: Number = 0.0, fixed_s: Number = 0.0,
+                highest: float = 1.0) -> Any:
     """SM clock under the power limit, as a share of boost.
 
     Parameters
@@ -78,10 +79,12 @@ def clock_ratio(machine: Machine, time_s: Number, core_j: Number, memory_j: Numb
         Energy of DRAM traffic, joules.
     fixed_s
         Further time, whatever the clock (launches), in which power may average out, seconds.
+    highest
+        The highest ratio, where the clock may go above boost.
 
     Returns
     -------
-    Ratio in [LOWEST_CLOCK_RATIO, 1], of the broadcast shape.
+    Ratio in [LOWEST_CLOCK_RATIO, highest], of the broadcast shape.
 
     Notes
     -----
@@ -93,12 +96,12 @@ def clock_ratio(machine: Machine, time_s: Number, core_j: Number, memory_j: Numb
     allowed_j, memory_j = allowed_w * time_s, memory_j - allowed_w * fixed_s
     floor = machine["power.voltage_floor"]
     low = allowed_j / np.maximum(core_j * floor * floor + memory_j, 1e-30)
-    ratio = np.asarray(1.0)
+    ratio = np.asarray(highest)
     for _ in range(NEWTON_STEPS):
         square = ratio * ratio
         ratio = (2.0 * core_j * square * ratio + allowed_j) / np.maximum(3.0 * core_j * square + memory_j, 1e-30)
-        ratio = np.minimum(ratio, 1.0)
-    return np.clip(np.where(low < floor, low, np.maximum(ratio, floor)), LOWEST_CLOCK_RATIO, 1.0)
+        ratio = np.minimum(ratio, highest)
+    return np.clip(np.where(low < floor, low, np.maximum(ratio, floor)), LOWEST_CLOCK_RATIO, highest)
 
 
 def energy_joules(

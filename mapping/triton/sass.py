@@ -152,6 +152,8 @@ def register_name(number: int) -> str:
 _REGISTER = re.compile(r"(?<![\w.])(U?[RP])(\d+)(?!\w)")
 _CODE = re.compile(r"^\s+/\*([0-9a-f]{4,})\*/\s+(.*?)\s*;?\s*/\* 0x([0-9a-f]{16}) \*/")
 _HIGH = re.compile(r"^\s+/\* 0x([0-9a-f]{16}) \*/")
+#: What nvdisasm of CUDA 12.8 writes behind an instruction of sm_120: its control word in words (``&wr=0x0 &req={0} ?trans1``).
+_SCHEDULING = re.compile(r"(\s+&\w+=\S+)*\s+\?\w+$")
 _LABEL = re.compile(r"^(\.L_x_\d+|[\w$.]+):$")
 _LINE = re.compile(r'//## File "([^"]*)", line (\d+)(?: inlined at "([^"]*)", line (\d+))?')
 _GUARD = re.compile(r"^@(!?)(U?P(?:T|\d))\s+")
@@ -337,7 +339,7 @@ def parse_listing(text: str) -> Listing:
             for label in pending:
                 labels[label] = address
             pending.clear()
-            raw.append((address, match[2], int(high[1], 16) << 64 | int(match[3], 16), source))
+            raw.append((address, _SCHEDULING.sub("", match[2]), int(high[1], 16) << 64 | int(match[3], 16), source))
             inner, fresh = "", True
         elif match := _LINE.search(line):
             if fresh:

@@ -118,7 +118,7 @@ def prepare(compiled: CompiledKernel, launch: Launch, system: System, occupancy:
     except NotFollowedError:
         return prepare(compiled, launch, system, occupancy, warm_l2, dirty_l2=dirty_l2)
     kernel = Kernel(compiled, launch, found.grid, system, timing, found.facts, found.runs, found.classes, found.samples,
-                    found.share, l1, system.gpu.clock.boost_hz)
+                    found.share, l1, system.gpu.clock.boost_hz * system.gpu.clock.headroom)
     if l2.dirty:
         moved, written = dram_moved(kernel, phase_shares(math.ceil(launch.programs / (sms * occupancy.ctas))) @ found.share.dram)
         kernel = replace(kernel, written_back=l2.written_back(moved, written) / max(moved, 1.0))
@@ -174,19 +174,19 @@ def _grid_result(kernel: Kernel, plan: Schedule, found: SmRun, spent: int, occup
     moved = {"l1": found.l1_bytes * per_sm, "smem": found.smem_passes * system.gpu.sm.shared_bytes_per_clk * per_sm,
              "l2": found.l2_bytes * per_sm, "dram": found.dram_bytes * per_sm}
     launch_s = system.calibration["memory.floor"]
-    clock = kernel.clock_hz
+    clock, boost = kernel.clock_hz, system.gpu.clock.boost_hz
     tensor = float(grid.tensor_flops)
     vector = float(facts.vector @ counts)
-    time_s = cycles / clock
     core_j = {"tensor": float(tensor_joules(machine, tensor, facts.arithmetic)), "vector": float(fma_joules(machine, vector)),
               "l2": float(l2_joules(machine, moved["l2"]))}
     dram_j = machine["power.joule_per_dram_byte"] * moved["dram"]
-    ratio = float(clock_ratio(machine, time_s, sum(core_j.values()), dram_j, launch_s))
+    ratio = float(clock_ratio(machine, cycles / boost, sum(core_j.values()), dram_j, launch_s, clock / boost))
+    slower = clock / (ratio * boost)
     dram_s = moved["dram"] / dram_bytes_per_s(kernel)
     # cycles go with the clock, DRAM does not
-    time_s = max(time_s / ratio - (1 / ratio - 1) * dram_s, dram_s) if ratio < 1 else time_s
-    floor_s = _roofline(kernel, grid, moved, clock * ratio)
-    time_s = max(time_s, floor_s)
+    time_s = max(cycles / clock * slower - (slower - 1) * dram_s, dram_s) if slower > 1 else cycles / clock
+    clock = ratio * boost
+    time_s = max(time_s, _roofline(kernel, grid, moved, min(clock, boost)))
     total_s = time_s + launch_s
     energy = energy_joules(machine, total_s, ratio, core_j=core_j, memory_j=dram_j)
     busy = _busy(found, cycles)
@@ -196,8 +196,8 @@ def _grid_result(kernel: Kernel, plan: Schedule, found: SmRun, spent: int, occup
     limiter = _limiter(busy, launch_s / total_s)
     issued = int(counts.sum())
     return KernelRun(
-        name=launch.name, fidelity=fidelity, time_s=total_s, low_s=total_s, high_s=total_s, cycles=math.ceil(time_s * clock * ratio),
-        clock_hz=clock * ratio, launch_s=launch_s, ctas=launch.programs, ctas_per_sm=occupancy.ctas,
+        name=launch.name, fidelity=fidelity, time_s=total_s, low_s=total_s, high_s=total_s, cycles=math.ceil(time_s * clock),
+        clock_hz=clock, launch_s=launch_s, ctas=launch.programs, ctas_per_sm=occupancy.ctas,
         warps_per_cta=kernel.compiled.num_warps, occupancy=occupancy, waves=waves, tail_share=wasted, issued=issued,
         simulated_issued=spent, flops=tensor + vector, tensor_flops=tensor, bytes_moved=moved, pipe_busy=busy,
         stalls={name: value for name, value in names.items() if value}, lines=_lines(facts, stalls), limiter=limiter,

@@ -59,6 +59,20 @@ def test_what_is_written_are_op_tables(small: Path, tmp_path: Path, capsys: pyte
     assert [(table.kind.name, system.name) for table, system in tables] == [("gemm", "h100-sxm"), ("collective", "h100-sxm")]
 
 
+def test_later_releases_hold_tables_by_area_as_parquet(tmp_path: Path) -> None:
+    rows = [{"framework": "SGLang", "version": "0.5.14", "device": "NVIDIA H100", "op_name": "gdn", "kernel_source": "causal_conv1d_fn",
+             "batch_size": 2, "seq_len": n, "latency": n * 1e-3} for n in (1, 2)]
+    pd.DataFrame(rows).to_parquet(tmp_path / "gdn.parquet")
+    path = tmp_path / "core-1-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.write(tmp_path / "gdn.parquet", "aiconfigurator_core/systems/data/h100_sxm/linear_attention/sglang/0.5.14/gdn_perf.parquet")
+        archive.writestr("aiconfigurator_core/systems/data/h100_sxm/linear_attention/sglang/0.5.14/collection_meta.yaml", "")
+    ((gpu, kind, frame),) = read_public(path)
+    assert (gpu, kind) == ("h100_sxm", "gdn")
+    assert frame[["framework", "version", "batch_size", "seq_len", "latency_s"]].to_numpy().tolist() == [
+        ["sglang", "0.5.14", 2, 1, 1e-6], ["sglang", "0.5.14", 2, 2, 2e-6]]
+
+
 def test_a_sample_keeps_every_class() -> None:
     frame = pd.DataFrame({"framework": ["a"] * 5000 + ["b"] * 100 + ["c"] * 10, "latency_s": range(5110)})
     counts = sampled(frame, 1000).framework.value_counts()
@@ -66,7 +80,7 @@ def test_a_sample_keeps_every_class() -> None:
     assert sampled(frame, 6000) is frame
 
 
-@pytest.mark.parametrize(("files", "said"), [({"x.py": ""}, "no tables under"), (None, "can be read")])
+@pytest.mark.parametrize(("files", "said"), [({"x.py": ""}, "no tables in it"), (None, "can be read")])
 def test_a_file_without_tables_is_refused(tmp_path: Path, files: dict[str, str] | None, said: str) -> None:
     path = wheel(tmp_path, files) if files else tmp_path / "none.whl"
     with pytest.raises(TableError, match=said):

@@ -51,31 +51,47 @@ def _table(folder: Path, rows: list[dict[str, Any]], name: str = "l40s.encoder_a
     pd.DataFrame(rows).to_csv(folder / f"{name}.csv", index=False)
 
 
+def _read(folder: Path, source: serving.Source, half: str, count: int, name: str = "l40s.encoder_attention") -> list[dict[str, Any]]:
+    return serving.read_rows(folder / f"{name}.csv", source, half, count, L40S)
+
+
 def test_rows_are_those_of_the_kernel_spread_over_its_times(tmp_path: Path) -> None:
     rows = [{**ROW, "isl": n, "latency_s": n * 1e-6} for n in range(1, 401)]
     _table(tmp_path, [*rows, {**ROW, "kernel_source": "other"}, {**ROW, "version": "0.5.9"}])
     source = serving.SOURCES[0]
-    both = [serving.read_rows(tmp_path, source, half, 1000, L40S) for half in serving.HALVES]
+    both = [_read(tmp_path, source, half, 1000) for half in serving.HALVES]
     assert sorted(row["isl"] for half in both for row in half) == list(range(1, 401))
     for half, part in zip(serving.HALVES, both, strict=True):
         assert 120 < len(part) < 280
         for row in part:
             text = ",".join(str(row[name]) for name in row if name not in ("framework", "version", "kernel_source", "latency_s"))
             assert zlib.crc32(text.encode()) % 2 == (half == "test")
-    times = [row["latency_s"] for row in serving.read_rows(tmp_path, source, "", 40, L40S)]
+    times = [row["latency_s"] for row in _read(tmp_path, source, "", 40)]
     assert np.all(np.diff(times) == pytest.approx(1e-5))
     (tmp_path / "l40s.encoder_attention.csv").write_text("framework,version,kernel_source\n")
     with pytest.raises(TableError, match="latency_s"):
-        serving.read_rows(tmp_path, source, "", 40, L40S)
+        _read(tmp_path, source, "", 40)
+
+
+def test_every_gpu_of_a_folder_that_has_a_device_file_is_compared(tmp_path: Path) -> None:
+    source = serving.SOURCES[0]
+    for gpu in ("l40s", "rtx_pro_6000_server", "b999_sxm"):
+        _table(tmp_path, [{**ROW, "isl": n} for n in range(1, 9)], f"{gpu}.encoder_attention")
+    _table(tmp_path, [{**ROW, "kernel_source": "other"}], "h100_sxm.encoder_attention")
+    found = serving.find_rows(tmp_path, source, "", 4)
+    assert [(system.name, len(rows)) for system, rows in found] == [("l40s", 4), ("rtx-pro-6000", 4)]
+    assert [system.name for system, _ in serving.find_rows(tmp_path, source, "", 4, gpu="rtx")] == ["rtx-pro-6000"]
+    with pytest.raises(TableError, match=r"no table h100\*.*SGLang encoder attention"):
+        serving.compare(tmp_path, tmp_path, [source], gpu="h100")
 
 
 def test_rows_that_measure_the_host_are_left_out(tmp_path: Path) -> None:
     (source,) = (source for source in serving.SOURCES if source.bytes_of is not None)
     rows = [{"framework": source.framework, "version": source.version, "kernel_source": source.kernel_source, "batch_size": 64,
              "num_heads": 16, "step": n, "latency_s": 3e-4} for n in range(1, 20_000, 10)]
-    _table(tmp_path, rows, source.table)
-    system = arch.load_gpu("a100-sxm-80gb")
-    kept = [row["step"] for row in serving.read_rows(tmp_path, source, "", 5000, system)]
+    _table(tmp_path, rows, "a100_sxm.generation_mla")
+    ((_, taken),) = serving.find_rows(tmp_path, source, "", 5000)
+    kept = [row["step"] for row in taken]
     least = 3e-4 * 2.039e12 / (64 * 576 * 2)
     assert kept == [n for n in range(1, 20_000, 10) if n >= least]
 
@@ -84,12 +100,14 @@ def _simulated(monkeypatch: pytest.MonkeyPatch, steps: tuple[Any, ...]) -> servi
     monkeypatch.setattr(serving, "compile_launch", lambda bound: None)
     monkeypatch.setattr(serving, "simulate_kernel", lambda compiled, bound, system, **options: SimpleNamespace(
         time_s=bound, limiter="dram" if options == {"fidelity": "tile", "warm_l2": True} else "?"))
-    source = serving.Source("x", "l40s.x", "f", "1", "k", lambda row, package, system: launches.Call(steps))
+    source = serving.Source("x", "x", "f", "1", "k", lambda row, package, system: launches.Call(steps))
     return serving.predict_row(ROW, source, Package("f", "1", Path()), L40S)
 
 
 def test_a_call_is_the_sum_of_its_kernels_and_of_what_moves_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    kernel = [SimpleNamespace(name=f"k{n}", bind=lambda target, n=n: n * 1e-5) for n in (1, 2)]
+    configs = {1: [], 2: [3.0, 2.0, 4.0]}   # the second is autotuned: the fastest config runs
+    kernel = [SimpleNamespace(name=f"k{n}", configs=lambda n=n: configs[n], bind=lambda target, config, n=n: (config or n) * 1e-5)
+              for n in (1, 2)]
     moved = launches.Moved(1e6, 2e6)
     alone = _simulated(monkeypatch, (kernel[0],))
     assert alone.time_s == pytest.approx(1e-5)
@@ -162,6 +180,23 @@ def test_latent_decode_and_the_delta_rule() -> None:
     assert recorder.args[6].shape == (5, 32, 64, 128)
     with pytest.raises(KernelError, match="generation"):
         launches.sglang_delta_rule({**row, "phase": "context"}, recorder, L40S)
+    launches.sglang_delta_packed({**row, "seq_len": 1}, recorder, L40S)
+    assert recorder.keyword["mixed_qkv"].shape == (5, 2 * 16 * 128 + 32 * 64)
+    assert recorder.keyword["initial_state"].shape == (5, 32, 64, 128)
+
+
+def test_a_delta_rule_in_chunks_and_its_convolution() -> None:
+    recorder: Any = Recorder()
+    row = {"batch_size": 2, "seq_len": 130, "num_k_heads": 4, "head_k_dim": 128, "num_v_heads": 8, "head_v_dim": 64, "d_conv": 4}
+    call = launches.sglang_delta_chunks(row, recorder, L40S)
+    assert recorder.keyword["chunk_indices"].tolist() == [[0, 0], [0, 1], [0, 2], [1, 0], [1, 1], [1, 2]]
+    assert recorder.keyword["cu_seqlens"].tolist() == [0, 130, 260]
+    assert recorder.keyword["v"].shape == (1, 260, 8, 64)
+    assert call.steps == (launches.Moved(0.0, 260 * 8 * 64 * 2),), "the matrix of a chunk, 64 numbers of 16 bits a token and head"
+    launches.sglang_conv(row, recorder, L40S)
+    assert recorder.args[0].shape == (2 * 4 * 128 + 8 * 64, 260)
+    assert recorder.args[0].stride() == (1, 1536), "tokens outside, channels inside"
+    assert recorder.keyword["seq_lens_cpu"] == [130, 130]
 
 
 def test_splits_fill_the_sms_and_no_more() -> None:
@@ -189,5 +224,6 @@ def test_the_page_puts_the_worst_first() -> None:
     text = serving.page(frame)
     assert "| all | 2 | 55.0% | 55.0% |" in text
     assert text.index("| bad | 1 | 100.0% |") < text.index("| good | 1 | 10.0% |")
-    assert text.index("bad  a=2") < text.index("good  a=1")
+    assert text.index("bad, l40s  a=2") < text.index("good, l40s  a=1")
     assert "1 points without a prediction, the first: does not fit" in text
+    assert "1 points without a prediction" in serving.page(frame[frame.predicted_s.isna()]), "also where there is no other"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from types import ModuleType
 
 import pytest
@@ -44,6 +45,16 @@ def test_every_line_is_read(gemm: dict[int, Program]) -> None:
         lines = {i.source.line for i in code if i.source}
         assert len(lines) > 10
         assert {i.source.file for i in code if i.source} == {program.compiled.source_file}, "library lines belong to their caller"
+
+
+def test_control_words_in_words_are_no_operands(gemm: dict[int, Program]) -> None:
+    plain = gemm[100].compiled.sass
+    # as nvdisasm of CUDA 12.8 writes them behind the instructions of sm_120
+    said = ("  &wr=0x0  ?trans1;", "  &req={0,1} &rd=0x2  ?WAIT12_END_GROUP;", "  ?trans5;")
+    turns = itertools.cycle(said)
+    words = re.sub(r" ;(?=\s+/\* 0x)", lambda _: next(turns), plain)
+    assert words.count("?") > 100
+    assert parse_listing(words) == parse_listing(plain)
 
 
 def test_what_sm_80_listings_are_known_to_say(gemm: dict[int, Program]) -> None:

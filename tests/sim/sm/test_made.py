@@ -47,5 +47,5 @@ def test_a_gemm_moves_what_one_with_the_hosts_descriptors_does(target: str, name
         assert own.bytes_moved[level] == pytest.approx(host.bytes_moved[level], rel=0.02)
     assert own.bytes_moved["dram"] == pytest.approx(3 * 2 * SIDE**2, rel=0.05)
     assert own.tensor_flops == host.tensor_flops == 2 * SIDE**3
-    assert host.time_s < own.time_s < 1.3 * host.time_s, "making them takes a little time"
+    assert 0.99 * host.time_s < own.time_s < 1.3 * host.time_s, "making them takes a little time, DRAM's waits are drawn"
     assert own.assumptions == ()

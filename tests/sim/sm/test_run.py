@@ -62,8 +62,8 @@ def tma(target: str) -> Any:
 
 
 def floor_s(found: Any, system: Any, arithmetic: str = "bf16") -> float:
-    """Least time by the device file's peaks, at the clock that was held."""
-    ratio = found.clock_hz / system.gpu.clock.boost_hz
+    """Least time by the device file's peaks, at the clock that was held, where that is below boost."""
+    ratio = min(1.0, found.clock_hz / system.gpu.clock.boost_hz)
     tensor = found.tensor_flops / (system.tensor_flops_per_s(arithmetic) * ratio)
     return max(tensor, found.bytes_moved["dram"] / system.dram.bandwidth_bytes_per_s)
 
@@ -90,6 +90,24 @@ def test_no_answer_beats_the_peaks(target: str) -> None:
         assert found.issued == sum(found.issued_by_instruction)
         assert math.isclose(sum(line.share for line in found.lines), 1.0)
         assert found.low_s <= found.time_s <= found.high_s
+
+
+def test_what_is_far_from_the_peaks_runs_above_boost() -> None:
+    system = arch.load("h100-sxm")
+    boost = system.gpu.clock.boost_hz
+    flat = system.override({"gpu.clock.headroom": 1})
+    small = gemm(512, (64, 64, 32), 3, 4, "sm_90")
+    found, without = (simulate_kernel(*small, one) for one in (system, flat))
+    assert found.clock_hz == pytest.approx(1.98e9, rel=1e-3)
+    assert without.clock_hz == boost
+    core = [one.time_s - one.launch_s for one in (found, without)]
+    assert core[1] / 1.082 <= core[0] < 0.97 * core[1], "all but what waits for DRAM"
+    held = system.override({"power.limit": "300 W"})
+    large = gemm(4096, (128, 128, 64), 3, 8, "sm_90")
+    found, without = (simulate_kernel(*large, one) for one in (held, held.override({"gpu.clock.headroom": 1})))
+    assert found.clock_hz < boost, "the power limit holds both down to the same clock"
+    assert found.clock_hz == pytest.approx(without.clock_hz, rel=0.02)
+    assert found.time_s == pytest.approx(without.time_s, rel=0.03), "what waits for DRAM takes fewer of slower clocks"
 
 
 def test_a_stream_moves_its_compulsory_bytes_at_nearly_dram_bandwidth() -> None:
