@@ -56,7 +56,7 @@ class AbsentGpu:
             "regs_per_multiprocessor": limits.registers, "shared_memory_per_block": 48 * 1024,
             "shared_memory_per_block_optin": limits.shared_bytes_per_cta, "shared_memory_per_multiprocessor": limits.shared_bytes,
             "L2_cache_size": int(self.system.gpu.l2.size_bytes), "gcnArchName": "", "is_integrated": 0, "is_multi_gpu_board": 0,
-            "clock_rate": int(self.system.gpu.clock.boost_hz / 1e3),
+            "clock_rate": int(self.system.gpu.clock.boost_hz * self.system.gpu.clock.headroom / 1e3),
         }
 
     def triton_facts(self) -> dict[str, Any]:
