@@ -62,7 +62,7 @@ class Clock:
     boost_hz: Annotated[Hertz, Field(alias="boost", description=(
         "Highest SM clock under tensor work when power allows; tensor peak at this clock is the data sheet's"))]
     headroom: Annotated[Speedup, Field(alias="headroom", description=(
-        "Highest SM clock over boost, at which what is far from the tensor peak runs when power allows"))]
+        "Highest SM clock over boost, at which what leaves the tensor cores idle runs when power allows"))]
 
 
 @dataclass(frozen=True)

@@ -180,7 +180,10 @@ def _grid_result(kernel: Kernel, plan: Schedule, found: SmRun, spent: int, occup
     core_j = {"tensor": float(tensor_joules(machine, tensor, facts.arithmetic)), "vector": float(fma_joules(machine, vector)),
               "l2": float(l2_joules(machine, moved["l2"]))}
     dram_j = machine["power.joule_per_dram_byte"] * moved["dram"]
-    ratio = float(clock_ratio(machine, cycles / boost, sum(core_j.values()), dram_j, launch_s, clock / boost))
+    busy = _busy(found, cycles)
+    # boost is the clock at which tensor cores that are never idle are held
+    highest = 1.0 + (clock / boost - 1.0) * (1.0 - max(busy.get("tensor", 0.0), busy.get("tcgen05", 0.0)))
+    ratio = float(clock_ratio(machine, cycles / boost, sum(core_j.values()), dram_j, launch_s, highest))
     slower = clock / (ratio * boost)
     dram_s = moved["dram"] / dram_bytes_per_s(kernel)
     # cycles go with the clock, DRAM does not
@@ -189,7 +192,6 @@ def _grid_result(kernel: Kernel, plan: Schedule, found: SmRun, spent: int, occup
     time_s = max(time_s, _roofline(kernel, grid, moved, min(clock, boost)))
     total_s = time_s + launch_s
     energy = energy_joules(machine, total_s, ratio, core_j=core_j, memory_j=dram_j)
-    busy = _busy(found, cycles)
     waves = launch.programs / (system.gpu.sm.count * occupancy.ctas)
     wasted = found.idle if len(kernel.classes) > 1 else 1.0 - launch.programs / (plan.ctas * system.gpu.sm.count)
     names = {name: float(stalls[:, n].sum()) for n, name in enumerate(REASONS)}

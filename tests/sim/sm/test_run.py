@@ -98,10 +98,12 @@ def test_what_is_far_from_the_peaks_runs_above_boost() -> None:
     flat = system.override({"gpu.clock.headroom": 1})
     small = gemm(512, (64, 64, 32), 3, 4, "sm_90")
     found, without = (simulate_kernel(*small, one) for one in (system, flat))
-    assert found.clock_hz == pytest.approx(1.98e9, rel=1e-3)
+    idle = 1.0 - found.pipe_busy["tensor"]
+    assert 0.8 < idle < 1.0
+    assert found.clock_hz == pytest.approx(1.83e9 + idle * 0.15e9, rel=1e-3)
     assert without.clock_hz == boost
     core = [one.time_s - one.launch_s for one in (found, without)]
-    assert core[1] / 1.082 <= core[0] < 0.97 * core[1], "all but what waits for DRAM"
+    assert core[1] / 1.082 <= core[0] < 0.98 * core[1], "all but what waits for DRAM"
     held = system.override({"power.limit": "300 W"})
     large = gemm(4096, (128, 128, 64), 3, 8, "sm_90")
     found, without = (simulate_kernel(*large, one) for one in (held, held.override({"gpu.clock.headroom": 1})))
