@@ -40,7 +40,7 @@ def table(system: AnySystem) -> list[Row]:
 
     >>> from presilicon.arch import load
     >>> tuple(table(load("h100-sxm"))[1])[:4]
-    ('gpu.sm.count', '132', '1', 'sourced')
+    ('gpu.clock.headroom', '1.082', '1', 'sourced')
     """
     rows = []
     for path, value, unit in system.numbers():
